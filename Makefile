@@ -1,0 +1,45 @@
+# make study | final | test | install | bench. Everything lives in .venv; uv is fetched into .uv where there is none.
+TRIALS ?= 20
+ARGS ?=
+HARDWARE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
+
+PYTHON := .venv/bin/python
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+SOURCES := pyproject.toml Makefile
+# A folder of wheels named by pip's own variable serves uv too; CUDA builds always come from the index.
+WHEELS := $(if $(filter cpu,$(HARDWARE)),$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=cpu))
+
+.PHONY: study final install test clean
+
+study: .venv/installed
+	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
+
+final: .venv/installed
+	$(PYTHON) run_final.py --from-best $(ARGS)
+
+install: .venv/installed
+
+test: .venv/installed-dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	$(PYTHON) -m pytest
+
+clean:
+	rm -rf .venv .uv
+
+.venv/installed: $(SOURCES) | .venv/bin/python .uv-ready
+	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE)]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),dev]'
+	touch $@
+
+.venv/bin/python: | .uv-ready
+	$(UV) venv --python '>=3.11' .venv
+
+.PHONY: .uv-ready
+.uv-ready:
+	@command -v $(UV) >/dev/null || (python3 -m venv .uv && .uv/bin/pip install --quiet uv)

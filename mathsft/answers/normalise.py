@@ -1,0 +1,166 @@
+r"""Brings an answer's text to one spelling: boxes, delimiters, Unicode, spaces, \text and \frac; it does not read values.
+
+In what it returns, set braces are ⦃ ⦄ and angle brackets ⟨ ⟩ (so that { } only group), ° stands for ^\circ, white space is
+a single space, and \text{...} is the only text command.
+"""
+
+import re
+import unicodedata
+
+MAX_ANSWER_CHARS = 2000
+"""A longer answer is no answer; what is left stays below Python's limit of 4,300 digits for an integer."""
+
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄]")
+"""Control, invisible and bidirectional characters show a reader something else than what is there."""
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "—": "-",
+        "×": r"\times ",
+        "⋅": r"\cdot ",
+        "·": r"\cdot ",
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+        "π": r"\pi ",
+        "√": r"\sqrt ",
+        "∞": r"\infty ",
+        "∪": r"\cup ",
+        "∈": r"\in ",
+        "∅": r"\emptyset ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "±": r"\pm ",
+        "º": "°",
+        "˚": "°",
+        "€": "",
+        "£": "",
+    }
+)
+_VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
+_NO_OUTPUT = r"\! \( \) \[ \] \$ \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits"
+_SPACES = ("\\ ", "\\\n", r"\,", r"\;", r"\:", r"\quad", r"\qquad", r"\enspace", r"\thinspace")
+_TEXT_COMMANDS = r"\textbf \textit \textrm \textsf \texttt \mathrm \mathsf \mbox \hbox \emph"
+_COMMANDS = {
+    **dict.fromkeys(_NO_OUTPUT.split(), ""),
+    **dict.fromkeys(_SPACES, " "),
+    **dict.fromkeys(_TEXT_COMMANDS.split(), r"\text"),
+    **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac"),
+    **dict.fromkeys((r"\{", r"\lbrace"), "⦃"),
+    **dict.fromkeys((r"\}", r"\rbrace"), "⦄"),
+    r"\langle": "⟨",
+    r"\rangle": "⟩",
+    r"\%": "%",
+    r"\degree": "°",
+    r"\leq": r"\le",
+    r"\geq": r"\ge",
+    r"\neq": r"\ne",
+    r"\varnothing": r"\emptyset",
+}
+
+_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
+_SCRIPT_OF_ONE = re.compile(r"([\^_]) ?\{ ?([A-Za-z0-9]) ?\}")
+_BARE_FRACTION = re.compile(r"\\frac ?([A-Za-z0-9]) ?([A-Za-z0-9])")
+_BARE_NUMERATOR = re.compile(r"\\frac ?([A-Za-z0-9]) ?(?=\{)")
+_BARE_ROOT = re.compile(r"\\sqrt ?([A-Za-z0-9])")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z]) ?")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def normalise(answer: str) -> str:
+    """Return the answer in its one spelling, or "" where it is blank, too long or holds characters that hide something."""
+    if len(answer) > MAX_ANSWER_CHARS or _FORBIDDEN.search(answer):
+        return ""
+    text = answer if answer.isascii() else _without_unicode(answer)
+    # Compatibility forms may unfold into many characters each.
+    if len(text) > 2 * MAX_ANSWER_CHARS:
+        return ""
+    text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
+    text = text.replace("$", "").replace("{,}", ",").replace("~", " ")
+    text = " ".join(text.split())
+    text = _TEXT.sub(_tidy_text, text)
+    text = _DEGREE.sub("°", text)
+    text = _SCRIPT_OF_ONE.sub(r"\1\2", text)
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _BARE_NUMERATOR.sub(r"\\frac{\1}", text)
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
+    return " ".join(_unwrapped(" ".join(text.split())).split())
+
+
+def without_text_commands(text: str) -> str:
+    r"""Return normalised text with each \text{words} replaced by its words, set off by spaces."""
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
+
+
+def whole_text(text: str) -> str | None:
+    r"""Return the words of normalised text that is one \text{words} and nothing else, or None."""
+    found = _TEXT.fullmatch(text)
+    return found[1] if found else None
+
+
+def closing_brace(text: str, opening: int) -> int | None:
+    """Return the place of the brace that closes the one at `opening`, or None; escaped braces do not count."""
+    depth = 0
+    for brace in _BRACE.finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
+    return None
+
+
+def _without_unicode(text: str) -> str:
+    """Spell Unicode's mathematics in LaTeX; NFKC alone would turn 2½ into 21/2 and x² into x2."""
+    text = _VULGAR_FRACTION.sub(_spell_fraction, text)
+    text = _RAISED.sub(lambda digits: f"^{{{_plain_digits(digits[0])}}}", text)
+    text = _LOWERED.sub(lambda digits: f"_{{{_plain_digits(digits[0])}}}", text)
+    return unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
+
+
+def _spell_fraction(vulgar: re.Match[str]) -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", vulgar[0]).partition("⁄")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _plain_digits(digits: str) -> str:
+    return unicodedata.normalize("NFKC", digits).replace("−", "-")
+
+
+def _tidy_text(command: re.Match[str]) -> str:
+    words = command[1].strip()
+    # A conjunction separates the items of a list, whichever way it is set.
+    return f" {words} " if words in ("", "and", "or") else rf"\text{{{words}}}"
+
+
+def _unwrapped(text: str) -> str:
+    """Strip a final full stop, a box, and braces around the whole; a few rounds, for nobody means more."""
+    for _ in range(4):
+        before = text
+        if text.endswith((".", ",")) and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        text = _without_single_box(text)
+        if text.startswith("{") and closing_brace(text, 0) == len(text) - 1:
+            text = text[1:-1].strip()
+        if text == before:
+            break
+    return text
+
+
+def _without_single_box(text: str) -> str:
+    r"""Take the box off in "x = \boxed{4}"; several boxes side by side stay, for they are several answers."""
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return text
+    start, opening = boxes[0].span()
+    closing = closing_brace(text, opening) if text.startswith("{", opening) else len(text)
+    if closing is None or (len(boxes) > 1 and boxes[-1].end() > closing):
+        return text
+    content = text[opening:closing].removeprefix("{")
+    return f"{text[:start]} {content} {text[closing + 1 :]}".strip()

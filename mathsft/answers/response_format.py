@@ -1,0 +1,123 @@
+"""The response format in one place: renders training targets, parses responses, reads gold answers out of data rows.
+
+It does not judge whether an answer is right.
+"""
+
+import re
+from dataclasses import dataclass
+
+from mathsft.answers.normalise import closing_brace, normalise
+
+THINK_CLOSE = "</think>"
+ANSWER_OPEN = "<answer>"
+ANSWER_CLOSE = "</answer>"
+TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
+_THOUSANDS_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What the format says about one completion."""
+
+    format_ok: bool
+    reason: str
+    """Why the format failed; empty where it holds."""
+    body: str | None
+    """The text between the answer tags, trimmed; None where the format failed."""
+    tag_flags: tuple[str, ...]
+
+
+def render_target(solution: str, answer: str) -> str:
+    """Return the completion that a model is trained on, without EOS; `extract_gold` has checked both parts for tags."""
+    return f" {solution} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
+
+
+def parse(text: str, finish_reason: str) -> Parsed:
+    """Parse a completion, which begins inside the think block that the prompt has opened."""
+    body = _answer_body(text)
+    flags = tag_flags(text)
+    reason = _why_failed(flags, finish_reason) if body is None else ""
+    return Parsed(format_ok=body is not None, reason=reason, body=body, tag_flags=flags)
+
+
+def tag_flags(text: str) -> tuple[str, ...]:
+    """Return which of missing_think_close, missing_answer_open, missing_answer_close and wrong_order hold; they overlap.
+
+    The order in question is that of the first occurrences of the tags that are there at all.
+    """
+    first_places = {
+        "missing_think_close": text.find(THINK_CLOSE),
+        "missing_answer_open": text.find(ANSWER_OPEN),
+        "missing_answer_close": text.find(ANSWER_CLOSE),
+    }
+    missing = tuple(flag for flag, place in first_places.items() if place < 0)
+    present = [place for place in first_places.values() if place >= 0]
+    return missing if present == sorted(present) else (*missing, "wrong_order")
+
+
+def extract_gold(answer: str | None, solution: str) -> str:
+    r"""Return the gold answer: `answer`, else the solution's last \boxed or \fbox, else the text after its last ####.
+
+    Raises ValueError with the reason where no answer can be read, or where a tag in the row would break the format of its
+    own training target.
+    """
+    gold = answer.strip() if answer is not None else _gold_of_solution(solution).strip()
+    if not gold:
+        raise ValueError("the gold answer is empty")
+    if not normalise(gold):
+        raise ValueError("the gold answer is too long, is punctuation only or holds invisible characters")
+    for tag in TAGS:
+        if tag in gold:
+            raise ValueError(f"the gold answer holds the tag {tag}")
+    for tag in (THINK_CLOSE, ANSWER_CLOSE):
+        if tag in solution:
+            raise ValueError(f"the solution holds the tag {tag}")
+    return gold
+
+
+def _answer_body(text: str) -> str | None:
+    """Return the trimmed text between the answer tags, or None where the format does not hold."""
+    before_close, close, _ = text.partition(ANSWER_CLOSE)
+    reasoning_and_rest = before_close.split(THINK_CLOSE)
+    if not close or len(reasoning_and_rest) != 2:
+        return None
+    answer_block = reasoning_and_rest[1].lstrip()
+    body = answer_block.removeprefix(ANSWER_OPEN)
+    if body == answer_block or any(tag in body for tag in TAGS):
+        return None
+    return body.strip()
+
+
+def _why_failed(flags: tuple[str, ...], finish_reason: str) -> str:
+    """Return the first reason that applies; `tag_flags` lists its flags in the order in which they count."""
+    if finish_reason == "length":
+        return "incomplete_generation"
+    return flags[0] if flags else "malformed"
+
+
+def _gold_of_solution(solution: str) -> str:
+    boxes = list(_BOX.finditer(solution))
+    if boxes:
+        return _boxed(solution, boxes[-1].end())
+    _, marker, after = solution.rpartition("####")
+    if not marker:
+        raise ValueError("no answer, and the solution has neither \\boxed nor ####")
+    first_line = after.strip().partition("\n")[0]
+    return _THOUSANDS_SEPARATOR.sub("", first_line)
+
+
+def _boxed(solution: str, start: int) -> str:
+    if solution.startswith("{", start):
+        end = closing_brace(solution, start)
+        if end is None:
+            raise ValueError("the braces of the last \\boxed are not closed")
+        return solution[start + 1 : end]
+    # "\boxed 79$": TeX would box the 7 alone, but those who write it mean all that follows within the formula.
+    maths_end = _MATHS_ENDS.search(solution, start)
+    if maths_end and maths_end[0] != "\n":
+        return solution[start : maths_end.start()]
+    first_word = solution[start:].split(maxsplit=1)[:1]
+    return "".join(first_word).rstrip(".,;")

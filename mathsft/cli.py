@@ -1,0 +1,109 @@
+"""The command line: parses, dispatches, and turns every error into one line. The only module that prints.
+
+Nothing heavy is imported before the arguments are parsed, so that --help answers at once.
+"""
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from mathsft.errors import INTERRUPTED, USER_ERROR, UserError
+
+NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
+
+
+def run_study(argv: Sequence[str]) -> int:
+    """Search for the best settings (run_study.py)."""
+    parser = argparse.ArgumentParser(
+        prog="run_study.py",
+        description="Search for the learning rate and batch size to fine-tune with: short training runs, each scored by "
+        "letting vLLM solve 200 problems. Running it again goes on where it stopped; a finished study shows its end.",
+        epilog="Everything lies in studies/<name>/. Afterwards: python run_final.py --from-best",
+    )
+    _add_settings_options(parser)
+    parser.add_argument("--trials", type=_positive_int, metavar="N", help="finished trials in all")
+    parser.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
+    return _run(parser, argv, "study")
+
+
+def run_final(argv: Sequence[str]) -> int:
+    """Train the full run (run_final.py)."""
+    parser = argparse.ArgumentParser(
+        prog="run_final.py",
+        description="Train the full run with given settings while a second process scores its checkpoints. "
+        "Running it again goes on where it stopped. Without --from-best it uses the experiment's own settings.",
+        epilog="Precedence: --learning-rate and --batch-size, then --set, then the study's best settings, then the files.",
+    )
+    _add_settings_options(parser)
+    parser.add_argument("--from-best", action="store_true", help="use the settings that won the study")
+    parser.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
+    parser.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
+    return _run(parser, argv, "final")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the other commands (python -m mathsft)."""
+    parser = argparse.ArgumentParser(prog="python -m mathsft", description="Look at settings and results.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    config = commands.add_parser("config", help="print the resolved settings, or every setting there is")
+    _add_settings_options(config)
+    config.add_argument("--schema", action="store_true", help="print every setting with its type, default and meaning")
+    report = commands.add_parser("report", help="write a study's report anew from its database")
+    _add_settings_options(report)
+    return _run(parser, argv, None)
+
+
+def _add_settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--study", metavar="NAME|FILE", help="what is searched: a name in studies/ or a YAML file")
+    parser.add_argument("--experiment", metavar="NAME|FILE", help="what is held fixed (default: the study names it)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one setting by its dotted name, as training.weight_decay=0.1 (may be repeated); "
+        "`python -m mathsft config --schema` lists them",
+    )
+
+
+def _positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | None) -> int:
+    """Parse, run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
+    arguments = parser.parse_args(argv)
+    if missing := [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]:
+        print(
+            f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): run `make install`, then use "
+            ".venv/bin/python in place of python",
+            file=sys.stderr,
+        )
+        return USER_ERROR
+    from mathsft import commands
+
+    action: Callable[[argparse.Namespace], int] = getattr(commands, command or arguments.command)
+    try:
+        return action(arguments)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        again = shlex.join([sys.executable.rpartition("/")[2], parser.prog, *argv]) if command else ""
+        print(f"\nStopped; nothing that finished is lost. Go on with: {again}", file=sys.stderr)
+        return INTERRUPTED

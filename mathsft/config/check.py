@@ -1,0 +1,112 @@
+"""Turns plain values into checked settings, or into one readable line per problem.
+
+pydantic does the checking, strictly: 32.0 and true are no whole numbers. Its messages speak of inputs and models, so they
+are said again here in the user's words, with the file and line of the value.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mathsft.config.document import Tree
+from mathsft.config.names import complain_unknown
+from mathsft.errors import UserError
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected a list in [brackets]",
+    "dict_type": "expected a section of settings",
+    "model_type": "expected a section of settings",
+    "model_attributes_type": "expected a section of settings",
+    "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt:g}",
+}
+"""What to say for pydantic's types of error, before the offending value."""
+
+
+def check(section: type[SettingsT], tree: Tree, places: Mapping[str, str], whole: str) -> SettingsT:
+    """Return the settings, or raise a UserError of one line per problem.
+
+    `places` says where each dotted key was given ("file:line"); `whole` is the place of what has none, "" for nowhere.
+    """
+    try:
+        return section.model_validate(tree, strict=True)
+    except ValidationError as error:
+        problems = error.errors()
+    lines: dict[str, str] = {}
+    for problem in problems:
+        name = _name(problem, tree)
+        place = _place(name, places, whole)
+        # A value that fits none of the types allowed for it is reported by pydantic once for each of them.
+        fits_none = name in lines and problem["type"].endswith("_type")
+        what = (
+            f"{name}: expected a number, text, true or false{_got(problem)}" if fits_none else _say(section, name, problem)
+        )
+        lines[name] = f"{place}: {what}" if place else what
+    raise UserError("\n".join(lines.values()))
+
+
+def show(value: object) -> str:
+    """Return a value as it is written in YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
+    return repr(value)
+
+
+def _name(problem: ErrorDetails, tree: Tree) -> str:
+    """Return the dotted name of what the problem is about: pydantic's path without the names of its union's branches."""
+    inner: Any = tree
+    parts: list[str] = []
+    for part in problem["loc"]:
+        if part in inner if isinstance(inner, dict) else isinstance(inner, tuple) and isinstance(part, int):
+            inner = inner[part]
+            parts.append(str(part))
+    if problem["type"] == "missing":
+        parts.append(str(problem["loc"][-1]))
+    return ".".join(parts)
+
+
+def _place(name: str, places: Mapping[str, str], whole: str) -> str:
+    """Return where the name was given, else the nearest section around it."""
+    while name and name not in places:
+        name = name.rpartition(".")[0]
+    return places.get(name, whole)
+
+
+def _say(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return complain_unknown(name, section)
+        case "missing":
+            return f"{name}: missing; it must be given"
+        case "value_error":
+            return f"{name}: {context['error']}"
+        case "too_short":
+            return f"{name}: must not be empty"
+        case "union_tag_not_found":
+            return f"{name}: type is missing; give type: float, int or categorical"
+        case "union_tag_invalid":
+            return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
+    if problem["type"] not in _EXPECTED:  # a constraint that is new to the schema
+        return f"{name}: {problem['msg']}{_got(problem)}"
+    return f"{name}: {_EXPECTED[problem['type']].format(**context)}{_got(problem)}"
+
+
+def _got(problem: ErrorDetails) -> str:
+    return f", got {show(problem['input'])}"

@@ -1,0 +1,88 @@
+"""Describes settings as rows for the command line: all there are, and those of a study with where each came from.
+
+It renders nothing; cli does.
+"""
+
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from mathsft.config.check import show
+from mathsft.config.load import Loaded, flatten
+from mathsft.config.names import settings_of
+from mathsft.config.schema import Experiment, StudyConfig
+
+_WORDS: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key of the schema."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ResolvedRow:
+    """One setting of a study; source is "default", "file:line" or the flag that gave it."""
+
+    name: str
+    value: str
+    source: str
+
+
+def schema_rows() -> list[Row]:
+    """Return every setting of an experiment, then of a study."""
+    rows: dict[str, Row] = {}
+    for setting in [*settings_of(Experiment), *settings_of(StudyConfig)]:
+        type_text = _type_text(setting.field.annotation, setting.field)
+        if setting.name in rows and type_text not in rows[setting.name].type:  # a range's low is a number or a whole number
+            type_text = f"{rows[setting.name].type} or {type_text}"
+        default = "required" if setting.default is PydanticUndefined else _plain(setting.default)
+        meaning = " ".join((setting.field.description or "").split())
+        rows[setting.name] = Row(setting.name, type_text, default, meaning)
+    return list(rows.values())
+
+
+def resolved_rows(loaded: Loaded) -> list[ResolvedRow]:
+    """Return every setting's value in a loaded study, the study's first."""
+    values = {**flatten(loaded.study), **flatten(loaded.experiment)}
+    return [ResolvedRow(name, _plain(value), loaded.sources.get(name, "default")) for name, value in values.items()]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else show(value)
+
+
+def _type_text(annotation: Any, field: FieldInfo | None) -> str:
+    """Return a type in the user's words, with the field's limits."""
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Literal:
+            return " or ".join(arguments)
+        case origin if origin is Annotated:
+            return _type_text(arguments[0], next(part for part in arguments[1:] if isinstance(part, FieldInfo)))
+        case origin if origin is tuple:
+            return f"list of: {_type_text(arguments[0], None)}"
+        case origin if origin is dict:
+            return f"section of: {_type_text(arguments[1], None)}"
+        case origin if origin in (Union, UnionType):
+            return " or ".join(_type_text(argument, field if argument is not NoneType else None) for argument in arguments)
+    return _WORDS[annotation] + _limits(field)
+
+
+def _limits(field: FieldInfo | None) -> str:
+    signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
+    limits = [
+        f"{signs[type(limit)]} {getattr(limit, type(limit).__name__.lower()):g}"
+        for limit in (field.metadata if field else [])
+        if type(limit) in signs
+    ]
+    return f" {' and '.join(limits)}" if limits else ""

@@ -1,0 +1,142 @@
+"""Reads one YAML file, or one value from the command line, into plain values and remembers the line of every key.
+
+It knows nothing of settings. The dialect is YAML 1.2's core, so that 1e-5 is a number and `off` and `no` are text; a key
+given twice is an error, and nothing but plain values is ever built.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from mathsft.errors import UserError
+
+Tree: TypeAlias = dict[str, Any]
+"""Settings as read: nested dicts of plain values, with tuples for lists."""
+
+_TAG = "tag:yaml.org,2002:"
+_PATTERNS = {
+    "null": r"null|~|",
+    "bool": r"true|false",
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+|[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+|\.inf)|\.nan",
+}
+_MAX_DEPTH = 20
+"""No setting lies nearly as deep; an anchor that holds itself would go on for ever."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file of settings: its values, and dotted key -> "file:line"."""
+
+    path: str
+    tree: Tree
+    places: dict[str, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the core schema of YAML 1.2 in place of YAML 1.1's surprises."""
+
+    # None: patterns that are tried on every plain scalar, whatever its first character.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class declares it as it is here
+        None: [(_TAG + name, re.compile(rf"^(?:{pattern})$")) for name, pattern in _PATTERNS.items()]
+    }
+
+
+class _MalformedError(Exception):
+    """What is wrong with the text, and in which line."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML mapping; raises UserError with file and line where it is not one that can be read."""
+    shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    try:
+        loader, node = _compose(_decode(raw))
+        if not isinstance(node, yaml.MappingNode):
+            raise _MalformedError(_line(node) if node else 1, "must hold settings, one `key: value` a line")
+        tree = _value(loader, node)
+    except _MalformedError as error:
+        raise UserError(f"{shown}:{error.line}: {error}") from None
+    return Document(shown, tree, {name: f"{shown}:{line}" for name, line in _lines(node)})
+
+
+def read_value(text: str, origin: str) -> Any:
+    """Read one YAML value given on the command line; `origin` starts the message of the UserError raised if it is none."""
+    try:
+        loader, node = _compose(text)
+        return None if node is None else _value(loader, node)
+    except _MalformedError as error:
+        raise UserError(f"{origin}: {text}: {error}") from None
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _MalformedError(line, f"not UTF-8 text (byte {raw[error.start]:#04x}); save the file as UTF-8") from None
+
+
+def _compose(text: str) -> tuple[_Loader, yaml.Node | None]:
+    try:
+        loader = _Loader(text)
+        return loader, loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _MalformedError(line, f"not valid YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _MalformedError(line, f"not valid YAML: the character {ord(text[error.position]):#04x}") from None
+
+
+def _value(loader: _Loader, node: yaml.Node, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        raise _MalformedError(_line(node), f"nested more than {_MAX_DEPTH} deep")
+    if isinstance(node, yaml.MappingNode):
+        values: Tree = {}
+        for key_node, value_node in node.value:
+            key = _key(key_node)
+            if key in values:
+                raise _MalformedError(_line(key_node), f"{key}: given twice; keep one of them")
+            values[key] = _value(loader, value_node, depth + 1)
+        return values
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(_value(loader, item, depth + 1) for item in node.value)
+    if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
+        raise _MalformedError(_line(node), f"the tag {node.tag} has no meaning in settings")
+    try:
+        return loader.construct_object(node)
+    except (ValueError, KeyError):  # an explicit tag over a value of another type: `!!int abc`
+        raise _MalformedError(_line(node), f"{node.value!r} is not of the type {node.tag}") from None
+
+
+def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            name = f"{prefix}{_key(key_node)}"
+            yield name, _line(key_node)
+            yield from _lines(value_node, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{prefix}{index}", _line(item)
+
+
+def _key(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _MalformedError(_line(node), "a setting's name must be text, not a list or a mapping")
+    return str(node.value)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

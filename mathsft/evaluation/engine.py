@@ -1,0 +1,207 @@
+"""One vLLM engine in this process, and checked swaps of its weights in place; it knows nothing of problems, pools or grades.
+
+Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment before the process starts (`workers.placement` sets it): a swap
+reaches into the model, which must therefore live in this very process.
+"""
+
+import gc
+import logging
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mathsft.config.schema import EvaluationSettings
+from mathsft.data.models import fingerprint
+from mathsft.records import Hardware
+from mathsft.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+CPU_BLOCK_TOKENS = 32
+"""KV cache block on a CPU; with vLLM's default of 128 a short shared prompt is never cached."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be served; the weights loaded before still are."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated response; finish_reason is "stop" or, where it was cut, "length"."""
+
+    text: str
+    finish_reason: str
+    num_tokens: int
+
+
+class Engine:
+    """A vLLM engine for the model in `folder`, with room for prompt and response of `max_model_len` tokens together."""
+
+    def __init__(self, folder: Path, hardware: Hardware, max_model_len: int) -> None:
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
+        from vllm import LLM
+
+        on_cpu = hardware.device == "cpu"
+        self._llm = LLM(
+            model=str(folder),
+            dtype=hardware.engine_dtype,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=hardware.engine_memory_share,
+            enable_sleep_mode=hardware.sleep_mode,
+            enable_prefix_caching=True,
+            enforce_eager=on_cpu,
+            block_size=CPU_BLOCK_TOKENS if on_cpu else None,
+            async_scheduling=False,
+            use_tqdm_on_load=False,
+        )
+        self.max_model_len = max_model_len
+        self.loaded_fingerprint: str | None = fingerprint(folder)
+        """Hash of the weights that answer; None while the engine sleeps, since sleeping discards them."""
+        self._hardware = hardware
+        # vLLM takes a tied head from the embedding and skips it in a checkpoint, where it may or may not be written.
+        tied = getattr(self._llm.llm_engine.model_config.hf_config, "tie_word_embeddings", False)
+        self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
+        self._shapes = self._read_shapes(folder)
+
+    def swap(self, folder: Path) -> str:
+        """Load the checkpoint's weights in place and return their fingerprint.
+
+        Raises CheckpointError, with the old weights still serving, when files cannot be read, names or shapes are not those
+        of the engine's model, or a value is not finite in the engine's precision. vLLM's reload itself is not atomic: should
+        it fail in spite of these checks, the weights are neither old nor new and the process exits, to be restarted.
+        """
+        self._check(folder)
+        new_fingerprint = fingerprint(folder)
+        try:
+            self._reload(folder)
+        except BaseException:
+            logger.critical("half-swapped weights of %s: this process must not answer any more", folder, exc_info=True)
+            logging.shutdown()
+            os._exit(1)
+        self.loaded_fingerprint = new_fingerprint
+        return new_fingerprint
+
+    def generate(self, prompts_ids: Sequence[Sequence[int]], sampling: EvaluationSettings) -> list[Generation]:
+        """Return one response to each prompt (token ids), in order; what a sampled one is depends on its place in the order.
+
+        A prompt must be shorter than max_model_len; a response that reaches its end is cut there, whatever max_tokens says.
+        """
+        if self.loaded_fingerprint is None:
+            raise RuntimeError("the engine sleeps: swap weights in before generating")
+        from vllm import SamplingParams
+
+        def parameters(index: int) -> Any:
+            return SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                stop=list(sampling.stop),
+                include_stop_str_in_output=True,
+                seed=derive_seed(sampling.seed, index) if sampling.temperature > 0 else None,
+            )
+
+        requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
+        outputs = self._llm.generate(requests, [parameters(index) for index in range(len(requests))], use_tqdm=False)
+        responses = [output.outputs[0] for output in outputs]
+        return [Generation(response.text, response.finish_reason, len(response.token_ids)) for response in responses]
+
+    def sleep(self) -> None:
+        """Give the device's memory back, weights included; only with hardware.sleep_mode. The next swap wakes the engine."""
+        if self.loaded_fingerprint is not None:
+            self._llm.sleep(level=2)
+            self.loaded_fingerprint = None
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory this process has held: of the device, or of the machine where the device is the CPU."""
+        if self._hardware.device == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        import torch
+
+        return torch.cuda.max_memory_reserved()
+
+    def close(self) -> None:
+        """Shut the engine down and free its memory; a process may hold only one engine at a time."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+
+    def _check(self, folder: Path) -> None:
+        """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
+        from safetensors import SafetensorError
+
+        try:
+            shapes = self._read_shapes(folder)
+            if shapes != self._shapes:
+                raise CheckpointError(
+                    f"checkpoint {folder} does not fit the engine's model: {self._describe_misfit(shapes)}"
+                )
+            bad_name = next((name for name, tensor in self._read_tensors(folder) if not self._is_finite(tensor)), None)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        if bad_name is not None:
+            raise CheckpointError(f"checkpoint {folder} holds values in {bad_name} that are not finite")
+
+    def _describe_misfit(self, shapes: dict[str, tuple[int, ...]]) -> str:
+        names = sorted(shapes.keys() ^ self._shapes.keys())
+        if names:
+            return f"{names[0]} is {'unknown' if names[0] in shapes else 'missing'} ({len(names)} such)"
+        name = next(name for name in sorted(shapes) if shapes[name] != self._shapes[name])
+        return f"{name} has shape {shapes[name]}, not {self._shapes[name]}"
+
+    def _is_finite(self, tensor: "torch.Tensor") -> bool:
+        # After the cast: an fp32 value may be infinite in bf16. Infinite weights would poison the KV cache for good.
+        import torch
+
+        return bool(torch.isfinite(tensor.to(getattr(torch, self._hardware.engine_dtype))).all())
+
+    def _reload(self, folder: Path) -> None:
+        was_asleep = self.loaded_fingerprint is None
+        if was_asleep:
+            self._llm.wake_up(tags=["weights"])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._read_tensors(folder)})
+        self._llm.apply_model(_repack_head)
+        if was_asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+        self._llm.collective_rpc(_zero_kv_cache)
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache still holds the old weights' keys and values")
+
+    def _read_shapes(self, folder: Path) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor by name, from the files' headers alone."""
+        from safetensors import safe_open
+
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        return {name: shape for name, shape in shapes.items() if name not in self._ignored_names}
+
+    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+        """Yield name and values of each tensor, one at a time to hold no second copy of the weights."""
+        from safetensors import safe_open
+
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                    if name not in self._ignored_names:
+                        yield name, file.get_tensor(name)
+
+
+def _repack_head(model: Any) -> None:
+    """Pack the output head anew: vLLM 0.32 on a CPU leaves the old one in place when it is tied to the embedding."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _zero_kv_cache(worker: Any) -> None:
+    """Forget all keys and values: finite weights may overflow to NaN, and a stale NaN spoils attention even where masked."""
+    for layer_cache in worker.model_runner.kv_caches:
+        layer_cache.zero_()

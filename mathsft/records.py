@@ -1,0 +1,205 @@
+"""The frozen records that travel between rooms and into the book; no behaviour beyond what derives from their own fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mathsft.config.schema import Experiment, Scalar
+
+Overrides: TypeAlias = Mapping[str, Scalar]
+"""Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
+
+RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
+Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
+
+FINISHED: tuple[RunState, ...] = ("finished", "pruned", "diverged")
+"""States of a run whose result counts; a failed run has none."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem with its exact gold answer; id is a hash of the problem's text."""
+
+    id: str
+    problem: str
+    solution: str
+    answer: str
+    level: int | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised training example; the loss is on response_ids only, which end with EOS."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, at which shares of its examples it is scored, and on what."""
+
+    num_examples: int
+    eval_points: tuple[float, ...]
+    pool: str
+    max_unscored: int
+    """Checkpoints that may wait for their score while training goes on."""
+    keep: Literal["last", "best_and_last"]
+    """Whose weights stay on disk when the run is over."""
+
+    def num_steps(self, batch_size: int) -> int:
+        """Return the optimizer steps of the whole run (0 only for a run without examples)."""
+        return max(1, self.num_examples // batch_size) if self.num_examples else 0
+
+    def eval_steps(self, batch_size: int) -> tuple[int, ...]:
+        """Return the optimizer steps to score at, ascending; points that round to the same step are merged."""
+        num_steps = self.num_steps(batch_size)
+        return tuple(sorted({round(point * num_steps) for point in self.eval_points}))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its settings as overrides of the experiment, its plan, and how it ended."""
+
+    name: str
+    overrides: dict[str, Scalar]
+    plan: Plan
+    seed: int
+    state: RunState = "running"
+    value: float | None = None
+    """Accuracy at the last eval point of a finished run, 0 for a diverged one; None for any other."""
+    reason: str = ""
+
+    @property
+    def number(self) -> int | None:
+        """Return a trial's number in Optuna, None for any other run."""
+        return int(self.name.removeprefix("trial-")) if self.name.startswith("trial-") else None
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step as the trainer saw it; loss is nats per response token, tokens are those without padding."""
+
+    run: str
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Published weights of a run at a step, or the news that the run diverged before it (path is then empty)."""
+
+    run: str
+    step: int
+    path: str
+    fingerprint: str
+    """Hash of the published weights."""
+    diverged: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes, …"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one response."""
+
+    category: Category
+    reason: str = ""
+    body: str | None = None
+    """The text between the answer tags, where there is one."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One generated answer to one problem, with its verdict."""
+
+    problem_id: str
+    sample: int
+    text: str
+    finish_reason: str
+    num_tokens: int
+    verdict: Verdict
+    tag_flags: tuple[str, ...] = ()
+    """Tags that are missing or misplaced; unlike verdict.reason these overlap."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One checkpoint on one pool."""
+
+    run: str
+    step: int
+    pool: str
+    num_problems: int
+    counts: dict[str, int]
+    """Responses by Category."""
+    fingerprint: str
+    """Hash of the weights that were scored."""
+    responses_path: str
+    timings: dict[str, float] = field(default_factory=dict)
+    """swap_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of responses that are correct."""
+        return self.counts["correct"] / sum(self.counts.values())
+
+    @property
+    def format_accuracy(self) -> float:
+        """Share of responses in the right format, whatever their answer."""
+        return 1 - self.counts["format_failure"] / sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The settings chosen for the final run, and why."""
+
+    run: str
+    overrides: dict[str, Scalar]
+    reason: str
+    evidence: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What placement chose for one worker's device."""
+
+    device: Literal["cpu", "cuda"]
+    num_threads: int
+    attention: str
+    """transformers' attn_implementation."""
+    engine_dtype: Literal["float32", "bfloat16"]
+    engine_memory_share: float
+    sleep_mode: bool
+    """The evaluator gives its memory back while another worker has the device."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """All that a worker's object is made from."""
+
+    experiment: Experiment
+    """model.path is a local folder by now."""
+    hardware: Hardware
+    study_dir: Path
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How to start one worker: target "module:Class" is built as target(settings) in a process with this environment."""
+
+    target: str
+    settings: WorkerSettings
+    device: str
+    """Workers with the same device take turns: "cpu:0", "cuda:1"."""
+    env: dict[str, str]
+    cpus: tuple[int, ...]
+    """Processor cores that the process may use; empty for all."""
+    ranks: int = 1

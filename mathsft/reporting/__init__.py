@@ -1,0 +1,1 @@
+"""What a study found, told from its book alone."""

@@ -1,0 +1,110 @@
+"""The report's figures: a final run's accuracy by step, and the trials' accuracy by their two settings."""
+
+from collections.abc import Sequence
+
+from mathsft.records import Run, Score
+from mathsft.reporting.svg import PAPER, Axis, Chart
+from mathsft.statistics.intervals import wilson
+
+BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
+LOW_COLOR, HIGH_COLOR = (214, 226, 240), (8, 48, 107)
+X_SETTING, Y_SETTING = "training.learning_rate", "training.batch_size"
+MAX_MARKS = 6
+LOG_RATIO = 4
+"""An axis whose ends differ by more than this factor shows the logarithm."""
+
+
+def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
+    """Return an SVG of a run's accuracy by step with 95 % intervals and the base model's, None where there is no line.
+
+    The scores are of one pool, by step; one at step 0 is the base model's.
+    """
+    if len(scores) < 2:
+        return None
+    intervals = [wilson(score.counts["correct"], sum(score.counts.values())) for score in scores]
+    steps = [score.step for score in scores]
+    top = min(1.0, max(interval.high for interval in intervals) * 1.08)
+    chart = Chart(
+        f"{run.name}: accuracy by optimizer step",
+        Axis("optimizer step", steps[0], steps[-1]),
+        Axis("accuracy", 0.0, top, form="{:.0%}".format if top > 0.06 else "{:.1%}".format),
+        f"on {scores[0].num_problems:,} problems of the pool {scores[0].pool}",
+    )
+    lower, upper = (
+        [(step, getattr(interval, end)) for step, interval in zip(steps, intervals, strict=True)] for end in ("low", "high")
+    )
+    chart.band(lower, upper, BLUE, "95 % interval (Wilson)")
+    if scores[0].step == 0:
+        level = scores[0].accuracy
+        chart.line([(steps[0], level), (steps[-1], level)], GREY, f"base model {level:.1%}", dashes="6 4")
+    chart.line([(score.step, score.accuracy) for score in scores], BLUE, "accuracy")
+    for score, interval in zip(scores, intervals, strict=True):
+        note = f"step {score.step}: {score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%})"
+        chart.dot(score.step, score.accuracy, BLUE, note)
+    best = max(scores, key=lambda score: (score.accuracy, -score.step))
+    chart.text(best.step, best.accuracy, f"{best.accuracy:.1%}")
+    return chart.render()
+
+
+def study_map(trials: Sequence[Run]) -> str | None:
+    """Return an SVG of the trials by learning rate and batch size, darker where more accurate; None where none was scored.
+
+    Trials that searched neither or only one of the two are left out.
+    """
+    placed = [trial for trial in trials if _is_number(trial, X_SETTING) and _is_number(trial, Y_SETTING)]
+    values = [trial.value for trial in placed if trial.value is not None]
+    if not values:
+        return None
+    finished = [trial for trial in placed if trial.state == "finished"]
+    best = max(finished, key=lambda trial: trial.value or 0.0, default=None)
+    chart = Chart(
+        "Trials by learning rate and batch size",
+        _setting_axis("learning rate", [_number(trial, X_SETTING) for trial in placed], "{:.0e}"),
+        _setting_axis("batch size", [_number(trial, Y_SETTING) for trial in placed], "{:g}"),
+        f"accuracy at a trial's last score, from {min(values):.1%} (light) to {max(values):.1%} (dark)",
+    )
+    groups = {
+        "failed": [trial for trial in placed if trial.state == "failed"],
+        "pruned or diverged": [trial for trial in placed if trial.state in ("pruned", "diverged")],
+        "finished": [trial for trial in finished if trial is not best],
+        f"best, {best.name if best else ''}": [best] if best else [],
+    }
+    rings = (RED, RED, PAPER, AMBER)
+    for (label, group), ring in zip(groups.items(), rings, strict=True):
+        radius = 9 if ring in (PAPER, AMBER) else 6
+        for index, trial in enumerate(group):
+            where = (_number(trial, X_SETTING), _number(trial, Y_SETTING))
+            shown = "no score" if trial.value is None else f"{trial.value:.1%}"
+            color = PAPER if trial.value is None else _shade(trial.value, min(values), max(values))
+            chart.dot(*where, color, f"{trial.name}: {shown}, {trial.state}", radius, ring, "" if index else label)
+    for trial in sorted(
+        finished, key=lambda trial: -(trial.value or 0.0)
+    ):  # the best first: where it is tight, some go without
+        chart.text(_number(trial, X_SETTING), _number(trial, Y_SETTING), f"{trial.value or 0.0:.1%}", above=13)
+    return chart.render()
+
+
+def _setting_axis(label: str, values: Sequence[float], form: str) -> Axis:
+    """Return an axis with room around the values; few whole numbers get a tick each."""
+    low, high = min(values), max(values)
+    different = sorted(set(values))
+    marks = tuple(different) if len(different) <= MAX_MARKS and all(value.is_integer() for value in different) else ()
+    if low > 0 and (high / low > LOG_RATIO or low == high):
+        room = max((high / low) ** 0.08, 1.2)
+        return Axis(label, low / room, high * room, log=True, form=form.format, marks=marks)
+    room = (high - low) * 0.1 or 1.0
+    return Axis(label, low - room, high + room, form=form.format, marks=marks)
+
+
+def _shade(value: float, low: float, high: float) -> str:
+    share = (value - low) / (high - low) if high > low else 1.0
+    channels = (round(light + share * (dark - light)) for light, dark in zip(LOW_COLOR, HIGH_COLOR, strict=True))
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
+def _is_number(trial: Run, name: str) -> bool:
+    return isinstance(trial.overrides.get(name), int | float)
+
+
+def _number(trial: Run, name: str) -> float:
+    return float(trial.overrides[name])

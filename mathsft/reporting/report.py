@@ -1,0 +1,215 @@
+"""Writes report.md and its figures from the book alone. It says what was measured, on how many problems, and no more."""
+
+from pathlib import Path
+
+from mathsft.records import Run, Score
+from mathsft.reporting import text
+from mathsft.reporting.costs import cost_section
+from mathsft.reporting.figures import accuracy_curve, study_map
+from mathsft.reporting.responses import failure_section, length_section
+from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.store.book import Book
+
+INTERVALS = (
+    "In brackets: Wilson's 95 % interval of the score for itself. Scores on the same problems are paired, so intervals that "
+    "do not overlap show a difference, but intervals that overlap do not show that there is none."
+)
+
+
+def write_report(book: Book, folder: Path) -> Path:
+    """Write report.md into the folder, its figures beside it, and return its path; works on whatever the book has so far."""
+    finals = book.runs("final-")
+    sections = [f"# {text.cell(book.study)}", f"**{_conclusion(book)}**", INTERVALS]
+    for run in reversed(finals):  # the latest first
+        sections += _final_sections(book, run, folder)
+    sections += _study_sections(book, folder)
+    sections += [cost_section(book), _settings_section(book)]
+    path = folder / "report.md"
+    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    return path
+
+
+# ---- the conclusion
+
+
+def _conclusion(book: Book) -> str:
+    """Return what to take away, by rule: the latest final run's test scores, else its watch scores, else the best trial."""
+    for run in reversed(book.runs("final-")):
+        for pool in (TEST_POOL, run.plan.pool):
+            scores = book.scores(run.name, pool)
+            if len(scores) > 1 and scores[0].step == 0:
+                return _conclude_final(run, scores[0], _chosen(book, run, scores))
+    return _conclude_study(book)
+
+
+def _chosen(book: Book, run: Run, scores: list[Score]) -> Score:
+    """Return the score of the checkpoint that was best on the watch pool; on that pool itself, of the last."""
+    if scores[-1].pool == run.plan.pool:
+        return scores[-1]  # the best one was chosen by these very scores, which flatter it
+    best = best_step(book.scores(run.name, run.plan.pool))
+    return next((score for score in scores if score.step == best), scores[-1])
+
+
+def _conclude_final(run: Run, base: Score, chosen: Score) -> str:
+    found = (
+        f"Fine-tuned with {text.settings(run.overrides)}, the model solves {text.accuracy(chosen)} of "
+        f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves {text.accuracy(base)}"
+    )
+    before, after = text.interval_of(base), text.interval_of(chosen)
+    if after.low > before.high:
+        return f"{found}. That is better: the intervals do not overlap."
+    if after.high < before.low:
+        return f"{found}. That is worse: the intervals do not overlap."
+    return f"{found}. The intervals overlap, so these scores do not show a difference."
+
+
+def _conclude_study(book: Book) -> str:
+    trials = book.runs("trial-")
+    scored = [
+        (run, scores[-1]) for run in trials if run.state == "finished" and (scores := book.scores(run.name, run.plan.pool))
+    ]
+    if not scored:
+        return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
+    best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
+    low = text.interval_of(score).low
+    num_overlapping = sum(text.interval_of(other).high >= low for run, other in scored if run is not best)
+    return (
+        f"The most accurate of {len(scored)} finished trials is {best.name} ({text.settings(best.overrides)}): "
+        f"{text.accuracy(score)} of {score.num_problems:,} {score.pool} problems. "
+        f"The intervals of {num_overlapping} of the other {len(scored) - 1} overlap with its own. There is no final run yet."
+    )
+
+
+# ---- a final run
+
+
+def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
+    watched = book.scores(run.name, run.plan.pool)
+    sections = [
+        f"## Final run {run.name}",
+        f"{text.settings(run.overrides)}; {run.plan.num_examples:,} examples; seed {run.seed}; {run.state}"
+        + (f": {text.cell(run.reason)}." if run.reason else "."),
+        _comparison(book, run, watched),
+    ]
+    if not watched:
+        return sections
+    sections += [f"### Progress on the pool {watched[0].pool} ({watched[0].num_problems:,} problems)", _progress(watched)]
+    if (curve := accuracy_curve(run, watched)) is not None:
+        figure = folder / f"accuracy-{run.name}.svg"
+        figure.write_text(curve, encoding="utf-8")
+        sections.append(f"![accuracy of {run.name} by step]({figure.name})")
+    responses = {score.step: book.responses(score) for score in watched}
+    return [*sections, failure_section(responses), length_section(responses)]
+
+
+def _comparison(book: Book, run: Run, watched: list[Score]) -> str:
+    """Return the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
+    rows = []
+    promotion = book.promotion()
+    for pool in (TEST_POOL, run.plan.pool):
+        for score in book.scores(run.name, pool):
+            role = _role(score, watched)
+            if role:
+                rows.append(_comparison_row(role, score))
+        for score in book.scores(promotion.run, pool) if promotion is not None else []:
+            rows.append(_comparison_row(f"promoted {score.run}", score))
+    if not rows:
+        return "No checkpoint is scored yet."
+    best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}; nothing was chosen on {TEST_POOL}."
+    headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
+    return f"### Baseline against final\n\n{best}\n\n" + text.table(headers, rows, num_left=2)
+
+
+def _role(score: Score, watched: list[Score]) -> str:
+    last = watched[-1].step
+    if score.step == 0:
+        return "base model"
+    names = ["best"] * (score.step == best_step(watched)) + ["last"] * (score.step == last)
+    return " and ".join(names)
+
+
+def _comparison_row(role: str, score: Score) -> tuple[str, ...]:
+    correct = f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
+    return role, text.cell(score.pool), str(score.step), correct, text.accuracy(score), text.percent(score.format_accuracy)
+
+
+def _progress(scores: list[Score]) -> str:
+    rows = []
+    for score in scores:
+        num_responses = sum(score.counts.values())
+        counted = (
+            f"{text.percent(score.counts[category] / num_responses)} ({score.counts[category]:,})"
+            for category in ("wrong_answer", "format_failure")
+        )
+        shares = (text.accuracy(score), text.percent(score.format_accuracy), *counted)
+        rows.append((str(score.step), *shares, f"{score.counts['ungraded']:,}", f"{num_responses:,}"))
+    headers = (
+        "step",
+        "accuracy (95 % interval)",
+        "format accuracy",
+        "wrong answer",
+        "format failure",
+        "ungraded",
+        "responses",
+    )
+    return text.table(headers, rows, num_left=0)
+
+
+# ---- the study
+
+
+def _study_sections(book: Book, folder: Path) -> list[str]:
+    trials = book.runs("trial-")
+    if not trials:
+        return []
+    sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
+    if (drawn := study_map(trials)) is not None:
+        (folder / "study.svg").write_text(drawn, encoding="utf-8")
+        sections.append("![trials by learning rate and batch size](study.svg)")
+    names = sorted({name for trial in trials for name in trial.overrides})
+    ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
+    headers = (
+        "trial",
+        *(name.removeprefix("training.") for name in names),
+        "accuracy (95 % interval)",
+        "correct",
+        "step",
+        "state",
+    )
+    return [*sections, text.table(headers, [_trial_row(book, trial, names) for trial in ranked])]
+
+
+def _promotion(book: Book) -> str:
+    promotion = book.promotion()
+    if promotion is None:
+        return "No trial was promoted yet."
+    return f"Promoted: **{promotion.run}** ({text.settings(promotion.overrides)}), {text.cell(promotion.reason)}."
+
+
+def _baseline(book: Book, pool: str) -> str:
+    scores = [score for score in book.scores(pool=pool) if score.step == 0]
+    if not scores:
+        return ""
+    return f"The base model solves {text.accuracy(scores[0])} of the same {scores[0].num_problems:,} {pool} problems."
+
+
+def _trial_row(book: Book, trial: Run, names: list[str]) -> tuple[str, ...]:
+    scores = book.scores(trial.name, trial.plan.pool)
+    values = (text.cell(text.value(trial.overrides[name])) if name in trial.overrides else "" for name in names)
+    state = trial.state + (f": {text.cell(trial.reason)}" if trial.reason else "")
+    if not scores:
+        return trial.name, *values, "", "", "", state
+    last = scores[-1]
+    counted = f"{last.counts['correct']:,} of {sum(last.counts.values()):,}"
+    return trial.name, *values, text.accuracy(last), counted, str(last.step), state
+
+
+# ---- settings
+
+
+def _settings_section(book: Book) -> str:
+    settings = book.settings()
+    if not settings:
+        return ""
+    rows = [(text.cell(name), text.cell(str(value))) for name, value in sorted(settings.items())]
+    return "## Settings of all runs\n\n" + text.table(("setting", "value"), rows, num_left=2)

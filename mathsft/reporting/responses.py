@@ -1,0 +1,52 @@
+"""The report's sections on responses: why their format failed, and how long they are. Nothing of their text is shown."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from mathsft.records import Response
+from mathsft.reporting import text
+
+
+def failure_section(responses: Mapping[int, Sequence[Response]]) -> str:
+    """Return why formats fail, from responses by step: one reason for each failure, and tag flags, which overlap."""
+    reasons = {step: Counter(_reasons(given)) for step, given in responses.items()}
+    flags = {step: Counter(flag for response in given for flag in response.tag_flags) for step, given in responses.items()}
+    parts = ["### Why formats fail"]
+    if not any(reasons.values()):
+        return f"{parts[0]}\n\nNo response failed its format."
+    parts += ["Responses by their one reason, the first that applies:", _counts_by_step(reasons, responses)]
+    if any(flags.values()):
+        parts += ["Responses by what is amiss with their tags; one response may count several times:"]
+        parts.append(_counts_by_step(flags, responses))
+    return "\n\n".join(parts)
+
+
+def length_section(responses: Mapping[int, Sequence[Response]]) -> str:
+    """Return mean response lengths from responses by step."""
+    rows = []
+    for step, given in responses.items():
+        correct = [response.num_tokens for response in given if response.verdict.category == "correct"]
+        incorrect = [response.num_tokens for response in given if response.verdict.category != "correct"]
+        num_cut = sum(response.finish_reason == "length" for response in given)
+        rows.append(
+            (str(step), _mean([*correct, *incorrect]), _mean(correct), _mean(incorrect), f"{num_cut:,}", f"{len(given):,}")
+        )
+    headers = ("step", "all", "correct", "incorrect", "cut at the limit", "responses")
+    return "### Response lengths\n\nMean tokens of a response.\n\n" + text.table(headers, rows, num_left=0)
+
+
+def _reasons(responses: Iterable[Response]) -> Iterable[str]:
+    return (response.verdict.reason for response in responses if response.verdict.category == "format_failure")
+
+
+def _counts_by_step(counts: Mapping[int, Counter[str]], responses: Mapping[int, Sequence[Response]]) -> str:
+    names = sorted({name for counted in counts.values() for name in counted})
+    rows = [
+        (str(step), *(f"{counted[name]:,}" for name in names), f"{len(responses[step]):,}")
+        for step, counted in counts.items()
+    ]
+    return text.table(("step", *(text.cell(name) for name in names), "responses"), rows, num_left=0)
+
+
+def _mean(num_tokens: Sequence[int]) -> str:
+    return f"{sum(num_tokens) / len(num_tokens):.1f}" if num_tokens else "–"

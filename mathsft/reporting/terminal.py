@@ -1,0 +1,67 @@
+"""The tables that a command prints at its end, from the book alone."""
+
+from rich import box
+from rich.table import Table
+
+from mathsft.records import Run, Score
+from mathsft.statistics.intervals import wilson
+from mathsft.store.book import Book
+
+NUM_SHOWN_TRIALS = 8
+
+
+def study_table(book: Book) -> Table:
+    """Return the best trials and the baseline on the search pool, with 95 % intervals."""
+    trials, promotion = book.runs("trial-"), book.promotion()
+    names = sorted({name for trial in trials for name in trial.overrides})
+    states = [trial.state for trial in trials]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    table = _table(f"Study {book.study}, {len(trials)} trials ({counted})")
+    table.add_column("trial", no_wrap=True)
+    for header in (*(name.removeprefix("training.") for name in names), "accuracy", "95 % interval", "format", ""):
+        table.add_column(header, justify="right", no_wrap=True)
+    ranked = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: -(trial.value or 0.0))
+    for trial in ranked[:NUM_SHOWN_TRIALS]:
+        is_promoted = promotion is not None and promotion.run == trial.name
+        cells = [*(_value(trial, name) for name in names), *_last_score(book, trial)]
+        table.add_row(trial.name, *cells, "promoted" if is_promoted else "")
+    if len(ranked) > NUM_SHOWN_TRIALS:
+        table.add_row("…")
+    if (baseline := book.run("baseline")) is not None:
+        table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))
+    return table
+
+
+def progression_table(book: Book, run: Run) -> Table:
+    """Return a final run's scores on the watch and test pools by step, with the promoted trial beside them."""
+    settings = ", ".join(f"{name.removeprefix('training.')} {_value(run, name)}" for name in sorted(run.overrides))
+    table = _table(f"{run.name}: {settings or 'the settings of the experiment'}")
+    for header in ("run", "pool", "problems", "step", "accuracy", "95 % interval", "format", "wrong answer"):
+        table.add_column(header, justify="left" if header in ("run", "pool") else "right", no_wrap=True)
+    promotion = book.promotion()
+    shown = book.scores(promotion.run, "watch") if promotion else []
+    for score in [*shown, *book.scores(run.name, "watch"), *book.scores(run.name, "test")]:
+        wrong = f"{score.counts['wrong_answer'] / score.num_problems:.1%}"
+        table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def _last_score(book: Book, run: Run) -> tuple[str, str, str]:
+    if run.state == "diverged":
+        return "0.0%", "diverged", ""
+    scores = book.scores(run.name, run.plan.pool)
+    return _cells(scores[-1]) if scores else ("", "", "")
+
+
+def _cells(score: Score) -> tuple[str, str, str]:
+    interval = wilson(score.counts["correct"], score.num_problems)
+    return f"{score.accuracy:.1%}", f"{interval.low:.1%} – {interval.high:.1%}", f"{score.format_accuracy:.1%}"
+
+
+def _value(run: Run, name: str) -> str:
+    value = run.overrides.get(name, "")
+    return f"{value:.2e}" if isinstance(value, float) else str(value)

@@ -1,0 +1,61 @@
+"""How the report writes numbers, tables and foreign text in Markdown. It knows nothing of studies."""
+
+from collections.abc import Sequence
+
+from mathsft.config.schema import Scalar
+from mathsft.records import Overrides, Score
+from mathsft.statistics.intervals import Interval, wilson
+
+MAX_CELL_CHARACTERS = 160
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
+    """Return a Markdown table whose first num_left columns are aligned left, the others right."""
+    rules = ["---" if index < num_left else "---:" for index in range(len(headers))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows))
+
+
+def percent(share: float) -> str:
+    """Return "24.5%"."""
+    return f"{share:.1%}"
+
+
+def interval_of(score: Score) -> Interval:
+    """Return the 95 % interval of a score's accuracy."""
+    return wilson(score.counts["correct"], sum(score.counts.values()))
+
+
+def accuracy(score: Score) -> str:
+    """Return "24.5% (19.1% – 30.9%)": the accuracy and its 95 % interval."""
+    interval = interval_of(score)
+    return f"{percent(score.accuracy)} ({percent(interval.low)} – {percent(interval.high)})"
+
+
+def value(setting: Scalar) -> str:
+    """Return a setting's value, floats to three digits."""
+    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
+
+
+def settings(overrides: Overrides) -> str:
+    """Return "learning_rate 0.0012, batch_size 16"."""
+    given = [f"{name.removeprefix('training.')} {value(setting)}" for name, setting in sorted(overrides.items())]
+    return cell(", ".join(given) or "the experiment's own settings")
+
+
+def cell(text: str) -> str:
+    """Return the first line of a text that may come from anywhere, short and unable to break out of a table's cell."""
+    first = next(iter(text.splitlines()), "")
+    short = first if len(first) <= MAX_CELL_CHARACTERS else first[: MAX_CELL_CHARACTERS - 1] + "…"
+    return short.translate({ord(character): f"\\{character}" for character in "\\|`<>[]!"})
+
+
+def seconds(given: float) -> str:
+    """Return "12.3 s", "11.0 min" or "2.5 h"."""
+    if given < 600:
+        return f"{given:.1f} s"
+    return f"{given / 60:.1f} min" if given < 7200 else f"{given / 3600:.1f} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return "1.25 GiB"."""
+    return f"{num_bytes / 2**30:.2f} GiB"

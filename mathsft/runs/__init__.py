@@ -1,0 +1,1 @@
+"""Executing runs: the one loop, the final run, and what may be deleted."""

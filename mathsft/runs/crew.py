@@ -1,0 +1,84 @@
+"""The workers of one driver, lent to whoever trains or scores next. Knows nothing of what they are asked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from mathsft.config.load import apply_overrides
+from mathsft.config.schema import Experiment
+from mathsft.records import Checkpoint, Run
+from mathsft.workers.placement import Placement
+from mathsft.workers.spawn import SpawnProcess
+from mathsft.workers.worker import Device, Worker
+
+
+class WorkerLike(Protocol):
+    """A worker as the loop sees it: `call` is idempotent, survives deaths, and raises Failed, RemoteError or UserError."""
+
+    async def call(self, method: str, *args: Any) -> Any: ...
+
+
+class Lending:
+    """Workers that are lent one at a time, first come first served."""
+
+    def __init__(self, workers: Sequence[WorkerLike]) -> None:
+        self._free: asyncio.Queue[WorkerLike] = asyncio.Queue()
+        for worker in workers:
+            self._free.put_nowait(worker)
+
+    async def take(self) -> WorkerLike:
+        return await self._free.get()
+
+    def give(self, worker: WorkerLike) -> None:
+        self._free.put_nowait(worker)
+
+    @contextmanager
+    def until_done(self, worker: WorkerLike) -> Iterator[None]:
+        """Give a worker back that was taken before, whatever happens."""
+        try:
+            yield
+        finally:
+            self.give(worker)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[WorkerLike]:
+        worker = await self.take()
+        with self.until_done(worker):
+            yield worker
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The trainers and evaluators of a study, the settings they were made with, and the folder they work in."""
+
+    trainers: Lending
+    evaluators: Lending
+    experiment: Experiment
+    study_dir: Path
+
+    def eval_steps(self, run: Run) -> tuple[int, ...]:
+        """Return the optimizer steps that the run is scored at."""
+        return run.plan.eval_steps(apply_overrides(self.experiment, run.overrides).training.batch_size)
+
+    def has_weights(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether the checkpoint's weights are still on disk."""
+        return bool(checkpoint.path) and (self.study_dir / checkpoint.path).exists()
+
+    @classmethod
+    @contextmanager
+    def hired(cls, placement: Placement, experiment: Experiment, study_dir: Path) -> Iterator[Self]:
+        """Start the placement's workers; end them, whatever happens."""
+        specs = {f"trainer-{index}": spec for index, spec in enumerate(placement.trainers)}
+        specs["evaluator"] = placement.evaluator
+        devices = {spec.device: Device() for spec in specs.values()}
+        workers = {name: Worker(SpawnProcess, spec, name, devices[spec.device]) for name, spec in specs.items()}
+        evaluator = workers["evaluator"]
+        try:
+            trainers = [worker for worker in workers.values() if worker is not evaluator]
+            yield cls(Lending(trainers), Lending([evaluator]), experiment, study_dir)
+        finally:
+            for worker in workers.values():
+                worker.close()

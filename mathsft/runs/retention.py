@@ -1,0 +1,50 @@
+"""What may be deleted: one pure function of the records. What is deleted and needed again is trained again."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mathsft.records import Checkpoint, Promotion, Run, Score
+from mathsft.store.book import Book
+
+TEST_POOL = "test"
+
+
+def deletable(
+    runs: Sequence[Run], checkpoints: Sequence[Checkpoint], scores: Sequence[Score], promotion: Promotion | None
+) -> list[Checkpoint]:
+    """Return the checkpoints whose weights nobody will ask for again.
+
+    Nothing unscored; a run's last weights not while it goes on; a trial's last not before the promotion is recorded,
+    the promoted one's never; of a final run its best and last never, its baseline not before its test score.
+    """
+    by_name = {run.name: run for run in runs}
+    scored = {(score.run, score.step, score.pool) for score in scores}
+
+    def is_needed(checkpoint: Checkpoint) -> bool:
+        run = by_name[checkpoint.run]
+        own_steps = [other.step for other in checkpoints if other.run == run.name]
+        own_scores = [score for score in scores if score.run == run.name and score.pool == run.plan.pool]
+        is_last = checkpoint.step == max(own_steps)
+        if (run.name, checkpoint.step, run.plan.pool) not in scored or (is_last and run.state == "running"):
+            return True
+        if run.plan.keep == "last":
+            return is_last and run.number is not None and (promotion is None or promotion.run == run.name)
+        if checkpoint.step == 0:
+            return (run.name, 0, TEST_POOL) not in scored
+        return is_last or checkpoint.step == best_step(own_scores)
+
+    return [checkpoint for checkpoint in checkpoints if checkpoint.path and not is_needed(checkpoint)]
+
+
+def best_step(scores: Sequence[Score]) -> int:
+    """Return the step of the highest accuracy, the earliest of equals."""
+    return min(scores, key=lambda score: (-score.accuracy, score.step)).step
+
+
+def delete_weights(book: Book, study_dir: Path) -> None:
+    """Delete all weights that nobody will ask for again."""
+    runs = book.runs()
+    checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
+    for checkpoint in deletable(runs, checkpoints, book.scores(), book.promotion()):
+        shutil.rmtree(study_dir / checkpoint.path, ignore_errors=True)

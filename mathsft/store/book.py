@@ -1,0 +1,209 @@
+"""The book: everything a study knows, in its own database, written by the driver only. It decides nothing.
+
+`write` persists a record and then tells the observers; writing what is already there changes nothing and tells nobody. An
+observer may fail, the study may not.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, TypeAlias
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from mathsft.config.load import differences
+from mathsft.errors import UserError
+from mathsft.records import Checkpoint, Promotion, Response, Run, Score, StepMetrics
+from mathsft.store import tables
+
+log = logging.getLogger(__name__)
+
+Record: TypeAlias = Run | StepMetrics | Checkpoint | Score | Promotion
+LOCK_TIMEOUT_SECONDS = 60
+
+
+class Observer(Protocol):
+    """Whoever wants to hear of every new record, after it is safe in the database."""
+
+    def notify(self, record: Record) -> None: ...
+
+
+_TABLES: Mapping[type[Any], tables.RecordTable] = {
+    Run: tables.runs,
+    StepMetrics: tables.metrics,
+    Checkpoint: tables.checkpoints,
+    Score: tables.scores,
+    Promotion: tables.promotions,
+}
+
+
+class Book:
+    """One study's records in its database (SQLite in WAL mode, or PostgreSQL by URL).
+
+    Raises UserError when the database cannot be used: of another schema, locked, or out of reach.
+    """
+
+    def __init__(self, engine: Engine, study: str) -> None:
+        self.engine, self.study = engine, study
+        self.observers: list[Observer] = []
+
+    @classmethod
+    def open(cls, url: str, study: str) -> Self:
+        """Open the book of a study, making its tables where there are none."""
+        book = cls(_engine(url), study)
+        with book._transaction() as connection:
+            tables.METADATA.create_all(connection)
+            found = connection.scalar(select(tables.schemas.c.number))
+            if found is None:
+                connection.execute(insert(tables.schemas).values(number=tables.SCHEMA_NUMBER))
+            elif found != tables.SCHEMA_NUMBER:
+                raise UserError(
+                    f"database {book.url}: its schema is number {found}, this mathsft reads {tables.SCHEMA_NUMBER}; "
+                    "go on with the version that made it, or begin a study under another name"
+                )
+        return book
+
+    @property
+    def url(self) -> str:
+        """Return the database's address without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # ---- the study's settings
+
+    def check(self, settings: Mapping[str, Any], bound: tuple[str, ...] = ("",)) -> None:
+        """Raise UserError naming each setting that changed since the study's first run: different results are never mixed.
+
+        Only names that start with one of `bound` are compared.
+        """
+        recorded = (self.settings() if self.runs() else None) or settings
+        old, new = ({k: v for k, v in given.items() if k.startswith(bound)} for given in (recorded, settings))
+        if changed := differences(old, new):
+            raise UserError(
+                f"study {self.study} began with other settings ({'; '.join(changed)}); "
+                "set them back, or copy the study file to another name for a study of its own"
+            )
+
+    def record_settings(self, settings: Mapping[str, Any]) -> None:
+        """Record the study's resolved settings by dotted name."""
+        with self._transaction() as connection:
+            connection.execute(delete(tables.studies).where(tables.studies.c.study == self.study))
+            connection.execute(insert(tables.studies).values(study=self.study, settings=dict(settings)))
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the study's resolved settings by dotted name, None before it began."""
+        with self._transaction() as connection:
+            return connection.scalar(select(tables.studies.c.settings).where(tables.studies.c.study == self.study))
+
+    # ---- writing
+
+    def write(self, record: Record, responses: Sequence[Response] = ()) -> None:
+        """Persist a record (a Score together with its responses), then notify the observers if it is news."""
+        with self._transaction() as connection:
+            news = self._persist(connection, record)
+            if news and isinstance(record, Score):
+                self._replace_responses(connection, record, responses)
+        if news:
+            self._notify(record)
+
+    def write_metrics(self, metrics: Sequence[StepMetrics]) -> None:
+        """Persist steps in one transaction, then notify the observers of those that are news."""
+        with self._transaction() as connection:
+            news = [step for step in metrics if self._persist(connection, step)]
+        for step in news:
+            self._notify(step)
+
+    def _persist(self, connection: Connection, record: Record) -> bool:
+        """Write the record's row unless it is there already; tell whether it was news."""
+        described = _TABLES[type(record)]
+        table, row = described.table, described.row(record, study=self.study)
+        same_key = [column == row[column.name] for column in table.primary_key.columns]
+        found = connection.execute(select(table).where(*same_key)).mappings().one_or_none()
+        if found is None:
+            connection.execute(insert(table).values(row))
+        elif described.record(found) == record:
+            return False
+        else:
+            connection.execute(update(table).where(*same_key).values(row))
+        return True
+
+    def _notify(self, record: Record) -> None:
+        for observer in self.observers:
+            try:
+                observer.notify(record)
+            except Exception:
+                log.exception("%s could not take a %s", type(observer).__name__, type(record).__name__)
+
+    def _replace_responses(self, connection: Connection, score: Score, responses: Sequence[Response]) -> None:
+        key = {"study": self.study, "run": score.run, "step": score.step, "pool": score.pool}
+        table = tables.responses.table
+        connection.execute(delete(table).where(*(table.c[name] == value for name, value in key.items())))
+        if responses:
+            connection.execute(insert(table), [tables.responses.row(response, **key) for response in responses])
+
+    # ---- reading
+
+    def runs(self, prefix: str = "") -> list[Run]:
+        """Return the runs whose name starts with prefix, oldest first, trials by number."""
+        found: list[Run] = self._select(tables.runs, order=("written", "name"))
+        runs = [run for run in found if run.name.startswith(prefix)]
+        return sorted(runs, key=lambda run: -1 if run.number is None else run.number)
+
+    def run(self, name: str) -> Run | None:
+        return next(iter(self._select(tables.runs, name=name)), None)
+
+    def checkpoints(self, run: str) -> list[Checkpoint]:
+        return self._select(tables.checkpoints, order=("step",), run=run)
+
+    def checkpoint(self, run: str, step: int) -> Checkpoint | None:
+        return next(iter(self._select(tables.checkpoints, run=run, step=step)), None)
+
+    def scores(self, run: str | None = None, pool: str | None = None) -> list[Score]:
+        key = {name: value for name, value in {"run": run, "pool": pool}.items() if value is not None}
+        return self._select(tables.scores, order=("run", "step"), **key)
+
+    def score(self, run: str, step: int, pool: str) -> Score | None:
+        return next(iter(self._select(tables.scores, run=run, step=step, pool=pool)), None)
+
+    def metrics(self, run: str) -> list[StepMetrics]:
+        return self._select(tables.metrics, order=("step",), run=run)
+
+    def responses(self, score: Score) -> list[Response]:
+        key = {"run": score.run, "step": score.step, "pool": score.pool}
+        return self._select(tables.responses, order=("problem_id", "sample"), **key)
+
+    def promotion(self) -> Promotion | None:
+        return next(iter(self._select(tables.promotions)), None)
+
+    def _select(self, described: tables.RecordTable, order: tuple[str, ...] = (), **key: Any) -> list[Any]:
+        table = described.table
+        where = [table.c[name] == value for name, value in {"study": self.study, **key}.items()]
+        query = select(table).where(*where).order_by(*(table.c[name] for name in order))
+        with self._transaction() as connection:
+            return [described.record(row) for row in connection.execute(query).mappings()]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise UserError(
+                f"database {self.url}: {error.orig}; free it or mend the address, then run the same command again: "
+                "nothing recorded is lost"
+            ) from error
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url)
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _use_wal(connection: Any, _: Any) -> None:
+        connection.execute("pragma journal_mode=wal")
+
+    return engine

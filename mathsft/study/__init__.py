@@ -1,0 +1,1 @@
+"""The study: what to try next, who wins, and the orchestration of both."""

@@ -1,0 +1,93 @@
+"""What optuna-dashboard shows of a trial: attributes, a note, and the responses as a table. Computes nothing new."""
+
+import csv
+from pathlib import Path
+
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.trial import Trial
+from optuna_dashboard import save_note
+
+from mathsft.records import Response, Run, Score
+from mathsft.statistics.intervals import wilson
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+NUM_SAMPLES = 6
+
+
+def show_trial(trial: Trial, run: Run, book: Book, folder: StudyFolder) -> None:
+    """Attach to an Optuna trial what the book knows of its run; call it before the trial is told."""
+    scores = book.scores(run.name, run.plan.pool)
+    trial.set_user_attr("state", run.state)
+    if run.reason:
+        trial.set_user_attr("reason", run.reason)
+    for name, value in _costs(run, book).items():
+        trial.set_user_attr(name, round(value, 2))
+    if not scores:
+        save_note(trial, f"## {run.name}: {run.state}\n\n{run.reason}")
+        return
+    last, responses = scores[-1], book.responses(scores[-1])
+    interval = wilson(last.counts["correct"], sum(last.counts.values()))
+    trial.set_user_attr("interval_low", round(interval.low, 4))
+    trial.set_user_attr("interval_high", round(interval.high, 4))
+    trial.set_user_attr("format_accuracy", last.format_accuracy)
+    _upload_responses(trial, last, responses, folder)
+    save_note(trial, _note(run, scores, responses))
+
+
+def _costs(run: Run, book: Book) -> dict[str, float]:
+    train = sum(checkpoint.timings.get("train_seconds", 0.0) for checkpoint in book.checkpoints(run.name))
+    generate = sum(score.timings.get("generate_seconds", 0.0) for score in book.scores(run.name))
+    return {"train_seconds": train, "generate_seconds": generate}
+
+
+def _note(run: Run, scores: list[Score], responses: list[Response]) -> str:
+    rows = []
+    for score in scores:
+        interval = wilson(score.counts["correct"], score.num_problems)
+        bounds = f"{interval.low:.1%} – {interval.high:.1%}"
+        rows.append(f"| {score.step} | {score.accuracy:.1%} | {bounds} | {score.format_accuracy:.1%} |")
+    samples = [
+        f"| {_cell(response.verdict.category)} | {_cell(response.verdict.reason)} | `{_cell(response.text)}` |"
+        for response in responses[:NUM_SAMPLES]
+    ]
+    return "\n".join(
+        [
+            f"## {run.name}: {run.state}",
+            run.reason,
+            "",
+            f"On the {scores[-1].num_problems} problems of the pool `{scores[-1].pool}`:",
+            "",
+            "| step | accuracy | 95 % interval | format accuracy |",
+            "|---:|---:|---:|---:|",
+            *rows,
+            "",
+            "### Responses",
+            "| verdict | reason | response |",
+            "|---|---|---|",
+            *samples,
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break out of a Markdown table's cell or code span."""
+    return text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+
+
+def _upload_responses(trial: Trial, score: Score, responses: list[Response], folder: StudyFolder) -> None:
+    """Attach the responses as a CSV, which the dashboard opens as a table."""
+    if get_all_artifact_meta(trial):
+        return  # attached by a driver that was killed before it told the trial
+    path = Path(folder.run(score.run)) / f"responses-{score.pool}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["problem_id", "category", "reason", "answer", "num_tokens", "response"])
+        for response in responses:
+            verdict = response.verdict
+            writer.writerow(
+                [response.problem_id, verdict.category, verdict.reason, verdict.body, response.num_tokens, response.text]
+            )
+    folder.artifacts.mkdir(exist_ok=True)
+    store = FileSystemArtifactStore(folder.artifacts)
+    upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)

@@ -1,0 +1,215 @@
+"""Everything Optuna: which trials exist, their parameters, what the pruner says, what the dashboard shows.
+
+Optuna owns the trials' numbers and parameters; the book owns what became of them, and `tell` only repeats it. With k
+trainers ask(n) waits until trial n-1-k was told, trial n is told only after ask(n+k), and the pruner judges trial n only
+after trial n-k was told. So each of them sees the same trials whatever the timing, and a study that was killed goes on
+exactly as if it had not been (with one trainer; with several, which trial ends first decides).
+"""
+
+import asyncio
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mathsft.config.schema import Choices, Component, FloatRange, Scalar, SearchRange, StudyConfig
+from mathsft.errors import UserError
+from mathsft.records import FINISHED, Plan, Run, RunState, Score
+from mathsft.runs.final import closed
+from mathsft.seeds import derive_seed
+from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
+from mathsft.store.folder import StudyFolder
+from mathsft.study.dashboard import show_trial
+
+MAX_FAILURES = 3
+TRIAL_PREFIX = "trial-"
+
+
+class StudyFailedError(RuntimeError):
+    """The first trials all failed: going on would burn the budget."""
+
+
+class Turns:
+    """Events by trial number; those before the first trial have happened."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, asyncio.Event] = {}
+
+    def __getitem__(self, number: int) -> asyncio.Event:
+        event = self._events.setdefault(number, asyncio.Event())
+        if number < 0:
+            event.set()
+        return event
+
+
+class Search:
+    """A source of trials for `drive`: asks Optuna what to try, reports to it, and lets its pruner stop trials.
+
+    num_trials counts finished trials in all, earlier drivers' included; after the deadline (of time.monotonic) nothing
+    new is proposed.
+    """
+
+    def __init__(
+        self, config: StudyConfig, plan: Plan, book: Book, folder: StudyFolder, num_trainers: int, deadline: float | None
+    ) -> None:
+        self._config, self._plan, self._book, self._folder = config, plan, book, folder
+        self._num_trainers, self._deadline = num_trainers, deadline
+        self._space = {name: distribution(given) for name, given in config.search.items()}
+        self.study = open_optuna_study(config, book)
+        self._asked, self._told = Turns(), Turns()
+        self._num_failed = 0
+        self._left: list[Run] = []  # trials that an earlier driver left under way
+        self._half_asked: int | None = None  # the trial that it was asking for when it was killed
+        self._take_over()
+
+    def done(self) -> bool:
+        """Tell whether the budget is spent; raises StudyFailedError where all that the first trials did was fail."""
+        if self._is_failing():
+            failed = [trial for trial in self._trials() if trial.state == "failed"]
+            raise StudyFailedError(f"{self._num_failed} trials failed and none finished; the last: {failed[-1].reason}")
+        return not self._left and self._is_spent()
+
+    async def next(self) -> Run | None:
+        if self._left:
+            return self._left.pop(0)
+        number = self._num_asked()
+        await self._told[number - 1 - self._num_trainers].wait()
+        if self._is_spent() or self._is_failing():
+            for later in range(number, number + self._num_trainers + 1):  # nobody need wait for their asking
+                self._asked[later].set()
+            return None
+        return self._ask(number)
+
+    async def judge(self, run: Run, index: int, score: Score) -> bool:
+        await self._told[_number(run) - self._num_trainers].wait()
+        trial = self._trial(_number(run))
+        if index not in self._frozen(_number(run)).intermediate_values:
+            trial.report(score.accuracy, index)
+        return trial.should_prune()
+
+    async def close(self, run: Run, state: RunState, reason: str) -> None:
+        run = closed(run, state, reason, self._book)
+        self._book.write(run)  # ours first: what Optuna is told is its projection
+        self._num_failed += state == "failed"
+        await self._asked[_number(run) + self._num_trainers].wait()
+        self._tell(run)
+
+    # ---- what Optuna knows
+
+    def _take_over(self) -> None:
+        """Find what earlier drivers told, left under way, and did not finish asking for."""
+        ours = {trial.name: trial for trial in self._trials()}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state != TrialState.RUNNING:
+                self._told[trial.number].set()
+            elif len(trial.params) < len(self._space):
+                self._half_asked = trial.number
+                continue
+            else:
+                run = self._run(trial.number, trial.params)
+                self._left.append(ours.get(run.name, run))
+            self._asked[trial.number].set()
+
+    def _ask(self, number: int) -> Run:
+        """Create the trial, or end the asking that was cut short; the sampler's seed follows from the trial's number."""
+        self.study.sampler = make_sampler(self._config, number)
+        if self._half_asked == number:
+            self._half_asked = None
+            trial = self._trial(number)
+            params = {name: trial._suggest(name, given) for name, given in self._space.items()}
+        else:
+            params = self.study.ask(self._space).params
+        self._asked[number].set()
+        return self._run(number, params)
+
+    def _tell(self, run: Run) -> None:
+        number = _number(run)
+        if not self._frozen(number).state.is_finished():
+            show_trial(self._trial(number), run, self._book, self._folder)
+            state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(run.state, TrialState.COMPLETE)
+            self.study.tell(number, run.value if state == TrialState.COMPLETE else None, state=state)
+        self._told[number].set()
+
+    def _trial(self, number: int) -> Trial:
+        return Trial(self.study, self._frozen(number)._trial_id)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _num_asked(self) -> int:
+        return len(self.study.get_trials(deepcopy=False)) - (self._half_asked is not None)
+
+    # ---- what the book knows
+
+    def _run(self, number: int, params: Mapping[str, Any]) -> Run:
+        overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
+        return Run(f"{TRIAL_PREFIX}{number}", overrides, self._plan, derive_seed(self._config.seed, "trial", number))
+
+    def _trials(self) -> list[Run]:
+        return self._book.runs(TRIAL_PREFIX)
+
+    def _is_spent(self) -> bool:
+        is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        counted = sum(trial.state == "running" or trial.state in FINISHED for trial in self._trials())
+        return is_late or counted >= self._config.num_trials
+
+    def _is_failing(self) -> bool:
+        return self._num_failed >= MAX_FAILURES and not any(trial.state in FINISHED for trial in self._trials())
+
+
+def _number(run: Run) -> int:
+    assert run.number is not None
+    return run.number
+
+
+# ---- Optuna's objects from the study file
+
+
+def open_optuna_study(config: StudyConfig, book: Book) -> optuna.Study:
+    """Open the study in the book's own database, made on first use."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    url = book.engine.url
+    arguments = {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS}} if url.drivername.startswith("sqlite") else {}
+    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
+    study = optuna.create_study(
+        study_name=book.study,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=make_sampler(config, 0),
+        pruner=make_component(optuna.pruners, "pruner", config.pruner),
+    )
+    study.set_metric_names(["accuracy"])
+    return study
+
+
+def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Make the sampler for one trial: a seeded sampler would otherwise repeat its random numbers when a study goes on."""
+    seed = derive_seed(config.seed, "sampler", number)
+    sampler: optuna.samplers.BaseSampler = make_component(optuna.samplers, "sampler", config.sampler, seed=seed)
+    return sampler
+
+
+def make_component(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
+    """Build one of Optuna's classes by name; raises UserError for a name or an argument that it does not know."""
+    known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
+    if component.name not in known:
+        raise UserError(f"{kind}.name: {component.name!r} is not one of Optuna's; known: {', '.join(known)}")
+    try:
+        return getattr(module, component.name)(**arguments, **component.arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
+
+
+def distribution(given: SearchRange) -> BaseDistribution:
+    """Return Optuna's distribution for a searched range."""
+    if isinstance(given, Choices):
+        return CategoricalDistribution(given.choices)
+    if isinstance(given, FloatRange):
+        return FloatDistribution(given.low, given.high, log=given.log)
+    return IntDistribution(given.low, given.high, log=given.log)

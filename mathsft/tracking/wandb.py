@@ -1,0 +1,233 @@
+"""Shows runs in Weights & Biases: one W&B run per run, written by the driver only. Nothing is ever read back from it.
+
+W&B works in a thread of its own, so that a slow or dead server cannot hold up the driver, and whatever it raises is logged
+once per kind and dropped: the book has every number.
+"""
+
+import logging
+import queue
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import psutil
+
+from mathsft.config.load import apply_overrides, flatten
+from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.records import FINISHED, Run, Score, StepMetrics
+from mathsft.store.book import Book, Record
+
+if TYPE_CHECKING:
+    from wandb import Run as WandbRun
+
+log = logging.getLogger(__name__)
+
+INIT_SECONDS = 15
+"""How long a server may take to answer when a run is opened."""
+CLOSE_SECONDS = 60
+"""How long the last uploads may take when the study is over."""
+
+RowKey: TypeAlias = tuple[str, int]
+"""("train", step) for an optimizer step, (pool, step) for a score."""
+
+
+class WandbObserver:
+    """An observer of the book that logs each run's steps and scores to a W&B run of its own, below `folder`/wandb.
+
+    A row's number in W&B is its number among the run's rows in the book, so a new driver goes on counting where the last
+    one stopped. Mode "online" turns into "offline", with one warning, when there is no key or no server at the start.
+    Once closed, all W&B runs are finished and the service process has ended, within about `close_seconds`.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        folder: Path,
+        settings: WandbSettings,
+        experiment: Experiment,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        assert settings.mode != "disabled"
+        self._close_seconds = close_seconds
+        self._runs = {run.name: run for run in book.runs()}
+        self._rows = {name: _recorded_rows(book, name) for name in self._runs}
+        self._account = Account(book.study, experiment, folder, settings.project, settings.mode)
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
+        self._thread.start()
+
+    def notify(self, record: Record) -> None:
+        """Have a new record logged; returns at once."""
+        if isinstance(record, Run):
+            self._runs[record.name] = record
+            self._tasks.put(partial(self._account.open if record.state == "running" else self._account.finish, record))
+        elif isinstance(record, StepMetrics):
+            self._log(record.run, ("train", record.step), "train", _train_values(record))
+        elif isinstance(record, Score):
+            section = "eval" if record.pool == self._runs[record.run].plan.pool else f"eval-{record.pool}"
+            self._log(record.run, (record.pool, record.step), section.replace(":", "-"), _eval_values(record))
+
+    def close(self) -> None:
+        """Finish every W&B run and end W&B's service process, by force if it takes too long."""
+        self._tasks.put(self._account.close)
+        self._tasks.put(None)
+        self._thread.join(self._close_seconds)
+        if self._thread.is_alive():
+            log.warning("W&B did not end within %g s: what it has not uploaded is in its offline files", self._close_seconds)
+            _kill_service()
+
+    def _log(self, run: str, key: RowKey, section: str, values: dict[str, float]) -> None:
+        rows = self._rows.setdefault(run, set())
+        if key in rows:
+            return  # a step that had to be trained again: W&B has it
+        rows.add(key)
+        row = {"train_step": key[1], **{f"{section}/{name}": value for name, value in values.items()}}
+        self._tasks.put(partial(self._account.log, self._runs[run], section, row, len(rows)))
+
+
+class Account:
+    """The W&B runs that are open; only the observer's thread uses it."""
+
+    def __init__(
+        self, study: str, experiment: Experiment, folder: Path, project: str, mode: Literal["offline", "online"]
+    ) -> None:
+        self._study, self._experiment, self._folder, self._project = study, experiment, folder, project
+        self._mode = mode
+        self._is_mode_decided = mode == "offline"
+        self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None where W&B refused: it is not asked again
+
+    def open(self, run: Run) -> None:
+        """Make sure that the run has an open W&B run."""
+        if run.name not in self._open:
+            self._open[run.name] = (run, None)
+            self._open[run.name] = (run, self._start(run))
+
+    def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
+        """Log a row under its number; a run that had ended is opened again."""
+        self.open(run)
+        _, opened = self._open[run.name]
+        if opened is not None:
+            opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score belongs to its own step
+            opened.log(row, step=number)
+
+    def finish(self, run: Run) -> None:
+        """Finish the run's W&B run as the run ended, one that never trained too."""
+        self.open(run)
+        _, opened = self._open.pop(run.name)
+        if opened is not None:
+            opened.summary.update({"state": run.state, "reason": run.reason})
+            opened.finish(exit_code=0 if run.state in FINISHED else 1)
+
+    def close(self) -> None:
+        """Finish all that is open and end W&B's service process."""
+        import wandb
+
+        try:
+            for run, opened in self._open.values():
+                if opened is not None:
+                    opened.finish(exit_code=0 if run.state in FINISHED else 1)
+        finally:
+            wandb.teardown()
+
+    def _start(self, run: Run) -> "WandbRun":
+        if not self._is_mode_decided:
+            self._is_mode_decided = True
+            try:
+                return self._start_online(run)
+            except Exception as error:  # W&B's own, of many kinds
+                self._mode = "offline"
+                log.warning("W&B: %s; runs are logged offline, `wandb sync` uploads them later", _first_line(error))
+            import wandb
+
+            wandb.teardown()  # the failed attempt holds the run's id
+        return self._init(run)
+
+    def _start_online(self, run: Run) -> "WandbRun":
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+        if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
+            raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
+        return self._init(run)
+
+    def _init(self, run: Run) -> "WandbRun":
+        import wandb
+
+        settings = flatten(apply_overrides(self._experiment, run.overrides))
+        plan = {"run.seed": run.seed, "run.num_examples": run.plan.num_examples, "run.pool": run.plan.pool}
+        return wandb.init(
+            project=self._project,
+            group=self._study,
+            name=run.name,
+            id=re.sub(r"[^A-Za-z0-9_-]", "-", f"{self._study}-{run.name}"),
+            job_type="trial" if run.number is not None else run.name.partition("-")[0],
+            config={**settings, **plan},
+            mode=self._mode,
+            dir=self._folder,
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(
+                init_timeout=INIT_SECONDS,
+                finish_timeout=CLOSE_SECONDS / 2,
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+            ),
+        )
+
+
+def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
+    """Do the tasks in order until None comes."""
+    complained: set[type[Exception]] = set()
+    while (task := tasks.get()) is not None:
+        try:
+            task()
+        except Exception as error:  # whatever W&B raises: the study goes on without it
+            if type(error) not in complained:
+                log.warning("W&B: %s: %s; this and its like are dropped", type(error).__name__, _first_line(error))
+            complained.add(type(error))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _kill_service() -> None:
+    """Kill W&B's service process: at exit W&B would wait for it without limit."""
+    for child in psutil.Process().children():
+        if "wandb-core" in child.name():
+            child.kill()
+            child.wait(5)
+
+
+def _recorded_rows(book: Book, run: str) -> set[RowKey]:
+    steps: set[RowKey] = {("train", metrics.step) for metrics in book.metrics(run)}
+    return steps | {(score.pool, score.step) for score in book.scores(run)}
+
+
+def _train_values(metrics: StepMetrics) -> dict[str, float]:
+    return {
+        "loss": metrics.loss,
+        "learning_rate": metrics.learning_rate,
+        "gradient_norm": metrics.gradient_norm,
+        "num_tokens": metrics.num_tokens,
+        "seconds": metrics.seconds,
+    }
+
+
+def _eval_values(score: Score) -> dict[str, float]:
+    """Return shares of the responses, how many problems they are of, and what they cost."""
+    num_responses = sum(score.counts.values())
+    shares = {category: count / num_responses for category, count in score.counts.items() if category != "correct"}
+    return {
+        "accuracy": score.accuracy,
+        "format_accuracy": score.format_accuracy,
+        **shares,
+        "num_problems": score.num_problems,
+        **score.timings,
+    }

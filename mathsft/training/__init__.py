@@ -1,0 +1,1 @@
+"""Training: from encoded examples to published weights, one optimizer step after the other."""

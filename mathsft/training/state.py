@@ -1,0 +1,110 @@
+"""The weights: loads the base model once, restores it in place, publishes checkpoints by rename; trains nothing.
+
+Only safetensors are read and written, and no code that lies beside a model is run.
+"""
+
+import errno
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from mathsft.errors import UserError
+
+_COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
+"""Of the base model's files: its configuration and its tokenizer's, in any of the forms transformers knows."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model being trained, with the base weights it can be put back to.
+
+    model holds fp32 parameters, as every run's optimizer wants them; weights holds the base weights on the host, tied ones
+    once, in the base checkpoint's own dtype.
+    """
+
+    folder: Path
+    model: PreTrainedModel
+    weights: dict[str, Tensor]
+
+
+def load_base(folder: Path, attention: str) -> BaseModel:
+    """Load the model into host memory; raises UserError where its logits are not those of its head alone."""
+    transformers.utils.logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+    weights = {name: tensor.clone() for name, tensor in _untied(model).items()}
+    model.float()
+    _check_head(model, folder)
+    model.set_attn_implementation(attention)
+    # Training mode adds nothing but dropout, which would make a run depend on more than its seed.
+    model.eval()
+    return BaseModel(folder, model, weights)
+
+
+@torch.no_grad()
+def restore(base: BaseModel) -> None:
+    """Copy the base weights into the model, wherever it lies, and forget all gradients."""
+    tensors = _untied(base.model)
+    for name, weight in base.weights.items():
+        tensors[name].copy_(weight)
+    base.model.zero_grad(set_to_none=True)
+
+
+def publish(base: BaseModel, folder: Path) -> None:
+    """Write the model as a Hugging Face folder in the base model's dtype, whole or not at all; replaces an earlier one.
+
+    Raises UserError if the disk is full.
+    """
+    tensors = {name: tensor.to("cpu", base.weights[name].dtype) for name, tensor in _untied(base.model).items()}
+    partial = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        base.model.save_pretrained(partial, state_dict=tensors)
+        # After save_pretrained, whose config.json names the dtype of training.
+        for file in sorted(base.folder.iterdir()):
+            if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
+                shutil.copyfile(file, partial / file.name)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not _is_disk_full(error):
+            raise
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        raise UserError(f"{folder}: the disk is full; free {num_bytes:,} bytes there for this checkpoint") from error
+    # A folder with files in it cannot be renamed over: the old one makes way first.
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the model's own tensors by name, not copies, each tied one under a single name."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse architectures that scale or cap their logits after the head: the loss computes them from the head alone."""
+    ids_BT = torch.arange(2)[None]
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    head_BTV = model.lm_head(model.model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    if not torch.allclose(logits_BTV, head_BTV, rtol=1e-4, atol=1e-4):
+        raise UserError(
+            f"model.path: {folder} is a {type(model).__name__}, which changes its logits after the head; "
+            "choose a model of the Llama or Qwen2 kind"
+        )
+
+
+def _is_disk_full(error: OSError | SafetensorError) -> bool:
+    # safetensors writes in Rust, which gives the error number as text only.
+    return any(
+        getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+        for number in (errno.ENOSPC, errno.EDQUOT)
+    )

@@ -1,0 +1,142 @@
+"""The inside of a worker's process: builds the target and answers requests with it, one at a time.
+
+It does not start processes, and nothing in it decides what happens after an error: errors go back as data.
+"""
+
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mathsft.errors import UserError
+from mathsft.records import WorkerSettings, WorkerSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the target's method returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class UserMistake:
+    """The target raised UserError with this message."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class CodeError:
+    """The target raised anything else."""
+
+    type_name: str
+    message: str
+    traceback: str
+
+
+Reply: TypeAlias = Value | UserMistake | CodeError
+
+
+class Host:
+    """Holds a target "module:Class": imports its module at once, builds Class(settings) for the first request."""
+
+    def __init__(self, target: str, settings: WorkerSettings) -> None:
+        # Importing torch and vllm takes long, so it happens while nobody waits; an error is told to the first who asks.
+        self._target_class = _attempt(partial(_load, target))
+        self._settings = settings
+        self._instance: Any = None
+
+    def answer(self, method: str, args: tuple[Any, ...]) -> Reply:
+        """Return what the target's method returns or raises; SystemExit and KeyboardInterrupt pass through."""
+        if not isinstance(self._target_class, Value):
+            return self._target_class
+        return _attempt(partial(self._call, self._target_class.value, method, args))
+
+    def _call(self, target_class: type, method: str, args: tuple[Any, ...]) -> Any:
+        if self._instance is None:
+            self._instance = target_class(self._settings)
+        return getattr(self._instance, method)(*args)
+
+
+def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> None:
+    """Answer (method, arguments) from the pipe with replies until it is closed; the main function of a worker's process.
+
+    A target that can no longer trust its process raises SystemExit: the process ends, and the driver starts another.
+    """
+    _die_with(driver_pid)
+    _ignore_interrupts()
+    if spec.cpus:
+        os.sched_setaffinity(0, spec.cpus)  # before the imports: OpenMP counts its cores when it is loaded
+    _write_output_to(log_path(spec, name))
+    logger.info("%s: process %d serves %s", name, os.getpid(), spec.target)
+    try:
+        host = Host(spec.target, spec.settings)
+        while True:
+            try:
+                method, args = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(host.answer(method, args))
+    except BaseException:
+        logger.exception("%s: process %d ends", name, os.getpid())
+        # An orderly exit would first wait for the target's own threads and child processes, which may hang.
+        os._exit(1)
+
+
+def log_path(spec: WorkerSpec, name: str) -> Path:
+    """Return the file that takes all that the named process logs and prints."""
+    return spec.settings.study_dir / "logs" / f"{name}.log"
+
+
+def _load(target: str) -> type:
+    module_name, _, class_name = target.partition(":")
+    target_class: type = getattr(import_module(module_name), class_name)
+    return target_class
+
+
+def _attempt(action: Callable[[], Any]) -> Reply:
+    try:
+        return Value(action())
+    except UserError as error:
+        return UserMistake(str(error))
+    except Exception as error:
+        logger.exception("the request failed")
+        return CodeError(type(error).__name__, str(error), traceback.format_exc())
+
+
+def _die_with(driver_pid: int) -> None:
+    """Have the kernel kill this process when the driver ends, however that happens."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != driver_pid:  # it ended before the kernel knew
+        os._exit(1)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which the terminal sends to every process, to the driver; children inherit this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process was started
+
+
+def _write_output_to(path: Path) -> None:
+    """Send stdout, stderr (of libraries in C, too), logging and the traceback of a crash to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr  # which is flushed at every line: a process that is killed loses none
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

@@ -1,0 +1,209 @@
+"""Decides which worker runs where, and with it all that depends on the device; starts nothing and imports no torch."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.records import Hardware, WorkerSettings, WorkerSpec
+
+logger = logging.getLogger(__name__)
+
+Purpose: TypeAlias = Literal["study", "final"]
+
+TRAINER = "mathsft.training.trainer:Trainer"
+EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
+
+TAKING_TURNS = 1
+"""Unscored checkpoints where trainer and evaluator share a device: each is scored before training goes on."""
+ONE_AHEAD = 2
+"""Unscored checkpoints in a study: a late pruning then wastes at most one eval point."""
+WITHOUT_LIMIT = 1_000_000
+"""Unscored checkpoints in a final run: the queue is on disk, and training never waits."""
+
+SHARED_MEMORY_SHARE = 0.5
+"""The engine's largest share of a shared device: vLLM refuses to start unless that much is free, and a parked trainer
+still holds its CUDA context."""
+
+WORKER_ENV = {
+    "HF_HUB_OFFLINE": "1",  # the model is a local folder by now: nothing asks a server and waits for it
+    "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at every process started
+}
+EVALUATOR_ENV = WORKER_ENV | {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the V2 runner (default where Triton is installed) refuses V1 logits processors
+    "VLLM_LOGGING_LEVEL": "ERROR",  # the log is for what went wrong
+    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
+    "DO_NOT_TRACK": "1",  # so would others
+}
+CPU_EVALUATOR_ENV = EVALUATOR_ENV | {
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning on cores that may be the trainer's, too
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it saves here; on CUDA it would break flex_attention
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default, a share of all memory, would leave the trainer too little
+}
+"""Beside these, VLLM_CPU_OMP_THREADS_BIND stays unset: only vLLM's multiprocess executor reads it (0.32), so an engine in
+this process keeps the cores it was given."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What this machine offers: usable processor cores, and CUDA devices as CUDA_VISIBLE_DEVICES names them."""
+
+    cpus: tuple[int, ...]
+    cuda: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who works where, how far training may run ahead of scoring, and the same in words."""
+
+    trainers: tuple[WorkerSpec, ...]
+    evaluator: WorkerSpec
+    max_unscored: int
+    description: str
+
+
+def detect_devices() -> Devices:
+    """Return the cores that this process may use and the CUDA devices that torch can and the user lets us use."""
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    if _torch_is_cpu_only():
+        return Devices(cpus, ())
+    return Devices(cpus, visible_cuda_devices(_num_installed_cuda_devices(), os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, ...]:
+    """Return the devices' names in the order of CUDA_VISIBLE_DEVICES; like CUDA, stop at the first that does not exist.
+
+    Source: CUDA C++ Programming Guide, "CUDA environment variables".
+    """
+    if visible is None or num_installed == 0:
+        return tuple(str(index) for index in range(num_installed))
+    names: list[str] = []
+    for name in visible.split(","):
+        is_index = name.strip().isdigit() and int(name) < num_installed
+        if not is_index and not name.strip().startswith(("GPU-", "MIG-")):
+            break
+        names.append(name.strip())
+    return tuple(names)
+
+
+def place(devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose) -> Placement:
+    """Return the workers for these devices; a final run has one trainer, a study as many as devices allow."""
+    ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
+    if not devices.cuda:
+        return _place_on_cpu(devices.cpus, experiment, study_dir, ahead)
+    if len(devices.cuda) == 1:
+        return _place_on_one_cuda_device(devices, experiment, study_dir)
+    return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1 if purpose == "final" else len(devices.cuda) - 1)
+
+
+def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int) -> Placement:
+    trainer_cpus, evaluator_cpus = _halves(cpus)
+
+    def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...]) -> WorkerSpec:
+        # Eager attention was measured to be the fastest on a CPU for short rows.
+        hardware = Hardware(
+            device="cpu",
+            num_threads=len(cpus),
+            attention="eager",
+            engine_dtype=_engine_dtype(experiment.evaluation, "float32"),
+            engine_memory_share=experiment.evaluation.memory_share,
+            sleep_mode=False,
+        )
+        env = env | {"OMP_NUM_THREADS": str(len(cpus))}  # read when OpenMP is loaded; it would count all cores
+        return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), device, env, cpus)
+
+    return Placement(
+        trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus),),
+        evaluator=spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus),
+        max_unscored=max_unscored,
+        description=f"no CUDA device: {_cores(trainer_cpus)} for training, {_cores(evaluator_cpus)} for scoring",
+    )
+
+
+def _place_on_one_cuda_device(devices: Devices, experiment: Experiment, study_dir: Path) -> Placement:
+    return Placement(
+        trainers=(_cuda_spec(TRAINER, 0, devices, experiment, study_dir, num_workers=2, shared=True),),
+        evaluator=_cuda_spec(EVALUATOR, 0, devices, experiment, study_dir, num_workers=2, shared=True),
+        max_unscored=TAKING_TURNS,
+        description=f"CUDA device {devices.cuda[0]}: training and scoring take turns",
+    )
+
+
+def _place_on_cuda_devices(
+    devices: Devices, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int
+) -> Placement:
+    def spec(target: str, index: int) -> WorkerSpec:
+        return _cuda_spec(target, index, devices, experiment, study_dir, num_workers=num_trainers + 1, shared=False)
+
+    return Placement(
+        trainers=tuple(spec(TRAINER, index) for index in range(num_trainers)),
+        evaluator=spec(EVALUATOR, len(devices.cuda) - 1),
+        max_unscored=max_unscored,
+        description=f"CUDA devices: {', '.join(devices.cuda[:num_trainers])} for training, {devices.cuda[-1]} for scoring",
+    )
+
+
+def _cuda_spec(
+    target: str, index: int, devices: Devices, experiment: Experiment, study_dir: Path, *, num_workers: int, shared: bool
+) -> WorkerSpec:
+    memory_share = experiment.evaluation.memory_share
+    hardware = Hardware(
+        device="cuda",
+        num_threads=max(1, len(devices.cpus) // num_workers),
+        attention="sdpa",
+        engine_dtype=_engine_dtype(experiment.evaluation, "bfloat16"),
+        engine_memory_share=min(memory_share, SHARED_MEMORY_SHARE) if shared else memory_share,
+        sleep_mode=shared,
+    )
+    # Read when CUDA starts; a worker that sees one device only cannot touch another.
+    env = {"CUDA_VISIBLE_DEVICES": devices.cuda[index]}
+    if target == TRAINER:
+        env |= WORKER_ENV | {"OMP_NUM_THREADS": str(hardware.num_threads)}
+    else:
+        env |= (
+            EVALUATOR_ENV  # vLLM itself takes many threads to load weights and one to serve, unless OMP_NUM_THREADS is set
+        )
+    return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), f"cuda:{index}", env, cpus=())
+
+
+def _engine_dtype(
+    evaluation: EvaluationSettings, by_device: Literal["float32", "bfloat16"]
+) -> Literal["float32", "bfloat16"]:
+    if evaluation.precision == "auto":
+        return by_device
+    return "float32" if evaluation.precision == "fp32" else "bfloat16"
+
+
+def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the trainer's cores, one more if they are odd, and the evaluator's; a single core is both's."""
+    middle = (len(cpus) + 1) // 2
+    return tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
+
+
+def _cores(cpus: Sequence[int]) -> str:
+    return f"core{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
+
+
+def _torch_is_cpu_only() -> bool:
+    return metadata.version("torch").endswith("+cpu")
+
+
+def _num_installed_cuda_devices() -> int:
+    try:
+        pynvml = import_module("pynvml")
+    except ImportError:  # it comes with the extra "cuda"
+        return 0
+    try:
+        pynvml.nvmlInit()
+        try:
+            return int(pynvml.nvmlDeviceGetCount())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:  # no driver, no device, or no right to see it
+        logger.info("no CUDA device is used: NVML says %s", error)
+        return 0

@@ -1,0 +1,93 @@
+"""Worker processes on this machine, started with multiprocessing's spawn method and asked over a pipe."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+from mathsft.records import WorkerSpec
+from mathsft.workers.host import Reply, log_path, serve
+from mathsft.workers.worker import WorkerDied
+
+EXIT_WAIT_SECONDS = 5
+"""How long a process that closed its pipe is waited for, to learn how it ended."""
+
+
+class SpawnProcess:
+    """A child of this process with the spec's environment and cores; made in the driver's main thread.
+
+    The kernel kills the child when the thread that started it ends, not only when the process does.
+    """
+
+    def __init__(self, spec: WorkerSpec, name: str) -> None:
+        self.log_path = log_path(spec, name)
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child_pipe = context.Pipe()
+        # Not daemonic: the child has children of its own.
+        self._process = context.Process(target=serve, args=(child_pipe, spec, name, os.getpid()), name=name, daemon=False)
+        # multiprocessing's helper frees the semaphores of a process that was killed. That is how ours end: no warning.
+        with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+            resource_tracker.ensure_running()
+        with _environment(spec.env), _interrupts_blocked():
+            self._process.start()
+        child_pipe.close()  # so that the child's end is the only one, and its death ends the pipe
+
+    async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
+        """Return the reply; raises WorkerDied if the process ends first."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        try:
+            self._pipe.send((method, args))
+            loop.add_reader(self._pipe.fileno(), readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._pipe.fileno())
+            reply: Reply = self._pipe.recv()
+        except (EOFError, OSError):
+            raise WorkerDied(self._end(), self.log_path) from None
+        return reply
+
+    def kill(self) -> None:
+        """End the process, if it has not ended, and wait until it is gone."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _end(self) -> str:
+        """Tell how the process ended."""
+        self._process.join(EXIT_WAIT_SECONDS)
+        exit_code = self._process.exitcode
+        if exit_code is None:
+            return f"process {self._process.pid} closed its pipe"
+        how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        return f"process {self._process.pid} {how}"
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    """Add variables to the environment that children inherit; they need some before their first instruction."""
+    before = {key: os.environ.get(key) for key in env}
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from a child that is not ready to ignore it; this process gets it when the body is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,175 @@
+"""A worker as the driver sees it: ranks, turns on a shared device, and a new process for one that died.
+
+It does not know how a process is started (spawn.py) nor what its target does.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from mathsft.errors import UserError
+from mathsft.records import WorkerSpec
+from mathsft.workers.host import CodeError, Reply, UserMistake
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Deaths of a worker's process in one call before the call is given up."""
+DEATH_SEEN_SECONDS = 1
+"""How long an error of one rank waits for the death of another that may be its cause."""
+QUOTED_LINES = 20
+"""Last lines of a worker's log in the error that gives it up."""
+
+
+class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
+    """A process ended before it replied; log_path is its log."""
+
+    def __init__(self, how: str, log_path: Path) -> None:
+        super().__init__(f"{how} (log: {log_path})")
+        self.log_path = log_path
+
+
+class RemoteError(Exception):
+    """The target's code raised an error; its traceback is a note of this one. Asking again would raise it again."""
+
+
+class Failed(Exception):  # noqa: N818 - the word that runs and reports use
+    """The worker died in every attempt to answer a call."""
+
+
+class Process(Protocol):
+    """One process of a worker, started when made."""
+
+    log_path: Path
+
+    async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
+        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may follow."""
+
+    def kill(self) -> None:
+        """End the process and wait until it is gone, its memory with it."""
+
+
+ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], Process]
+"""Starts the process that a spec describes, under a name that its log is called by."""
+
+
+class Device:
+    """What workers take turns on: one is awake at a time, and whoever was awake before is parked first."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._awake: Worker | None = None
+
+    @asynccontextmanager
+    async def lent_to(self, worker: "Worker") -> AsyncIterator[None]:
+        """Wait for the device, then hold it while the body runs."""
+        async with self._lock:
+            if self._awake not in (None, worker):
+                await self._awake.park()
+            self._awake = worker
+            yield
+
+
+class Worker:
+    """One target in one process, or in several as ranks of one group; its processes start when it is made."""
+
+    def __init__(self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device) -> None:
+        self._start_process, self._spec, self._name, self._device = start_process, spec, name, device
+        self._processes = self._start()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Return what the target's method returns (rank 0's, where there are ranks); methods must be idempotent.
+
+        A process that dies is replaced and asked again. Raises Failed if that does not help, RemoteError for an error in
+        the target's code, and the target's own UserError. A call that is cancelled or fails leaves no process behind that
+        could reply late or work on with a broken state: the next call starts a new one.
+        """
+        async with self._device.lent_to(self):
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    return await self._request(method, args)
+                except WorkerDied as death:
+                    logger.warning("%s.%s, attempt %d of %d: %s", self._name, method, attempt, ATTEMPTS, death)
+                    last_death = death
+        raise Failed(
+            f"{self._name}.{method}: the worker died {ATTEMPTS} times; at last: {last_death}; the log ends with\n"
+            + _last_lines(last_death.log_path)
+        )
+
+    async def park(self) -> None:
+        """Have the target leave the device to others; a target that cannot do so loses its process, which does it too."""
+        if not self._processes:
+            return
+        try:
+            await self._request("park", ())
+        except (WorkerDied, RemoteError, UserError) as error:
+            logger.warning("%s.park: %s; its process is ended instead", self._name, error)
+
+    def close(self) -> None:
+        """End the processes and wait until they are gone; not while a call is under way."""
+        for process in self._processes:
+            process.kill()
+        self._processes = []
+
+    async def _request(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Ask all ranks and return rank 0's reply; unless every rank replies well, all processes end."""
+        if not self._processes:
+            self._processes = self._start()
+        tasks = [asyncio.create_task(self._ask(process, method, args)) for process in self._processes]
+        try:
+            done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if others:  # when a rank dies, another may be faster to tell that it was left alone than the death is seen
+                done |= (await asyncio.wait(others, timeout=DEATH_SEEN_SECONDS))[0]
+            errors = [error for task in done if (error := task.exception())]
+            if errors:
+                raise next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
+            return tasks[0].result()
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.close()
+            raise
+
+    async def _ask(self, process: Process, method: str, args: tuple[Any, ...]) -> Any:
+        reply = await process.request(method, args)
+        if isinstance(reply, UserMistake):
+            raise UserError(reply.message)
+        if isinstance(reply, CodeError):
+            error = RemoteError(f"{self._name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})")
+            error.add_note(reply.traceback)
+            raise error
+        return reply.value
+
+    def _start(self) -> list[Process]:
+        num_ranks = self._spec.ranks
+        group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device only, its number 0
+        if num_ranks > 1:
+            # A new port each time: the last group's may still be taken. Loopback, whatever the host's name resolves to.
+            group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        processes = []
+        for rank in range(num_ranks):
+            spec = replace(self._spec, env={**self._spec.env, **group, "RANK": str(rank)})
+            name = self._name if num_ranks == 1 else f"{self._name}-rank{rank}"
+            processes.append(self._start_process(spec, name))
+        return processes
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _last_lines(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "(nothing: the process died before it opened its log)"
+    return "\n".join(lines[-QUOTED_LINES:])

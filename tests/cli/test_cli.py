@@ -1,0 +1,120 @@
+"""What a user meets on the command line: help at once, and one clear line for every mistake."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mathsft import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's own with copies of the project's settings, and no CUDA device."""
+    for name in ("studies", "experiments"):
+        (tmp_path / name).mkdir()
+        for path in (ROOT / name).glob("*.yaml"):
+            shutil.copy(path, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("script", ["run_study.py", "run_final.py"])
+def test_help_imports_nothing_heavy(script: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "vllm", "optuna", "pydantic", "transformers", "sqlalchemy", "numpy", "rich", "yaml"}
+    assert "--set KEY=VALUE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("run", "argv", "message"),
+    [
+        (cli.run_study, ["--set", "training.lerning_rate=1"], r"unknown.*did you mean training\.learning_rate"),
+        (cli.run_study, ["--set", "training.learning_rate=1e-4"], r"training\.learning_rate: the study searches it"),
+        (cli.run_study, ["--set", "training.weight_decay=-1"], r"training\.weight_decay.*-1"),
+        (cli.run_study, ["--set", "training.weight_decay=much"], r"training\.weight_decay.*'much'"),
+        (cli.run_study, ["--set", "nonsense"], r"nonsense"),
+        (cli.run_study, ["--study", "quickstrat"], r"did you mean quickstart"),
+        (cli.run_study, ["--study", "missing.yaml"], r"missing\.yaml"),
+        (cli.run_study, ["--set", "model.path=nowhere"], r"model\.path.*nowhere"),
+        (cli.run_study, ["--set", "model.path=."], r"config\.json"),
+        (cli.run_study, ["--set", "data.source=nothing.jsonl"], r"nothing\.jsonl"),
+        (cli.run_study, ["--set", "data.source=empty.jsonl"], r"empty\.jsonl"),
+        (cli.run_study, ["--set", "data.source=no_gold.jsonl"], r"no_gold\.jsonl:1"),
+        (cli.run_study, ["--set", "prompt.template=unknown"], r"unknown"),
+        (cli.run_study, ["--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
+        (cli.run_study, ["--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
+        (cli.run_study, ["--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
+        (cli.run_final, ["--from-best"], r"no winner yet; run first: python run_study\.py"),
+        (cli.run_final, ["--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
+        (cli.run_final, ["--batch-size", "0"], r"training\.batch_size.*0"),
+        (cli.main, ["report"], r"run first: python run_study\.py"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    run: object, argv: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "empty.jsonl").write_text("")
+    (workplace / "no_gold.jsonl").write_text('{"problem": "What is 1+1?", "solution": "It is two."}\n')
+    assert run(argv) == 2  # type: ignore[operator]
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert len(error.splitlines()) == 1, error
+
+
+def test_a_mistake_in_a_file_names_its_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workplace / "experiments" / "quickstart.yaml"
+    edit(path, "warmup", "warmpu") if "warmup" in path.read_text() else edit(path, "batch_size", "batch_sise")
+    assert cli.run_study([]) == 2
+    assert re.search(r"quickstart\.yaml:\d+: training\.\w+: .*did you mean", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("argv", [["--trials", "0"], ["--trials", "many"], ["--hours", "-1"], ["--hours", "nan"]])
+def test_bad_numbers_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.run_study(argv)
+    assert ended.value.code == 2
+    assert argv[1] in capsys.readouterr().err
+
+
+def test_without_the_install_one_line_says_how(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "NEEDED_PACKAGES", ("pydantic", "not_installed_at_all"))
+    assert cli.run_study([]) == 2
+    assert re.search(r"not_installed_at_all is missing\): run `make install`", capsys.readouterr().err)
+
+
+def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_study(["--dry-run", "--trials", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was started" in printed
+    assert re.search(r"trials +7, each 1,536 examples", printed)
+    assert re.search(r"time +about \d+ minutes", printed)
+    assert not (workplace / "studies" / "quickstart").exists()
+
+
+def test_config_prints_values_with_their_source_and_the_schema(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "--set", "training.weight_decay=0.25"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"training\.weight_decay\W+0\.25\W+--set", printed)
+    assert re.search(r"training\.learning_rate\W+0\.001\W+\S*experiments/quickstart\.yaml:\d+", printed)
+    assert cli.main(["config", "--schema"]) == 0
+    assert "AdamW's peak learning rate." in capsys.readouterr().out
+
+
+def test_the_real_experiment_loads(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "--study", "qwen2.5-math-1.5b"]) == 0
+    assert "Qwen/Qwen2.5-Math-1.5B" in capsys.readouterr().out

@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mathsft.config.schema import Experiment
+from mathsft.store.book import Book
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    return Experiment.model_validate(
+        {
+            "model": {"path": "quickstart"},
+            "data": {"source": "quickstart"},
+            "prompt": {"template": "short"},
+            "training": {"learning_rate": 1e-3, "batch_size": 16},
+        }
+    )
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
+    yield book
+    book.close()

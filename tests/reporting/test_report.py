@@ -1,0 +1,158 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, Verdict
+from mathsft.reporting.report import write_report
+from mathsft.store.book import Book
+
+TRIAL_PLAN = Plan(num_examples=64, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
+FINAL_PLAN = Plan(num_examples=640, eval_points=(0.0, 0.5, 1.0), pool="watch", max_unscored=4, keep="best_and_last")
+FINAL = Run("final-0123abcd", {"training.learning_rate": 1e-3, "training.batch_size": 16}, FINAL_PLAN, 7, "finished", 0.6)
+REASONS = ("missing_think_close", "incomplete_generation")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
+    yield book
+    book.close()
+
+
+def trial(number: int, **changes: object) -> Run:
+    overrides = {"training.learning_rate": 10.0 ** (-3 - number), "training.batch_size": 8 * 2**number}
+    return replace(Run(f"trial-{number}", overrides, TRIAL_PLAN, number), **changes)
+
+
+def write_score(book: Book, run: str, step: int, pool: str, categories: list[str]) -> None:
+    """Record a score of one response per category; the correct ones are 10 tokens long, the others 30."""
+    responses = []
+    for index, category in enumerate(categories):
+        failed, correct = category == "format_failure", category == "correct"
+        verdict = Verdict(category, REASONS[index % 2] if failed else "")
+        flags = ("no_think_close", "no_answer_open") if failed else ()
+        finish = "length" if failed and index % 2 else "stop"
+        responses.append(Response(f"p{index:04}", 0, "SECRET <b>text</b>", finish, 10 if correct else 30, verdict, flags))
+    counts = {name: categories.count(name) for name in ("correct", "wrong_answer", "format_failure", "ungraded")}
+    timings = {"generate_seconds": 2.0, "grade_seconds": 0.5, "peak_memory_bytes": 2.0**30}
+    book.write(Score(run, step, pool, len(categories), counts, "f", "r", timings), responses)
+
+
+def categories(num_correct: int, num_failed: int, num: int = 200) -> list[str]:
+    return ["correct"] * num_correct + ["format_failure"] * num_failed + ["wrong_answer"] * (num - num_correct - num_failed)
+
+
+def write_study(book: Book) -> None:
+    book.record_settings({"model.path": "quickstart", "data.source": "a|b"})
+    book.write(Run("baseline", {}, replace(TRIAL_PLAN, num_examples=0, eval_points=(0.0,)), 0, "finished", 0.05))
+    write_score(book, "baseline", 0, "search", categories(10, 190))
+    for number, num_correct in enumerate((60, 50, 20)):
+        book.write(trial(number, state="finished", value=num_correct / 200))
+        for step in (2, 4):
+            book.write(
+                Checkpoint(f"trial-{number}", step, "p", "f", "", {"train_seconds": 3.0, "peak_memory_bytes": 2.0**31})
+            )
+        write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
+    book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
+    book.write(Promotion("trial-0", trial(0).overrides, "highest accuracy", {}))
+
+
+def write_final(book: Book, num_correct: int = 120) -> None:
+    book.write(FINAL)
+    for pool in ("watch", "test"):
+        for step, correct, failed in ((0, 10, 180), (20, num_correct, 20), (40, num_correct - 5, 20)):
+            write_score(book, FINAL.name, step, pool, categories(correct, failed))
+
+
+def section(report: str, title: str) -> list[list[str]]:
+    """Return the cells of the tables below a heading."""
+    body = re.split(r"^#+ ", report.split(title, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
+    return [row for row in rows if set("".join(row)) - set("-: |")]
+
+
+def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
+    write_study(book)
+    write_final(book)
+    report = write_report(book, tmp_path).read_text()
+
+    conclusion = report.splitlines()[2]
+    assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
+    assert "the base model solves 5.0% (2.7% – 9.0%). That is better" in conclusion
+    models = [(row[0], row[1], row[3]) for row in section(report, "### Baseline against final")[1:]]
+    assert models[:3] == [
+        ("base model", "test", "10 of 200"),
+        ("best", "test", "120 of 200"),
+        ("last", "test", "115 of 200"),
+    ]
+
+    progress = section(report, "### Progress on the pool watch")
+    assert progress[2] == ["20", "60.0% (53.1% – 66.5%)", "90.0%", "30.0% (60)", "10.0% (20)", "0", "200"]
+    failures = section(report, "### Why formats fail")
+    assert failures[0] == ["step", "incomplete_generation", "missing_think_close", "responses"]
+    assert failures[1] == ["0", "90", "90", "200"]
+    assert failures[5] == ["0", "180", "180", "200"], "flags overlap: more of them than failures"
+    assert section(report, "### Response lengths")[2] == ["20", "18.0", "10.0", "30.0", "10", "200"]
+
+    trials = section(report, "## The study: 4 trials")
+    assert trials[1] == ["trial-0", "8", "0.001", "30.0% (24.1% – 36.7%)", "60 of 200", "4", "finished"]
+    assert trials[4][-1] == r"failed: three deaths \| \!\[x\](http://evil)"
+    assert "The base model solves 5.0%" in report
+    costs = section(report, "## Time and memory")
+    assert costs[1] == ["trial-0", "6.0 s", "2.00 GiB"]
+    assert ["evaluator", "generate", "grade", "peak memory"] in costs
+    assert ["data.source", r"a\|b"] in section(report, "## Settings of all runs")
+    assert "SECRET" not in report
+
+
+@pytest.mark.parametrize(("num_correct", "verdict"), [(16, "do not show a difference"), (120, "That is better")])
+def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
+    write_final(book, num_correct)
+    report = write_report(book, tmp_path).read_text()
+    assert verdict in report.splitlines()[2]
+    assert "## The study" not in report
+
+
+def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(book: Book, tmp_path: Path) -> None:
+    book.write(replace(FINAL, state="running"))
+    for step, correct in ((0, 10), (20, 120), (40, 90)):
+        write_score(book, FINAL.name, step, "watch", categories(correct, 20))
+    assert (
+        "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in write_report(book, tmp_path).read_text().splitlines()[2]
+    )
+
+
+def test_only_a_study(book: Book, tmp_path: Path) -> None:
+    write_study(book)
+    conclusion = write_report(book, tmp_path).read_text().splitlines()[2]
+    assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
+    assert "The intervals of 1 of the other 2 overlap" in conclusion
+
+
+def test_an_empty_book(book: Book, tmp_path: Path) -> None:
+    assert "nothing to conclude" in write_report(book, tmp_path).read_text()
+
+
+def test_the_figures_show_every_score_and_trial_and_are_linked(book: Book, tmp_path: Path) -> None:
+    write_study(book)
+    write_final(book)
+    report = write_report(book, tmp_path).read_text()
+    notes = {}
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+\.svg)\)", report):
+        root = ElementTree.parse(tmp_path / name).getroot()
+        notes[name] = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert notes["accuracy-final-0123abcd.svg"] == [
+        "step 0: 5.0% (2.7% – 9.0%)",
+        "step 20: 60.0% (53.1% – 66.5%)",
+        "step 40: 57.5% (50.6% – 64.1%)",
+    ]
+    assert sorted(notes["study.svg"]) == [
+        "trial-0: 30.0%, finished",
+        "trial-1: 25.0%, finished",
+        "trial-2: 10.0%, finished",
+        "trial-3: no score, failed",
+    ]

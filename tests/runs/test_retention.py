@@ -1,0 +1,54 @@
+"""What may be deleted, as a table of situations."""
+
+from dataclasses import replace
+
+from mathsft.records import Checkpoint, Plan, Promotion, Run, Score
+from mathsft.runs.retention import best_step, deletable
+
+TRIAL = Run("trial-0", {}, Plan(64, (0.5, 1.0), "search", 2, "last"), seed=0)
+FINAL = Run("final-x", {}, Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last"), seed=0)
+
+
+def checkpoints(run: Run, *steps: int) -> list[Checkpoint]:
+    return [Checkpoint(run.name, step, f"runs/{run.name}/step-{step}", "f") for step in steps]
+
+
+def score(run: Run, step: int, num_correct: int, pool: str | None = None) -> Score:
+    counts = {"correct": num_correct, "wrong_answer": 10 - num_correct, "format_failure": 0, "ungraded": 0}
+    return Score(run.name, step, pool or run.plan.pool, 10, counts, "f", "r")
+
+
+def steps(deleted: list[Checkpoint]) -> list[int]:
+    return [checkpoint.step for checkpoint in deleted]
+
+
+def test_nothing_unscored_goes() -> None:
+    assert deletable([TRIAL], checkpoints(TRIAL, 4, 8), [], None) == []
+
+
+def test_a_running_trial_keeps_its_last_and_drops_what_is_scored() -> None:
+    scores = [score(TRIAL, 4, 1), score(TRIAL, 8, 2)]
+    assert steps(deletable([TRIAL], checkpoints(TRIAL, 4, 8), scores, None)) == [4]
+
+
+def test_a_trials_last_weights_wait_for_the_promotion_and_the_winners_stay() -> None:
+    done = replace(TRIAL, state="finished")
+    loser = replace(done, name="trial-1")
+    scores = [score(run, step, 1) for run in (done, loser) for step in (4, 8)]
+    both = checkpoints(done, 4, 8) + checkpoints(loser, 4, 8)
+    assert steps(deletable([done, loser], both, scores, None)) == [4, 4]
+    promotion = Promotion("trial-0", {}, "won", {})
+    deleted = deletable([done, loser], both, scores, promotion)
+    assert [(c.run, c.step) for c in deleted] == [("trial-0", 4), ("trial-1", 4), ("trial-1", 8)]
+
+
+def test_a_final_run_keeps_best_and_last_and_its_baseline_until_it_is_tested() -> None:
+    scores = [score(FINAL, 0, 1), score(FINAL, 4, 8), score(FINAL, 6, 3), score(FINAL, 8, 5)]
+    done = replace(FINAL, state="finished")
+    assert steps(deletable([FINAL], checkpoints(FINAL, 0, 4, 6, 8), scores, None)) == [6]
+    scores.append(score(FINAL, 0, 1, pool="test"))
+    assert steps(deletable([done], checkpoints(FINAL, 0, 4, 6, 8), scores, None)) == [0, 6]
+
+
+def test_the_best_step_is_the_earliest_of_equals() -> None:
+    assert best_step([score(FINAL, 8, 5), score(FINAL, 4, 5), score(FINAL, 0, 1)]) == 4

@@ -1,0 +1,124 @@
+"""The book: what is written is what is read back, once, whatever else goes wrong."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mathsft.errors import UserError
+from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, StepMetrics, Verdict
+from mathsft.store import book as book_module
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+PLAN = Plan(64, (0.5, 1.0), "search", 2, "last")
+RUN = Run("trial-0", {"training.learning_rate": 1e-3, "training.batch_size": 8}, PLAN, seed=7)
+CHECKPOINT = Checkpoint("trial-0", 4, "runs/trial-0/step-000004", "abc", timings={"train_seconds": 1.5})
+COUNTS = {"correct": 1, "wrong_answer": 0, "format_failure": 1, "ungraded": 0}
+SCORE = Score("trial-0", 4, "search", 2, COUNTS, "abc", "runs/trial-0/responses/x.jsonl", {"generate_seconds": 0.5})
+RESPONSES = [
+    Response("p1", 0, "3 </think> <answer>3</answer>", "stop", 9, Verdict("correct", "", "3")),
+    Response("p2", 0, "…", "length", 96, Verdict("format_failure", "incomplete_generation"), ("missing_think_close",)),
+]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def notify(self, record: object) -> None:
+        self.heard.append(record)
+
+
+def test_every_record_is_read_back_equal(book: Book) -> None:
+    metrics = StepMetrics("trial-0", 1, 2.5, 1e-4, 0.7, 812, 0.04)
+    promotion = Promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
+    for record in (RUN, metrics, CHECKPOINT, promotion):
+        book.write(record)
+    book.write(SCORE, RESPONSES)
+    assert book.run("trial-0") == RUN
+    assert book.metrics("trial-0") == [metrics]
+    assert book.checkpoints("trial-0") == [CHECKPOINT]
+    assert book.scores() == book.scores("trial-0", "search") == [SCORE]
+    assert sorted(book.responses(SCORE), key=lambda response: response.problem_id) == RESPONSES
+    assert book.promotion() == promotion
+
+
+def test_observers_hear_news_only_and_may_fail(book: Book) -> None:
+    class Broken:
+        def notify(self, record: object) -> None:
+            raise RuntimeError("no network")
+
+    listener = Listener()
+    book.observers += [Broken(), listener]
+    book.write(RUN)
+    book.write(RUN)
+    ended = replace(RUN, state="finished", value=0.5)
+    book.write(ended)
+    steps = [StepMetrics("trial-0", step, 1.0, 1e-4, 0.5, 10, 0.1) for step in (1, 2)]
+    book.write_metrics(steps[:1])
+    book.write_metrics(steps)
+    assert listener.heard == [RUN, ended, *steps]
+
+
+def test_trials_come_in_their_own_order_and_studies_do_not_mix(book: Book) -> None:
+    for number in (10, 9, 2):
+        book.write(replace(RUN, name=f"trial-{number}"))
+    book.write(replace(RUN, name="baseline"))
+    other = Book.open(str(book.engine.url), "other")
+    other.write(RUN)
+    assert [run.name for run in book.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]
+    assert [run.name for run in book.runs("trial-")] == ["trial-2", "trial-9", "trial-10"]
+    assert [run.name for run in other.runs()] == ["trial-0"]
+
+
+def test_changed_settings_are_refused_by_name(book: Book) -> None:
+    book.record_settings({"training.learning_rate": 1e-3, "model.path": "a"})
+    book.check({"training.learning_rate": 2e-3, "model.path": "b"})  # nothing has run yet: a first mistake may be mended
+    book.write(RUN)
+    book.check({"training.learning_rate": 1e-3, "model.path": "a"})
+    book.check({"training.learning_rate": 2e-3, "model.path": "a"}, bound=("model.",))
+    with pytest.raises(UserError, match=r"training\.learning_rate: 0\.001 -> 0\.002"):
+        book.check({"training.learning_rate": 2e-3, "model.path": "a"})
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    Book.open(url, "demo").close()
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("update msft_schema set number = 99")
+    with pytest.raises(UserError, match="schema is number 99"):
+        Book.open(url, "demo")
+
+
+def test_a_database_in_use_is_one_clear_line(book: Book, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(book_module, "LOCK_TIMEOUT_SECONDS", 0)
+    blocked = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
+    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
+        other.execute("begin immediate")
+        with pytest.raises(UserError, match="database is locked"):
+            blocked.write(RUN)
+    blocked.write(RUN)
+    assert blocked.run("trial-0") == RUN
+
+
+def test_a_second_driver_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    code = (
+        "import sys; from pathlib import Path; from mathsft.store.folder import StudyFolder\n"
+        "with StudyFolder(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {other.pid}"), folder.locked():
+            pass
+        os.kill(other.pid, signal.SIGKILL)
+    with folder.locked():
+        assert (folder.path / "driver.lock").read_text() == str(os.getpid())

@@ -1,0 +1,223 @@
+"""The one loop with toy workers, a real database and a real Optuna study, killed wherever it can be."""
+
+import asyncio
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.records import Checkpoint, Run, Score, StepMetrics
+from mathsft.runs.crew import Crew, Lending
+from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+from mathsft.study.search import Search, StudyFailedError
+from mathsft.study.study import run_study, trial_plan
+from mathsft.workers.worker import Failed
+
+FAILS = 0.5
+"""A learning rate that no toy trainer survives."""
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nobody may catch it."""
+
+
+class Kills:
+    """Lets `after` calls of any worker pass, then kills the driver at the beginning or the end of the next one."""
+
+    def __init__(self, after: int | None = None, at_end: bool = False) -> None:
+        self.after, self.at_end, self.num_calls = after, at_end, 0
+
+    def strike(self, is_end: bool) -> None:
+        if not is_end:
+            self.num_calls += 1
+        if self.after is not None and self.num_calls > self.after and is_end == self.at_end:
+            raise KilledError
+
+
+class ToyTrainer:
+    def __init__(self, folder: Path, kills: Kills) -> None:
+        self.folder, self.kills = folder, kills
+
+    async def call(self, method: str, run: Run, step: int) -> Checkpoint:
+        assert method == "advance"
+        self.kills.strike(is_end=False)
+        await asyncio.sleep(0)
+        learning_rate = run.overrides.get("training.learning_rate", 1e-3)
+        if learning_rate == FAILS:
+            raise Failed("out of luck")
+        path = f"runs/{run.name}/step-{step:06d}"
+        (self.folder / path).mkdir(parents=True, exist_ok=True)
+        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 0.1) for number in range(1, step + 1)]
+        lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
+        (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
+        self.kills.strike(is_end=True)
+        if isinstance(learning_rate, float) and learning_rate > 8e-3:
+            return Checkpoint(run.name, step, "", "", diverged=f"loss is nan at step {step}")
+        return Checkpoint(run.name, step, path, f"{run.name}@{step}")
+
+
+class ToyEvaluator:
+    def __init__(self, folder: Path, kills: Kills) -> None:
+        self.folder, self.kills = folder, kills
+
+    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str) -> Score:
+        assert method == "score"
+        self.kills.strike(is_end=False)
+        await asyncio.sleep(0)
+        assert (self.folder / checkpoint.path).exists()
+        distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
+        num_correct = round(200 * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
+        counts = {"correct": num_correct, "wrong_answer": 200 - num_correct, "format_failure": 0, "ungraded": 0}
+        path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
+        path.write_text("")
+        self.kills.strike(is_end=True)
+        return Score(
+            checkpoint.run, checkpoint.step, pool, 200, counts, checkpoint.fingerprint, str(path.relative_to(self.folder))
+        )
+
+
+def study_config(**changes: Any) -> StudyConfig:
+    given = {
+        "experiment": "toy",
+        "num_trials": 8,
+        "search": {
+            "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+            "training.batch_size": {"type": "categorical", "choices": [8, 16]},
+        },
+        "trial": {"num_examples": 128, "eval_points": [0.25, 0.5, 1.0]},
+        "final": {"num_examples": 256, "eval_points": [0.5, 1.0]},
+        "sampler": {"name": "TPESampler", "arguments": {"n_startup_trials": 3}},
+        "pruner": {"name": "PercentilePruner", "arguments": {"percentile": 50.0, "n_startup_trials": 3}},
+    }
+    return StudyConfig.model_validate({**given, **changes})
+
+
+class Driver:
+    """One life of a driver process over the study in a folder."""
+
+    def __init__(self, folder: Path, experiment: Experiment, kills: Kills, num_trainers: int = 1) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.num_trainers = StudyFolder(folder), num_trainers
+        self.book = Book.open(self.folder.database_url, "toy")
+        self.experiment, self.kills = experiment, kills
+
+    def crew(self) -> Crew:
+        folder = self.folder.path
+        trainers = [ToyTrainer(folder, self.kills) for _ in range(self.num_trainers)]
+        return Crew(Lending(trainers), Lending([ToyEvaluator(folder, self.kills)]), self.experiment, folder)
+
+    def study(self, config: StudyConfig, deadline: float | None = None) -> None:
+        search = Search(config, trial_plan(config.trial, 2), self.book, self.folder, self.num_trainers, deadline)
+        asyncio.run(run_study(config, search, self.crew(), self.book))
+
+    def final(self, config: StudyConfig) -> Run:
+        promotion = self.book.promotion()
+        assert promotion is not None
+        run = final_run(promotion.overrides, final_plan(config.final, 100), config.seed)
+        return asyncio.run(run_final(run, promotion, self.crew(), self.book))
+
+    def summary(self) -> dict[str, Any]:
+        """What must not depend on kills: runs, their curves, and every score but those of stopped trials."""
+        runs = self.book.runs()
+        kept = {run.name for run in runs if run.state != "pruned"}
+        scores = {(s.run, s.step, s.pool): s.counts["correct"] for s in self.book.scores() if s.run in kept}
+        return {"runs": runs, "scores": scores, "promotion": self.book.promotion(), "optuna": self.optuna_trials()}
+
+    def optuna_trials(self) -> list[Any]:
+        storage = optuna.storages.RDBStorage(self.folder.database_url)
+        trials = optuna.load_study(study_name="toy", storage=storage).trials
+        return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, experiment: Experiment) -> tuple[dict[str, Any], int]:
+    kills = Kills()
+    driver = Driver(tmp_path / "undisturbed", experiment, kills)
+    driver.study(study_config())
+    driver.final(study_config())
+    return driver.summary(), kills.num_calls
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    return [leaf for part in error.exceptions for leaf in leaves(part)] if isinstance(error, BaseExceptionGroup) else [error]
+
+
+def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undisturbed: tuple[dict[str, Any], int]) -> None:
+    summary, _ = undisturbed
+    trials = [run for run in summary["runs"] if run.number is not None]
+    assert [run.number for run in trials] == list(range(8))
+    assert {"finished", "pruned"} <= {run.state for run in trials}
+    expected = {"finished": "COMPLETE", "diverged": "COMPLETE", "pruned": "PRUNED"}
+    assert [state for _, _, state, _ in summary["optuna"]] == [expected[run.state] for run in trials]
+    assert {pool for run, _, pool in summary["scores"] if run.startswith("final-")} == {"watch", "test"}
+    assert (summary["promotion"].run, "watch") in {(run, pool) for run, _, pool in summary["scores"]}
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_killed_anywhere_it_ends_as_if_undisturbed(
+    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
+) -> None:
+    expected, num_calls = undisturbed
+    for after in range(at_end, num_calls, 11):
+        folder = tmp_path / f"killed-{at_end}-{after}"
+        with pytest.raises(BaseException) as caught:
+            driver = Driver(folder, experiment, Kills(after, at_end))
+            driver.study(study_config())
+            driver.final(study_config())
+        assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
+        again = Driver(folder, experiment, Kills())
+        again.study(study_config())
+        again.final(study_config())
+        assert again.summary() == expected, f"killed after {after} calls"
+
+
+def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(num_trials=3))
+    kills = Kills()
+    again = Driver(tmp_path / "s", experiment, kills)
+    again.study(study_config(num_trials=3))
+    assert kills.num_calls == 0
+    again.study(study_config(num_trials=5))
+    assert len(again.book.runs("trial-")) == 5
+
+
+def test_several_trainers_end_with_exactly_n_trials(tmp_path: Path, experiment: Experiment) -> None:
+    driver = Driver(tmp_path / "s", experiment, Kills(), num_trainers=3)
+    driver.study(study_config())
+    assert [run.number for run in driver.book.runs("trial-")] == list(range(8))
+    assert all(run.state != "running" for run in driver.book.runs())
+
+
+def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: Path, experiment: Experiment) -> None:
+    search = {"training.learning_rate": {"type": "categorical", "choices": [FAILS]}}
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    with pytest.raises(BaseExceptionGroup) as caught:
+        driver.study(study_config(search=search))
+    [error] = leaves(caught.value)
+    assert isinstance(error, StudyFailedError)
+    assert "out of luck" in str(error)
+    assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
+
+
+def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: Experiment) -> None:
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(), deadline=0.0)
+    assert driver.book.runs("trial-") == []
+    assert driver.book.run("baseline") is not None
+
+
+def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -> None:
+    """The pruner is armed: after good trials, one with a hopeless learning rate is stopped at its first eval point."""
+    good = {"training.learning_rate": {"type": "float", "low": 9e-4, "high": 1.1e-3}}
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4))
+    bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(search=bad, num_trials=5))
+    assert driver.book.runs("trial-")[-1].state == "pruned"

@@ -1,0 +1,123 @@
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mathsft.config.schema import Experiment
+from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, StepMetrics
+from mathsft.store.book import Book, Record
+from mathsft.tracking.live import LiveProgress
+
+PLAN = Plan(num_examples=160, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
+EXPERIMENT = Experiment.model_validate(
+    {"model": {"path": "m"}, "data": {"source": "d"}, "training": {"learning_rate": 5e-5, "batch_size": 8}}
+)
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "study")
+    yield book
+    book.close()
+
+
+def trial(number: int, **changes: object) -> Run:
+    run = Run(f"trial-{number}", {"training.learning_rate": 1.2e-3, "training.batch_size": 16}, PLAN, seed=number)
+    return replace(run, **changes)
+
+
+def step(run: str, number: int) -> StepMetrics:
+    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 0.1)
+
+
+def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Score:
+    counts = {"correct": num_correct, "wrong_answer": 100 - num_correct, "format_failure": 100, "ungraded": 0}
+    return Score(run, at_step, pool, 200, counts, "f", "r")
+
+
+def lines_of(book: Book, events: list[tuple[float, Record]], num_trials: int = 2) -> list[str]:
+    """Write records at given seconds to a book that a plain console watches; return its lines."""
+    output, clock = io.StringIO(), Clock()
+    with LiveProgress(Console(file=output, width=40), book, num_trials, EXPERIMENT, clock) as live:
+        book.observers = [live]
+        for clock.seconds, record in events:
+            book.write(record)
+    return output.getvalue().splitlines()
+
+
+def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
+    checkpoint = Checkpoint("trial-0", 10, "p", "f")
+    assert lines_of(
+        book,
+        [
+            (1, trial(0)),
+            (5, step("trial-0", 1)),
+            (9, step("trial-0", 10)),
+            (9, checkpoint),
+            (15, score("trial-0", 10, 49)),
+            (15, trial(0, state="finished", value=0.245)),
+            (16, trial(1)),
+            (20, trial(1, state="diverged", value=0.0, reason="loss is nan\nat step 3")),
+            (20, Promotion("trial-0", {}, "highest accuracy", {})),
+        ],
+    ) == [
+        "[    1.0s]  trial-0  learning_rate 1.20e-03  batch_size 16  started",
+        "[    9.0s]  trial-0  step 10/10  trained  loss 1.5000",
+        "[   15.0s]  trial-0  step 10/10  24.5% (19.1% – 30.9%) on search  format 50.0%",
+        "[   15.0s]  trial-0  finished 24.5%  best so far trial-0 24.5%  about 10 s left",
+        "[   16.0s]  trial-1  learning_rate 1.20e-03  batch_size 16  started",
+        "[   20.0s]  trial-1  diverged 0.0%  loss is nan  best so far trial-0 24.5%",
+        "[   20.0s]  promoted  trial-0  highest accuracy",
+    ]
+
+
+def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None:
+    final = Run("final-0123abcd", {}, replace(PLAN, pool="watch"), seed=0)
+    lines = lines_of(
+        book,
+        [
+            (0, trial(0, state="finished", value=0.9)),
+            (0, final),
+            (10, step(final.name, 1)),
+            (20, score(final.name, 0, 40, "watch")),
+            (310, step(final.name, 5)),
+            (310, score(final.name, 4, 30, "watch")),
+            (400, score(final.name, 5, 99, "test")),
+        ],
+    )
+    assert lines[-2].endswith(
+        "step 4/20  15.0% (10.7% – 20.6%) on watch  format 50.0%  best so far step 0 20.0%  about 15 min left"
+    )
+    assert "best so far step 0 20.0%" in lines[-1], "nothing is chosen on the test pool"
+
+
+def test_a_new_driver_counts_what_earlier_ones_did_as_done(book: Book) -> None:
+    lines_of(book, [(0, trial(0)), (1, step("trial-0", 5))])
+    ended = trial(0, state="finished", value=0.5)
+    again = replace(step("trial-0", 5), seconds=0.2)
+    lines = lines_of(book, [(3, again), (3, trial(1, state="failed")), (8, step("trial-0", 10)), (8, ended)], num_trials=2)
+    assert lines[0].endswith("trial-1  failed"), "nothing new is done, so there is no pace yet"
+    assert lines[-1].endswith("about 10 s left"), "half a trial took 5 s, a whole one is left"
+
+
+def test_a_terminal_shows_the_events_above_a_moving_line(book: Book) -> None:
+    output, clock = io.StringIO(), Clock()
+    console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    with LiveProgress(console, book, 2, EXPERIMENT, clock) as live:
+        book.observers = [live]
+        for clock.seconds, record in [(1, trial(0)), (2, step("trial-0", 1)), (4, step("trial-0", 5)), (5, trial(1))]:
+            book.write(record)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
+    assert "started" in shown
+    assert re.search(r"━+ trial-0  step 5/10  loss 1\.5000  about \d+ s left", shown)

@@ -1,0 +1,186 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psutil
+import pytest
+
+from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.records import Plan, Run, Score, StepMetrics
+from mathsft.store.book import Book
+from mathsft.tracking.wandb import WandbObserver
+
+Reader: TypeAlias = Callable[[Path], list[Any]]
+
+PLAN = Plan(num_examples=64, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
+TRIAL = Run("trial-0", {"training.learning_rate": 1e-3, "training.batch_size": 16}, PLAN, seed=7)
+EXPERIMENT = Experiment.model_validate(
+    {
+        "model": {"path": "quickstart"},
+        "data": {"source": "quickstart"},
+        "training": {"learning_rate": 5e-5, "batch_size": 8},
+    }
+)
+OFFLINE = WandbSettings(mode="offline", project="mathsft-test")
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own W&B account and settings out of the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "my study")
+    yield book
+    book.close()
+
+
+def step(number: int, run: str = "trial-0", seconds: float = 0.1) -> StepMetrics:
+    return StepMetrics(run, number, 2.0 / number, 1e-3, 0.5, 640, seconds)
+
+
+def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "search") -> Score:
+    counts = {"correct": num_correct, "wrong_answer": 10 - num_correct, "format_failure": 10, "ungraded": 0}
+    return Score(run, at_step, pool, 20, counts, "f", "r", {"generate_seconds": 1.5})
+
+
+def observe(book: Book, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE) -> None:
+    """Be one driver: write the records to the book with an observer on it."""
+    observer = WandbObserver(book, folder, settings, EXPERIMENT)
+    book.observers = [observer]
+    for record in records:
+        book.write(record)
+    observer.close()
+
+
+def evals(run: Any) -> list[tuple[int, float]]:
+    return [(row["train_step"], row["eval/accuracy"]) for row in run.rows if "eval/accuracy" in row]
+
+
+def our_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [record for record in caplog.records if record.name.startswith("mathsft")]
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+
+
+def test_a_trial_and_its_resumption_after_a_killed_driver(
+    book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
+) -> None:
+    observe(book, tmp_path, [TRIAL, step(1), step(2), step(3), score(2, 4)])
+    ended = replace(TRIAL, state="finished", value=0.3)
+    observe(book, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="watch")])
+
+    begun, resumed, reopened = read_offline_runs(tmp_path)
+    assert {run.id for run in (begun, resumed, reopened)} == {"my-study-trial-0"}
+    assert (begun.group, begun.job_type, begun.name) == ("my study", "trial", "trial-0")
+    assert begun.config["training.learning_rate"] == 1e-3
+    assert begun.config["training.batch_size"] == 16
+    assert begun.config["model.path"] == "quickstart"
+    assert begun.step_metrics["eval/*"] == begun.step_metrics["train/*"] == "train_step"
+
+    assert [(row["train_step"], row["train/loss"]) for row in begun.rows if "train/loss" in row] == [
+        (1, 2.0),
+        (2, 1.0),
+        (3, 2 / 3),
+    ]
+    assert evals(begun) == [(2, 0.2)], "scored after step 3, but belongs to step 2"
+    assert begun.rows[-1]["eval/format_accuracy"] == 0.5
+    assert begun.rows[-1]["eval/wrong_answer"] == 0.3
+    assert begun.exit_code == 1, "the driver ended before the run did"
+
+    assert evals(resumed) == [(4, 0.3)]
+    numbers = [row["_step"] for run in (begun, resumed, reopened) for row in run.rows]
+    assert numbers == [1, 2, 3, 4, 5, 6, 7], (
+        "each row once and in order; the step that was trained again is not logged again"
+    )
+    assert (resumed.exit_code, resumed.summary["state"]) == (0, "finished")
+    assert reopened.rows[0]["eval-watch/accuracy"] == 0.25, "another pool is another curve"
+    assert reopened.step_metrics["eval-watch/*"] == "train_step"
+    assert capfd.readouterr() == ("", ""), "W&B must leave the terminal alone"
+
+
+def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, read_offline_runs: Reader) -> None:
+    final = replace(TRIAL, name="final-0123abcd")
+    failed = replace(TRIAL, name="trial-1", state="failed", reason="three deaths")
+    observe(book, tmp_path, [final, TRIAL, step(1), step(1, final.name), replace(failed, state="running"), failed])
+    by_name = {run.name: run for run in read_offline_runs(tmp_path)}
+    assert {name: len(run.rows) for name, run in by_name.items()} == {"final-0123abcd": 1, "trial-0": 1, "trial-1": 0}
+    assert by_name["final-0123abcd"].job_type == "final"
+    assert (by_name["trial-1"].exit_code, by_name["trial-1"].summary["reason"]) == (1, "three deaths")
+
+
+@pytest.mark.parametrize("key", [None, "x" * 40])
+def test_without_key_or_server_it_warns_once_and_logs_offline(
+    key: str | None,
+    book: Book,
+    tmp_path: Path,
+    read_offline_runs: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("mathsft.tracking.wandb.INIT_SECONDS", 2)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    if key is not None:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    online = WandbSettings(mode="online", project="mathsft-test")
+    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")], online)
+    assert [len(run.rows) for run in read_offline_runs(tmp_path)] == [1, 1]
+    (warning,) = our_warnings(caplog)
+    assert "logged offline" in warning
+
+
+def test_what_wandb_raises_is_logged_once_and_dropped(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no more runs\nfor you")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")])
+    assert our_warnings(caplog) == ["W&B: RuntimeError: no more runs; this and its like are dropped"]
+    assert len(book.metrics("trial-0")) == 1
+
+
+HUNG = """
+import os, psutil, signal, sys, time
+from pathlib import Path
+from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.records import Plan, Run
+from mathsft.store.book import Book
+from mathsft.tracking.wandb import WandbObserver
+folder = Path(sys.argv[1])
+book = Book.open(f"sqlite:///{folder / 'study.db'}", "s")
+observer = WandbObserver(book, folder, WandbSettings(), Experiment.model_validate_json(sys.argv[2]), close_seconds=0.5)
+book.observers = [observer]
+book.write(Run("trial-0", {}, Plan(1, (1.0,), "search", 1, "last"), 0))
+def services():
+    return [child for child in psutil.Process().children() if "wandb-core" in child.name()]
+while not list(folder.glob("wandb/offline-run-*/*.wandb")):
+    time.sleep(0.01)
+service, = services()
+print(service.pid, flush=True)
+service.send_signal(signal.SIGSTOP)
+observer.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_hung_service_neither_holds_up_the_end_nor_outlives_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG, str(tmp_path), EXPERIMENT.model_dump_json()], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    service = int(done.stdout)
+    if psutil.pid_exists(service):
+        os.kill(service, signal.SIGKILL)
+        pytest.fail("W&B's service outlived the driver")

@@ -1,0 +1,97 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from mathsft.config.schema import Experiment
+from mathsft.records import Hardware, WorkerSettings
+
+KINDS = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+}
+
+MakeModel = Callable[..., Path]
+MakeSettings = Callable[..., WorkerSettings]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> MakeModel:
+    """Make a model folder with random weights and a tokenizer of single bytes."""
+
+    def make(kind: str = "qwen2", tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
+        folder = tmp_path / f"{kind}-{tied}"
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(["<eos>", *alphabet])}, merges=[]))
+        tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokens.decoder = decoders.ByteLevel()
+        PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<eos>").save_pretrained(folder)
+
+        torch.manual_seed(0)
+        config_class, model_class = KINDS[kind]
+        config = config_class(
+            vocab_size=len(alphabet) + 1,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=512,
+            tie_word_embeddings=tied,
+            initializer_range=0.1,
+            eos_token_id=0,
+            bos_token_id=None,
+            pad_token_id=None,
+        )
+        model_class(config).to(dtype).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> MakeSettings:
+    """Make a worker's settings: little sums as data, fp32, 4 examples a step."""
+
+    def make(model: Path, **training: object) -> WorkerSettings:
+        data = tmp_path / "sums.jsonl"
+        rows = [
+            {
+                "problem": f"What is {n} + {n * n}?",
+                "solution": f"{n} + {n * n} = {n + n * n}." + " So." * (n % 5),
+                "answer": str(n + n * n),
+            }
+            for n in range(80)
+        ]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        experiment = Experiment.model_validate(
+            {
+                "model": {"path": str(model)},
+                "data": {"source": str(data), "pools": {"search": 1, "confirm": 1, "watch": 1, "test": 1}},
+                "prompt": {"template": "short"},
+                "training": {"learning_rate": 3e-3, "batch_size": 4, "precision": "fp32", **training},
+            }
+        )
+        hardware = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
+        return WorkerSettings(experiment, hardware, tmp_path / "study")
+
+    return make

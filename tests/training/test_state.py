@@ -1,0 +1,123 @@
+import errno
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from mathsft.errors import UserError
+from mathsft.training.state import BaseModel, load_base, publish, restore
+
+MakeModel = Callable[..., Path]
+IDS = torch.arange(1, 30)[None]
+
+
+@torch.no_grad()
+def shake(base: BaseModel) -> None:
+    for parameter in base.model.parameters():
+        parameter.add_(0.01)
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_published_weights_load_back_with_equal_logits(make_model: MakeModel, tmp_path: Path, kind: str, tied: bool) -> None:
+    source = make_model(kind, tied)
+    base = load_base(source, "sdpa")
+    shake(base)
+    publish(base, tmp_path / "step-000001")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000001").eval()
+    assert torch.equal(logits(loaded), logits(base.model))
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+    assert set(load_file(tmp_path / "step-000001" / "model.safetensors")) == set(load_file(source / "model.safetensors"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "step-000001")("2 + 2") == AutoTokenizer.from_pretrained(source)("2 + 2")
+    assert (tmp_path / "step-000001" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_base_weights_come_back_bit_for_bit_in_their_own_dtype(
+    make_model: MakeModel, tmp_path: Path, tied: bool
+) -> None:
+    source = make_model("qwen2", tied, torch.bfloat16)
+    base = load_base(source, "sdpa")
+    assert {parameter.dtype for parameter in base.model.parameters()} == {torch.float32}
+    shake(base)
+    restore(base)
+    publish(base, tmp_path / "step-000000")
+    published, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "step-000000", source))
+    assert set(published) == set(original)
+    assert all(published[name].dtype == torch.bfloat16 and torch.equal(published[name], original[name]) for name in original)
+
+
+def test_an_earlier_checkpoint_and_leftovers_are_replaced_whole(make_model: MakeModel, tmp_path: Path) -> None:
+    base = load_base(make_model(), "sdpa")
+    folder = tmp_path / "run" / "step-000003"
+    for name in ("step-000003", ".step-000003.partial", ".step-000003.replaced"):
+        (folder.parent / name).mkdir(parents=True)
+        (folder.parent / name / "stale").write_text("from an earlier life")
+    publish(base, folder)
+    assert names_in(folder.parent) == ["step-000003"]
+    assert not (folder / "stale").exists()
+    assert (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_clear_line_and_leaves_the_earlier_checkpoint(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    base = load_base(make_model(), "sdpa")
+    folder = tmp_path / "run" / "step-000003"
+    publish(base, folder)
+    before = (folder / "model.safetensors").read_bytes()
+
+    def fail(*args: object) -> None:
+        raise error
+
+    shake(base)
+    # The configuration is copied last: by then the weights are written.
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    num_bytes = sum(weight.nbytes for weight in base.weights.values())
+    with pytest.raises(UserError, match=f"step-000003: the disk is full; free {num_bytes:,} bytes"):
+        publish(base, folder)
+    assert names_in(folder.parent) == ["step-000003"]
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_write_that_breaks_off_leaves_nothing_and_safetensors_still_tells_the_error_number(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    base = load_base(make_model(), "sdpa")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        # The kernel's own refusal, in the words that _is_disk_full reads.
+        with pytest.raises(SafetensorError, match=rf"\(os error {errno.EFBIG}\)"):
+            publish(base, tmp_path / "run" / "step-000003")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names_in(tmp_path / "run") == []
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(UserError, match="Gemma2ForCausalLM, which changes its logits after the head"):
+        load_base(make_model("gemma2"), "sdpa")

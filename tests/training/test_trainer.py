@@ -1,0 +1,181 @@
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mathsft.config.schema import TrainingSettings
+from mathsft.data.examples import load_template, render_prompt
+from mathsft.data.pools import load_pools
+from mathsft.errors import UserError
+from mathsft.records import Checkpoint, Plan, Run, WorkerSettings
+from mathsft.training.trainer import Trainer
+
+Make = Callable[..., Trainer]
+
+CHANGED = {
+    "learning_rate": 1e-3,
+    "batch_size": 5,
+    "warmup_fraction": 0.5,
+    "weight_decay": 0.1,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "max_gradient_norm": 1e3,
+    "precision": "bf16",
+    "max_length_tokens": 90,
+}
+"""Another value for each training setting that decides the weights."""
+
+CHANGES_NO_UPDATE = {"token_budget_tokens"}
+
+
+@pytest.fixture
+def settings(make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
+    return make_settings(make_model())
+
+
+def make_run(name: str = "trial-0", num_examples: int = 40, seed: int = 0, **overrides: object) -> Run:
+    plan = Plan(num_examples, (1.0,), "search", max_unscored=1, keep="last")
+    return Run(name, {f"training.{name}": value for name, value in overrides.items()}, plan, seed)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_file(settings.study_dir / checkpoint.path / "model.safetensors")
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum((one[name].double() - other[name].double()).pow(2).sum().item() for name in one) ** 0.5
+
+
+def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
+    """Return the run's metrics but for the seconds, which are never the same twice."""
+    lines = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: WorkerSettings) -> None:
+    run, other = make_run(), make_run("trial-1", seed=1, learning_rate=1e-2)
+    whole = Trainer(settings).advance(run, 10)
+    expected = curve(settings, run)
+    assert [line["step"] for line in expected] == list(range(1, 11))
+
+    trainer = Trainer(settings)
+    first = trainer.advance(run, 4)
+    trainer.park()
+    in_parts = trainer.advance(replace(run, state="running", reason="how a run is going does not matter"), 10)
+    assert (in_parts.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    assert in_parts.timings["num_tokens"] < whole.timings["num_tokens"]
+
+    trainer.advance(other, 3)
+    back = trainer.advance(run, 4)
+    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    again = trainer.advance(run, 10)
+    assert (again.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    back = trainer.advance(run, 4)
+    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    assert names_in(settings.study_dir / "runs" / run.name) == ["metrics.jsonl", "step-000004", "step-000010"]
+
+
+def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trainer = Trainer(settings)
+    checkpoint = trainer.advance(make_run(max_length_tokens=90), 2)
+    assert (checkpoint.run, checkpoint.step, checkpoint.diverged) == ("trial-0", 2, "")
+    assert checkpoint.path == "runs/trial-0/step-000002"
+    assert set(checkpoint.timings) == {
+        "encode_seconds",
+        "train_seconds",
+        "save_seconds",
+        "peak_memory_bytes",
+        "num_tokens",
+    }
+    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, make_run()))
+    assert "encode_seconds" not in trainer.advance(make_run("trial-1", max_length_tokens=90), 2).timings
+    [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
+    assert message.startswith("run trial-0: 10 steps from the base weights, ")
+    assert not message.endswith(", 0 too long and dropped")
+
+
+@pytest.mark.parametrize("name", TrainingSettings.model_fields)
+def test_no_training_setting_is_inert(settings: WorkerSettings, name: str) -> None:
+    trainer = Trainer(settings)
+    base, before = (weights(settings, trainer.advance(make_run(), step)) for step in (0, 3))
+    if name in CHANGES_NO_UPDATE:
+        after = weights(settings, trainer.advance(make_run("trial-1", **{name: 100}), 3))
+        assert distance(before, after) < 1e-3 * distance(before, base)
+    else:
+        after = weights(settings, trainer.advance(make_run("trial-1", **{name: CHANGED[name]}), 3))
+        assert distance(before, after) > 1e-2 * distance(before, base)
+
+
+def test_the_seed_the_template_and_the_length_of_the_plan_decide_the_weights(settings: WorkerSettings) -> None:
+    trainer = Trainer(settings)
+    runs = [
+        make_run("a"),
+        make_run("b", seed=1),
+        make_run("c", num_examples=80),
+        replace(make_run("d"), overrides={"prompt.template": "r1_zero"}),
+    ]
+    assert len({trainer.advance(run, 2).fingerprint for run in runs}) == len(runs)
+
+
+def test_every_step_moves_the_weights(settings: WorkerSettings) -> None:
+    trainer = Trainer(settings)
+    assert len({trainer.advance(make_run(num_examples=20), step).fingerprint for step in range(6)}) == 6
+
+
+def test_step_0_is_the_base_model_even_of_a_run_without_examples(settings: WorkerSettings) -> None:
+    trainer = Trainer(settings)
+    trainer.advance(make_run(), 2)
+    baseline = trainer.advance(make_run("baseline", num_examples=0), 0)
+    assert distance(weights(settings, baseline), load_file(Path(settings.experiment.model.path) / "model.safetensors")) == 0
+    assert curve(settings, make_run("baseline")) == []
+
+
+def test_a_step_after_the_end_is_refused(settings: WorkerSettings) -> None:
+    with pytest.raises(ValueError, match="run trial-0 has 10 steps, but was asked for step 11"):
+        Trainer(settings).advance(make_run(), 11)
+
+
+def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: WorkerSettings) -> None:
+    trainer = Trainer(settings)
+    expected = trainer.advance(make_run(), 3)
+    wild = make_run("trial-1", learning_rate=1e30)
+    diverged = trainer.advance(wild, 10)
+    num_steps = len(curve(settings, wild))
+    assert (diverged.step, diverged.path, diverged.fingerprint) == (num_steps + 1, "", "")
+    assert diverged.diverged.endswith(f" at step {diverged.step} (learning rate 1e+30)")
+    assert any(start in diverged.diverged for start in ("loss is nan", "loss is inf", "gradient norm is"))
+    assert trainer.advance(wild, 10) == diverged
+    assert len(curve(settings, wild)) == num_steps
+    # What the diverging step would have changed was not applied: the steps before it can still be had.
+    assert trainer.advance(wild, num_steps).diverged == ""
+    assert (settings.study_dir / "runs" / "trial-1" / f"step-{num_steps:06d}" / "model.safetensors").exists()
+    assert trainer.advance(make_run(), 3).fingerprint == expected.fingerprint
+
+
+def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
+    run = make_run(num_examples=400, batch_size=8, learning_rate=1e-2)
+    checkpoint = Trainer(settings).advance(run, 50)
+    folder = settings.study_dir / checkpoint.path
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    problem = load_pools(settings.experiment.data)["train"][0]
+    prompt = render_prompt(load_template("short"), problem.problem)
+    text = f"{prompt} {problem.solution} </think> <answer> {problem.answer} </answer>"
+    with torch.no_grad():
+        next_token = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].argmax()
+    assert next_token == tokenizer.eos_token_id
+
+
+def test_data_that_leave_nothing_to_train_on_are_the_users_to_mend(settings: WorkerSettings) -> None:
+    with pytest.raises(UserError, match="max_length_tokens = 10"):
+        Trainer(settings).advance(make_run(max_length_tokens=10), 1)

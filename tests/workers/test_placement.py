@@ -1,0 +1,162 @@
+"""Placement for machines that this one is not."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mathsft.config.schema import Experiment
+from mathsft.workers import placement
+from mathsft.workers.placement import Devices, detect_devices, place, visible_cuda_devices
+
+STUDY_DIR = Path("studies/demo")
+
+
+@pytest.mark.parametrize(
+    ("num_installed", "visible", "expected"),
+    [
+        (0, None, ()),
+        (0, "0,1", ()),
+        (2, None, ("0", "1")),
+        (4, "2,3", ("2", "3")),
+        (4, " 3 , 1", ("3", "1")),
+        (4, "", ()),
+        (4, "-1", ()),
+        (4, "1,9,2", ("1",)),
+        (4, "1,-1,2", ("1",)),
+        (2, "GPU-8932f937,1", ("GPU-8932f937", "1")),
+        (2, "MIG-1-2", ("MIG-1-2",)),
+    ],
+)
+def test_visible_devices_are_those_that_cuda_shows(
+    num_installed: int, visible: str | None, expected: tuple[str, ...]
+) -> None:
+    assert visible_cuda_devices(num_installed, visible) == expected
+
+
+class FakeNvmlError(Exception):
+    pass
+
+
+def fake_nvml(num_devices: int | None) -> SimpleNamespace:
+    def init() -> None:
+        if num_devices is None:
+            raise FakeNvmlError("Driver Not Loaded")
+
+    return SimpleNamespace(
+        nvmlInit=init, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: num_devices, NVMLError=FakeNvmlError
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "nvml", "expected"),
+    [
+        ("2.13.0+cpu", fake_nvml(2), ()),
+        ("2.13.0", fake_nvml(2), ("5", "7")),
+        ("2.13.0", fake_nvml(None), ()),
+        ("2.13.0", None, ()),  # not installed
+    ],
+)
+def test_detection(
+    monkeypatch: pytest.MonkeyPatch, torch_version: str, nvml: SimpleNamespace | None, expected: tuple[str, ...]
+) -> None:
+    if nvml is not None:
+        nvml.nvmlDeviceGetCount = lambda: 8
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(metadata, "version", lambda name: torch_version)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda pid: {3, 1})
+    assert detect_devices() == Devices(cpus=(1, 3), cuda=expected)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "trainer_cpus", "evaluator_cpus"),
+    [((0,), (0,), (0,)), ((0, 1), (0,), (1,)), ((2, 3, 5), (2, 3), (5,)), (tuple(range(8)), (0, 1, 2, 3), (4, 5, 6, 7))],
+)
+def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
+    experiment: Experiment, cpus: tuple[int, ...], trainer_cpus: tuple[int, ...], evaluator_cpus: tuple[int, ...]
+) -> None:
+    placed = place(Devices(cpus, ()), experiment, STUDY_DIR, "study")
+    (trainer,), evaluator = placed.trainers, placed.evaluator
+    assert (trainer.cpus, evaluator.cpus) == (trainer_cpus, evaluator_cpus)
+    assert trainer.device != evaluator.device  # at work at the same time
+    for spec in (trainer, evaluator):
+        assert spec.env["OMP_NUM_THREADS"] == str(len(spec.cpus)) == str(spec.settings.hardware.num_threads)
+        assert "CUDA_VISIBLE_DEVICES" not in spec.env
+        hardware = spec.settings.hardware
+        assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cpu", "eager", "float32")
+        assert not hardware.sleep_mode
+    assert evaluator.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert evaluator.env["TORCHDYNAMO_DISABLE"] == "1"
+    assert not any(name.startswith("VLLM") for name in trainer.env)
+
+
+def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
+    for purpose in ("study", "final"):
+        placed = place(Devices((0, 1, 2, 3), ("6",)), experiment, STUDY_DIR, purpose)
+        (trainer,), evaluator = placed.trainers, placed.evaluator
+        assert trainer.device == evaluator.device
+        assert trainer.env["CUDA_VISIBLE_DEVICES"] == evaluator.env["CUDA_VISIBLE_DEVICES"] == "6"
+        assert evaluator.settings.hardware.sleep_mode
+        assert evaluator.settings.hardware.engine_memory_share < experiment.evaluation.memory_share
+        assert placed.max_unscored == 1
+
+
+def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
+    placed = place(Devices((0, 1), ("5", "2")), experiment, STUDY_DIR, "study")
+    (trainer,), evaluator = placed.trainers, placed.evaluator
+    assert (trainer.env["CUDA_VISIBLE_DEVICES"], evaluator.env["CUDA_VISIBLE_DEVICES"]) == ("5", "2")
+    assert (trainer.device, evaluator.device) == ("cuda:0", "cuda:1")
+    hardware = evaluator.settings.hardware
+    assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cuda", "sdpa", "bfloat16")
+    assert (hardware.engine_memory_share, hardware.sleep_mode) == (experiment.evaluation.memory_share, False)
+    assert "TORCHDYNAMO_DISABLE" not in evaluator.env
+    assert evaluator.env["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+
+
+def test_many_gpus_train_a_study_and_all_but_two_rest_in_a_final_run(experiment: Experiment) -> None:
+    devices = Devices(tuple(range(16)), ("0", "1", "2", "3"))
+    study, final = (place(devices, experiment, STUDY_DIR, purpose) for purpose in ("study", "final"))
+    assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in study.trainers] == ["0", "1", "2"]
+    assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in final.trainers] == ["0"]
+    assert study.evaluator.env["CUDA_VISIBLE_DEVICES"] == final.evaluator.env["CUDA_VISIBLE_DEVICES"] == "3"
+    assert study.trainers[0].settings.hardware.num_threads == 4
+    assert len({spec.device for spec in (*study.trainers, study.evaluator)}) == 4
+
+
+@pytest.mark.parametrize("cuda", [(), ("0", "1"), ("0", "1", "2")])
+def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run(
+    experiment: Experiment, cuda: tuple[str, ...]
+) -> None:
+    assert place(Devices((0, 1), cuda), experiment, STUDY_DIR, "study").max_unscored == 2
+    assert place(Devices((0, 1), cuda), experiment, STUDY_DIR, "final").max_unscored > 10_000
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+@pytest.mark.parametrize("cuda", [(), ("0",)])
+def test_precision_is_the_users_where_given(
+    experiment: Experiment, precision: str, dtype: str, cuda: tuple[str, ...]
+) -> None:
+    evaluation = experiment.evaluation.model_copy(update={"precision": precision})
+    asked = experiment.model_copy(update={"evaluation": evaluation})
+    assert place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware.engine_dtype == dtype
+
+
+def test_description_names_the_devices(experiment: Experiment) -> None:
+    def description(cpus: tuple[int, ...], cuda: tuple[str, ...]) -> str:
+        return place(Devices(cpus, cuda), experiment, STUDY_DIR, "study").description
+
+    assert description((0, 1), ()) == "no CUDA device: core 0 for training, core 1 for scoring"
+    assert description((0,), ("4",)) == "CUDA device 4: training and scoring take turns"
+    assert description((0,), ("0", "1", "2")) == "CUDA devices: 0, 1 for training, 2 for scoring"
+
+
+def test_the_driver_imports_no_torch() -> None:
+    code = (
+        "import sys; from mathsft.workers import placement, spawn, worker; placement.detect_devices(); "
+        "sys.exit(bool({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
