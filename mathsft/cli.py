@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from mathsft.errors import INTERRUPTED, USER_ERROR, UserError
+from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
 
 NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
 
@@ -103,6 +103,9 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
+    except StudyFailedError as error:
+        print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         again = shlex.join([sys.executable.rpartition("/")[2], parser.prog, *argv]) if command else ""
         print(f"\nStopped; nothing that finished is lost. Go on with: {again}", file=sys.stderr)

@@ -22,15 +22,15 @@ from mathsft.data.examples import load_template
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
-from mathsft.reporting.report import write_report
+from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import progression_table, study_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.forecast import forecast
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
-from mathsft.study.search import Search, StudyFailedError
-from mathsft.study.study import run_study, trial_plan
+from mathsft.study.search import Search
+from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
 from mathsft.workers.placement import Devices, Placement, Purpose, detect_devices, place
@@ -60,12 +60,11 @@ def study(arguments: argparse.Namespace) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         search = Search(config, plan, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with _observed(loaded, folder, book, console), Crew.hired(placement, experiment, folder.path) as crew:
-            try:
-                promotion = _run(run_study(config, search, crew, book))
-            except StudyFailedError as error:
-                console.print(f"The study ended: {error}\nIts workers' logs: {folder.path / 'logs'}")
-                return FAILED
+        with _observed(loaded, folder, book, console):
+            if not is_over(search, book):
+                with Crew.hired(placement, experiment, folder.path) as crew:
+                    _run(run_study(config, search, crew, book))
+            promotion = promote(book, folder.path)
         report = write_report(book, folder.path)
         console.print(study_table(book))
     if promotion is None:
@@ -99,11 +98,12 @@ def final(arguments: argparse.Namespace) -> int:
             run = _run(run_final(run, promotion, crew, book))
         report = write_report(book, folder.path)
         console.print(progression_table(book, run))
-        checkpoints = book.checkpoints(run.name)
+        concluded, checkpoints = conclusion(book), book.checkpoints(run.name)
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
         return FAILED
     weights = folder.path / checkpoints[-1].path
+    console.print(concluded)
     console.print(f"Report: {report}", f"Weights, a Hugging Face folder: {weights}", sep="\n")
     return OK
 

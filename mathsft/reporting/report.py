@@ -19,7 +19,7 @@ INTERVALS = (
 def write_report(book: Book, folder: Path) -> Path:
     """Write report.md into the folder, its figures beside it, and return its path; works on whatever the book has so far."""
     finals = book.runs("final-")
-    sections = [f"# {text.cell(book.study)}", f"**{_conclusion(book)}**", INTERVALS]
+    sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS]
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
@@ -32,7 +32,7 @@ def write_report(book: Book, folder: Path) -> Path:
 # ---- the conclusion
 
 
-def _conclusion(book: Book) -> str:
+def conclusion(book: Book) -> str:
     """Return what to take away, by rule: the latest final run's test scores, else its watch scores, else the best trial."""
     for run in reversed(book.runs("final-")):
         for pool in (TEST_POOL, run.plan.pool):

@@ -114,7 +114,7 @@ def _arithmetic_seconds(
     return max(train, score * len(config.trial.eval_points))
 
 
-def measured_flops(size: int = 512, num_repeats: int = 5) -> float:
+def measured_flops(size: int = 512, num_repeats: int = 20) -> float:
     """Return the fp32 FLOPs a second of a square matrix product on this machine."""
     matrix = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     seconds = []

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mathsft.config.schema import Choices, Component, FloatRange, Scalar, SearchRange, StudyConfig
-from mathsft.errors import UserError
+from mathsft.errors import StudyFailedError, UserError
 from mathsft.records import FINISHED, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
 from mathsft.seeds import derive_seed
@@ -27,10 +27,6 @@ from mathsft.study.dashboard import show_trial
 
 MAX_FAILURES = 3
 TRIAL_PREFIX = "trial-"
-
-
-class StudyFailedError(RuntimeError):
-    """The first trials all failed: going on would burn the budget."""
 
 
 class Turns:

@@ -1,6 +1,7 @@
 """A study from its baseline to its promotion."""
 
 from asyncio import TaskGroup
+from pathlib import Path
 
 from mathsft.config.schema import RunSettings, StudyConfig
 from mathsft.records import Plan, Promotion, Run
@@ -28,16 +29,23 @@ def baseline_run(config: StudyConfig) -> Run:
     return Run(BASELINE, {}, plan, derive_seed(config.seed, BASELINE))
 
 
-async def run_study(config: StudyConfig, search: Search, crew: Crew, book: Book) -> Promotion | None:
-    """Score the base model, run the trials, record who won; None where no trial was trained to its end.
+def is_over(search: Search, book: Book) -> bool:
+    """Tell whether baseline and trials are all done, so that nobody need start a worker."""
+    baseline = book.run(BASELINE)
+    return baseline is not None and baseline.state == "finished" and search.done()
 
-    Raises StudyFailedError when the first trials all fail.
-    """
+
+async def run_study(config: StudyConfig, search: Search, crew: Crew, book: Book) -> None:
+    """Score the base model and run the trials; raises StudyFailedError when the first trials all fail."""
     async with TaskGroup() as work:
         work.create_task(drive(One(baseline_run(config), book), crew, book))
         work.create_task(drive(search, crew, book))
+
+
+def promote(book: Book, study_dir: Path) -> Promotion | None:
+    """Decide who won and record it, None where no trial was trained to its end; losers' weights go."""
     promotion = decide(book.runs(TRIAL_PREFIX))
     if promotion is not None:
         book.write(promotion)
-        delete_weights(book, crew.study_dir)
+        delete_weights(book, study_dir)
     return promotion

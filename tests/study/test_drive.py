@@ -11,13 +11,14 @@ import optuna
 import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.errors import StudyFailedError
 from mathsft.records import Checkpoint, Run, Score, StepMetrics
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
-from mathsft.study.search import Search, StudyFailedError
-from mathsft.study.study import run_study, trial_plan
+from mathsft.study.search import Search
+from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.workers.worker import Failed
 
 FAILS = 0.5
@@ -115,7 +116,9 @@ class Driver:
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
         search = Search(config, trial_plan(config.trial, 2), self.book, self.folder, self.num_trainers, deadline)
-        asyncio.run(run_study(config, search, self.crew(), self.book))
+        if not is_over(search, self.book):
+            asyncio.run(run_study(config, search, self.crew(), self.book))
+        promote(self.book, self.folder.path)
 
     def final(self, config: StudyConfig) -> Run:
         promotion = self.book.promotion()

@@ -1,0 +1,242 @@
+"""The whole thing as a user runs it: scripts as processes, the real engine, interruptions, the dashboard, the report."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from mathsft.records import Score
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("--set", "trial.num_examples=256"),
+    *("--set", "data.pools.search=60"),
+    *("--set", "data.pools.watch=60"),
+    *("--set", "data.pools.test=60"),
+]
+STUDY = ["run_study.py", "--trials", "3", *SMALL]
+FINAL = ["run_final.py", "--from-best", *SMALL, "--set", "final.num_examples=1024", "--set", "final.eval_points=[0.5,1]"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that was interrupted, killed and finished, and its final run."""
+
+    folder: StudyFolder
+    study_output: str
+    final_output: str
+
+    def book(self) -> Book:
+        return Book.open(self.folder.database_url, "quickstart")
+
+
+@contextmanager
+def started(argv: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(ROOT / argv[0]), *argv[1:]]
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        yield process
+        process.kill()
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.search(pattern, line):
+            return seen
+    raise AssertionError(f"the process ended before {pattern!r}:\n{seen}")
+
+
+def end(process: subprocess.Popen[str], with_signal: int) -> tuple[int, str]:
+    """Send a signal; return exit code and remaining output once the process and all it started are gone."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.send_signal(with_signal)
+    rest, _ = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    return process.returncode, rest
+
+
+def run(argv: list[str], cwd: Path) -> str:
+    done = subprocess.run([sys.executable, str(ROOT / argv[0]), *argv[1:]], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    workplace = tmp_path_factory.mktemp("workplace")
+    for name in ("studies", "experiments"):
+        (workplace / name).mkdir()
+        shutil.copy(ROOT / name / "quickstart.yaml", workplace / name)
+    with started(STUDY, workplace) as process:
+        read_until(process, r"trial-0 .*started")
+        code, rest = end(process, signal.SIGINT)
+    assert code == 130
+    assert f"Go on with: {Path(sys.executable).name} run_study.py --trials 3" in rest
+    with started(STUDY, workplace) as process:
+        read_until(process, r"trial-1 .*started")
+        with started(STUDY, workplace) as second:
+            assert second.wait(60) == 2
+            assert second.stdout is not None
+            assert f"process {process.pid} is already at work" in second.stdout.read()
+        assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
+    study_output = run(STUDY, workplace)
+    final_output = run(FINAL, workplace)
+    return Finished(StudyFolder(workplace / "studies" / "quickstart"), study_output, final_output)
+
+
+def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: Finished) -> None:
+    book = finished.book()
+    trials = book.runs("trial-")
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert all(trial.state in ("finished", "pruned", "diverged") for trial in trials)
+    study = optuna.load_study(study_name="quickstart", storage=finished.folder.database_url)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    for trial, ours in zip(study.trials, trials, strict=True):
+        assert trial.params == ours.overrides
+        assert trial.value == ours.value
+        scores = book.scores(ours.name, "search")
+        assert trial.intermediate_values == {index: score.accuracy for index, score in enumerate(scores)}
+        steps = [metrics.step for metrics in book.metrics(ours.name)]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def test_scores_rest_on_the_responses_in_the_book(finished: Finished) -> None:
+    book = finished.book()
+    scores = book.scores()
+    assert {score.pool for score in scores} == {"search", "watch", "test"}
+    for score in scores:
+        responses = book.responses(score)
+        assert len({response.problem_id for response in responses}) == score.num_problems == 60
+        categories = [response.verdict.category for response in responses]
+        assert {category: categories.count(category) for category in score.counts} == score.counts
+        checkpoint = book.checkpoint(score.run, score.step)
+        assert checkpoint is not None
+        assert checkpoint.fingerprint == score.fingerprint
+
+
+def test_training_teaches_the_format(finished: Finished) -> None:
+    def format_accuracy(scores: list[Score]) -> float:
+        return scores[-1].format_accuracy
+
+    book = finished.book()
+    [final] = book.runs("final-")
+    first, *_, last = book.scores(final.name, "watch")
+    assert (first.step, first.format_accuracy < 0.2) == (0, True)
+    assert last.format_accuracy > 0.5
+    assert {score.step for score in book.scores(final.name, "test")} >= {0, last.step}
+
+
+def test_only_wanted_weights_stay(finished: Finished) -> None:
+    book = finished.book()
+    promotion = book.promotion()
+    [final] = book.runs("final-")
+    assert promotion is not None
+    kept = {
+        path.parent.relative_to(finished.folder.path / "runs").as_posix()
+        for path in finished.folder.path.rglob("*.safetensors")
+    }
+    last_trial, *_ = reversed(book.checkpoints(promotion.run))
+    last_final, *_ = reversed(book.checkpoints(final.name))
+    assert f"{promotion.run}/step-{last_trial.step:06d}" in kept
+    assert f"{final.name}/step-{last_final.step:06d}" in kept
+    assert len(kept) <= 3  # and the final run's best, where that is another
+
+
+def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Finished) -> None:
+    assert finished.study_output.startswith("No CUDA device: the embedded quickstart")
+    assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
+    assert "python run_final.py --from-best" in finished.study_output
+    assert f"optuna-dashboard {finished.folder.database_url}" in finished.study_output
+    report = (finished.folder.path / "report.md").read_text()
+    for heading in (
+        "Baseline against final",
+        "Why formats fail",
+        "Response lengths",
+        "Time and memory",
+        "Settings of all runs",
+    ):
+        assert heading in report
+    assert list(finished.folder.path.glob("accuracy-final-*.svg"))
+
+
+def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finished) -> None:
+    before = finished.book().metrics("trial-0")
+    output = run(STUDY, finished.folder.path.parents[1])
+    assert "started" not in output
+    assert output.splitlines()[-3:] == finished.study_output.splitlines()[-3:]
+    assert finished.book().metrics("trial-0") == before
+
+
+def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
+    command = [sys.executable, str(ROOT / "run_study.py"), "--trials", "3", *SMALL, "--set", "training.weight_decay=0.5"]
+    done = subprocess.run(command, cwd=finished.folder.path.parents[1], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "training.weight_decay: 0.0 -> 0.5" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wandb_has_one_offline_run_each(finished: Finished) -> None:
+    runs = {path.stem.removeprefix("run-quickstart-") for path in finished.folder.path.glob("wandb/offline-run-*/*.wandb")}
+    names = {run.name for run in finished.book().runs()}
+    assert runs == names
+
+
+def test_the_dashboard_shows_the_trials(finished: Finished) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    binary = Path(sys.executable).parent / "optuna-dashboard"
+    command = [
+        str(binary),
+        finished.folder.database_url,
+        "--artifact-dir",
+        str(finished.folder.artifacts),
+        "--port",
+        str(port),
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as dashboard:
+        try:
+            read_until(dashboard, "Listening on")
+
+            def get(path: str) -> Any:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=60) as answer:
+                    return json.load(answer)
+
+            [summary] = get("studies")["study_summaries"]
+            detail = get(f"studies/{summary['study_id']}")
+        finally:
+            dashboard.kill()
+    assert summary["study_name"] == "quickstart"
+    trials = detail["trials"]
+    assert [trial["state"] for trial in trials] == ["Complete"] * 3
+    assert all(len(trial["intermediate_values"]) == 3 for trial in trials)
+    assert all({"interval_low", "format_accuracy"} <= {attr["key"] for attr in trial["user_attrs"]} for trial in trials)
+    assert all(trial["note"]["body"].startswith("## trial-") for trial in trials)
+    assert all(len(trial["artifacts"]) == 1 for trial in trials)
