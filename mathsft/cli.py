@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
+from mathsft.invocation import python
 
 NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
 
@@ -107,6 +108,6 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
         print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        again = shlex.join([sys.executable.rpartition("/")[2], parser.prog, *argv]) if command else ""
+        again = shlex.join([python(), parser.prog, *argv]) if command else ""
         print(f"\nStopped; nothing that finished is lost. Go on with: {again}", file=sys.stderr)
         return INTERRUPTED

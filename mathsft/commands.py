@@ -22,6 +22,7 @@ from mathsft.data.examples import load_template
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
+from mathsft.invocation import python, tool
 from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import progression_table, study_table
 from mathsft.runs.crew import Crew
@@ -73,7 +74,7 @@ def study(arguments: argparse.Namespace) -> int:
         )
         return FAILED
     console.print(f"Promoted: {promotion.run}, {promotion.reason}.", f"Report: {report}", sep="\n")
-    _print_next(loaded, folder, console)
+    _print_next(loaded, devices, folder, console)
     return OK
 
 
@@ -83,11 +84,11 @@ def final(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments, devices, console)
     folder = _folder(loaded)
     if arguments.from_best:
-        _require_database(loaded, folder)
+        _require_database(loaded, devices, folder)
     with _opened(loaded, folder) as book:
         promotion = book.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
-            raise UserError(_no_winner(loaded))
+            raise UserError(_no_winner(loaded, devices))
         book.check(identity(loaded), SCORED_BY)
         experiment, placement = _placed(loaded, folder, devices, "final", console)
         if not book.runs():
@@ -126,10 +127,10 @@ def config(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write a study's report anew from its database."""
-    console = _console()
-    loaded = _load(arguments, detect_devices(), console)
+    console, devices = _console(), detect_devices()
+    loaded = _load(arguments, devices, console)
     folder = _folder(loaded)
-    _require_database(loaded, folder)
+    _require_database(loaded, devices, folder)
     with _opened(loaded, folder) as book:
         console.print(f"Report: {write_report(book, folder.path)}")
     return OK
@@ -146,12 +147,10 @@ def _console() -> Console:
 
 def _load(arguments: argparse.Namespace, devices: Devices, console: Console) -> Loaded:
     """Load the settings; without --study take the one that fits the machine, saying so."""
-    name = arguments.study
-    if name is None and devices.cuda:
-        name = REAL
+    name = arguments.study or _default_study(devices)
+    if arguments.study is None and devices.cuda:
         console.print(f"{len(devices.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
-    elif name is None:
-        name = QUICKSTART
+    elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
     assignments = list(arguments.set)
     flags = {"trials": "num_trials", "learning_rate": "training.learning_rate", "batch_size": "training.batch_size"}
@@ -161,13 +160,23 @@ def _load(arguments: argparse.Namespace, devices: Devices, console: Console) -> 
     return load_settings(name, arguments.experiment, assignments)
 
 
+def _default_study(devices: Devices) -> str:
+    return REAL if devices.cuda else QUICKSTART
+
+
+def _study_option(loaded: Loaded, devices: Devices) -> str:
+    """Return the option that names this study to another command, nothing where it is the one that is run anyway."""
+    name = loaded.study_name if loaded.study_path.parent == Path("studies") else str(loaded.study_path)
+    return "" if name == _default_study(devices) else f" --study {shlex.quote(name)}"
+
+
 def _folder(loaded: Loaded) -> StudyFolder:
     return StudyFolder((loaded.study_path.parent / loaded.study_name).absolute())
 
 
-def _require_database(loaded: Loaded, folder: StudyFolder) -> None:
+def _require_database(loaded: Loaded, devices: Devices, folder: StudyFolder) -> None:
     if not (folder.path / "study.db").exists():
-        raise UserError(_no_winner(loaded))
+        raise UserError(_no_winner(loaded, devices))
 
 
 @contextmanager
@@ -282,16 +291,15 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
 
 
-def _no_winner(loaded: Loaded) -> str:
-    name = shlex.quote(str(loaded.study_path)) if loaded.study_path.is_absolute() else loaded.study_name
-    return f"study {loaded.study_name} has no winner yet; run first: python run_study.py --study {name}"
+def _no_winner(loaded: Loaded, devices: Devices) -> str:
+    option = _study_option(loaded, devices)
+    return f"study {loaded.study_name} has no winner yet; run first: {python()} run_study.py{option}"
 
 
-def _print_next(loaded: Loaded, folder: StudyFolder, console: Console) -> None:
-    study = "" if loaded.study_name == QUICKSTART else f" --study {loaded.study_name}"
+def _print_next(loaded: Loaded, devices: Devices, folder: StudyFolder, console: Console) -> None:
     console.print(
         "Next:",
-        f"  python run_final.py --from-best{study}",
-        f"  optuna-dashboard {folder.database_url} --artifact-dir {folder.artifacts}",
+        f"  {python()} run_final.py --from-best{_study_option(loaded, devices)}",
+        f"  {tool('optuna-dashboard')} {folder.database_url} --artifact-dir {folder.artifacts}",
         sep="\n",
     )
