@@ -74,7 +74,7 @@ def study(arguments: argparse.Namespace) -> int:
         )
         return FAILED
     console.print(f"Promoted: {promotion.run}, {promotion.reason}.", f"Report: {report}", sep="\n")
-    _print_next(loaded, devices, folder, console)
+    _print_next(folder, _same_settings(arguments, loaded, devices), console)
     return OK
 
 
@@ -82,13 +82,13 @@ def final(arguments: argparse.Namespace) -> int:
     """Train the full run and print how it went."""
     console, devices = _console(), detect_devices()
     loaded = _load(arguments, devices, console)
-    folder = _folder(loaded)
+    folder, same_settings = _folder(loaded), _same_settings(arguments, loaded, devices)
     if arguments.from_best:
-        _require_database(loaded, devices, folder)
+        _require_database(loaded, folder, same_settings)
     with _opened(loaded, folder) as book:
         promotion = book.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
-            raise UserError(_no_winner(loaded, devices))
+            raise UserError(_no_winner(loaded, same_settings))
         book.check(identity(loaded), SCORED_BY)
         experiment, placement = _placed(loaded, folder, devices, "final", console)
         if not book.runs():
@@ -130,7 +130,7 @@ def report(arguments: argparse.Namespace) -> int:
     console, devices = _console(), detect_devices()
     loaded = _load(arguments, devices, console)
     folder = _folder(loaded)
-    _require_database(loaded, devices, folder)
+    _require_database(loaded, folder, _same_settings(arguments, loaded, devices))
     with _opened(loaded, folder) as book:
         console.print(f"Report: {write_report(book, folder.path)}")
     return OK
@@ -164,19 +164,23 @@ def _default_study(devices: Devices) -> str:
     return REAL if devices.cuda else QUICKSTART
 
 
-def _study_option(loaded: Loaded, devices: Devices) -> str:
-    """Return the option that names this study to another command, nothing where it is the one that is run anyway."""
+def _same_settings(arguments: argparse.Namespace, loaded: Loaded, devices: Devices) -> str:
+    """Return the options with which another command reads the same settings; nothing where they are the default ones."""
     name = loaded.study_name if loaded.study_path.parent == Path("studies") else str(loaded.study_path)
-    return "" if name == _default_study(devices) else f" --study {shlex.quote(name)}"
+    options = [] if name == _default_study(devices) else ["--study", name]
+    options += ["--experiment", arguments.experiment] if arguments.experiment else []
+    for assignment in arguments.set:
+        options += ["--set", assignment]
+    return f" {shlex.join(options)}" if options else ""
 
 
 def _folder(loaded: Loaded) -> StudyFolder:
     return StudyFolder((loaded.study_path.parent / loaded.study_name).absolute())
 
 
-def _require_database(loaded: Loaded, devices: Devices, folder: StudyFolder) -> None:
+def _require_database(loaded: Loaded, folder: StudyFolder, same_settings: str) -> None:
     if not (folder.path / "study.db").exists():
-        raise UserError(_no_winner(loaded, devices))
+        raise UserError(_no_winner(loaded, same_settings))
 
 
 @contextmanager
@@ -291,15 +295,14 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
 
 
-def _no_winner(loaded: Loaded, devices: Devices) -> str:
-    option = _study_option(loaded, devices)
-    return f"study {loaded.study_name} has no winner yet; run first: {python()} run_study.py{option}"
+def _no_winner(loaded: Loaded, same_settings: str) -> str:
+    return f"study {loaded.study_name} has no winner yet; run first: {python()} run_study.py{same_settings}"
 
 
-def _print_next(loaded: Loaded, devices: Devices, folder: StudyFolder, console: Console) -> None:
+def _print_next(folder: StudyFolder, same_settings: str, console: Console) -> None:
     console.print(
         "Next:",
-        f"  {python()} run_final.py --from-best{_study_option(loaded, devices)}",
+        f"  {python()} run_final.py --from-best{same_settings}",
         f"  {tool('optuna-dashboard')} {folder.database_url} --artifact-dir {folder.artifacts}",
         sep="\n",
     )

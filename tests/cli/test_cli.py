@@ -60,6 +60,11 @@ def test_help_imports_nothing_heavy(script: str) -> None:
         (cli.run_study, ["--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
         (cli.run_study, ["--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
         (cli.run_final, ["--from-best"], r"no winner yet; run first: \S*python\S* run_study\.py"),
+        (
+            cli.run_final,
+            ["--from-best", "--set", "seed=3", "--study", "smollm2-135m-gsm8k"],
+            r"run_study\.py --study smollm2-135m-gsm8k --set seed=3$",
+        ),
         (cli.run_final, ["--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
         (cli.run_final, ["--batch-size", "0"], r"training\.batch_size.*0"),
         (cli.main, ["report"], r"run first: \S*python\S* run_study\.py"),
