@@ -7,6 +7,11 @@ from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture
 def experiment() -> Experiment:
     return Experiment.model_validate(

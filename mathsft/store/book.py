@@ -191,10 +191,12 @@ class Book:
             with self.engine.begin() as connection:
                 yield connection
         except DBAPIError as error:
-            raise UserError(
-                f"database {self.url}: {error.orig}; free it or mend the address, then run the same command again: "
-                "nothing recorded is lost"
-            ) from error
+            raise UserError(self.trouble(error.orig or error)) from error
+
+    def trouble(self, error: BaseException) -> str:
+        """Return what to tell the user when the database cannot be used."""
+        reason = str(error).partition("\n")[0]
+        return f"database {self.url}: {reason}; free or mend it, then run the same command again: nothing recorded is lost"
 
 
 def _engine(url: str) -> Engine:

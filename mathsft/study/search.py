@@ -9,7 +9,8 @@ exactly as if it had not been (with one trainer; with several, which trial ends 
 import asyncio
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -55,7 +56,8 @@ class Search:
         self._config, self._plan, self._book, self._folder = config, plan, book, folder
         self._num_trainers, self._deadline = num_trainers, deadline
         self._space = {name: distribution(given) for name, given in config.search.items()}
-        self.study = open_optuna_study(config, book)
+        with told_to_user(book):
+            self.study = open_optuna_study(config, book)
         self._asked, self._told = Turns(), Turns()
         self._num_failed = 0
         self._left: list[Run] = []  # trials that an earlier driver left under way
@@ -78,21 +80,24 @@ class Search:
             for later in range(number, number + self._num_trainers + 1):  # nobody need wait for their asking
                 self._asked[later].set()
             return None
-        return self._ask(number)
+        with told_to_user(self._book):
+            return self._ask(number)
 
     async def judge(self, run: Run, index: int, score: Score) -> bool:
         await self._told[_number(run) - self._num_trainers].wait()
-        trial = self._trial(_number(run))
-        if index not in self._frozen(_number(run)).intermediate_values:
-            trial.report(score.accuracy, index)
-        return trial.should_prune()
+        with told_to_user(self._book):
+            trial = self._trial(_number(run))
+            if index not in self._frozen(_number(run)).intermediate_values:
+                trial.report(score.accuracy, index)
+            return trial.should_prune()
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         run = closed(run, state, reason, self._book)
         self._book.write(run)  # ours first: what Optuna is told is its projection
         self._num_failed += state == "failed"
         await self._asked[_number(run) + self._num_trainers].wait()
-        self._tell(run)
+        with told_to_user(self._book):
+            self._tell(run)
 
     # ---- what Optuna knows
 
@@ -160,6 +165,15 @@ class Search:
 def _number(run: Run) -> int:
     assert run.number is not None
     return run.number
+
+
+@contextmanager
+def told_to_user(book: Book) -> Iterator[None]:
+    """Turn Optuna's trouble with the database into a UserError, as the book does with its own."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise UserError(book.trouble(error.__cause__ or error)) from error
 
 
 # ---- Optuna's objects from the study file

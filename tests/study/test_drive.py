@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import optuna
 import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.errors import StudyFailedError
+from mathsft.errors import StudyFailedError, UserError
 from mathsft.records import Checkpoint, Run, Score, StepMetrics
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
@@ -207,6 +208,21 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     assert isinstance(error, StudyFailedError)
     assert "out of luck" in str(error)
     assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
+
+
+def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mathsft.store.book.LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("mathsft.study.search.LOCK_TIMEOUT_SECONDS", 0)
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(num_trials=2))
+    with sqlite3.connect(driver.folder.path / "study.db", isolation_level=None) as other:
+        other.execute("begin immediate")
+        with pytest.raises(UserError, match="database is locked"):
+            driver.study(study_config(num_trials=4))
+    driver.study(study_config(num_trials=4))
+    assert [run.number for run in driver.book.runs("trial-")] == [0, 1, 2, 3]
 
 
 def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: Experiment) -> None:
