@@ -265,7 +265,8 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
     placement = place(devices, experiment, folder.path, "study")
     book = Book.open(folder.database_url, loaded.study_name) if (folder.path / "study.db").exists() else None
     hardware = placement.evaluator.settings.hardware
-    predicted = forecast(loaded.study, experiment, Path(experiment.model.path), hardware, load_pools(experiment.data), book)
+    model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
+    predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
     trial = loaded.study.trial
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
@@ -275,7 +276,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         ("searched", ", ".join(loaded.study.search)),
         ("devices", placement.description),
         ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
-        ("disk", f"up to {_size(predicted.disk_bytes)} of weights in {folder.path}"),
+        ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
         (
             "memory",
             f"trainer {_size(predicted.trainer_memory_bytes)} for weights and optimizer, plus activations; "

@@ -13,6 +13,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.records import Hardware, Problem
 from mathsft.store.book import Book
+from mathsft.training.footprint import KEEP_STATES, full_state_bytes
 
 START_SECONDS = 25.0
 """Starting the workers and one engine, as measured on a two-core machine."""
@@ -44,6 +45,7 @@ def forecast(
     hardware: Hardware,
     pools: Mapping[str, Sequence[Problem]],
     book: Book | None,
+    num_trainers: int,
 ) -> Forecast:
     """Predict from the trials in the book, else from the model's size and the speed of a matrix product here."""
     num_parameters, weight_bytes = model_size(model_folder)
@@ -57,7 +59,8 @@ def forecast(
     engine_bytes = num_parameters * (4 if hardware.engine_dtype == "float32" else 2)
     return Forecast(
         seconds=START_SECONDS + num_left * per_trial if num_left else 0.0,
-        disk_bytes=weight_bytes * (config.num_trials + 2),
+        disk_bytes=weight_bytes * (config.num_trials + 2)
+        + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
         trainer_memory_bytes=num_parameters * FP32_STATE_BYTES + weight_bytes,
         evaluator_memory_bytes=engine_bytes,
         num_parameters=num_parameters,

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mathsft.records import Checkpoint, Promotion, Run, Score
+from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
 from mathsft.store.book import Book
+from mathsft.training.footprint import full_state_path
 
 TEST_POOL = "test"
 
@@ -43,8 +44,11 @@ def best_step(scores: Sequence[Score]) -> int:
 
 
 def delete_weights(book: Book, study_dir: Path) -> None:
-    """Delete all weights that nobody will ask for again."""
+    """Delete all weights, and full states of ended runs, that nobody will ask for again."""
     runs = book.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
     for checkpoint in deletable(runs, checkpoints, book.scores(), book.promotion()):
         shutil.rmtree(study_dir / checkpoint.path, ignore_errors=True)
+    for run in runs:
+        if run.state in FINISHED:
+            full_state_path(study_dir / "runs" / run.name).unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Trains one run at a time up to a requested step; knows nothing of who asks, of scores or of other workers.
 
-The only state is the run it holds in memory: any other request starts from the base weights, so a retry, a replay and a
-first request are the same call.
+A request goes on from the run held in memory, else from its full state on disk, else from the base weights, and the result
+is the same: a retry, a replay and a first request are one call.
 """
 
+import hashlib
 import json
 import logging
 import math
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -21,12 +23,16 @@ from transformers import AutoTokenizer
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, TrainingSettings
-from mathsft.data.examples import Encoded, encode, load_template
+from mathsft.data.encoded_cache import content_key, encode_cached
+from mathsft.data.examples import Encoded, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
+from mathsft.training.adapter import StepTensors
 from mathsft.training.batches import micro_batches, optimizer_batch
+from mathsft.training.footprint import full_state_bytes
+from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.loss import summed_loss
 from mathsft.training.optimizer import learning_rate_at, make_optimizer, set_learning_rate
 from mathsft.training.state import load_base, publish, restore
@@ -43,6 +49,8 @@ class _Held:
     num_steps: int
     examples: tuple[Example, ...]
     optimizer: AdamW
+    identity: str
+    """Hash of all that decides the run's weights."""
     step: int = 0
     num_tokens: int = 0
     diverged: Checkpoint | None = None
@@ -61,20 +69,24 @@ class Trainer:
         model_folder = Path(settings.experiment.model.path)
         self._base = load_base(model_folder, settings.hardware.attention)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-        self._encoded: tuple[object, Encoded] | None = None
+        self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
+        self._base_fingerprint = fingerprint(model_folder)
+        self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
+        self._state_dir: Path | None = None
+        """The run's folder that holds the one full state of this trainer."""
 
     def advance(self, run: Run, to_step: int) -> Checkpoint:
         """Train the run to the step and publish its weights, or tell at which step it diverged.
 
-        Goes on from the held run where it can, else starts from the base weights; the result is the same. Raises UserError
-        if the data cannot be read or the disk is full.
+        Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
+        the same. Raises UserError if the data cannot be read or the disk is full.
         """
         timings: dict[str, float] = {}
         self._move_to(self._device)
         if self._held is None or self._held.run != _identity(run) or self._held.step > to_step:
             self._held = None
-            self._held = self._start(run, timings)
+            self._held = self._start(run, to_step, timings)
         held = self._held
         if to_step > held.num_steps:
             raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
@@ -135,40 +147,73 @@ class Trainer:
                 )
                 metrics_file.write(json.dumps(asdict(metrics)) + "\n")
                 metrics_file.flush()
+                if self._save_pace.is_due(seconds):
+                    self._save_state(held)
 
-    def _start(self, run: Run, timings: dict[str, float]) -> _Held:
-        """Put the model back to the base weights and make all else that the run's first step needs."""
+    def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
+        """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
         experiment = apply_overrides(self._settings.experiment, run.overrides)
-        encoded = self._encode(experiment, timings)
+        examples_key, encoded = self._encode(experiment, timings)
         num_steps = run.plan.num_steps(experiment.training.batch_size)
+        identity = _hash_of(run.seed, num_steps, experiment.training.model_dump(), self._base_fingerprint, examples_key)
+        restore(self._base)
+        self._run_dir(run).mkdir(parents=True, exist_ok=True)
+        optimizer = make_optimizer(self._base.model, experiment.training)
+        held = _Held(_identity(run), experiment.training, num_steps, encoded.examples, optimizer, identity)
+        self._resume(held, to_step)
         logger.info(
-            "run %s: %d steps from the base weights, %d examples, %d too long and dropped",
+            "run %s: %d steps from %s, %d examples, %d too long and dropped",
             run.name,
             num_steps,
+            f"step {held.step}" if held.step else "the base weights",
             len(encoded.examples),
             encoded.num_dropped,
         )
-        restore(self._base)
-        self._run_dir(run).mkdir(parents=True, exist_ok=True)
-        self._metrics_path(run).write_text("", encoding="utf-8")
-        optimizer = make_optimizer(self._base.model, experiment.training)
-        return _Held(_identity(run), experiment.training, num_steps, encoded.examples, optimizer)
+        return held
 
-    def _encode(self, experiment: Experiment, timings: dict[str, float]) -> Encoded:
-        """Return the experiment's training examples, those of the last call where the settings are the same."""
+    def _resume(self, held: _Held, to_step: int) -> None:
+        """Go to the run's full state on disk and cut its metrics to that step; to step 0 where there is none to believe."""
+        run_dir, metrics_path = self._run_dir(held.run), self._metrics_path(held.run)
+        step_tensors = StepTensors(self._base.model, held.optimizer)
+        state = load_full_state(run_dir, held.identity, to_step, like=step_tensors.tensors())
+        num_bytes = _metrics_bytes(metrics_path, state.step) if state else None
+        if state is None or num_bytes is None:
+            # First of all: a state never outlives the metrics that led to it.
+            discard_full_state(run_dir)
+            metrics_path.write_text("", encoding="utf-8")
+            return
+        os.truncate(metrics_path, num_bytes)
+        step_tensors.load_tensors(state.tensors)
+        held.step, held.num_tokens = state.step, state.num_tokens
+        self._state_dir = run_dir
+
+    def _save_state(self, held: _Held) -> None:
+        """Save the run's full state, then delete the one of another run that this trainer saved before."""
+        started = time.perf_counter()
+        run_dir = self._run_dir(held.run)
+        tensors = StepTensors(self._base.model, held.optimizer).tensors()
+        save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
+        if self._state_dir not in (None, run_dir):
+            discard_full_state(self._state_dir)
+        self._state_dir = run_dir
+        self._save_pace.saved(time.perf_counter() - started)
+
+    def _encode(self, experiment: Experiment, timings: dict[str, float]) -> tuple[str, Encoded]:
+        """Return the experiment's training examples under their content_key, the last call's where settings are the same."""
         max_length_tokens = experiment.training.max_length_tokens
         key = (experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
             with _timed(timings, "encode_seconds"):
                 problems = load_pools(experiment.data)["train"]
                 template = load_template(experiment.prompt.template)
-                encoded = encode(problems, self._tokenizer, template, max_length_tokens)
+                examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
+                encoded = encode_cached(examples_key, problems, self._tokenizer, template, max_length_tokens)
             if not encoded.examples:
                 raise UserError(
                     f"data.source: {experiment.data.source} leaves no problem to train on; give it more problems"
                 )
-            self._encoded = key, encoded
-        return self._encoded[1]
+            self._encoded = key, examples_key, encoded
+        return self._encoded[1:]
 
     def _move_to(self, device: torch.device) -> None:
         """Move the model and the optimizer's state, in place, so that the optimizer still knows its parameters."""
@@ -192,6 +237,24 @@ class Trainer:
 def _identity(run: Run) -> Run:
     """Return the run without how it is going: what decides its weights, and its name."""
     return replace(run, state="running", value=None, reason="")
+
+
+def _hash_of(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _metrics_bytes(path: Path, num_steps: int) -> int | None:
+    """Return the bytes of the file's lines of steps 1 to num_steps, None where it does not begin with just these."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)[:num_steps]
+        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is begun anew: %s", path, error)
+        return None
+    if steps != list(range(1, num_steps + 1)):
+        logger.warning("%s is begun anew: it does not hold the steps 1 to %d", path, num_steps)
+        return None
+    return sum(map(len, lines))
 
 
 def _diverged(held: _Held, step: int, loss: float, gradient_norm: float) -> Checkpoint:

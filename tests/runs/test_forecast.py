@@ -12,6 +12,7 @@ from mathsft.data.quickstart import base_model_folder
 from mathsft.records import Checkpoint, Plan, Run, Score
 from mathsft.runs.forecast import START_SECONDS, Forecast, forecast, model_size
 from mathsft.store.book import Book
+from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import Devices, place
 
 
@@ -20,11 +21,11 @@ def steady_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mathsft.runs.forecast.measured_flops", lambda: 5e10)
 
 
-def predict(book: Book | None, *assignments: str) -> Forecast:
+def predict(book: Book | None, *assignments: str, num_trainers: int = 1) -> Forecast:
     loaded = load_settings("quickstart", None, list(assignments))
     hardware = place(Devices((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
     pools = load_pools(loaded.experiment.data)
-    return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book)
+    return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book, num_trainers)
 
 
 def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
@@ -39,6 +40,8 @@ def test_more_examples_and_trials_cost_more_time_and_disk() -> None:
     assert START_SECONDS < plain.seconds < longer.seconds
     assert plain.seconds < more.seconds
     assert plain.disk_bytes < more.disk_bytes
+    states_of_another_trainer = predict(None, num_trainers=2).disk_bytes - plain.disk_bytes
+    assert states_of_another_trainer == 2 * full_state_bytes(plain.num_parameters)
     assert "matrix product" in plain.basis
 
 

@@ -1,9 +1,12 @@
 """What may be deleted, as a table of situations."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from mathsft.records import Checkpoint, Plan, Promotion, Run, Score
-from mathsft.runs.retention import best_step, deletable
+from mathsft.runs.retention import best_step, deletable, delete_weights
+from mathsft.store.book import Book
+from mathsft.training.footprint import full_state_path
 
 TRIAL = Run("trial-0", {}, Plan(64, (0.5, 1.0), "search", 2, "last"), seed=0)
 FINAL = Run("final-x", {}, Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last"), seed=0)
@@ -52,3 +55,14 @@ def test_a_final_run_keeps_best_and_last_and_its_baseline_until_it_is_tested() -
 
 def test_the_best_step_is_the_earliest_of_equals() -> None:
     assert best_step([score(FINAL, 8, 5), score(FINAL, 4, 5), score(FINAL, 0, 1)]) == 4
+
+
+def test_full_states_stay_while_a_run_may_go_on(book: Book, tmp_path: Path) -> None:
+    for number, state in enumerate(("running", "failed", "finished", "pruned", "diverged")):
+        run = replace(TRIAL, name=f"trial-{number}", state=state)
+        book.write(run)
+        run_dir = tmp_path / "runs" / run.name
+        run_dir.mkdir(parents=True)
+        full_state_path(run_dir).write_bytes(b"state")
+    delete_weights(book, tmp_path)
+    assert sorted(path.parent.name for path in tmp_path.glob("runs/*/*")) == ["trial-0", "trial-1"]
