@@ -174,7 +174,7 @@ class Hardware:
     device: Literal["cpu", "cuda"]
     num_threads: int
     attention: str
-    """transformers' attn_implementation."""
+    """The trainer's kind of attention over packed rows, "tree" or "flex", or one of transformers' own for padded rows."""
     engine_dtype: Literal["float32", "bfloat16"]
     engine_memory_share: float
     sleep_mode: bool

@@ -68,11 +68,13 @@ class TrainingSettings(Settings):
     max_gradient_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to at most this L2 norm."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward and backward pass; the optimizer always holds fp32 weights."""
+    """Weights and arithmetic of the forward and backward pass; the optimizer always holds fp32 weights."""
     max_length_tokens: int = Field(1024, ge=2)
     """A longer example (prompt, response and EOS) is dropped and counted, never cut."""
     token_budget_tokens: int = Field(8192, ge=1)
-    """Padded tokens computed at once; gradient accumulation follows from it and changes no update."""
+    """Tokens computed at once, padding included; gradient accumulation follows from it and changes no update."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same update."""
 
 
 class EvaluationSettings(Settings):

@@ -1,19 +1,16 @@
-"""AdamW and its learning rate over a run; applies no step itself."""
+"""AdamW over fp32 master copies of a model's weights, and its learning rate over a run; computes no gradient."""
 
-from torch import nn
-from torch.optim import AdamW
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from mathsft.config.schema import TrainingSettings
 
-
-def make_optimizer(model: nn.Module, training: TrainingSettings) -> AdamW:
-    """Return a fresh AdamW over all parameters that decays matrices (embeddings included) but no biases and no norms."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=training.learning_rate, betas=(training.beta1, training.beta2), fused=True)
+_EPSILON = 1e-8
+_ALIGNMENT = 64
+"""Every weight starts at a multiple of this many elements, so that no two share a cache line."""
 
 
 def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> float:
@@ -30,7 +27,122 @@ def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> f
     return training.learning_rate * min(warmup, decay)
 
 
-def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
-    """Make the optimizer's next step use this learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+class MasterAdamW:
+    """Fused AdamW that decays matrices (embeddings included) but no biases and no norms.
+
+    All weights lie in one fp32 tensor, and so do their gradients and moments: what a step costs beside the arithmetic does
+    not grow with their number. The model computes with a copy in its own precision, or with the master weights themselves
+    where that is fp32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: dict[str, Tensor],
+        training: TrainingSettings,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Start from the weights, by parameter name, and make them the model's own in the dtype."""
+        self._model = model
+        self._training = training
+        self._parameters = dict(sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2))
+        self._starts: dict[str, int] = {}
+        end = self._num_decayed = 0
+        for name, parameter in self._parameters.items():
+            self._starts[name] = end
+            end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+            if parameter.ndim >= 2:
+                self._num_decayed = end
+        self._flat = {kind: torch.zeros(end, device=device) for kind in ("master", "gradient", "moment1", "moment2")}
+        for name, master in self._views("master").items():
+            master.copy_(weights[name])
+        self._bind(dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that the next update depends on, by "master.<name>", "moment1.<name>", "moment2.<name>"; no copies."""
+        return {
+            f"{kind}.{name}": view for kind in ("master", "moment1", "moment2") for name, view in self._views(kind).items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy what `tensors` returned, here or elsewhere, back in place."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self._update_model()
+
+    def masters(self) -> dict[str, Tensor]:
+        """Return the fp32 weights by parameter name; no copies."""
+        return self._views("master")
+
+    def move_to(self, device: torch.device) -> None:
+        """Move all tensors, the model's included."""
+        self._flat = {kind: flat.to(device) for kind, flat in self._flat.items()}
+        self._bind(self._computed.dtype)
+
+    def collect_gradients(self, *, first: bool) -> None:
+        """Take the model's gradients and make them the step's, or add them to it, in fp32."""
+        collected: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                collected.append(self._gradients[name])
+                gradients.append(parameter.grad)
+                parameter.grad = None
+        if first:
+            torch._foreach_copy_(collected, gradients)
+        else:
+            torch._foreach_add_(collected, gradients)
+
+    def gradient_norm(self) -> Tensor:
+        """Return the L2 norm of the collected gradient."""
+        norm: Tensor = torch.linalg.vector_norm(self._flat["gradient"])
+        return norm
+
+    def update(self, step: int, learning_rate: float, gradient_scale: float) -> None:
+        """Apply step 1, 2, … with gradient_scale times the collected gradient, which is then used up."""
+        if gradient_scale != 1:
+            self._flat["gradient"].mul_(gradient_scale)
+        decayed, others = slice(None, self._num_decayed), slice(self._num_decayed, None)
+        for part, weight_decay in ((decayed, self._training.weight_decay), (others, 0.0)):
+            master, gradient, moment1, moment2 = (flat[part] for flat in self._flat.values())
+            if len(master):
+                adamw(
+                    [master],
+                    [gradient],
+                    [moment1],
+                    [moment2],
+                    max_exp_avg_sqs=[],
+                    state_steps=[torch.tensor(step - 1.0, device=master.device)],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=self._training.beta1,
+                    beta2=self._training.beta2,
+                    lr=learning_rate,
+                    weight_decay=weight_decay,
+                    eps=_EPSILON,
+                    maximize=False,
+                )
+        self._update_model()
+
+    def _views(self, kind: str) -> dict[str, Tensor]:
+        flat = self._flat[kind]
+        return {
+            name: flat[start : start + self._parameters[name].numel()].view(self._parameters[name].shape)
+            for name, start in self._starts.items()
+        }
+
+    def _bind(self, dtype: torch.dtype) -> None:
+        """Make the model's parameters views of one tensor of the dtype, that of the master weights itself for fp32."""
+        self._computed = self._flat["master"].to(dtype)
+        for name, start in self._starts.items():
+            parameter = self._parameters[name]
+            parameter.grad = None
+            parameter.data = self._computed[start : start + parameter.numel()].view(parameter.shape)
+        self._gradients = self._views("gradient")
+        # What is left to move are buffers; they keep their precision, which positions need.
+        self._model.to(self._computed.device)
+
+    def _update_model(self) -> None:
+        if self._computed is not self._flat["master"]:
+            self._computed.copy_(self._flat["master"])

@@ -1,10 +1,11 @@
-"""The weights: loads the base model once, restores it in place, publishes checkpoints by rename; trains nothing.
+"""The weights: loads the base model once, publishes checkpoints by rename; trains nothing.
 
 Only safetensors are read and written, and no code that lies beside a model is run.
 """
 
 import errno
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathsft.errors import UserError
+from mathsft.training.attention import choose_attention
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 """Of the base model's files: its configuration and its tokenizer's, in any of the forms transformers knows."""
@@ -24,43 +27,57 @@ _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 class BaseModel:
     """The model being trained, with the base weights it can be put back to.
 
-    model holds fp32 parameters, as every run's optimizer wants them; weights holds the base weights on the host, tied ones
-    once, in the base checkpoint's own dtype.
+    model's parameters are those of the run that was started last; weights holds the base weights on the host, tied ones
+    once, in the base checkpoint's own dtype; attention is the kind that the model uses.
     """
 
     folder: Path
     model: PreTrainedModel
     weights: dict[str, Tensor]
+    attention: str
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory; raises UserError where its logits are not those of its head alone."""
+    """Load the model into host memory, with this attention or one that the model can have.
+
+    Raises UserError where its logits are not those of its head alone.
+    """
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
     weights = {name: tensor.clone() for name, tensor in _untied(model).items()}
     model.float()
-    _check_head(model, folder)
-    model.set_attn_implementation(attention)
     # Training mode adds nothing but dropout, which would make a run depend on more than its seed.
     model.eval()
-    return BaseModel(folder, model, weights)
+    _check_head(model, folder)
+    return BaseModel(folder, model, weights, choose_attention(model, attention))
 
 
-@torch.no_grad()
-def restore(base: BaseModel) -> None:
-    """Copy the base weights into the model, wherever it lies, and forget all gradients."""
-    tensors = _untied(base.model)
-    for name, weight in base.weights.items():
-        tensors[name].copy_(weight)
-    base.model.zero_grad(set_to_none=True)
+def set_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
+    """Make the layers compute their activations again in the backward pass, or keep them; UserError if the model cannot."""
+    if not enabled:
+        base.model.gradient_checkpointing_disable()
+        return
+    if not base.model.supports_gradient_checkpointing:
+        raise UserError(
+            f"training.gradient_checkpointing: {type(base.model).__name__} does not support it; leave it false and lower "
+            "training.token_budget_tokens instead"
+        )
+    base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in base.model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            # It checkpoints in training mode only; what is inside stays in evaluation mode, without dropout.
+            module.training = True
 
 
-def publish(base: BaseModel, folder: Path) -> None:
-    """Write the model as a Hugging Face folder in the base model's dtype, whole or not at all; replaces an earlier one.
+def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write these weights as a Hugging Face folder in the base model's dtype, whole or not at all; replaces an earlier one.
 
     Raises UserError if the disk is full.
     """
-    tensors = {name: tensor.to("cpu", base.weights[name].dtype) for name, tensor in _untied(base.model).items()}
+    # What is no parameter is not trained.
+    tensors = {
+        name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()
+    }
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (partial, replaced):
@@ -94,7 +111,7 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
     """Refuse architectures that scale or cap their logits after the head: the loss computes them from the head alone."""
     ids_BT = torch.arange(2)[None]
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
-    head_BTV = model.lm_head(model.model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    head_BTV = model.get_output_embeddings()(model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
     if not torch.allclose(logits_BTV, head_BTV, rtol=1e-4, atol=1e-4):
         raise UserError(
             f"model.path: {folder} is a {type(model).__name__}, which changes its logits after the head; "

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
 from transformers import AutoTokenizer
 
 from mathsft.config.load import apply_overrides
@@ -29,13 +27,12 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
-from mathsft.training.adapter import StepTensors
-from mathsft.training.batches import micro_batches, optimizer_batch
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
-from mathsft.training.loss import summed_loss
-from mathsft.training.optimizer import learning_rate_at, make_optimizer, set_learning_rate
-from mathsft.training.state import load_base, publish, restore
+from mathsft.training.order import optimizer_batch
+from mathsft.training.rows import common_prefix
+from mathsft.training.state import load_base, publish
+from mathsft.training.step import StepOutcome, TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class _Held:
     training: TrainingSettings
     num_steps: int
     examples: tuple[Example, ...]
-    optimizer: AdamW
+    training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
     step: int = 0
@@ -83,7 +80,8 @@ class Trainer:
         the same. Raises UserError if the data cannot be read or the disk is full.
         """
         timings: dict[str, float] = {}
-        self._move_to(self._device)
+        if self._held is not None:
+            self._held.training_step.move_to(self._device)
         if self._held is None or self._held.run != _identity(run) or self._held.step > to_step:
             self._held = None
             self._held = self._start(run, to_step, timings)
@@ -97,7 +95,7 @@ class Trainer:
             return held.diverged
         folder = self._run_dir(run) / f"step-{to_step:06d}"
         with _timed(timings, "save_seconds"):
-            publish(self._base, folder)
+            publish(self._base, held.training_step.weights(), folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
         path = folder.relative_to(self._settings.study_dir).as_posix()
@@ -105,61 +103,48 @@ class Trainer:
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
-        self._base.model.zero_grad(set_to_none=True)
-        self._move_to(torch.device("cpu"))
+        if self._held is not None:
+            self._held.training_step.move_to(torch.device("cpu"))
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _train(self, held: _Held, to_step: int) -> None:
         """Take the run's steps up to to_step, one metrics line each, unless it diverges."""
-        model, optimizer, training = self._base.model, held.optimizer, held.training
         with self._metrics_path(held.run).open("a", encoding="utf-8") as metrics_file:
             while held.step < to_step and held.diverged is None:
                 started = time.perf_counter()
                 step = held.step + 1
-                batch = optimizer_batch(held.examples, training.batch_size, held.run.seed, step)
-                num_response_tokens = sum(len(example.response_ids) for example in batch)
-
-                optimizer.zero_grad(set_to_none=True)
-                loss = torch.zeros((), device=self._device)
-                for micro_batch in micro_batches(batch, training.token_budget_tokens, self._device):
-                    with torch.autocast(self._device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                        micro_loss = summed_loss(model, micro_batch) / num_response_tokens
-                    torch.autograd.backward(micro_loss)
-                    loss += micro_loss.detach()
-                gradient_norm = clip_grad_norm_(model.parameters(), training.max_gradient_norm)
-
-                # The only wait for the device in a step.
-                loss_value, gradient_norm_value = torch.stack([loss, gradient_norm]).tolist()
-                if not (math.isfinite(loss_value) and math.isfinite(gradient_norm_value)):
-                    held.diverged = _diverged(held, step, loss_value, gradient_norm_value)
+                batch = optimizer_batch(held.examples, held.training.batch_size, held.run.seed, step)
+                outcome = held.training_step.take(batch, step)
+                if not outcome.is_finite:
+                    held.diverged = _diverged(held, step, outcome)
                     return
-                learning_rate = learning_rate_at(step, held.num_steps, training)
-                set_learning_rate(optimizer, learning_rate)
-                optimizer.step()
-
                 held.step = step
-                num_tokens = sum(len(example.prompt_ids) + len(example.response_ids) for example in batch)
-                held.num_tokens += num_tokens
-                seconds = time.perf_counter() - started
+                held.num_tokens += outcome.num_tokens
                 metrics = StepMetrics(
-                    held.run.name, step, loss_value, learning_rate, gradient_norm_value, num_tokens, seconds
+                    run=held.run.name,
+                    step=step,
+                    loss=outcome.loss,
+                    learning_rate=outcome.learning_rate,
+                    gradient_norm=outcome.gradient_norm,
+                    num_tokens=outcome.num_tokens,
+                    seconds=time.perf_counter() - started,
                 )
                 metrics_file.write(json.dumps(asdict(metrics)) + "\n")
                 metrics_file.flush()
-                if self._save_pace.is_due(seconds):
+                if self._save_pace.is_due(metrics.seconds):
                     self._save_state(held)
 
     def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
         experiment = apply_overrides(self._settings.experiment, run.overrides)
+        training = experiment.training
         examples_key, encoded = self._encode(experiment, timings)
-        num_steps = run.plan.num_steps(experiment.training.batch_size)
-        identity = _hash_of(run.seed, num_steps, experiment.training.model_dump(), self._base_fingerprint, examples_key)
-        restore(self._base)
+        num_steps = run.plan.num_steps(training.batch_size)
+        identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
-        optimizer = make_optimizer(self._base.model, experiment.training)
-        held = _Held(_identity(run), experiment.training, num_steps, encoded.examples, optimizer, identity)
+        training_step = TrainingStep(self._base, training, num_steps, self._device, common_prefix(encoded.examples))
+        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity)
         self._resume(held, to_step)
         logger.info(
             "run %s: %d steps from %s, %d examples, %d too long and dropped",
@@ -174,8 +159,7 @@ class Trainer:
     def _resume(self, held: _Held, to_step: int) -> None:
         """Go to the run's full state on disk and cut its metrics to that step; to step 0 where there is none to believe."""
         run_dir, metrics_path = self._run_dir(held.run), self._metrics_path(held.run)
-        step_tensors = StepTensors(self._base.model, held.optimizer)
-        state = load_full_state(run_dir, held.identity, to_step, like=step_tensors.tensors())
+        state = load_full_state(run_dir, held.identity, to_step, like=held.training_step.tensors())
         num_bytes = _metrics_bytes(metrics_path, state.step) if state else None
         if state is None or num_bytes is None:
             # First of all: a state never outlives the metrics that led to it.
@@ -183,7 +167,7 @@ class Trainer:
             metrics_path.write_text("", encoding="utf-8")
             return
         os.truncate(metrics_path, num_bytes)
-        step_tensors.load_tensors(state.tensors)
+        held.training_step.load_tensors(state.tensors)
         held.step, held.num_tokens = state.step, state.num_tokens
         self._state_dir = run_dir
 
@@ -191,7 +175,7 @@ class Trainer:
         """Save the run's full state, then delete the one of another run that this trainer saved before."""
         started = time.perf_counter()
         run_dir = self._run_dir(held.run)
-        tensors = StepTensors(self._base.model, held.optimizer).tensors()
+        tensors = held.training_step.tensors()
         save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
         if self._state_dir not in (None, run_dir):
             discard_full_state(self._state_dir)
@@ -214,13 +198,6 @@ class Trainer:
                 )
             self._encoded = key, examples_key, encoded
         return self._encoded[1:]
-
-    def _move_to(self, device: torch.device) -> None:
-        """Move the model and the optimizer's state, in place, so that the optimizer still knows its parameters."""
-        self._base.model.to(device)
-        if self._held is not None:
-            for state in self._held.optimizer.state.values():
-                state.update({name: value.to(device) for name, value in state.items()})
 
     def _peak_memory_bytes(self) -> int:
         if self._device.type == "cuda":
@@ -257,8 +234,8 @@ def _metrics_bytes(path: Path, num_steps: int) -> int | None:
     return sum(map(len, lines))
 
 
-def _diverged(held: _Held, step: int, loss: float, gradient_norm: float) -> Checkpoint:
-    what = f"gradient norm is {gradient_norm}" if math.isfinite(loss) else f"loss is {loss}"
+def _diverged(held: _Held, step: int, outcome: StepOutcome) -> Checkpoint:
+    what = f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
     reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
     return Checkpoint(held.run.name, step, path="", fingerprint="", diverged=reason)
 

@@ -87,7 +87,7 @@ def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
         assert spec.env["OMP_NUM_THREADS"] == str(len(spec.cpus)) == str(spec.settings.hardware.num_threads)
         assert "CUDA_VISIBLE_DEVICES" not in spec.env
         hardware = spec.settings.hardware
-        assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cpu", "eager", "float32")
+        assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cpu", "tree", "float32")
         assert not hardware.sleep_mode
     assert evaluator.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert evaluator.env["TORCHDYNAMO_DISABLE"] == "1"
@@ -111,7 +111,7 @@ def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
     assert (trainer.env["CUDA_VISIBLE_DEVICES"], evaluator.env["CUDA_VISIBLE_DEVICES"]) == ("5", "2")
     assert (trainer.device, evaluator.device) == ("cuda:0", "cuda:1")
     hardware = evaluator.settings.hardware
-    assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cuda", "sdpa", "bfloat16")
+    assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cuda", "flex", "bfloat16")
     assert (hardware.engine_memory_share, hardware.sleep_mode) == (experiment.evaluation.memory_share, False)
     assert "TORCHDYNAMO_DISABLE" not in evaluator.env
     assert evaluator.env["VLLM_USE_V2_MODEL_RUNNER"] == "0"
