@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 PROCESS = Path("/proc/self")
 
@@ -38,10 +39,10 @@ class Measurement:
 class Counter:
     """Counts what goes through a Hugging Face causal language model, whoever calls it."""
 
-    def __init__(self, model: "nn.Module") -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         self.num_computed_tokens = 0
         self.num_attended_tokens = 0
-        model.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        model.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, module: "nn.Module", args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         ids_BT = inputs["input_ids"] if "input_ids" in inputs else args[0]
@@ -59,7 +60,7 @@ class Meter:
     """Times one training and takes its memory: make it before the model, start it after, stop it at the end."""
 
     def __init__(self) -> None:
-        _give_back_memory()
+        give_back_memory()
         self._bytes_before = _status_bytes("VmRSS")
         self._started = 0.0
         self.cpu_seconds = 0.0
@@ -67,7 +68,7 @@ class Meter:
 
     def start(self) -> None:
         """Start the clock, after what came with building the model has been given back."""
-        _give_back_memory()
+        give_back_memory()
         (PROCESS / "clear_refs").write_text("5")  # the peak starts anew at what is held now
         self._started = time.process_time()
 
@@ -77,7 +78,8 @@ class Meter:
         self.peak_memory_bytes = _status_bytes("VmHWM") - self._bytes_before
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
+    """Return to the system what nobody in this process holds any more."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from mathsft.training.step import TrainingStep
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from bench.meter import Counter, Measurement, Meter
-from bench.stand_in import TrainingStep
 from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
@@ -17,11 +17,14 @@ from mathsft.training.state import load_base
 
 CPU = torch.device("cpu")
 
+ATTENTION = "tree"
+"""As placement chooses it for a CPU."""
+
 
 def run_ours(workload: Workload, num_batches: int) -> Measurement:
     """Train the workload's batches in bf16 with fp32 master weights, one step each."""
     meter = Meter()
-    base = load_base(workload.model_folder, "sdpa")
+    base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples(num_batches)
     training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
     step = TrainingStep(base, training, num_batches, CPU, _prefix(examples))
@@ -29,6 +32,8 @@ def run_ours(workload: Workload, num_batches: int) -> Measurement:
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches[:num_batches], start=1)]
     meter.stop()
+    if counter.num_computed_tokens != sum(outcome.num_computed_tokens for outcome in outcomes):
+        raise RuntimeError("the model saw other tokens than the steps say they computed")
     num_response_tokens = sum(outcome.num_response_tokens for outcome in outcomes)
     return Measurement(
         cpu_seconds=meter.cpu_seconds,
@@ -60,7 +65,7 @@ def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Ten
     training = TrainingSettings(
         learning_rate=LEARNING_RATE, batch_size=len(batch), beta1=0.0, max_gradient_norm=1e30, precision="fp32"
     )
-    step = TrainingStep(load_base(workload.model_folder, "sdpa"), training, 1, CPU, _prefix(batch))
+    step = TrainingStep(load_base(workload.model_folder, ATTENTION), training, 1, CPU, _prefix(batch))
     step.take(batch, 1)
     prefix = "moment1."
     return {name.removeprefix(prefix): moment for name, moment in step.tensors().items() if name.startswith(prefix)}
@@ -79,7 +84,8 @@ def plain_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, T
     for labels_T, example in zip(labels_BT, batch, strict=True):
         labels_T[: len(example.prompt_ids)] = -100
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-    cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten()).backward()
+    loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
+    torch.autograd.backward(loss)
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 

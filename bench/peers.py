@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -144,7 +144,7 @@ def _measurement(meter: Meter, counter: Counter, examples: Sequence[Example], nu
     )
 
 
-def _load(workload: Workload, dtype: torch.dtype, attention: str) -> nn.Module:
+def _load(workload: Workload, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     _be_quiet()
     return AutoModelForCausalLM.from_pretrained(
         workload.model_folder, dtype=dtype, attn_implementation=attention, local_files_only=True

@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.meter import Measurement
+from bench.meter import Measurement, give_back_memory
 from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
 from mathsft.training.flops import ModelFlops, model_flops
 
@@ -61,8 +62,9 @@ TRL_FAST = {
 
 CONTENDERS = (
     Contender("loop", "one example per step", "bench.peers:run_one_example_per_step", is_slow=True),
-    Contender("HF best", "HF Trainer, by length, 8 at once", "bench.peers:run_hf", {"per_device": 8}),
+    Contender("HF best", "HF Trainer, by length, 2 at once", "bench.peers:run_hf", {"per_device": 2}),
     Contender("HF best", "HF Trainer, by length, 4 at once", "bench.peers:run_hf", {"per_device": 4}),
+    Contender("HF best", "HF Trainer, by length, 1 at once", "bench.peers:run_hf", {"per_device": 1}),
     Contender(
         "TRL defaults",
         "TRL SFTTrainer, defaults",
@@ -73,9 +75,15 @@ CONTENDERS = (
     ),
     Contender(
         "TRL best",
-        "TRL SFTTrainer, packing",
+        "TRL SFTTrainer, packing to 1024",
         "bench.peers:run_trl",
         {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 4},
+    ),
+    Contender(
+        "TRL best",
+        "TRL SFTTrainer, packing to 512",
+        "bench.peers:run_trl",
+        {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 9, "max_length": 512},
     ),
     Contender(
         "TRL best",
@@ -103,7 +111,8 @@ def main() -> None:
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, but is {arguments.repeats}")
     os.environ.update(SINGLE_THREADED | QUIET)
-    console = Console(highlight=False)
+    # Into a file lines are as long as they are.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     num_batches = NUM_BATCHES[arguments.model]
     with tempfile.TemporaryDirectory() as scratch:
         workload = make_workload(arguments.model, num_batches, arguments.seed, Path(scratch))
@@ -184,7 +193,11 @@ def _call(function: str, arguments: tuple[Any, ...], settings: dict[str, Any]) -
 
     torch.set_num_threads(1)
     module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)(*arguments, **settings)
+    try:
+        return getattr(importlib.import_module(module), name)(*arguments, **settings)
+    finally:
+        # Processes that wait must not hold what others need: all would have their peak at once.
+        give_back_memory()
 
 
 def _run_heats(console: Console, call: Call, workload: Workload) -> list[Contender]:
