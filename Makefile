@@ -1,6 +1,7 @@
 # make study | final | test | install | bench. Everything lives in .venv; uv is fetched into .uv where there is none.
 TRIALS ?= 20
 ARGS ?=
+NAME ?= training
 HARDWARE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
 PYTHON := .venv/bin/python
@@ -9,7 +10,7 @@ SOURCES := pyproject.toml Makefile
 # A folder of wheels named by pip's own variable serves uv too; CUDA builds always come from the index.
 WHEELS := $(if $(filter cpu,$(HARDWARE)),$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=cpu))
 
-.PHONY: study final install test clean
+.PHONY: study final install test bench clean
 
 study: .venv/installed
 	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
@@ -26,6 +27,9 @@ test: .venv/installed-dev
 	.venv/bin/lint-imports --no-cache
 	$(PYTHON) -m pytest
 
+bench: .venv/installed-bench
+	$(PYTHON) -m bench.$(NAME) $(ARGS)
+
 clean:
 	rm -rf .venv .uv
 
@@ -35,6 +39,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),bench]'
 	touch $@
 
 .venv/bin/python: | .uv-ready

@@ -1,0 +1,95 @@
+"""mathsft in bench.training: the same steps as in a study, and their gradients beside those of a plain padded batch."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from mathsft.training.step import TrainingStep
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from bench.meter import Counter, Measurement, Meter
+from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
+from mathsft.config.schema import TrainingSettings
+from mathsft.records import Example
+from mathsft.training.state import load_base
+
+CPU = torch.device("cpu")
+
+ATTENTION = "tree"
+"""As placement chooses it for a CPU."""
+
+
+def run_ours(workload: Workload, num_batches: int) -> Measurement:
+    """Train the workload's batches in bf16 with fp32 master weights, one step each."""
+    meter = Meter()
+    base = load_base(workload.model_folder, ATTENTION)
+    examples = workload.examples(num_batches)
+    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
+    step = TrainingStep(base, training, num_batches, CPU, _prefix(examples))
+    counter = Counter(base.model)
+    meter.start()
+    outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches[:num_batches], start=1)]
+    meter.stop()
+    if counter.num_computed_tokens != sum(outcome.num_computed_tokens for outcome in outcomes):
+        raise RuntimeError("the model saw other tokens than the steps say they computed")
+    num_response_tokens = sum(outcome.num_response_tokens for outcome in outcomes)
+    return Measurement(
+        cpu_seconds=meter.cpu_seconds,
+        num_examples=len(examples),
+        num_useful_tokens=sum(len(example.prompt_ids) + len(example.response_ids) for example in examples),
+        num_steps=len(outcomes),
+        loss=sum(outcome.loss * outcome.num_response_tokens for outcome in outcomes) / num_response_tokens,
+        peak_memory_bytes=meter.peak_memory_bytes,
+        num_computed_tokens=counter.num_computed_tokens,
+        num_attended_tokens=counter.num_attended_tokens,
+        num_predicted_tokens=num_response_tokens,
+    )
+
+
+def max_gradient_error(workload: Workload) -> float:
+    """Return the largest relative L2 error of a parameter's gradient in fp32, over the first batch, against a plain one."""
+    batch = workload.batches[0]
+    ours, plain = our_gradients(workload, batch), plain_gradients(workload, batch)
+    if ours.keys() != plain.keys():
+        raise RuntimeError(f"the gradients have other names than the plain ones: {sorted(ours.keys() ^ plain.keys())}")
+    return max(float((ours[name] - plain[name]).norm() / plain[name].norm()) for name in plain)
+
+
+def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Tensor]:
+    """Return the gradient of the batch's mean loss by parameter, as one step of ours computes it in fp32.
+
+    With beta1 = 0 and no clipping AdamW's first moment after one step is the gradient itself.
+    """
+    training = TrainingSettings(
+        learning_rate=LEARNING_RATE, batch_size=len(batch), beta1=0.0, max_gradient_norm=1e30, precision="fp32"
+    )
+    step = TrainingStep(load_base(workload.model_folder, ATTENTION), training, 1, CPU, _prefix(batch))
+    step.take(batch, 1)
+    prefix = "moment1."
+    return {name.removeprefix(prefix): moment for name, moment in step.tensors().items() if name.startswith(prefix)}
+
+
+def plain_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Tensor]:
+    """Return the same gradient the textbook way: padded rows, an attention mask, all logits, stock attention, fp32."""
+    model = AutoModelForCausalLM.from_pretrained(
+        workload.model_folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    rows = [example.prompt_ids + example.response_ids for example in batch]
+    width = max(map(len, rows))
+    ids_BT = torch.tensor([row + (0,) * (width - len(row)) for row in rows])
+    mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
+    for labels_T, example in zip(labels_BT, batch, strict=True):
+        labels_T[: len(example.prompt_ids)] = -100
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
+    torch.autograd.backward(loss)
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def _prefix(examples: Sequence[Example]) -> tuple[int, ...]:
+    """Return what all prompts begin with."""
+    columns = zip(*(example.prompt_ids for example in examples), strict=False)
+    return tuple(column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns))

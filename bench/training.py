@@ -1,0 +1,278 @@
+"""Times SFT on one CPU thread: mathsft beside the plain loop, transformers' Trainer and TRL's SFTTrainer.
+
+`python -m bench.training --model 50m|135m` prints a table and, last, one JSON line. All contenders train the same batches of
+GSM8K with the r1_zero prompt, each in a process of its own, in turns. Where it is not plain which setting of a peer is best,
+candidates run one batch each, and the fastest goes on. Speed, memory and the exactness of gradients are measured, not what
+is learned.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.meter import Measurement, give_back_memory
+from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
+from mathsft.training.flops import ModelFlops, model_flops
+
+NUM_BATCHES = {"50m": 4, "135m": 2}
+"""Batches per repeat; a contender that is too slow for them takes one."""
+
+MAX_SECONDS = 13 * 60
+"""No repeat is begun that would probably end later than this; the gradients' comparison comes after it."""
+
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
+"""glibc keeps what is freed instead of returning it to the kernel, which would fill it with zeros again and again."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to train, by the function of this package that does it."""
+
+    group: str
+    name: str
+    function: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    is_slow: bool = False
+    environment: dict[str, str] = field(default_factory=lambda: KEEP_MEMORY)
+
+
+TRL_FAST = {
+    "dtype": "bfloat16",
+    "attention": "eager",
+    "bf16": False,
+    "gradient_checkpointing": False,
+}
+
+CONTENDERS = (
+    Contender("loop", "one example per step", "bench.peers:run_one_example_per_step", is_slow=True),
+    Contender("HF best", "HF Trainer, by length, 2 at once", "bench.peers:run_hf", {"per_device": 2}),
+    Contender("HF best", "HF Trainer, by length, 4 at once", "bench.peers:run_hf", {"per_device": 4}),
+    Contender("HF best", "HF Trainer, by length, 1 at once", "bench.peers:run_hf", {"per_device": 1}),
+    Contender(
+        "TRL defaults",
+        "TRL SFTTrainer, defaults",
+        "bench.peers:run_trl",
+        {"dtype": "float32", "attention": "sdpa", "per_device": 8},
+        is_slow=True,
+        environment={},
+    ),
+    Contender(
+        "TRL best",
+        "TRL SFTTrainer, packing to 1024",
+        "bench.peers:run_trl",
+        {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 4},
+    ),
+    Contender(
+        "TRL best",
+        "TRL SFTTrainer, packing to 512",
+        "bench.peers:run_trl",
+        {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 9, "max_length": 512},
+    ),
+    Contender(
+        "TRL best",
+        "TRL SFTTrainer, padding-free, 4 at once",
+        "bench.peers:run_trl",
+        {**TRL_FAST, "per_device": 4, "padding_free": True, "max_length": None},
+    ),
+    Contender(
+        "TRL best",
+        "TRL SFTTrainer, by length, 4 at once",
+        "bench.peers:run_trl",
+        {**TRL_FAST, "per_device": 4, "train_sampling_strategy": "group_by_length"},
+    ),
+    Contender("ours", "mathsft", "bench.ours:run_ours"),
+)
+
+
+def main() -> None:
+    """Parse the command line, run the bench and print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description="SFT on one CPU thread, beside its peers.")
+    parser.add_argument("--model", choices=MODELS, default="50m", help="Qwen2 of 50 million parameters, or SmolLM2 135M")
+    parser.add_argument("--repeats", type=int, default=3, help="times that every contender runs, in turns (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the batches and the 50m model's weights (default 0)")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats must be at least 1, but is {arguments.repeats}")
+    os.environ.update(SINGLE_THREADED | QUIET)
+    # Into a file lines are as long as they are.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    num_batches = NUM_BATCHES[arguments.model]
+    with tempfile.TemporaryDirectory() as scratch:
+        workload = make_workload(arguments.model, num_batches, arguments.seed, Path(scratch))
+        _compare(console, arguments.model, workload, num_batches, arguments.repeats)
+
+
+def _compare(console: Console, model: str, workload: Workload, num_batches: int, num_repeats: int) -> None:
+    started = time.monotonic()
+    ours = next(contender for contender in CONTENDERS if contender.group == "ours")
+    with _processes(CONTENDERS) as call:
+        console.print("Heats: one batch each, the fastest of a kind goes on; they also warm up")
+        contenders = _run_heats(console, call, workload)
+        measurements: dict[str, list[Measurement]] = {contender.group: [] for contender in contenders}
+        gemm_rates = []
+        repeat_seconds = 0.0
+        for repeat in range(1, num_repeats + 1):
+            repeat_started = time.monotonic()
+            if repeat_started - started + repeat_seconds > MAX_SECONDS:
+                console.print(f"No time for repeat {repeat} of {num_repeats}")
+                break
+            gemm_rates.append(call(ours, "bench.gemm:best_bf16_gemm_flops_per_second"))
+            console.print(f"Repeat {repeat} of {num_repeats}; bf16 GEMM {gemm_rates[-1] / 1e9:.0f} GFLOP/s")
+            for contender in contenders:
+                measurement = call(
+                    contender, contender.function, workload, 1 if contender.is_slow else num_batches, **contender.settings
+                )
+                measurements[contender.group].append(measurement)
+                _print_progress(console, contender, measurement)
+            repeat_seconds = time.monotonic() - repeat_started
+        console.print("Gradients of the first batch in fp32, ours against plain padded rows")
+        max_grad_error = call(ours, "bench.ours:max_gradient_error", workload)
+
+    flops, gemm_rate = model_flops(load_config(workload)), max(gemm_rates)
+    console.print(_table(model, contenders, measurements, flops, gemm_rate))
+    ratios = {group: _median_ratio(taken, measurements["ours"]) for group, taken in measurements.items() if group != "ours"}
+    share = _gemm_share(measurements["ours"], flops, gemm_rate)
+    # Not through the console, which would wrap the line.
+    print(result_line(model, ratios["TRL best"], min(ratios.values()), share, max_grad_error), flush=True)
+
+
+Call = Callable[..., Any]
+
+
+@contextmanager
+def _processes(contenders: Sequence[Contender]) -> Iterator[Call]:
+    """Yield call(contender, "module:function", *arguments), which runs the function in the contender's own process."""
+    executors = {
+        contender.name: ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+        for contender in contenders
+    }
+
+    def call(contender: Contender, function: str, *arguments: Any, **settings: Any) -> Any:
+        # The process starts with the first call, and takes over the environment of that moment.
+        with _environment(contender.environment):
+            future = executors[contender.name].submit(_call, function, arguments, settings)
+        return future.result()
+
+    try:
+        yield call
+    finally:
+        for executor in executors.values():
+            executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+def _call(function: str, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+    """Run a function, given as "module:function", in this process on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    module, _, name = function.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)(*arguments, **settings)
+    finally:
+        # Processes that wait must not hold what others need: all would have their peak at once.
+        give_back_memory()
+
+
+def _run_heats(console: Console, call: Call, workload: Workload) -> list[Contender]:
+    """Return the fastest contender of each group, in the order of CONTENDERS; slow ones are alone in theirs, and not run."""
+    heats: dict[str, list[tuple[float, Contender]]] = {}
+    for contender in CONTENDERS:
+        if contender.is_slow:
+            heats[contender.group] = [(0.0, contender)]
+            continue
+        measurement = call(contender, contender.function, workload, 1, **contender.settings)
+        heats.setdefault(contender.group, []).append((_batch_seconds(measurement), contender))
+        _print_progress(console, contender, measurement)
+    return [min(heat, key=lambda entry: entry[0])[1] for heat in heats.values()]
+
+
+def _print_progress(console: Console, contender: Contender, measurement: Measurement) -> None:
+    console.print(
+        f"  {contender.name:<40} {_batch_seconds(measurement):6.2f} CPU-seconds a batch, "
+        f"{measurement.num_examples} examples in {measurement.num_steps} steps, loss {measurement.loss:.3f}"
+    )
+
+
+def _table(
+    model: str,
+    contenders: Sequence[Contender],
+    measurements: dict[str, list[Measurement]],
+    flops: ModelFlops,
+    gemm_rate: float,
+) -> Table:
+    title = (
+        f"SFT of {model} on one thread, batches of {BATCH_SIZE}: medians of {len(measurements['ours'])} repeats. "
+        f"Best bf16 GEMM: {gemm_rate / 1e9:.0f} GFLOP/s"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    headers = ("CPU-s / batch", "ours is", "useful tokens/s", "peak memory", "loss", "GEMM share", "computed / useful")
+    for header in headers:
+        table.add_column(header, justify="right")
+    for contender in contenders:
+        taken = measurements[contender.group]
+        table.add_row(
+            contender.name,
+            f"{_median(taken, _batch_seconds):.2f}",
+            f"{_median_ratio(taken, measurements['ours']):.2f}x",
+            f"{_median(taken, lambda one: one.num_useful_tokens / one.cpu_seconds):,.0f}",
+            f"{_median(taken, lambda one: one.peak_memory_bytes) / 2**20:,.0f} MiB",
+            f"{_median(taken, lambda one: one.loss):.3f}",
+            f"{_gemm_share(taken, flops, gemm_rate):.0%}",
+            f"{_median(taken, lambda one: one.num_computed_tokens / one.num_useful_tokens):.2f}",
+        )
+    return table
+
+
+def _gemm_share(taken: Sequence[Measurement], flops: ModelFlops, gemm_rate: float) -> float:
+    """Return the share of the GEMM rate at which the model's operations on the computed tokens ran."""
+
+    def share(one: Measurement) -> float:
+        needed = flops.total(one.num_computed_tokens, one.num_attended_tokens, one.num_predicted_tokens)
+        return needed / one.cpu_seconds / gemm_rate
+
+    return _median(taken, share)
+
+
+def _median_ratio(taken: Sequence[Measurement], ours: Sequence[Measurement]) -> float:
+    """Return how many times our CPU-seconds a batch a contender needs, the median over repeats."""
+    return statistics.median(_batch_seconds(one) / _batch_seconds(our) for one, our in zip(taken, ours, strict=True))
+
+
+def _median(taken: Sequence[Measurement], figure: Callable[[Measurement], float]) -> float:
+    return statistics.median(map(figure, taken))
+
+
+def _batch_seconds(measurement: Measurement) -> float:
+    return measurement.cpu_seconds * BATCH_SIZE / measurement.num_examples
+
+
+if __name__ == "__main__":
+    main()

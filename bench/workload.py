@@ -1,0 +1,101 @@
+"""What every contender of bench.training trains on: a model's folder and batches of encoded examples; times nothing."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mathsft.data.examples import encode, load_template
+from mathsft.data.models import resolve_model
+from mathsft.data.problems import load_problems
+from mathsft.records import Example, Problem
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+ROWS = Path(__file__).parent / "data" / "gsm8k_rows.jsonl"
+BATCH_SIZE = 16
+MAX_LENGTH_TOKENS = 1024
+LEARNING_RATE = 1e-5
+
+MODELS = ("50m", "135m")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model and its batches of BATCH_SIZE examples, the same for every contender."""
+
+    model_folder: Path
+    batches: tuple[tuple[Example, ...], ...]
+
+    def examples(self, num_batches: int) -> list[Example]:
+        """Return the examples of the first batches, in order."""
+        return [example for batch in self.batches[:num_batches] for example in batch]
+
+
+def choose_problems(problems: Sequence[Problem], num_batches: int, seed: int) -> list[Problem]:
+    """Return BATCH_SIZE different problems per batch; another seed gives others, or the same in another order."""
+    return random.Random(seed).sample(problems, num_batches * BATCH_SIZE)
+
+
+def make_workload(model: str, num_batches: int, seed: int, scratch: Path) -> Workload:
+    """Return the workload of "50m" (random weights, made in the folder scratch) or "135m" (SmolLM2)."""
+    from transformers import AutoTokenizer
+
+    smollm2_folder = resolve_model("smollm2-135m")
+    model_folder = smollm2_folder if model == "135m" else _make_50m(smollm2_folder, scratch / "50m", seed)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder, local_files_only=True)
+    problems = choose_problems(load_problems(str(ROWS)), num_batches, seed)
+    examples = encode(problems, tokenizer, load_template("r1_zero"), MAX_LENGTH_TOKENS).examples
+    batches = tuple(examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE))
+    return Workload(model_folder, batches)
+
+
+def load_config(workload: Workload) -> "PretrainedConfig":
+    """Return the configuration of the workload's model."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(workload.model_folder, local_files_only=True)
+
+
+def _make_50m(tokenizer_folder: Path, folder: Path, seed: int) -> Path:
+    """Write a Qwen2 of 49 million parameters, tied, with SmolLM2's vocabulary and random weights; bf16."""
+    import torch
+    import transformers
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    transformers.utils.logging.disable_progress_bar()
+    config = Qwen2Config(
+        vocab_size=49152,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.manual_seed(seed)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True).save_pretrained(folder)
+    return folder
+
+
+def result_line(
+    model: str, ours_vs_trl_best: float, ours_vs_strongest_peer: float, gemm_share: float, max_grad_error: float
+) -> str:
+    """Return the bench's last line: one JSON object, rounded to what the figures are good for."""
+    return json.dumps(
+        {
+            "model": model,
+            "ours_vs_trl_best": round(ours_vs_trl_best, 3),
+            "ours_vs_strongest_peer": round(ours_vs_strongest_peer, 3),
+            "gemm_share": round(gemm_share, 4),
+            "max_grad_error": float(f"{max_grad_error:.3g}"),
+        }
+    )
