@@ -267,9 +267,10 @@ class _TreeAttention(Function):
         )
         for grad in (query_grad_HTD, key_grad_KTD, value_grad_KTD):
             grad[:, tree.num_tokens :] = 0
+        saved = ctx.saved_tensors  # under gradient checkpointing they can be asked for only once
         from_children: dict[int, list[Tensor]] = {}
         for index, group in reversed(list(enumerate(tree.groups))):
-            query_NPD, key_NLD, value_NLD, weight_NPL = ctx.saved_tensors[4 * index : 4 * index + 4]
+            query_NPD, key_NLD, value_NLD, weight_NPL = saved[4 * index : 4 * index + 4]
             out_grad_KGRMD = _by_segment(out_grad_THD.transpose(0, 1), group, num_key_heads)
             out_grad_NPD = out_grad_KGRMD.to(query_NPD.dtype).flatten(2, 3).flatten(0, 1)
             weight_grad_NPL = torch.bmm(out_grad_NPD, value_NLD.transpose(1, 2))

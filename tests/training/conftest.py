@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -22,6 +24,7 @@ KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
 }
 
 MakeModel = Callable[..., Path]
@@ -42,7 +45,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_model(tmp_path: Path) -> MakeModel:
     """Make a model folder with random weights and a tokenizer of single bytes."""
 
-    def make(kind: str = "qwen2", tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
+    def make(kind: str = "qwen2", tied: bool = False, dtype: torch.dtype = torch.float32, **settings: object) -> Path:
         folder = tmp_path / f"{kind}-{tied}"
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(["<eos>", *alphabet])}, merges=[]))
@@ -52,21 +55,22 @@ def make_model(tmp_path: Path) -> MakeModel:
 
         torch.manual_seed(0)
         config_class, model_class = KINDS[kind]
-        config = config_class(
-            vocab_size=len(alphabet) + 1,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=512,
-            tie_word_embeddings=tied,
-            initializer_range=0.1,
-            eos_token_id=0,
-            bos_token_id=None,
-            pad_token_id=None,
-        )
+        defaults = {
+            "vocab_size": len(alphabet) + 1,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": tied,
+            "initializer_range": 0.1,
+            "eos_token_id": 0,
+            "bos_token_id": None,
+            "pad_token_id": None,
+        }
+        config = config_class(**(defaults | settings))
         model_class(config).to(dtype).save_pretrained(folder)
         return folder
 
@@ -96,7 +100,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
                 "training": {"learning_rate": 3e-3, "batch_size": 4, "precision": "fp32", **training},
             }
         )
-        hardware = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
+        hardware = Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
         return WorkerSettings(experiment, hardware, tmp_path / "study")
 
     return make

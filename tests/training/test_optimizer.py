@@ -1,8 +1,13 @@
+import copy
+
 import pytest
+import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
 
 from mathsft.config.schema import TrainingSettings
-from mathsft.training.optimizer import learning_rate_at, make_optimizer
+from mathsft.training.optimizer import MasterAdamW, learning_rate_at
 
 
 def rates(num_steps: int, warmup_fraction: float) -> list[float]:
@@ -33,13 +38,35 @@ def test_every_step_has_a_rate_above_zero_and_none_above_the_peak(num_steps: int
     assert all(0 < rate <= 2.0 for rate in rates(num_steps, warmup_fraction))
 
 
-def test_only_matrices_decay() -> None:
-    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 3), nn.LayerNorm(3))
-    training = TrainingSettings(learning_rate=1.0, batch_size=1, weight_decay=0.5)
-    decays = {
-        id(parameter): group["weight_decay"]
-        for group in make_optimizer(model, training).param_groups
-        for parameter in group["params"]
-    }
-    by_name = {name: decays[id(parameter)] for name, parameter in model.named_parameters()}
-    assert by_name == {"0.weight": 0.5, "1.weight": 0.5, "1.bias": 0.0, "2.weight": 0.0, "2.bias": 0.0}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_updates_are_those_of_torchs_adamw_on_the_fp32_weights_and_only_matrices_decay(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3), nn.LayerNorm(3), nn.Linear(3, 7))
+    reference = copy.deepcopy(model)
+    weights = {name: parameter.detach() for name, parameter in reference.named_parameters()}
+    training = TrainingSettings(learning_rate=1.0, batch_size=1, weight_decay=0.5, beta1=0.8, beta2=0.9)
+    optimizer = MasterAdamW(model, weights, training, dtype, torch.device("cpu"))
+    matrices = [parameter for parameter in reference.parameters() if parameter.ndim == 2]
+    vectors = [parameter for parameter in reference.parameters() if parameter.ndim == 1]
+    adamw = AdamW(
+        [{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.0}], betas=(0.8, 0.9), eps=1e-8
+    )
+    for step in range(1, 5):
+        parts = [{name: torch.randn_like(parameter) for name, parameter in model.named_parameters()} for _ in range(2)]
+        for index, part in enumerate(parts):
+            for name, parameter in model.named_parameters():
+                parameter.grad = part[name]
+            optimizer.collect_gradients(first=index == 0)
+            assert all(parameter.grad is None for parameter in model.parameters())
+        for name, parameter in reference.named_parameters():
+            parameter.grad = parts[0][name].float() + parts[1][name].float()
+        norm = clip_grad_norm_(reference.parameters(), 2.0)
+        assert optimizer.gradient_norm() == pytest.approx(norm.item())
+        for group in adamw.param_groups:
+            group["lr"] = 0.1 / step
+        adamw.step()
+        optimizer.update(step, 0.1 / step, min(1.0, 2.0 / (norm.item() + 1e-6)))
+        masters = optimizer.masters()
+        for name, parameter in reference.named_parameters():
+            torch.testing.assert_close(masters[name], parameter)
+            assert torch.equal(model.get_parameter(name), masters[name].to(dtype))

@@ -11,16 +11,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mathsft.errors import UserError
-from mathsft.training.state import BaseModel, load_base, publish, restore
+from mathsft.training.state import BaseModel, load_base, publish
 
 MakeModel = Callable[..., Path]
 IDS = torch.arange(1, 30)[None]
 
 
 @torch.no_grad()
-def shake(base: BaseModel) -> None:
+def shake(base: BaseModel) -> dict[str, torch.Tensor]:
+    """Change the model's weights and return them."""
     for parameter in base.model.parameters():
         parameter.add_(0.01)
+    return {name: parameter.detach() for name, parameter in base.model.named_parameters()}
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -37,8 +39,7 @@ def names_in(folder: Path) -> list[str]:
 def test_published_weights_load_back_with_equal_logits(make_model: MakeModel, tmp_path: Path, kind: str, tied: bool) -> None:
     source = make_model(kind, tied)
     base = load_base(source, "sdpa")
-    shake(base)
-    publish(base, tmp_path / "step-000001")
+    publish(base, shake(base), tmp_path / "step-000001")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step-000001").eval()
     assert torch.equal(logits(loaded), logits(base.model))
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
@@ -48,18 +49,19 @@ def test_published_weights_load_back_with_equal_logits(make_model: MakeModel, tm
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_base_weights_come_back_bit_for_bit_in_their_own_dtype(
+def test_weights_are_published_in_the_dtype_of_the_base_whatever_precision_they_are_trained_in(
     make_model: MakeModel, tmp_path: Path, tied: bool
 ) -> None:
     source = make_model("qwen2", tied, torch.bfloat16)
     base = load_base(source, "sdpa")
-    assert {parameter.dtype for parameter in base.model.parameters()} == {torch.float32}
-    shake(base)
-    restore(base)
-    publish(base, tmp_path / "step-000000")
-    published, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "step-000000", source))
+    weights = shake(base)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    publish(base, weights, tmp_path / "step-000001")
+    published, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "step-000001", source))
     assert set(published) == set(original)
-    assert all(published[name].dtype == torch.bfloat16 and torch.equal(published[name], original[name]) for name in original)
+    for name, tensor in published.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, weights[name].bfloat16())
 
 
 def test_an_earlier_checkpoint_and_leftovers_are_replaced_whole(make_model: MakeModel, tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_an_earlier_checkpoint_and_leftovers_are_replaced_whole(make_model: Make
     for name in ("step-000003", ".step-000003.partial", ".step-000003.replaced"):
         (folder.parent / name).mkdir(parents=True)
         (folder.parent / name / "stale").write_text("from an earlier life")
-    publish(base, folder)
+    publish(base, base.weights, folder)
     assert names_in(folder.parent) == ["step-000003"]
     assert not (folder / "stale").exists()
     assert (folder / "model.safetensors").exists()
@@ -87,18 +89,18 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_earlier_checkpoint(
 ) -> None:
     base = load_base(make_model(), "sdpa")
     folder = tmp_path / "run" / "step-000003"
-    publish(base, folder)
+    publish(base, base.weights, folder)
     before = (folder / "model.safetensors").read_bytes()
 
     def fail(*args: object) -> None:
         raise error
 
-    shake(base)
+    weights = shake(base)
     # The configuration is copied last: by then the weights are written.
     monkeypatch.setattr(shutil, "copyfile", fail)
     num_bytes = sum(weight.nbytes for weight in base.weights.values())
     with pytest.raises(UserError, match=f"step-000003: the disk is full; free {num_bytes:,} bytes"):
-        publish(base, folder)
+        publish(base, weights, folder)
     assert names_in(folder.parent) == ["step-000003"]
     assert (folder / "model.safetensors").read_bytes() == before
 
@@ -112,7 +114,7 @@ def test_a_write_that_breaks_off_leaves_nothing_and_safetensors_still_tells_the_
     try:
         # The kernel's own refusal, in the words that _is_disk_full reads.
         with pytest.raises(SafetensorError, match=rf"\(os error {errno.EFBIG}\)"):
-            publish(base, tmp_path / "run" / "step-000003")
+            publish(base, base.weights, tmp_path / "run" / "step-000003")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names_in(tmp_path / "run") == []
