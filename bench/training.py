@@ -29,7 +29,7 @@ from bench.meter import Measurement, give_back_memory
 from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
 from mathsft.training.flops import ModelFlops, model_flops
 
-NUM_BATCHES = {"50m": 4, "135m": 2}
+NUM_BATCHES = 2
 """Batches per repeat; a contender that is too slow for them takes one."""
 
 MAX_SECONDS = 13 * 60
@@ -113,13 +113,12 @@ def main() -> None:
     os.environ.update(SINGLE_THREADED | QUIET)
     # Into a file lines are as long as they are.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    num_batches = NUM_BATCHES[arguments.model]
     with tempfile.TemporaryDirectory() as scratch:
-        workload = make_workload(arguments.model, num_batches, arguments.seed, Path(scratch))
-        _compare(console, arguments.model, workload, num_batches, arguments.repeats)
+        workload = make_workload(arguments.model, NUM_BATCHES, arguments.seed, Path(scratch))
+        _compare(console, arguments.model, workload, arguments.repeats)
 
 
-def _compare(console: Console, model: str, workload: Workload, num_batches: int, num_repeats: int) -> None:
+def _compare(console: Console, model: str, workload: Workload, num_repeats: int) -> None:
     started = time.monotonic()
     ours = next(contender for contender in CONTENDERS if contender.group == "ours")
     with _processes(CONTENDERS) as call:
@@ -137,7 +136,7 @@ def _compare(console: Console, model: str, workload: Workload, num_batches: int,
             console.print(f"Repeat {repeat} of {num_repeats}; bf16 GEMM {gemm_rates[-1] / 1e9:.0f} GFLOP/s")
             for contender in contenders:
                 measurement = call(
-                    contender, contender.function, workload, 1 if contender.is_slow else num_batches, **contender.settings
+                    contender, contender.function, workload, 1 if contender.is_slow else NUM_BATCHES, **contender.settings
                 )
                 measurements[contender.group].append(measurement)
                 _print_progress(console, contender, measurement)
@@ -228,7 +227,7 @@ def _table(
     gemm_rate: float,
 ) -> Table:
     title = (
-        f"SFT of {model} on one thread, batches of {BATCH_SIZE}: medians of {len(measurements['ours'])} repeats. "
+        f"SFT of {model} on one thread, batches of {BATCH_SIZE}: medians of repeats: {len(measurements['ours'])}. "
         f"Best bf16 GEMM: {gemm_rate / 1e9:.0f} GFLOP/s"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
