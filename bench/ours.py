@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from mathsft.training.step import TrainingStep
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
@@ -14,6 +13,7 @@ from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.state import load_base
+from mathsft.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 

@@ -84,11 +84,21 @@ def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device
 
     All prompts begin with packing.prefix_ids.
     """
-    questions = list(_questions(batch, packing))
-    num_tokens = sum(question.num_tokens for question in questions)
-    for num_rows in itertools.count(max(1, -(-num_tokens // packing.token_budget_tokens))):
-        trees = [_Tree(part, packing) for part in _even_parts(questions, num_rows)]
-        if len(trees) == len(questions) or all(tree.num_tokens <= packing.token_budget_tokens for tree in trees):
+    budget_tokens, num_prefix_tokens = packing.token_budget_tokens, len(packing.prefix_ids)
+    fitting: list[_Question] = []
+    trees: list[_Tree] = []
+    for question in _questions(batch, packing):
+        if num_prefix_tokens + question.num_tokens > budget_tokens:
+            trees.append(_Tree([question], packing))
+        else:
+            fitting.append(question)
+    num_tokens = sum(question.num_tokens for question in fitting)
+    # More rows than questions cannot help: at the latest, padding alone is over the budget.
+    for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting) + 1):
+        parts = _even_parts(fitting, num_parts) if num_parts < len(fitting) else [[question] for question in fitting]
+        packed = [_Tree(part, packing) for part in parts]
+        if num_parts == len(fitting) or all(tree.num_tokens <= budget_tokens for tree in packed):
+            trees += packed
             break
     return [tree.row(device) for tree in trees]
 

@@ -124,7 +124,7 @@ def _packing(base: BaseModel, training: TrainingSettings, prefix_ids: tuple[int,
         padding_tokens = _GROUP_PADDING_BY_WIDTH // base.model.config.hidden_size
         return Packing(prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
     # flex_attention computes blocks of 128 tokens.
-    row_multiple_tokens = max(1, round(budget_tokens / _CUDA_ROW_LENGTHS / 128)) * 128
+    row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
     return Packing(prefix_ids, budget_tokens, 0, row_multiple_tokens)
 
 

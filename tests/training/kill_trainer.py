@@ -35,7 +35,7 @@ def settings_of(model: str, data: str, study_dir: Path) -> WorkerSettings:
             "training": {"learning_rate": 3e-3, "batch_size": BATCH_SIZE, "precision": "fp32"},
         }
     )
-    return WorkerSettings(experiment, Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False), study_dir)
+    return WorkerSettings(experiment, Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), study_dir)
 
 
 def train(settings: WorkerSettings, run: Run, num_steps: int) -> None:

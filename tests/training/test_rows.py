@@ -108,3 +108,13 @@ def test_the_common_prefix_is_what_all_prompts_begin_with() -> None:
     assert common_prefix([Example("", prompt, (5,)) for prompt in prompts]) == (1, 2)
     assert common_prefix([Example("", (1, 2), (5,))]) == (1, 2)
     assert common_prefix([]) == ()
+
+
+def test_questions_that_add_nothing_to_the_preamble_and_long_ones_end_in_rows_of_their_own() -> None:
+    """Neither may keep the search for a number of rows going for ever, or spread the others over needless rows."""
+    prefix = tuple(range(1, 41))
+    bare = [Example("", (*prefix, token), (5,)) for token in (50, 51, 52)]
+    assert len(packed_rows(bare, Packing(prefix, 30, 0, 1), CPU)) == 3
+    batch = [Example("", (1, 2), (3,) * 200), *(Example("", (1, token), (3, 4)) for token in range(2, 18))]
+    rows = packed_rows(batch, Packing((), 100, 0, 1), CPU)
+    assert [row.ids_BT.numel() for row in rows] == [201, 48]
