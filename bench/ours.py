@@ -1,6 +1,5 @@
 """mathsft in bench.training: the same steps as in a study, and their gradients beside those of a plain padded batch."""
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from bench.meter import Counter, Measurement, Meter
 from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
+from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
 
@@ -27,7 +27,7 @@ def run_ours(workload: Workload, num_batches: int) -> Measurement:
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples(num_batches)
     training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
-    step = TrainingStep(base, training, num_batches, CPU, _prefix(examples))
+    step = TrainingStep(base, training, num_batches, CPU, common_prefix(examples))
     counter = Counter(base.model)
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches[:num_batches], start=1)]
@@ -65,7 +65,7 @@ def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Ten
     training = TrainingSettings(
         learning_rate=LEARNING_RATE, batch_size=len(batch), beta1=0.0, max_gradient_norm=1e30, precision="fp32"
     )
-    step = TrainingStep(load_base(workload.model_folder, ATTENTION), training, 1, CPU, _prefix(batch))
+    step = TrainingStep(load_base(workload.model_folder, ATTENTION), training, 1, CPU, common_prefix(batch))
     step.take(batch, 1)
     prefix = "moment1."
     return {name.removeprefix(prefix): moment for name, moment in step.tensors().items() if name.startswith(prefix)}
@@ -87,9 +87,3 @@ def plain_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, T
     loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
     torch.autograd.backward(loss)
     return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-def _prefix(examples: Sequence[Example]) -> tuple[int, ...]:
-    """Return what all prompts begin with."""
-    columns = zip(*(example.prompt_ids for example in examples), strict=False)
-    return tuple(column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
