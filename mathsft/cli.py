@@ -8,6 +8,7 @@ import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
 from mathsft.invocation import python
@@ -96,9 +97,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
             file=sys.stderr,
         )
         return USER_ERROR
-    from mathsft import commands
-
-    action: Callable[[argparse.Namespace], int] = getattr(commands, command or arguments.command)
+    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
     try:
         return action(arguments)
     except UserError as error:

@@ -125,9 +125,17 @@ class Response:
     text: str
     finish_reason: str
     num_tokens: int
+    """As generated, the end-of-sequence token included."""
     verdict: Verdict
+    """By the lenient format rule, whatever the settings count by."""
     tag_flags: tuple[str, ...] = ()
     """Tags that are missing or misplaced; unlike verdict.reason these overlap."""
+    is_strict: bool = False
+    """The response also meets the strict format rule: "</think> <answer>" with exactly one space."""
+    entropy: float | None = None
+    """Mean entropy in nats of the distributions that the tokens were drawn from."""
+    gold_nll: float | None = None
+    """Mean negative log likelihood, in nats per token, of the problem's training target."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +147,14 @@ class Score:
     pool: str
     num_problems: int
     counts: dict[str, int]
-    """Responses by Category."""
+    """Responses by Category, under the format rule of the settings."""
     fingerprint: str
     """Hash of the weights that were scored."""
     responses_path: str
     timings: dict[str, float] = field(default_factory=dict)
     """swap_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+    strict_counts: dict[str, int] = field(default_factory=dict)
+    """Responses by Category, under the strict format rule."""
 
     @property
     def accuracy(self) -> float:

@@ -1,0 +1,161 @@
+"""What commands share: settings, the study's folder and book, its workers' placement, and how work is run to its end."""
+
+import argparse
+import asyncio
+import logging
+import shlex
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from mathsft.config.load import Loaded, load_settings
+from mathsft.config.schema import Experiment
+from mathsft.data.examples import load_template
+from mathsft.data.models import resolve_model
+from mathsft.data.pools import load_pools
+from mathsft.errors import UserError
+from mathsft.invocation import python
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+from mathsft.tracking.live import LiveProgress
+from mathsft.tracking.wandb import WandbObserver
+from mathsft.workers.placement import Devices, Placement, Purpose, place
+
+Result = TypeVar("Result")
+
+WIDTH = 110
+QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
+EVERYTHING = ("",)
+SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
+"""The settings that all scores in one book share."""
+
+
+def open_console() -> Console:
+    """Return the terminal, or lines wide enough for the tables where the output goes elsewhere."""
+    console = Console(soft_wrap=True, highlight=False)
+    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=WIDTH)
+
+
+def load(arguments: argparse.Namespace, devices: Devices, console: Console) -> Loaded:
+    """Load the settings; without --study take the one that fits the machine, saying so."""
+    name = arguments.study or _default_study(devices)
+    if arguments.study is None and devices.cuda:
+        console.print(f"{len(devices.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
+    elif arguments.study is None:
+        console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
+    assignments = list(arguments.set)
+    flags = {"trials": "num_trials", "learning_rate": "training.learning_rate", "batch_size": "training.batch_size"}
+    for flag, setting in flags.items():
+        if getattr(arguments, flag, None) is not None:
+            assignments.append(f"{setting}={getattr(arguments, flag)}")
+    return load_settings(name, arguments.experiment, assignments)
+
+
+def _default_study(devices: Devices) -> str:
+    return REAL if devices.cuda else QUICKSTART
+
+
+def settings_options(arguments: argparse.Namespace, loaded: Loaded, devices: Devices) -> str:
+    """Return the options with which another command reads the same settings; nothing where they are the default ones."""
+    name = loaded.study_name if loaded.study_path.parent == Path("studies") else str(loaded.study_path)
+    options = [] if name == _default_study(devices) else ["--study", name]
+    options += ["--experiment", arguments.experiment] if arguments.experiment else []
+    for assignment in arguments.set:
+        options += ["--set", assignment]
+    return f" {shlex.join(options)}" if options else ""
+
+
+def folder_of(loaded: Loaded) -> StudyFolder:
+    """Return the folder beside the study's file, where all that the study produces lies."""
+    return StudyFolder((loaded.study_path.parent / loaded.study_name).absolute())
+
+
+def require_database(loaded: Loaded, folder: StudyFolder, same_settings: str) -> None:
+    """Raise UserError, saying what to run first, where the study has no database yet."""
+    if not (folder.path / "study.db").exists():
+        raise UserError(no_winner(loaded, same_settings))
+
+
+@contextmanager
+def opened(loaded: Loaded, folder: StudyFolder) -> Iterator[Book]:
+    """Hold the study's folder and open its book."""
+    with folder.locked():
+        book = Book.open(folder.database_url, loaded.study_name)
+        try:
+            yield book
+        finally:
+            book.close()
+
+
+def placed(
+    loaded: Loaded, folder: StudyFolder, devices: Devices, purpose: Purpose, console: Console
+) -> tuple[Experiment, Placement]:
+    """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
+    _log_to(folder.path / "logs" / "driver.log")
+    experiment = with_local_model(loaded.experiment)
+    load_template(experiment.prompt.template)
+    load_pools(experiment.data)
+    placement = place(devices, experiment, folder.path, purpose)
+    console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
+    return experiment, placement
+
+
+@contextmanager
+def observed(loaded: Loaded, folder: StudyFolder, book: Book, console: Console) -> Iterator[None]:
+    """Show what the book hears, on the terminal and in W&B."""
+    with ExitStack() as stack:
+        if loaded.study.wandb.mode != "disabled":
+            wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
+            stack.callback(wandb.close)
+            book.observers.append(wandb)
+        live = stack.enter_context(LiveProgress(console, book, loaded.study.num_trials, loaded.experiment))
+        book.observers.append(live)
+        yield
+
+
+def with_local_model(experiment: Experiment) -> Experiment:
+    """Return the experiment with its model's name resolved to a local folder."""
+    folder = str(resolve_model(experiment.model.path))
+    return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's log to a file: the terminal is for what its user wants to know."""
+    path.parent.mkdir(exist_ok=True)
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def run_to_end(work: Coroutine[None, None, Result]) -> Result:
+    """Run to the end; Ctrl-C and SIGTERM cancel cleanly, and of a group of errors the one that a user can mend comes out."""
+
+    async def until_terminated() -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(until_terminated())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except BaseExceptionGroup as group:
+        errors = _leaves(group)
+        raise next((error for error in errors if isinstance(error, UserError)), errors[0]) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+def no_winner(loaded: Loaded, same_settings: str) -> str:
+    """Return the line that says what to run before a final run."""
+    return f"study {loaded.study_name} has no winner yet; run first: {python()} run_study.py{same_settings}"

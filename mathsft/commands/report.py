@@ -1,0 +1,26 @@
+"""python -m mathsft report: a study's report, written anew from its database."""
+
+import argparse
+
+from mathsft.commands.common import (
+    folder_of,
+    load,
+    open_console,
+    opened,
+    require_database,
+    settings_options,
+)
+from mathsft.errors import OK
+from mathsft.reporting.report import write_report
+from mathsft.workers.placement import detect_devices
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a study's report anew from its database."""
+    console, devices = open_console(), detect_devices()
+    loaded = load(arguments, devices, console)
+    folder = folder_of(loaded)
+    require_database(loaded, folder, settings_options(arguments, loaded, devices))
+    with opened(loaded, folder) as book:
+        console.print(f"Report: {write_report(book, folder.path)}")
+    return OK

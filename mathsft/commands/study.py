@@ -1,0 +1,115 @@
+"""run_study.py: from settings to a promotion, or to what the study would cost."""
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.commands.common import (
+    EVERYTHING,
+    SCORED_BY,
+    folder_of,
+    load,
+    observed,
+    open_console,
+    opened,
+    placed,
+    run_to_end,
+    settings_options,
+    with_local_model,
+)
+from mathsft.config.load import Loaded, identity
+from mathsft.data.pools import load_pools
+from mathsft.errors import FAILED, OK, UserError
+from mathsft.invocation import python, tool
+from mathsft.reporting.report import write_report
+from mathsft.reporting.terminal import study_table
+from mathsft.runs.crew import Crew
+from mathsft.runs.forecast import forecast
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+from mathsft.study.search import Search
+from mathsft.study.study import is_over, promote, run_study, trial_plan
+from mathsft.workers.placement import Devices, detect_devices, place
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a study to its promotion, or say what it would cost."""
+    console, devices = open_console(), detect_devices()
+    loaded = load(arguments, devices, console)
+    for name in loaded.study.search.keys() & loaded.overrides.keys():
+        raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
+    if arguments.dry_run:
+        return _dry_run(loaded, devices, console)
+    deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
+    config, folder = loaded.study, folder_of(loaded)
+    with opened(loaded, folder) as book:
+        book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
+        experiment, placement = placed(loaded, folder, devices, "study", console)
+        plan = trial_plan(config.trial, placement.max_unscored)
+        search = Search(config, plan, book, folder, len(placement.trainers), deadline)
+        book.record_settings(identity(loaded))
+        with observed(loaded, folder, book, console):
+            if not is_over(search, book):
+                with Crew.hired(placement, experiment, folder.path) as crew:
+                    run_to_end(run_study(config, search, crew, book))
+            promotion = promote(book, folder.path)
+        report = write_report(book, folder.path)
+        console.print(study_table(book))
+    if promotion is None:
+        console.print(
+            "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
+        )
+        return FAILED
+    console.print(f"Promoted: {promotion.run}, {promotion.reason}.", f"Report: {report}", sep="\n")
+    _print_next(folder, settings_options(arguments, loaded, devices), console)
+    return OK
+
+
+def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
+    """Print what would run, and its predicted cost."""
+    folder = folder_of(loaded)
+    experiment = with_local_model(loaded.experiment)
+    placement = place(devices, experiment, folder.path, "study")
+    book = Book.open(folder.database_url, loaded.study_name) if (folder.path / "study.db").exists() else None
+    hardware = placement.evaluator.settings.hardware
+    model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
+    predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
+    trial = loaded.study.trial
+    points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
+    table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
+    for name, value in (
+        ("model", f"{experiment.model.path} ({predicted.num_parameters / 1e6:,.1f} M parameters)"),
+        ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
+        ("searched", ", ".join(loaded.study.search)),
+        ("devices", placement.description),
+        ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
+        ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
+        (
+            "memory",
+            f"trainer {_size(predicted.trainer_memory_bytes)} for weights and optimizer, plus activations; "
+            f"evaluator {_size(predicted.evaluator_memory_bytes)} for weights, plus the KV cache",
+        ),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    return OK
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
+
+
+def _print_next(folder: StudyFolder, same_settings: str, console: Console) -> None:
+    console.print(
+        "Next:",
+        f"  {python()} run_final.py --from-best{same_settings}",
+        f"  {tool('optuna-dashboard')} {folder.database_url} --artifact-dir {folder.artifacts}",
+        sep="\n",
+    )
