@@ -55,6 +55,18 @@ def main(argv: Sequence[str]) -> int:
     config.add_argument("--schema", action="store_true", help="print every setting with its type, default and meaning")
     report = commands.add_parser("report", help="write a study's report anew from its database")
     _add_settings_options(report)
+    show = commands.add_parser("show", help="look at all studies, one study's trials, or one run and its responses")
+    show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder; none lists all studies")
+    show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    show.add_argument("--pool", help="the pool that it was scored on (default: its own)")
+    show.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the last)")
+    categories = ("all", "correct", "wrong_answer", "format_failure", "ungraded")
+    show.add_argument("--responses", choices=categories, help="page through the responses of this category")
+    show.add_argument("--search", metavar="TEXT", help="only responses that have this text in problem, gold or response")
+    show.add_argument("--json", action="store_true", help="print JSON for scripts")
+    clean = commands.add_parser("clean", help="show what a study holds on disk, and free what nobody will ask for")
+    clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    clean.add_argument("--yes", action="store_true", help="free without asking")
     return _run(parser, argv, None)
 
 

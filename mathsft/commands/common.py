@@ -92,13 +92,14 @@ def opened(loaded: Loaded, folder: StudyFolder) -> Iterator[Book]:
 
 
 def placed(
-    loaded: Loaded, folder: StudyFolder, devices: Devices, purpose: Purpose, console: Console
+    loaded: Loaded, folder: StudyFolder, book: Book, devices: Devices, purpose: Purpose, console: Console
 ) -> tuple[Experiment, Placement]:
     """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
     _log_to(folder.path / "logs" / "driver.log")
     experiment = with_local_model(loaded.experiment)
     load_template(experiment.prompt.template)
-    load_pools(experiment.data)
+    pools = load_pools(experiment.data)
+    book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
     placement = place(devices, experiment, folder.path, purpose)
     console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
     return experiment, placement

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
         book.check(identity(loaded), SCORED_BY)
-        experiment, placement = placed(loaded, folder, devices, "final", console)
+        experiment, placement = placed(loaded, folder, book, devices, "final", console)
         if not book.runs():
             book.record_settings(identity(loaded))
         overrides: dict[str, Scalar] = {**(promotion.overrides if promotion else {}), **loaded.overrides}

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, folder = loaded.study, folder_of(loaded)
     with opened(loaded, folder) as book:
         book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
-        experiment, placement = placed(loaded, folder, devices, "study", console)
+        experiment, placement = placed(loaded, folder, book, devices, "study", console)
         plan = trial_plan(config.trial, placement.max_unscored)
         search = Search(config, plan, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))

@@ -10,7 +10,7 @@ from mathsft.store.book import Book
 NUM_SHOWN_TRIALS = 8
 
 
-def study_table(book: Book) -> Table:
+def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
     """Return the best trials and the baseline on the search pool, with 95 % intervals."""
     trials, promotion = book.runs("trial-"), book.promotion()
     names = sorted({name for trial in trials for name in trial.overrides})
@@ -21,11 +21,11 @@ def study_table(book: Book) -> Table:
     for header in (*(name.removeprefix("training.") for name in names), "accuracy", "95 % interval", "format", ""):
         table.add_column(header, justify="right", no_wrap=True)
     ranked = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: -(trial.value or 0.0))
-    for trial in ranked[:NUM_SHOWN_TRIALS]:
+    for trial in ranked[:num_shown]:
         is_promoted = promotion is not None and promotion.run == trial.name
         cells = [*(_value(trial, name) for name in names), *_last_score(book, trial)]
         table.add_row(trial.name, *cells, "promoted" if is_promoted else "")
-    if len(ranked) > NUM_SHOWN_TRIALS:
+    if len(ranked) > num_shown:
         table.add_row("…")
     if (baseline := book.run("baseline")) is not None:
         table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))

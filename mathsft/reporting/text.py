@@ -57,5 +57,5 @@ def seconds(given: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Return "1.25 GiB"."""
-    return f"{num_bytes / 2**30:.2f} GiB"
+    """Return "1.25 GiB", or "12.5 MiB" below that."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -5,7 +5,7 @@ observer may fail, the study may not.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Promotion, Response, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Problem, Promotion, Response, Run, Score, StepMetrics
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,20 @@ class Book:
         """Return the study's resolved settings by dotted name, None before it began."""
         with self._transaction() as connection:
             return connection.scalar(select(tables.studies.c.settings).where(tables.studies.c.study == self.study))
+
+    # ---- the problems it is scored on
+
+    def record_problems(self, problems: Iterable[Problem]) -> None:
+        """Record problems that are not there yet: responses name them by id."""
+        known = self.problems()
+        rows = [tables.problems.row(problem, study=self.study) for problem in problems if problem.id not in known]
+        if rows:
+            with self._transaction() as connection:
+                connection.execute(insert(tables.problems.table), rows)
+
+    def problems(self) -> dict[str, Problem]:
+        """Return the recorded problems by id."""
+        return {problem.id: problem for problem in self._select(tables.problems)}
 
     # ---- writing
 

@@ -1,0 +1,49 @@
+"""python -m mathsft clean: shows what a study holds on disk, and frees what nobody will ask for again."""
+
+import argparse
+
+from rich import box
+from rich.console import Console
+from rich.prompt import Confirm
+from rich.table import Table
+
+from mathsft.commands.common import open_console
+from mathsft.commands.show import opened_to_read, study_folder
+from mathsft.errors import OK
+from mathsft.reporting import text
+from mathsft.runs.disk import Holding, free, holdings
+from mathsft.store.folder import StudyFolder
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the study's disk use, ask, and free what can be freed."""
+    console, folder = open_console(), StudyFolder(study_folder(arguments.study).absolute())
+    with opened_to_read(arguments.study) as book, folder.locked():
+        found = holdings(book, folder.path)
+        console.print(_table(book.study, found))
+        freeable = [holding for holding in found if holding.free]
+        size = text.size(sum(holding.num_bytes for holding in freeable))
+        if not freeable:
+            console.print("Nothing to free: all of it is results, or may still be asked for.")
+        elif arguments.yes or _agreed(console, size):
+            for holding in freeable:
+                free(holding)
+            console.print(f"Freed {size}; scores, responses and settings are all in the database.")
+        else:
+            console.print(f"Nothing was deleted. To free {size}: add --yes")
+    return OK
+
+
+def _agreed(console: Console, size: str) -> bool:
+    return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
+
+
+def _table(study: str, found: list[Holding]) -> Table:
+    table = Table(title=f"Study {study} on disk", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("size", justify="right")
+    table.add_column("can be freed")
+    for holding in found:
+        table.add_row(holding.kind, text.size(holding.num_bytes), f"yes: {holding.free}" if holding.free else "no")
+    table.add_row("all", text.size(sum(holding.num_bytes for holding in found)), "")
+    return table

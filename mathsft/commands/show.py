@@ -1,0 +1,171 @@
+"""python -m mathsft show: all studies, one study's trials, one run and its responses, from the database; writes nothing."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from mathsft.commands.common import open_console
+from mathsft.errors import OK, UserError
+from mathsft.invocation import python
+from mathsft.records import Problem, Response, Run, Score
+from mathsft.reporting.analysis import analyse_run
+from mathsft.reporting.shown import response_panel, run_page, studies_table, summarise
+from mathsft.reporting.terminal import study_table
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+STUDIES = Path("studies")
+COMMAND = f"{python()} -m mathsft show"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show what was asked for: everything, a study, a run, or its responses."""
+    console = open_console()
+    if arguments.study is None:
+        return _show_studies(console, arguments.json)
+    with opened_to_read(arguments.study) as book:
+        if arguments.run is None:
+            return _show_study(book, arguments, console)
+        run = find_run(book, arguments.run)
+        pool = arguments.pool or run.plan.pool
+        if arguments.responses or arguments.search:
+            return _show_responses(book, run, pool, arguments, console)
+        return _show_run(book, run, pool, arguments, console)
+
+
+@contextmanager
+def opened_to_read(study: str) -> Iterator[Book]:
+    """Open the book of a study given by name, file or folder, beside a driver that may be at work there."""
+    folder = StudyFolder(study_folder(study).absolute())
+    if not (folder.path / "study.db").exists():
+        known = ", ".join(sorted(path.parent.name for path in STUDIES.glob("*/study.db"))) or "none yet"
+        raise UserError(f"{study}: there is no study with results in {folder.path}; studies with results: {known}")
+    book = Book.open(folder.database_url, folder.path.name)
+    try:
+        yield book
+    finally:
+        book.close()
+
+
+def study_folder(study: str) -> Path:
+    """Return the folder of a study's results, from its name, its file or the folder itself."""
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        return path.with_suffix("")
+    return path if path.is_dir() or "/" in study else STUDIES / study
+
+
+def find_run(book: Book, name: str) -> Run:
+    """Return a run by its name, a trial's number, "best" (the promoted trial) or "final" (the latest final run)."""
+    runs = {run.name: run for run in book.runs()}
+    promotion, finals = book.promotion(), book.runs("final-")
+    aliases = {"best": promotion.run if promotion else "", "final": finals[-1].name if finals else ""}
+    wanted = f"trial-{name}" if name.isdecimal() else aliases.get(name, name)
+    if wanted not in runs:
+        raise UserError(f"study {book.study} has no run {name!r}; its runs: {', '.join(runs) or 'none yet'}")
+    return runs[wanted]
+
+
+def _show_studies(console: Console, as_json: bool) -> int:
+    summaries = []
+    for path in sorted(STUDIES.glob("*/study.db")):
+        with opened_to_read(str(path.parent)) as book:
+            summaries.append(summarise(book, path.parent))
+    if as_json:
+        return _print_json(console, [asdict(summary) for summary in summaries])
+    if not summaries:
+        console.print(f"There is no study with results in {STUDIES.absolute()} yet. Begin with: {python()} run_study.py")
+        return OK
+    console.print(studies_table(summaries))
+    console.print(f"Next: {COMMAND} {summaries[0].study}")
+    return OK
+
+
+def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> int:
+    runs, promotion = book.runs(), book.promotion()
+    if arguments.json:
+        scores = {run.name: [_score_facts(score) for score in book.scores(run.name)] for run in runs}
+        listed = [{**asdict(run), "scores": scores[run.name]} for run in runs]
+        return _print_json(
+            console, {"study": book.study, "runs": listed, "promotion": asdict(promotion) if promotion else None}
+        )
+    console.print(study_table(book, num_shown=len(runs)))
+    if promotion is not None:
+        console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
+    for final in book.runs("final-"):
+        console.print(f"Final run: {final.name}, {final.state}")
+    example = promotion.run if promotion else runs[-1].name if runs else "RUN"
+    console.print(f"Next: {COMMAND} {arguments.study} {example}")
+    return OK
+
+
+def _show_run(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
+    analyses = analyse_run(book, run.name, pool)
+    if arguments.step is not None:
+        score = _score_at(book, run, pool, arguments.step)
+        analyses = [one for one in analyses if one.step <= score.step]
+    if arguments.json:
+        return _print_json(console, {**asdict(run), "checkpoints": [asdict(one) for one in analyses]})
+    last = book.score(run.name, analyses[-1].step, pool) if analyses else None
+    problems = book.problems()
+    responses = book.responses(last) if last else []
+    _print_long(console, [run_page(run, analyses, responses, problems)])
+    console.print(f"Next: {COMMAND} {arguments.study} {run.name} --responses wrong_answer")
+    return OK
+
+
+def _show_responses(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
+    score, problems = _score_at(book, run, pool, arguments.step), book.problems()
+    chosen = [
+        response
+        for response in book.responses(score)
+        if arguments.responses in (None, "all", response.verdict.category)
+        and _contains(response, problems.get(response.problem_id), arguments.search or "")
+    ]
+    if arguments.json:
+        return _print_json(console, [asdict(response) for response in chosen])
+    total = sum(score.counts.values())
+    heading = f"{run.name} at step {score.step}, pool {pool}: {len(chosen)} of {total} responses"
+    _print_long(console, [heading, *(response_panel(response, problems) for response in chosen)])
+    return OK
+
+
+def _score_at(book: Book, run: Run, pool: str, step: int | None) -> Score:
+    """Return the run's score at a step, the last one where none is given."""
+    scores = book.scores(run.name, pool)
+    if not scores:
+        pools = sorted({score.pool for score in book.scores(run.name)})
+        raise UserError(f"{run.name} has no score on the pool {pool!r}; it has scores on: {', '.join(pools) or 'none yet'}")
+    found = scores[-1] if step is None else next((score for score in scores if score.step == step), None)
+    if found is None:
+        steps = ", ".join(str(score.step) for score in scores)
+        raise UserError(f"--step {step}: {run.name} has no score there on the pool {pool}; its steps: {steps}")
+    return found
+
+
+def _contains(response: Response, problem: Problem | None, wanted: str) -> bool:
+    asked = f"{problem.problem}\n{problem.answer}" if problem is not None else ""
+    return wanted.casefold() in f"{response.problem_id}\n{asked}\n{response.text}".casefold()
+
+
+def _score_facts(score: Score) -> dict[str, Any]:
+    return {"step": score.step, "pool": score.pool, "accuracy": score.accuracy, "counts": score.counts}
+
+
+def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
+    """Print, page by page where a person looks at it."""
+    pages: AbstractContextManager[Any] = console.pager(styles=True) if console.is_terminal else nullcontext()
+    with pages:
+        for part in parts:
+            console.print(part, markup=False, soft_wrap=False)
+
+
+def _print_json(console: Console, value: Any) -> int:
+    console.out(json.dumps(value, indent=2), highlight=False)
+    return OK

@@ -1,0 +1,126 @@
+"""What a checkpoint's responses say, and what changed since the one before; counted from the book at each asking."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mathsft.records import Category, Problem, Response, Score
+from mathsft.store.book import Book
+
+UNKNOWN = "unknown"
+"""Where a data set says nothing of a problem's subject or level."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many of so many."""
+
+    num: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.num / self.of
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One checkpoint on one pool; means are None where there is nothing to take them of."""
+
+    run: str
+    step: int
+    pool: str
+    categories: dict[Category, Count]
+    format_ok: Count
+    strictly_correct: Count
+    """Correct by the strict format rule, too."""
+    reasons: dict[str, int]
+    """Why formats fail and responses are ungraded, one reason for each."""
+    tag_flags: dict[str, int]
+    """What is amiss with tags; one response may count several times."""
+    mean_tokens: float
+    mean_tokens_correct: float | None
+    mean_tokens_incorrect: float | None
+    num_cut: int
+    """Responses that reached the limit of tokens."""
+    mean_entropy: float | None
+    """Nats per generated token."""
+    gold_nll: float | None
+    """Nats per token of the training targets."""
+    by_subject: dict[str, Count]
+    """Correct responses of all, by the problem's subject; empty where the data set names none."""
+    by_level: dict[str, Count]
+    gained: tuple[str, ...]
+    """Ids of the problems solved here but not at the previous checkpoint."""
+    lost: tuple[str, ...]
+
+
+def analyse_run(book: Book, run: str, pool: str) -> list[Analysis]:
+    """Return the analysis of each of a run's checkpoints on a pool, by step."""
+    problems = book.problems()
+    analyses, before = [], None
+    for score in book.scores(run, pool):
+        responses = book.responses(score)
+        analyses.append(analyse(score, responses, problems, before))
+        before = responses
+    return analyses
+
+
+def analyse(
+    score: Score, responses: Sequence[Response], problems: Mapping[str, Problem], before: Sequence[Response] | None
+) -> Analysis:
+    """Analyse a checkpoint's responses, compared with those of the checkpoint before, where there is one."""
+    num = len(responses)
+    correct = [response for response in responses if response.verdict.category == "correct"]
+    incorrect = [response for response in responses if response.verdict.category != "correct"]
+    solved, solved_before = solved_problems(responses), solved_problems(before or ())
+    return Analysis(
+        run=score.run,
+        step=score.step,
+        pool=score.pool,
+        categories={category: Count(score.counts[category], num) for category in score.counts},  # type: ignore[misc]
+        format_ok=Count(num - score.counts["format_failure"], num),
+        strictly_correct=Count(sum(response.is_strict for response in correct), num),
+        reasons=_counted(response.verdict.reason for response in incorrect if response.verdict.reason),
+        tag_flags=_counted(flag for response in responses for flag in response.tag_flags),
+        mean_tokens=fmean(response.num_tokens for response in responses),
+        mean_tokens_correct=_mean(response.num_tokens for response in correct),
+        mean_tokens_incorrect=_mean(response.num_tokens for response in incorrect),
+        num_cut=sum(response.finish_reason == "length" for response in responses),
+        mean_entropy=_mean(response.entropy for response in responses if response.entropy is not None),
+        gold_nll=_mean(response.gold_nll for response in responses if response.gold_nll is not None),
+        by_subject=_solved_by(responses, problems, lambda problem: problem.subject),
+        by_level=_solved_by(responses, problems, lambda problem: problem.level),
+        gained=tuple(sorted(solved - solved_before)) if before else (),
+        lost=tuple(sorted(solved_before - solved)) if before else (),
+    )
+
+
+def solved_problems(responses: Iterable[Response]) -> set[str]:
+    """Return the ids of the problems that at least one response solved."""
+    return {response.problem_id for response in responses if response.verdict.category == "correct"}
+
+
+def _solved_by(
+    responses: Sequence[Response], problems: Mapping[str, Problem], attribute: Callable[[Problem], object]
+) -> dict[str, Count]:
+    def named(response: Response) -> str:
+        problem = problems.get(response.problem_id)
+        value = attribute(problem) if problem is not None else None
+        return UNKNOWN if value is None else str(value)
+
+    totals = Counter(map(named, responses))
+    if set(totals) <= {UNKNOWN}:
+        return {}
+    solved = Counter(named(response) for response in responses if response.verdict.category == "correct")
+    return {name: Count(solved[name], totals[name]) for name in sorted(totals)}
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    given = list(values)
+    return fmean(given) if given else None

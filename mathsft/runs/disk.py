@@ -1,0 +1,72 @@
+"""What a study holds on disk, by kind, and which of it nobody will ask for again; deletes only what it is told to."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mathsft.records import FINISHED
+from mathsft.runs.retention import deletable
+from mathsft.store.book import Book
+from mathsft.training.footprint import full_state_path
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Files and folders of one kind; free says why nobody will ask for them, and is empty where somebody may."""
+
+    kind: str
+    paths: tuple[Path, ...]
+    num_bytes: int
+    free: str = ""
+
+
+def holdings(book: Book, study_dir: Path) -> list[Holding]:
+    """Return all that lies in the study's folder, each file in exactly one holding."""
+    runs = book.runs()
+    checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
+    unneeded = deletable(runs, checkpoints, book.scores(), book.promotion())
+    scored = [study_dir / score.responses_path for score in book.scores()]
+    ended = [full_state_path(study_dir / "runs" / run.name) for run in runs if run.state in FINISHED]
+    kinds: list[tuple[str, list[Path], str]] = [
+        (
+            "half-written files",
+            sorted(study_dir.glob("runs/**/*.partial")),
+            "a kill left them",
+        ),
+        ("weights", [study_dir / checkpoint.path for checkpoint in unneeded], "scored, and not the best or the last"),
+        ("training states", ended, "their runs have ended"),
+        ("response files", scored, "the database has every response"),
+        ("weights", sorted(study_dir.glob("runs/*/step-*")), ""),
+        ("training states", sorted(study_dir.glob("runs/*/full-state.*")), ""),
+        ("W&B's files", [study_dir / "wandb"], ""),
+        ("dashboard artifacts", [study_dir / "artifacts"], ""),
+        ("database", sorted(study_dir.glob("study.db*")), ""),
+        ("logs, metrics and reports", [study_dir], ""),
+    ]
+    counted: set[Path] = set()
+    found = []
+    for kind, paths, free in kinds:
+        files = [file for path in paths for file in _files(path) if file not in counted]
+        counted.update(files)
+        if files:
+            found.append(Holding(kind, tuple(paths), sum(file.lstat().st_size for file in files), free))
+    return found
+
+
+def free(holding: Holding) -> None:
+    """Delete a holding that nobody will ask for; what is gone already is passed over."""
+    if not holding.free:
+        raise ValueError(f"{holding.kind} may still be asked for")
+    for path in holding.paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (file for file in path.rglob("*") if not file.is_dir())
+    elif path.exists():
+        yield path

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mathsft.cli import main
+from mathsft.errors import OK, USER_ERROR
+from mathsft.records import Checkpoint, Plan, Problem, Promotion, Response, Run, Score, Verdict
+from mathsft.store.book import Book
+
+PLAN = Plan(64, (0.5, 1.0), "search", 1, "last")
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished study of two trials in studies/demo under the current directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "studies" / "demo"
+    folder.mkdir(parents=True)
+    book = Book.open(f"sqlite:///{folder / 'study.db'}", "demo")
+    book.record_problems([Problem("p0", "What is 1+1?", "", "2", level=1), Problem("p1", "How many \x1b[2J?", "", "3")])
+    for number, first in ((0, "correct"), (1, "wrong_answer")):
+        run = f"trial-{number}"
+        book.write(Run(run, {"training.learning_rate": 0.01}, PLAN, 0, "finished", number / 2))
+        for step in (1, 2):
+            path = f"runs/{run}/step-{step:06d}"
+            (folder / path).mkdir(parents=True)
+            (folder / path / "model.safetensors").write_bytes(b"weights")
+            book.write(Checkpoint(run, step, path, "f"))
+            solved = first if step == 1 else "correct"
+            texts = ("so </think> <answer> 2 </answer>", "\x1b]0;owned\x07 no tags")
+            responses = [
+                Response("p0", 0, texts[0], "stop", 9, Verdict(solved, body="2")),  # type: ignore[arg-type]
+                Response("p1", 0, texts[1], "length", 12, Verdict("format_failure", "incomplete_generation")),
+            ]
+            counts = {"correct": 0, "wrong_answer": 0, "ungraded": 0, "format_failure": 1} | {solved: 1}
+            book.write(Score(run, step, "search", 2, counts, "f", f"runs/{run}/responses/{step}.jsonl"), responses)
+    book.write(Promotion("trial-0", {}, "it won", {}))
+    book.close()
+    return folder
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == OK
+    return capsys.readouterr().out
+
+
+def test_all_studies_one_study_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "demo" in shown(capsys, "show")
+    of_study = shown(capsys, "show", "demo")
+    assert "trial-1" in of_study and "Promoted: trial-0, it won" in of_study
+    of_run = shown(capsys, "show", "demo", "1")
+    assert "gained 1 problems" in of_run and "By level" in of_run and "incomplete_generation" in of_run
+
+
+def test_responses_by_category_step_and_text(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = shown(capsys, "show", "demo", "best", "--responses", "format_failure")
+    assert "1 of 2 responses" in failures and "p1" in failures and "p0" not in failures
+    assert "0 of 2" in shown(capsys, "show", "demo", "1", "--responses", "wrong_answer")
+    assert "1 of 2" in shown(capsys, "show", "demo", "1", "--responses", "wrong_answer", "--step", "1")
+    assert "p0" in shown(capsys, "show", "demo", "0", "--search", "what is 1+1")
+
+
+def test_what_a_model_wrote_does_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = shown(capsys, "show", "demo", "0") + shown(capsys, "show", "demo", "0", "--responses", "all")
+    assert "owned" in pages
+    assert "\x1b" not in pages and "\x07" not in pages
+
+
+def test_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(shown(capsys, "show", "--json"))[0]["promoted"] == "trial-0"
+    assert len(json.loads(shown(capsys, "show", "demo", "--json"))["runs"]) == 2
+    checkpoints = json.loads(shown(capsys, "show", "demo", "1", "--json"))["checkpoints"]
+    assert [one["gained"] for one in checkpoints] == [[], ["p0"]]
+    assert json.loads(shown(capsys, "show", "demo", "1", "--responses", "correct", "--json"))[0]["problem_id"] == "p0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nope",), "studies with results: demo"),
+        (("demo", "7"), "its runs: trial-0, trial-1"),
+        (("demo", "final"), "its runs: trial-0, trial-1"),
+        (("demo", "0", "--step", "9"), "its steps: 1, 2"),
+        (("demo", "0", "--responses", "all", "--pool", "test"), "it has scores on: search"),
+    ],
+)
+def test_mistakes_name_what_there_is(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("show", *arguments)) == USER_ERROR
+    assert said in capsys.readouterr().err
+
+
+def test_clean_frees_only_what_nobody_asks_for(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "runs/trial-0/.step-000003.partial").mkdir()
+    (study / "runs/trial-0/.step-000003.partial/model.safetensors").write_bytes(b"half")
+    assert "--yes" in shown(capsys, "clean", "demo")
+    assert (study / "runs/trial-1/step-000002").exists()
+    assert "Freed" in shown(capsys, "clean", "demo", "--yes")
+    left = sorted(path.parent.relative_to(study).as_posix() for path in study.glob("runs/**/model.safetensors"))
+    assert left == ["runs/trial-0/step-000002"]  # the promoted trial's last
+    assert "Nothing to free" in shown(capsys, "clean", "demo")
