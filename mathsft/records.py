@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mathsft.config.schema import Experiment, Scalar
 
@@ -77,6 +77,29 @@ class Run:
     def number(self) -> int | None:
         """Return a trial's number in Optuna, None for any other run."""
         return int(self.name.removeprefix("trial-")) if self.name.startswith("trial-") else None
+
+
+@dataclass(frozen=True)
+class Passport:
+    """All that a run's result follows from, as it was when the run began; hashes are hex digits of BLAKE2b."""
+
+    run: str
+    settings: dict[str, Any]
+    """The experiment's resolved settings by dotted name, the run's overrides among them."""
+    seed: int
+    commit: str
+    """Git commit of mathsft's checkout; empty where it is none."""
+    diff: str
+    """What the checkout's code and settings differ in from that commit."""
+    versions: dict[str, str]
+    """Of Python and of the packages that train, generate and grade."""
+    device: str
+    data_hash: str
+    """Of the problems of all pools."""
+    prompt_hash: str
+    tokenizer_hash: str
+    base_fingerprint: str
+    """Of the base model's weights."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.invocation import python
+from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.tracking.live import LiveProgress
@@ -95,7 +96,7 @@ def placed(
     loaded: Loaded, folder: StudyFolder, book: Book, devices: Devices, purpose: Purpose, console: Console
 ) -> tuple[Experiment, Placement]:
     """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
-    _log_to(folder.path / "logs" / "driver.log")
+    log_to(folder.path / "logs" / "driver.log")
     experiment = with_local_model(loaded.experiment)
     load_template(experiment.prompt.template)
     pools = load_pools(experiment.data)
@@ -106,9 +107,10 @@ def placed(
 
 
 @contextmanager
-def observed(loaded: Loaded, folder: StudyFolder, book: Book, console: Console) -> Iterator[None]:
-    """Show what the book hears, on the terminal and in W&B."""
+def observed(loaded: Loaded, folder: StudyFolder, book: Book, description: str, console: Console) -> Iterator[None]:
+    """Have what the book hears shown on the terminal and in W&B, and every run given its passport."""
     with ExitStack() as stack:
+        book.observers.append(PassportOffice(book, loaded.experiment, description))
         if loaded.study.wandb.mode != "disabled":
             wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
             stack.callback(wandb.close)
@@ -124,7 +126,7 @@ def with_local_model(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
 
 
-def _log_to(path: Path) -> None:
+def log_to(path: Path) -> None:
     """Send this process's log to a file: the terminal is for what its user wants to know."""
     path.parent.mkdir(exist_ok=True)
     logging.basicConfig(

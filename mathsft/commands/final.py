@@ -42,7 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
             book.record_settings(identity(loaded))
         overrides: dict[str, Scalar] = {**(promotion.overrides if promotion else {}), **loaded.overrides}
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
-        with observed(loaded, folder, book, console), Crew.hired(placement, experiment, folder.path) as crew:
+        with (
+            observed(loaded, folder, book, placement.description, console),
+            Crew.hired(placement, experiment, folder.path) as crew,
+        ):
             run = run_to_end(run_final(run, promotion, crew, book))
         report = write_report(book, folder.path)
         console.print(progression_table(book, run))

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         search = Search(config, plan, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with observed(loaded, folder, book, console):
+        with observed(loaded, folder, book, placement.description, console):
             if not is_over(search, book):
                 with Crew.hired(placement, experiment, folder.path) as crew:
                     run_to_end(run_study(config, search, crew, book))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -82,6 +82,18 @@ def apply_overrides(experiment: Experiment, overrides: Mapping[str, Scalar]) -> 
 def flatten(settings: BaseModel) -> dict[str, Leaf]:
     """Return all settings by dotted name, lists as lists."""
     return dict(_leaves(settings.model_dump(), ""))
+
+
+def unflatten(values: Mapping[str, Leaf]) -> Experiment:
+    """Return the experiment whose settings `flatten` returned; raises UserError where this version knows other settings."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, leaf = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[leaf] = tuple(value) if isinstance(value, list) else value
+    return check(Experiment, tree, {}, "the recorded settings")
 
 
 def identity(loaded: Loaded) -> dict[str, Leaf]:

@@ -43,8 +43,14 @@ def content_key(problems: Sequence[Problem], template: str, max_length_tokens: i
         (render_prompt(template, problem.problem), render_target(problem.solution, problem.answer)) for problem in problems
     ]
     code = [version("tokenizers"), version("transformers")]
-    digest = hashlib.blake2b(json.dumps([texts, max_length_tokens, code]).encode(), digest_size=16)
-    for path in sorted(tokenizer_folder.iterdir()):
+    parts = [texts, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Return 32 hex digits that stand for the files which decide a model folder's tokenizer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.iterdir()):
         if path.suffix in TOKENIZER_SUFFIXES:
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)

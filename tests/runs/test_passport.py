@@ -1,0 +1,80 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mathsft.config.load import flatten, unflatten
+from mathsft.config.schema import Experiment
+from mathsft.records import Plan, Run, StepMetrics
+from mathsft.runs import passport
+from mathsft.runs.passport import PassportOffice, changes
+from mathsft.runs.replay import compare_losses
+from mathsft.store.book import Book
+
+RUN = Run("trial-3", {"training.learning_rate": 0.25}, Plan(64, (1.0,), "search", 1, "last"), seed=7)
+
+
+def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experiment) -> None:
+    book.observers.append(PassportOffice(book, experiment, "a toaster"))
+    book.write(RUN)
+    issued = book.passport("trial-3")
+    assert issued is not None
+    assert (issued.seed, issued.device, issued.settings["training.learning_rate"]) == (7, "a toaster", 0.25)
+    assert issued.versions.keys() >= {"python", "torch", "transformers", "optuna"}
+    book.observers[:] = [PassportOffice(book, experiment, "another toaster")]
+    book.write(replace(RUN, reason="goes on"))
+    assert book.passport("trial-3") == issued
+
+
+def test_a_driver_killed_before_the_passport_issues_it_at_its_next_start(book: Book, experiment: Experiment) -> None:
+    book.write(RUN)
+    assert book.passport("trial-3") is None
+    PassportOffice(book, experiment, "a toaster")
+    assert book.passport("trial-3") is not None
+
+
+def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
+    book.observers.append(PassportOffice(book, experiment, "a toaster"))
+    book.write(RUN)
+    issued = book.passport("trial-3")
+    assert issued is not None
+    old = replace(issued, diff="")
+    assert changes(old, old) == []
+    new = replace(old, versions={**old.versions, "torch": "9.9"}, device="a kettle", diff="+ a line")
+    lines = changes(old, new)
+    assert lines[0] == "device: a toaster -> a kettle"
+    assert f"torch: {old.versions['torch']} -> 9.9" in lines
+    assert any(line.startswith("uncommitted changes: none -> ") for line in lines)
+
+
+def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experiment) -> None:
+    book.observers.append(PassportOffice(book, experiment, ""))
+    book.write(RUN)
+    other_prompt = {"prompt": experiment.prompt.model_copy(update={"template": "r1_zero"})}
+    other_data = {
+        "data": experiment.data.model_copy(update={"pools": experiment.data.pools.model_copy(update={"watch": 30})})
+    }
+    book.observers[:] = [PassportOffice(book, experiment.model_copy(update={**other_prompt, **other_data}), "")]
+    book.write(replace(RUN, name="trial-4"))
+    first, second = book.passport("trial-3"), book.passport("trial-4")
+    assert first is not None and second is not None
+    assert first.prompt_hash != second.prompt_hash
+    assert first.data_hash != second.data_hash
+    assert (first.tokenizer_hash, first.base_fingerprint) == (second.tokenizer_hash, second.base_fingerprint)
+
+
+def test_no_checkout_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passport, "CHECKOUT", tmp_path)
+    assert passport.checkout() == ("", "")
+
+
+def test_recorded_settings_make_the_same_experiment(experiment: Experiment) -> None:
+    assert unflatten(flatten(experiment)) == experiment
+
+
+def test_loss_curves_are_compared_to_the_bit() -> None:
+    old = [StepMetrics("trial-3", step, 1 / step, 1e-3, 1.0, 10, 0.1) for step in (1, 2, 3)]
+    assert compare_losses(old, old) == (None, 0.0)
+    assert compare_losses(old, old[:2]) == (3, 0.0)
+    nudged = [old[0], replace(old[1], loss=0.5 + 2**-50), old[2]]
+    assert compare_losses(old, nudged) == (2, 2**-50)
