@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
         with (
             observed(loaded, folder, book, placement.description, console),
-            Crew.hired(placement, experiment, folder.path) as crew,
+            Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
         ):
             run = run_to_end(run_final(run, promotion, crew, book))
         report = write_report(book, folder.path)

@@ -11,6 +11,7 @@ from rich.table import Table
 from mathsft.commands.common import log_to, open_console, run_to_end, with_local_model
 from mathsft.commands.show import find_run, opened_to_read, study_folder
 from mathsft.config.load import unflatten
+from mathsft.config.schema import LimitSettings
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.records import Run
 from mathsft.runs.crew import Crew
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             book.observers.append(office)
             with LiveProgress(console, book, 1, experiment) as live:
                 book.observers.append(live)
-                with Crew.hired(placement, experiment, Path(scratch)) as crew:
+                with Crew.hired(placement, experiment, Path(scratch), LimitSettings()) as crew:
                     compared = run_to_end(replay(run, recorded, crew, book))
             replayed = book.passport(run.name)
             book.close()

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         book.record_settings(identity(loaded))
         with observed(loaded, folder, book, placement.description, console):
             if not is_over(search, book):
-                with Crew.hired(placement, experiment, folder.path) as crew:
+                with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
                     run_to_end(run_study(config, search, crew, book))
             promotion = promote(book, folder.path)
         report = write_report(book, folder.path)

@@ -184,6 +184,13 @@ class WandbSettings(Settings):
     """W&B's project."""
 
 
+class LimitSettings(Settings):
+    start_seconds: float = Field(1800, gt=0)
+    """A worker that shows no progress for this long after it was asked, its start included, is ended and asked again."""
+    hang_seconds: float = Field(600, gt=0)
+    """The same for a worker that has shown progress: how long a step, a save or a response may take at most."""
+
+
 class StudyConfig(Settings):
     """What is searched, how long, and how the winner is chosen."""
 
@@ -203,4 +210,5 @@ class StudyConfig(Settings):
     """A class of optuna.samplers; its seed follows from the study's."""
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
+    limits: LimitSettings = LimitSettings()
     wandb: WandbSettings = WandbSettings()

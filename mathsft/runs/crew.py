@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from mathsft.config.load import apply_overrides
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.records import Checkpoint, Run
 from mathsft.workers.placement import Placement
 from mathsft.workers.spawn import SpawnProcess
@@ -18,7 +18,7 @@ from mathsft.workers.worker import Device, Worker
 class WorkerLike(Protocol):
     """A worker as the loop sees it: `call` is idempotent, survives deaths, and raises Failed, RemoteError or UserError."""
 
-    async def call(self, method: str, *args: Any) -> Any: ...
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any: ...
 
 
 class Lending:
@@ -69,12 +69,12 @@ class Crew:
 
     @classmethod
     @contextmanager
-    def hired(cls, placement: Placement, experiment: Experiment, study_dir: Path) -> Iterator[Self]:
+    def hired(cls, placement: Placement, experiment: Experiment, study_dir: Path, limits: LimitSettings) -> Iterator[Self]:
         """Start the placement's workers; end them, whatever happens."""
         specs = {f"trainer-{index}": spec for index, spec in enumerate(placement.trainers)}
         specs["evaluator"] = placement.evaluator
         devices = {spec.device: Device() for spec in specs.values()}
-        workers = {name: Worker(SpawnProcess, spec, name, devices[spec.device]) for name, spec in specs.items()}
+        workers = {name: Worker(SpawnProcess, spec, name, devices[spec.device], limits) for name, spec in specs.items()}
         evaluator = workers["evaluator"]
         try:
             trainers = [worker for worker in workers.values() if worker is not evaluator]

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
-from mathsft.runs.progress import following
+from mathsft.runs.progress import following, metrics_path
 from mathsft.runs.retention import delete_weights
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
@@ -93,7 +93,8 @@ def recorded(run: Run, step: int, crew: Crew, book: Book) -> Checkpoint | None:
 async def trained(run: Run, step: int, trainer: WorkerLike, crew: Crew, book: Book) -> Checkpoint:
     """Have the run trained to the step; its metrics reach the book while it trains."""
     async with following(run, crew.study_dir, book):
-        checkpoint: Checkpoint = await trainer.call("advance", run, step)
+        progress = metrics_path(crew.study_dir, run.name)
+        checkpoint: Checkpoint = await trainer.call("advance", run, step, progress=progress)
     book.write(checkpoint)
     return checkpoint
 

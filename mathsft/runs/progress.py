@@ -35,10 +35,15 @@ class MetricsTail:
         return [self._adapter.validate_python(json.loads(line)) for line in new]
 
 
+def metrics_path(study_dir: Path, run: str) -> Path:
+    """Return the file to which the trainer appends a line for every step of the run."""
+    return study_dir / "runs" / run / "metrics.jsonl"
+
+
 @asynccontextmanager
 async def following(run: Run, study_dir: Path, book: Book) -> AsyncIterator[None]:
     """Write the run's steps to the book while the body waits for the trainer, the last ones when it ends."""
-    tail = MetricsTail(study_dir / "runs" / run.name / "metrics.jsonl")
+    tail = MetricsTail(metrics_path(study_dir, run.name))
 
     async def follow() -> None:
         while True:

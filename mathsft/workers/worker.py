@@ -12,14 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.records import WorkerSpec
 from mathsft.workers.host import CodeError, Reply, UserMistake
+from mathsft.workers.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Deaths of a worker's process in one call before the call is given up."""
+"""Deaths of a worker's process in one call, none of which got further than those before, until the call is given up."""
+LOOK_SECONDS = 1
+"""How often a worker that is at work is looked at."""
 DEATH_SEEN_SECONDS = 1
 """How long an error of one rank waits for the death of another that may be its cause."""
 QUOTED_LINES = 20
@@ -78,35 +82,42 @@ class Device:
 class Worker:
     """One target in one process, or in several as ranks of one group; its processes start when it is made."""
 
-    def __init__(self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device) -> None:
+    def __init__(
+        self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
+    ) -> None:
         self._start_process, self._spec, self._name, self._device = start_process, spec, name, device
+        self._limits = limits
         self._processes = self._start()
 
-    async def call(self, method: str, *args: Any) -> Any:
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         """Return what the target's method returns (rank 0's, where there are ranks); methods must be idempotent.
 
-        A process that dies is replaced and asked again. Raises Failed if that does not help, RemoteError for an error in
-        the target's code, and the target's own UserError. A call that is cancelled or fails leaves no process behind that
-        could reply late or work on with a broken state: the next call starts a new one.
+        A process that dies is replaced and asked again, and so is one that hangs: that does not change the file
+        `progress` within the limits. Raises Failed after ATTEMPTS deaths at which the file never got longer than before,
+        RemoteError for an error in the target's code, and the target's own UserError. A call that is cancelled or fails
+        leaves no process behind that could reply late or work on with a broken state: the next call starts a new one.
         """
         async with self._device.lent_to(self):
-            for attempt in range(1, ATTEMPTS + 1):
+            watch, num_deaths = Watch(progress, self._limits), 0
+            while True:
+                watch.begin()
                 try:
-                    return await self._request(method, args)
+                    return await self._request(method, args, watch)
                 except WorkerDied as death:
-                    logger.warning("%s.%s, attempt %d of %d: %s", self._name, method, attempt, ATTEMPTS, death)
-                    last_death = death
-        raise Failed(
-            f"{self._name}.{method}: the worker died {ATTEMPTS} times; at last: {last_death}; the log ends with\n"
-            + _last_lines(last_death.log_path)
-        )
+                    num_deaths = 1 if watch.got_further() else num_deaths + 1
+                    logger.warning("%s.%s, death %d of %d: %s", self._name, method, num_deaths, ATTEMPTS, death)
+                    if num_deaths == ATTEMPTS:
+                        raise Failed(
+                            f"{self._name}.{method}: the worker died {ATTEMPTS} times without getting further; at last: "
+                            f"{death}; the log ends with\n" + _last_lines(death.log_path)
+                        ) from death
 
     async def park(self) -> None:
         """Have the target leave the device to others; a target that cannot do so loses its process, which does it too."""
         if not self._processes:
             return
         try:
-            await self._request("park", ())
+            await self._request("park", (), Watch(None, self._limits))
         except (WorkerDied, RemoteError, UserError) as error:
             logger.warning("%s.park: %s; its process is ended instead", self._name, error)
 
@@ -116,13 +127,13 @@ class Worker:
             process.kill()
         self._processes = []
 
-    async def _request(self, method: str, args: tuple[Any, ...]) -> Any:
-        """Ask all ranks and return rank 0's reply; unless every rank replies well, all processes end."""
+    async def _request(self, method: str, args: tuple[Any, ...], watch: Watch) -> Any:
+        """Ask all ranks and return rank 0's reply; unless every rank replies well and in time, all processes end."""
         if not self._processes:
             self._processes = self._start()
         tasks = [asyncio.create_task(self._ask(process, method, args)) for process in self._processes]
         try:
-            done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            done, others = await self._answered(tasks, watch)
             if others:  # when a rank dies, another may be faster to tell that it was left alone than the death is seen
                 done |= (await asyncio.wait(others, timeout=DEATH_SEEN_SECONDS))[0]
             errors = [error for task in done if (error := task.exception())]
@@ -135,6 +146,17 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.close()
             raise
+
+    async def _answered(
+        self, tasks: list[asyncio.Task[Any]], watch: Watch
+    ) -> tuple[set[asyncio.Task[Any]], set[asyncio.Task[Any]]]:
+        """Return the tasks that are done and the others, once all are or one has failed; WorkerDied if they hang."""
+        while True:
+            done, others = await asyncio.wait(tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+            if not others or any(task.exception() for task in done):
+                return done, others
+            if complaint := watch.complaint():
+                raise WorkerDied(complaint, self._processes[0].log_path)
 
     async def _ask(self, process: Process, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)

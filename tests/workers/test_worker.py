@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.errors import UserError
 from mathsft.records import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
@@ -42,10 +42,11 @@ class Team:
         env: dict[str, str] | None = None,
         cpus: tuple[int, ...] = (),
         ranks: int = 1,
+        limits: LimitSettings = LimitSettings(),  # noqa: B008 - frozen
     ) -> Worker:
         settings = WorkerSettings(EXPERIMENT, HARDWARE, self.study_dir)
         spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks)
-        worker = Worker(self._start_process, spec, name, device or Device())
+        worker = Worker(self._start_process, spec, name, device or Device(), limits)
         self._workers.append(worker)
         return worker
 
@@ -152,13 +153,30 @@ def test_three_deaths_fail_with_the_end_of_the_log_and_fewer_do_not(team: Team) 
         with pytest.raises(Failed) as caught:
             await worker.call("die", 4)
         message = str(caught.value)
-        assert message.startswith("toy.die: the worker died 3 times; at last: process ")
+        assert message.startswith("toy.die: the worker died 3 times without getting further; at last: process ")
         assert "was killed by SIGKILL" in message
         assert "toy.log" in message
         assert message.endswith("last words 2")
         return await worker.call("die", 4)
 
     assert run(calls()) == 4
+
+
+def test_deaths_that_get_further_each_time_are_not_counted(team: Team) -> None:
+    """Five deaths, each after another line of progress, where three without any would end the call."""
+    worker = team.hire()
+    assert run(worker.call("creep", 5, progress=team.study_dir / "creep.txt")) == 5
+
+
+def test_a_hung_worker_is_ended_and_asked_again(team: Team, caplog: pytest.LogCaptureFixture) -> None:
+    worker = team.hire(limits=LimitSettings(start_seconds=50, hang_seconds=1))
+    assert run(worker.call("hang_once", progress=team.study_dir / "hang_once.txt")) == "awake again"
+    assert "showed no progress for 1 s (limits.hang_seconds)" in caplog.text
+
+
+def test_a_worker_that_shows_progress_may_take_longer_than_the_limit(team: Team) -> None:
+    worker = team.hire(limits=LimitSettings(start_seconds=50, hang_seconds=2))
+    assert run(worker.call("work_slowly", 2.5, progress=team.study_dir / "work_slowly.txt")) == "done"
 
 
 def test_cancelled_call_leaves_no_late_reply(team: Team) -> None:
@@ -266,7 +284,7 @@ DRIVER = """
     import asyncio, sys
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
-    from mathsft.config.schema import Experiment
+    from mathsft.config.schema import Experiment, LimitSettings
     from mathsft.records import Hardware, WorkerSettings, WorkerSpec
     from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
@@ -276,7 +294,7 @@ DRIVER = """
             "model": {"path": "m"}, "data": {"source": "s"}, "training": {"learning_rate": 1, "batch_size": 1}})
         settings = WorkerSettings(experiment, Hardware("cpu", 1, "eager", "float32", 0.5, False), Path(sys.argv[1]))
         spec = WorkerSpec("toys:Toy", settings, "cpu:0", {}, ())
-        busy, idle = (Worker(SpawnProcess, spec, name, Device()) for name in ("busy", "idle"))
+        busy, idle = (Worker(SpawnProcess, spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))
         await busy.call("take_semaphore")
         print(await busy.call("pid"), await idle.call("pid"), flush=True)
         await busy.call("hold")

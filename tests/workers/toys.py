@@ -57,6 +57,28 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         return num_died
 
+    def creep(self, num_lines: int) -> int:
+        """Get one line further in each life."""
+        if self._count("creep") < num_lines:
+            self._note("creep")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return num_lines
+
+    def hang_once(self) -> str:
+        if self._count("hang_once"):
+            return "awake again"
+        self._note("hang_once")
+        signal.pause()
+        return "never"
+
+    def work_slowly(self, seconds: float) -> str:
+        """Note progress ten times a second."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self._note("work_slowly")
+            time.sleep(0.1)
+        return "done"
+
     def leave(self) -> str:
         if self._count("leave"):
             return "in a new process"

@@ -1,0 +1,49 @@
+"""Watches the file that a worker appends to while it works: is it alive, and did it get further than ever before?"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mathsft.config.schema import LimitSettings
+
+
+class Watch:
+    """Signs of life during one call; without a file a worker counts as alive, however long it takes."""
+
+    def __init__(self, path: Path | None, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._limits, self._clock = path, limits, clock
+        self._furthest = self._seen = self._look()
+        self._has_begun = False
+        self._last_sign = clock()
+
+    def begin(self) -> None:
+        """Forget earlier signs: a process was asked just now and may have to start first."""
+        self._seen, self._has_begun, self._last_sign = self._look(), False, self._clock()
+
+    def complaint(self) -> str:
+        """Return why the process must be held for hung; nothing while it may be at work."""
+        if self._path is None:
+            return ""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen, self._has_begun, self._last_sign = seen, True, self._clock()
+        limit = self._limits.hang_seconds if self._has_begun else self._limits.start_seconds
+        if self._clock() - self._last_sign <= limit:
+            return ""
+        name = "hang_seconds" if self._has_begun else "start_seconds"
+        return f"showed no progress for {limit:g} s (limits.{name})"
+
+    def got_further(self) -> bool:
+        """Tell whether the file grew beyond all that it ever held in this call, and remember how far."""
+        size = self._look()[0]
+        is_further = size > self._furthest[0]
+        self._furthest = max(self._furthest, (size, 0))
+        return is_further
+
+    def _look(self) -> tuple[int, int]:
+        """Return the file's size and time of change, zeros where there is none."""
+        try:
+            found = self._path.stat() if self._path is not None else None
+        except FileNotFoundError:
+            found = None
+        return (found.st_size, found.st_mtime_ns) if found is not None else (0, 0)
