@@ -27,6 +27,7 @@ def run_study(argv: Sequence[str]) -> int:
     _add_settings_options(parser)
     parser.add_argument("--trials", type=_positive_int, metavar="N", help="finished trials in all")
     parser.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
+    parser.add_argument("--warm-from", metavar="STUDY", help="try another study's best settings first")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
     return _run(parser, argv, "study")
 

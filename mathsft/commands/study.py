@@ -20,7 +20,9 @@ from mathsft.commands.common import (
     settings_options,
     with_local_model,
 )
+from mathsft.commands.show import opened_to_read
 from mathsft.config.load import Loaded, identity
+from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
@@ -30,6 +32,7 @@ from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import forecast
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.workers.placement import Devices, detect_devices, place
@@ -49,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
         experiment, placement = placed(loaded, folder, book, devices, "study", console)
         plan = trial_plan(config.trial, placement.max_unscored)
-        search = Search(config, plan, book, folder, len(placement.trainers), deadline)
+        given = given_settings(config, loaded.experiment, _warm_settings(arguments.warm_from, config))
+        search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
         with observed(loaded, folder, book, placement.description, console):
             if not is_over(search, book):
@@ -66,6 +70,17 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"Promoted: {promotion.run}, {promotion.reason}.", f"Report: {report}", sep="\n")
     _print_next(folder, settings_options(arguments, loaded, devices), console)
     return OK
+
+
+def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Scalar]]:
+    """Return the best settings of another study that this one can try."""
+    if study is None:
+        return []
+    with opened_to_read(study) as other:
+        found = best_settings(other, config.search)
+    if not found:
+        raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
+    return found
 
 
 def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:

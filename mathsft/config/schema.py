@@ -119,6 +119,10 @@ class FloatRange(Settings):
         _check_range(self.low, self.high, self.log)
         return self
 
+    def holds(self, value: Scalar) -> bool:
+        """Tell whether a value lies in this range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
 
 class IntRange(Settings):
     type: Literal["int"]
@@ -135,12 +139,20 @@ class IntRange(Settings):
         _check_range(self.low, self.high, self.log)
         return self
 
+    def holds(self, value: Scalar) -> bool:
+        """Tell whether a value lies in this range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
 
 class Choices(Settings):
     type: Literal["categorical"]
     """What kind of range this is."""
     choices: tuple[Scalar, ...] = Field(min_length=1)
     """The values to choose from."""
+
+    def holds(self, value: Scalar) -> bool:
+        """Tell whether a value is one of the choices."""
+        return value in self.choices
 
 
 SearchRange: TypeAlias = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
@@ -202,6 +214,8 @@ class StudyConfig(Settings):
     """Every trial's length and eval points."""
     final: RunSettings
     """The final run's length and eval points."""
+    enqueue: tuple[dict[str, Scalar], ...] = ()
+    """Settings to try first, after the experiment's own: a list of searched names with values inside their ranges."""
     num_trials: int = Field(20, ge=1)
     """Finished trials in all; running a study again with more goes on with it."""
     seed: int = Field(0, ge=0)
@@ -212,3 +226,13 @@ class StudyConfig(Settings):
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
     limits: LimitSettings = LimitSettings()
     wandb: WandbSettings = WandbSettings()
+
+    @model_validator(mode="after")
+    def _enqueued_settings_are_searched(self) -> Self:
+        for settings in self.enqueue:
+            for name, value in settings.items():
+                if name not in self.search:
+                    raise ValueError(f"enqueue: {name} is not searched; search has {', '.join(self.search)}")
+                if not self.search[name].holds(value):
+                    raise ValueError(f"enqueue: {name} = {value} lies outside of its range in search")
+        return self

@@ -9,17 +9,18 @@ exactly as if it had not been (with one trainer; with several, which trial ends 
 import asyncio
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mathsft.config.schema import Choices, Component, FloatRange, Scalar, SearchRange, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import FINISHED, Plan, Run, RunState, Score
+from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
 from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
@@ -47,13 +48,21 @@ class Search:
     """A source of trials for `drive`: asks Optuna what to try, reports to it, and lets its pruner stop trials.
 
     num_trials counts finished trials in all, earlier drivers' included; after the deadline (of time.monotonic) nothing
-    new is proposed.
+    new is proposed. The first trials have the given settings; what these leave open, the sampler fills in.
     """
 
     def __init__(
-        self, config: StudyConfig, plan: Plan, book: Book, folder: StudyFolder, num_trainers: int, deadline: float | None
+        self,
+        config: StudyConfig,
+        plan: Plan,
+        given: Sequence[Overrides],
+        book: Book,
+        folder: StudyFolder,
+        num_trainers: int,
+        deadline: float | None,
     ) -> None:
         self._config, self._plan, self._book, self._folder = config, plan, book, folder
+        self._given = given
         self._num_trainers, self._deadline = num_trainers, deadline
         self._space = {name: distribution(given) for name, given in config.search.items()}
         with told_to_user(book):
@@ -118,6 +127,9 @@ class Search:
     def _ask(self, number: int) -> Run:
         """Create the trial, or end the asking that was cut short; the sampler's seed follows from the trial's number."""
         self.study.sampler = make_sampler(self._config, number)
+        if number < len(self._given):
+            # Not enqueue_trial: a waiting trial takes a number of its own.
+            self.study.sampler = PartialFixedSampler(dict(self._given[number]), self.study.sampler)
         if self._half_asked == number:
             self._half_asked = None
             trial = self._trial(number)

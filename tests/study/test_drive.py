@@ -104,8 +104,16 @@ def study_config(**changes: Any) -> StudyConfig:
 class Driver:
     """One life of a driver process over the study in a folder."""
 
-    def __init__(self, folder: Path, experiment: Experiment, kills: Kills, num_trainers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        experiment: Experiment,
+        kills: Kills,
+        num_trainers: int = 1,
+        given: tuple[dict[str, Any], ...] = (),
+    ) -> None:
         folder.mkdir(exist_ok=True)
+        self.given = given
         self.folder, self.num_trainers = StudyFolder(folder), num_trainers
         self.book = Book.open(self.folder.database_url, "toy")
         self.experiment, self.kills = experiment, kills
@@ -116,7 +124,7 @@ class Driver:
         return Crew(Lending(trainers), Lending([ToyEvaluator(folder, self.kills)]), self.experiment, folder)
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
-        search = Search(config, trial_plan(config.trial, 2), self.book, self.folder, self.num_trainers, deadline)
+        search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
         if not is_over(search, self.book):
             asyncio.run(run_study(config, search, self.crew(), self.book))
         promote(self.book, self.folder.path)
@@ -190,6 +198,22 @@ def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, 
     assert kills.num_calls == 0
     again.study(study_config(num_trials=5))
     assert len(again.book.runs("trial-")) == 5
+
+
+def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, experiment: Experiment) -> None:
+    given = ({"training.learning_rate": 2e-3, "training.batch_size": 8}, {"training.batch_size": 16})
+    whole = Driver(tmp_path / "whole", experiment, Kills(), given=given)
+    whole.study(study_config(num_trials=4))
+    killed = Driver(tmp_path / "killed", experiment, Kills(after=2), given=given)
+    with pytest.raises(BaseException) as caught:
+        killed.study(study_config(num_trials=4))
+    assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
+    again = Driver(tmp_path / "killed", experiment, Kills(), given=given)
+    again.study(study_config(num_trials=4))
+    trials = again.book.runs("trial-")
+    assert trials[0].overrides == given[0]
+    assert trials[1].overrides["training.batch_size"] == 16
+    assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.book.runs("trial-")]
 
 
 def test_several_trainers_end_with_exactly_n_trials(tmp_path: Path, experiment: Experiment) -> None:

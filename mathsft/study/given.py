@@ -1,0 +1,45 @@
+"""Settings that are tried whatever the sampler says: the experiment's own, those of the study file, another study's best."""
+
+from collections.abc import Iterable, Mapping
+
+from mathsft.config.load import flatten
+from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
+from mathsft.records import Overrides
+from mathsft.store.book import Book
+
+NUM_WARM = 3
+"""How many of another study's best settings are tried first."""
+
+
+def given_settings(config: StudyConfig, experiment: Experiment, warm: Iterable[Overrides]) -> tuple[dict[str, Scalar], ...]:
+    """Return what the first trials are given, each setting once.
+
+    Trial 0 has the experiment's own settings, so that the study can tell whether tuning was worth it; where they lie outside
+    of the searched ranges they cannot be a trial.
+    """
+    values = flatten(experiment)
+    own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
+    candidates = [own, *config.enqueue, *warm]
+    given: list[dict[str, Scalar]] = []
+    for candidate in candidates:
+        if is_within(candidate, config.search) and dict(candidate) not in given:
+            given.append(dict(candidate))
+    return tuple(given)
+
+
+def best_settings(book: Book, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+    """Return another study's promoted settings, then its most accurate ones, as far as they lie in this space."""
+    promotion = book.promotion()
+    trials = [trial for trial in book.runs("trial-") if trial.state == "finished"]
+    ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    found: list[dict[str, Scalar]] = []
+    for overrides in [*([promotion.overrides] if promotion else []), *(trial.overrides for trial in ranked)]:
+        shared = {name: value for name, value in overrides.items() if name in space}
+        if shared and is_within(shared, space) and shared not in found:
+            found.append(shared)
+    return found[:NUM_WARM]
+
+
+def is_within(settings: Overrides, space: Mapping[str, SearchRange]) -> bool:
+    """Tell whether all settings lie in their searched ranges."""
+    return all(space[name].holds(value) for name, value in settings.items())
