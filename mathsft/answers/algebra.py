@@ -25,11 +25,11 @@ _ROUNDING = 1e-9
 
 
 class CannotComputeError(ValueError):
-    """The value is not defined, or beyond this arithmetic."""
+    """The value is beyond this arithmetic."""
 
 
-class TooLargeError(ValueError):
-    """The value is longer than any answer is."""
+class NoValueError(ValueError):
+    """The value is undefined, or longer than any answer is."""
 
 
 @dataclass(frozen=True, order=True)
@@ -133,14 +133,14 @@ def unevaluated(function: str, *arguments: Value) -> Value:
     """Return the function's value at the arguments as an atom."""
     name = f"{function}({', '.join(map(str, arguments))})"
     if len(name) > _MAX_NAME_CHARS:
-        raise TooLargeError(function)
+        raise NoValueError(function)
     return atom(Atom(name, function, arguments))
 
 
 def quotient(upper: Polynomial, lower: Polynomial) -> Value:
     """Return the quotient of two polynomials; a single term below joins the ones above."""
     if not lower:
-        raise CannotComputeError("division by zero")
+        raise NoValueError("division by zero")
     if len(lower) > 1:
         return Value(upper, lower)
     ((powers, coefficient),) = lower.items()
@@ -153,21 +153,19 @@ def quotient(upper: Polynomial, lower: Polynomial) -> Value:
 def same_value(first: Value, second: Value) -> bool | None:
     """Tell whether the values are equal; None where functions stay unevaluated and their numbers do not differ."""
     try:
-        difference = _sum(
-            _product(first.upper, second.lower), _scaled(_product(second.upper, first.lower), Fraction(-1))
-        )
-    except TooLargeError:
+        left, right = _product(first.upper, second.lower), _product(second.upper, first.lower)
+    except (CannotComputeError, NoValueError):
         return None
-    if not difference:
+    if left == right:
         return True
-    if not any(atom.function for powers in difference for atom, _ in powers):
+    if not any(atom.function for polynomial in (left, right) for powers in polynomial for atom, _ in powers):
         # Products of symbols, transcendental constants, i and roots of distinct primes are linearly independent.
         return False
     try:
-        value, size = _approximation(difference)
+        (value, size), (other_value, other_size) = _approximation(left), _approximation(right)
     except (ArithmeticError, ValueError):
         return None
-    return False if abs(value) > _ROUNDING * size else None
+    return False if abs(value - other_value) > _ROUNDING * (size + other_size) else None
 
 
 def sign(value: Value) -> int | None:
@@ -205,10 +203,10 @@ def power(base: Value, exponent: Value) -> Value:
 def rational_power(base: Value, exponent: Fraction) -> Value:
     """Return base ** exponent; odd roots of negative numbers are real."""
     if max(abs(exponent.numerator), exponent.denominator).bit_length() > 64:
-        raise TooLargeError("exponent")
+        raise NoValueError("exponent")
     if not base.upper:
         if exponent <= 0:
-            raise CannotComputeError("0 to no positive power")
+            raise NoValueError("0 to no positive power")
         return base
     if base.term is not None:
         return _power_of_term(*base.term, exponent)
@@ -251,7 +249,7 @@ def _product(first: Polynomial, second: Polynomial) -> Polynomial:
     if first == _ONE or second == _ONE:
         return second if first == _ONE else first
     if len(first) * len(second) > _MAX_PRODUCTS:
-        raise TooLargeError("product of sums")
+        raise CannotComputeError("a product of long sums")
     total: dict[Powers, Fraction] = {}
     for powers, coefficient in first.items():
         for other_powers, other_coefficient in second.items():
@@ -291,17 +289,17 @@ def _settled(powers: Powers, coefficient: Fraction) -> Polynomial:
 def _checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
     kept = {powers: coefficient for powers, coefficient in polynomial.items() if coefficient}
     if len(kept) > _MAX_TERMS:
-        raise TooLargeError("terms")
+        raise CannotComputeError("a long sum")
     max_bits = MAX_BITS if len(kept) == 1 else _MAX_BITS_IN_SUM
     for coefficient in kept.values():
         if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > max_bits:
-            raise TooLargeError("digits")
+            raise NoValueError("digits")
     return kept
 
 
 def _rational_whole_power(base: Fraction, exponent: int) -> Fraction:
     if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > MAX_BITS and abs(base) != 1:
-        raise TooLargeError("power")
+        raise NoValueError("power")
     # The parity is all that counts for 1 and -1.
     return base**exponent if abs(base) != 1 else base ** (exponent % 2)
 
@@ -328,7 +326,7 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
 
 def _whole_power(base: Value, exponent: int) -> Value:
     if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
-        raise TooLargeError("power of a sum")
+        raise NoValueError("power of a sum")
     result = number(1)
     for _ in range(abs(exponent)):
         result *= base
@@ -343,8 +341,24 @@ def _root_of_sum(base: Value, exponent: Fraction) -> Value:
         math.lcm(*(coefficient.denominator for coefficient in coefficients)),
     )
     inner = Value(_scaled(base.upper, 1 / common))
-    root = Atom(f"root({inner})", "root", (inner,))
-    return rational_power(number(common), exponent) * Value(_settled(((root, exponent),), Fraction(1)))
+    root = _denested(inner) if exponent == Fraction(1, 2) else None
+    if root is None:
+        root = Value(_settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
+    return rational_power(number(common), exponent) * root
+
+
+def _denested(radicand: Value) -> Value | None:
+    """Return sqrt(a + b) as sqrt((a + s) / 2) ± sqrt((a - s) / 2), s = sqrt(a² - b²), where a, b² and s are rational."""
+    whole = radicand.upper.get((), Fraction(0))
+    rest = radicand - number(whole)
+    square = (rest * rest).rational if rest.term else None
+    if square is None or not 0 < square < whole**2 or whole < 0:
+        return None
+    root = rational_power(number(whole**2 - square), Fraction(1, 2)).rational
+    if root is None:
+        return None
+    larger, smaller = (rational_power(number((whole + part) / 2), Fraction(1, 2)) for part in (root, -root))
+    return larger + smaller if sign(rest) == 1 else larger - smaller
 
 
 def _symbolic_power(base: tuple[Powers, Fraction], exponent: Value, coefficient: Fraction) -> Value:

@@ -7,7 +7,7 @@ from mathsft.answers.normalise import normalise
 from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
 from mathsft.answers.reading import readings
 from mathsft.answers.relations import as_relation, same_relation
-from mathsft.answers.structures import Choice, Clock, Endless, Items, Matrix, Named, Reading, Relation, Text, Unread, text_key
+from mathsft.answers.structures import Choice, Clock, Valueless, Items, Matrix, Named, Reading, Relation, Text, Unread, text_key
 
 _HALF_A_DAY = 12 * 60
 
@@ -29,21 +29,21 @@ def decide(answer: str, gold: str) -> bool | None:
 
 def _compare_answers(first: Reading, second: Reading) -> bool | None:
     """Compare whole answers, where y = 4 and 4 say the same."""
-    if isinstance(first, Named) and isinstance(second, Named | Relation):
+    if isinstance(first, Named | Relation) and isinstance(second, Named | Relation):
         return _compare(first, second)
-    if isinstance(second, Named) and isinstance(first, Relation):
-        return _compare(first, second)
-    point = _as_point(first) or _as_point(second)
-    if point and not (_as_point(first) and _as_point(second)):
-        return _compare(_as_point(first) or first, _as_point(second) or second)
-    return _compare(_without_name(first), _without_name(second))
+    first, second = _without_name(first), _without_name(second)
+    if _is_point(second):
+        first = _as_point(first) or first
+    if _is_point(first):
+        second = _as_point(second) or second
+    return _compare(first, second)
 
 
 def _compare(first: Reading, second: Reading) -> bool | None:
     if type(first) is not type(second):
         return _compare_mixed(first, second)
     if isinstance(first, Quantity) and isinstance(second, Quantity):
-        return same_quantity(first, second)
+        return _same_word(first.source, second.source) or same_quantity(first, second)
     if isinstance(first, BasedNumber) and isinstance(second, BasedNumber):
         return same_based_number(first, second)
     if isinstance(first, Items) and isinstance(second, Items):
@@ -59,18 +59,23 @@ def _compare(first: Reading, second: Reading) -> bool | None:
     return True if first == second else None if isinstance(first, Unread) else False
 
 
+def _same_word(first: str, second: str) -> bool:
+    """Tell whether both are the same letters but for their case: "Yes" also reads as a product of symbols."""
+    return len(first) > 1 and first.isalpha() and first.casefold() == second.casefold()
+
+
 def _compare_mixed(first: Reading, second: Reading) -> bool | None:
     """Compare readings of two kinds, in either order."""
     for one, other in ((first, second), (second, first)):
         match one, other:
-            case (Endless() | Text()), Unread():
+            case Text(), Unread():
+                return one.key == text_key(other.text)
+            case Valueless(), _:
                 return False
-            case Unread(), _:
-                return None
             case BasedNumber(), Quantity():
                 return same_based_number(one, other)
             case Text(), Quantity():
-                return one.key == text_key(other.source)
+                return one.key.isalpha() and one.key == text_key(other.source)
             case Choice(), Text():
                 return one.letter == other.key or _compare(one.content, other)
             case Choice(), Quantity() if one.letter == text_key(other.source):
@@ -79,6 +84,8 @@ def _compare_mixed(first: Reading, second: Reading) -> bool | None:
                 return _compare(one.content, other)
             case Clock(), Items(":"):
                 return _compare_clock(one, other)
+            case Clock(), _:
+                return False
             case Named(), Relation():
                 relation = as_relation(one)
                 return same_relation(relation, other) if relation else False
@@ -86,9 +93,12 @@ def _compare_mixed(first: Reading, second: Reading) -> bool | None:
                 return same_value(upper.value, lower.value * other.value)
             case Items("()"), Matrix() if all(len(row) == 1 for row in other.rows):
                 return _compare_items(one, Items("()", tuple(row[0] for row in other.rows)))
+            case Items("[]" | "()", rows), Matrix():
+                cells = tuple(row.items for row in rows if isinstance(row, Items))
+                return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), other)
             case Items("⦃⦄", (single,)), _ if not isinstance(other, Items):
                 return _compare(single, other)
-    return False
+    return None if isinstance(first, Unread) or isinstance(second, Unread) else False
 
 
 def _compare_named(first: Named, second: Named) -> bool | None:
@@ -160,6 +170,10 @@ def _can_pair(allowed: list[list[bool]]) -> bool:
 
 def _without_name(reading: Reading) -> Reading:
     return reading.content if isinstance(reading, Named) else reading
+
+
+def _is_point(reading: Reading) -> bool:
+    return isinstance(reading, Items) and reading.brackets == "()"
 
 
 def _as_point(reading: Reading) -> Items | None:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from mathsft.answers.algebra import I, PI, CannotComputeError, E, TooLargeError, Value, atom, number, power, symbol
+from mathsft.answers.algebra import I, PI, CannotComputeError, E, NoValueError, Value, atom, number, power, symbol
 from mathsft.answers.functions import ANGLE_FUNCTIONS, FUNCTIONS, absolute, binomial, ceil, factorial, floor, log_to_base, sqrt
 
-__all__ = ["NotAFormulaError", "TooLargeError", "read_formula"]
+__all__ = ["NotAFormulaError", "NoValueError", "read_formula"]
 
 _MAX_DEPTH = 40
 _MAX_EXPONENT = 4_000
@@ -54,7 +54,7 @@ class NotAFormulaError(ValueError):
 
 
 def read_formula(text: str, *, commas_group: bool) -> Value:
-    """Return the value of the whole normalised text; NotAFormulaError, or TooLargeError where it is one without end.
+    """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it is one without end.
 
     `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
     """
@@ -302,7 +302,7 @@ def _decimal(found: re.Match[str]) -> Fraction:
     whole = found["whole"].replace(",", "").replace(" ", "")
     decimals, period, exponent = found["decimals"] or "", found["period"], int(found["exponent"] or 0)
     if abs(exponent) > _MAX_EXPONENT:
-        raise TooLargeError("exponent")
+        raise NoValueError("exponent")
     shift = 10 ** len(decimals)
     value = Fraction(int(whole + decimals or "0"), shift)
     if period:

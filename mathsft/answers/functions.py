@@ -9,7 +9,7 @@ from mathsft.answers.algebra import (
     PI,
     CannotComputeError,
     E,
-    TooLargeError,
+    NoValueError,
     Value,
     atom,
     factors,
@@ -32,11 +32,13 @@ def sqrt(argument: Value) -> Value:
 
 def log(argument: Value) -> Value:
     """Return the natural logarithm, that of a product as a sum; symbols are taken to be positive."""
+    if argument.rational == 0:
+        raise NoValueError("the logarithm of 0")
     if argument.term is None:
         return unevaluated("log", argument)
     powers, coefficient = argument.term
     if coefficient < 0:
-        raise CannotComputeError("the logarithm of a negative number")
+        raise NoValueError("the logarithm of a negative number")
     result = number(0)
     for prime, times in factors(coefficient.numerator).items():
         result += number(times) * unevaluated("log", number(prime))
@@ -48,7 +50,7 @@ def log(argument: Value) -> Value:
 
 
 def log_to_base(base: Value, argument: Value) -> Value:
-    """Return the logarithm to a base; CannotComputeError for the base 1."""
+    """Return the logarithm to a base; NoValueError for the base 1."""
     return log(argument) / log(base)
 
 
@@ -94,9 +96,9 @@ def factorial(argument: Value) -> Value:
     if rational is None:
         return unevaluated("factorial", argument)
     if rational < 0 or rational.denominator != 1:
-        raise CannotComputeError("the factorial of what is no natural number")
+        raise NoValueError("the factorial of what is no natural number")
     if rational > _MAX_FACTORIAL:
-        raise TooLargeError("factorial")
+        raise NoValueError("factorial")
     return number(math.factorial(int(rational)))
 
 
@@ -106,7 +108,7 @@ def binomial(whole: Value, part: Value) -> Value:
     if n is None or k is None or n.denominator != 1 or k.denominator != 1 or min(n, k) < 0:
         return unevaluated("binomial", whole, part)
     if int(n).bit_length() * min(k, abs(n - k)) > MAX_BITS:
-        raise TooLargeError("binomial coefficient")
+        raise NoValueError("binomial coefficient")
     return number(math.comb(int(n), int(k)))
 
 
@@ -161,7 +163,7 @@ def _inverse(function: Callable[[Value], Value], name: str, from_half_turns: int
             try:
                 if same_value(function(angle), argument):
                     return angle
-            except CannotComputeError:
+            except (CannotComputeError, NoValueError):
                 continue
         return unevaluated(name, argument)
 

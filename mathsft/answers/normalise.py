@@ -68,6 +68,7 @@ _COMMANDS = {
     **dict.fromkeys(_SPACES, " "),
     **dict.fromkeys(_TEXT_COMMANDS.split(), r"\text"),
     **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac"),
+    **dict.fromkeys((r"\dbinom", r"\tbinom"), r"\binom"),
     **dict.fromkeys((r"\{", r"\lbrace"), "⦃"),
     **dict.fromkeys((r"\}", r"\rbrace"), "⦄"),
     r"\langle": "⟨",
@@ -87,9 +88,12 @@ _COMMANDS = {
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
+_BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
+_LEADING_TILDE = re.compile(r"^[\s$]*~")
 _BARE_SCRIPT = re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)")
 _TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _BARE_FRACTION = re.compile(r"\\frac ?([A-Za-z0-9]) ?([A-Za-z0-9])")
 _BARE_NUMERATOR = re.compile(r"\\frac ?([A-Za-z0-9]) ?(?=\{)")
 _BARE_ROOT = re.compile(r"\\sqrt ?([A-Za-z]|[0-9]+)")
@@ -101,6 +105,7 @@ def normalise(answer: str) -> str:
     """Return the answer in its one spelling, or "" where it is blank, too long or holds characters that hide something."""
     if len(answer) > MAX_ANSWER_CHARS or _FORBIDDEN.search(answer):
         return ""
+    answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
     # Compatibility forms may unfold into many characters each.
     if len(text) > 2 * MAX_ANSWER_CHARS:
@@ -112,6 +117,7 @@ def normalise(answer: str) -> str:
     text = " ".join(text.split())
     text = _TEXT.sub(_tidy_text, text)
     text = _DEGREE.sub("°", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", text)
     text = _BARE_SCRIPT.sub(r"\1{\2}", text)
     text = _TIMES_TEN.sub(r"\\times ", text)
     text = _ORDINAL.sub("", text)
@@ -162,7 +168,7 @@ def _plain_digits(digits: str) -> str:
 def _tidy_text(command: re.Match[str]) -> str:
     words = command[1].strip()
     # A conjunction separates the items of a list, whichever way it is set.
-    return f" {words} " if words in ("", "and", "or") else rf"\text{{{words}}}"
+    return f" {words} " if words in ("", "and", "or", DOLLAR) else rf"\text{{{words}}}"
 
 
 def _unwrapped(text: str) -> str:

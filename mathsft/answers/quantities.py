@@ -7,9 +7,9 @@ from mathsft.answers.algebra import Value, number, same_value
 from mathsft.answers.formula import NotAFormulaError, read_formula
 from mathsft.answers.units import NO_UNIT, Unit, read_unit
 
-_CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?P<unit>[¤€£¥]) ?")
+_CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
-_UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥]| [A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
+_UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥¢]| [A-Za-z]{2,}|(?<=[0-9}])[A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
 _IS_UNMARKED = re.compile(r" *[A-Za-z]")
 _ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
 _MAX_UNIT_PLACES = 8
@@ -42,7 +42,7 @@ class BasedNumber:
 
 
 def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
-    """Return the number with its unit that the whole of the normalised text is, or None; TooLargeError as in `read_formula`.
+    """Return the number with its unit that the whole of the normalised text is, or None; NoValueError as in `read_formula`.
 
     `commas_group` reads 1,234 as one number; without it a comma ends a number.
     """

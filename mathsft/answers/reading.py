@@ -6,7 +6,7 @@ It compares nothing; numbers and formulas are `quantities`' business, equations 
 import re
 from collections.abc import Callable
 
-from mathsft.answers.algebra import TooLargeError
+from mathsft.answers.algebra import NoValueError
 from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
 from mathsft.answers.quantities import Quantity, read_based_number, read_quantity
@@ -15,7 +15,7 @@ from mathsft.answers.structures import (
     EMPTY,
     Choice,
     Clock,
-    Endless,
+    Valueless,
     Items,
     Matrix,
     Named,
@@ -42,12 +42,12 @@ _MATRIX = re.compile(
     r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
 )
 _CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
-_CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])[.):]) ?(?P<rest>.+)")
-_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:(?:final |correct )?answer(?: is ?:?|:)|(?:option|choice)(?= \(?[A-Ha-h]\b)) ?"
-    r"|= ?(?![=<>])",
-    re.IGNORECASE,
+_CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])(?:\)|[.:](?= ))) ?(?P<rest>.+)")
+_LEAD_WORDS = (
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?"
+    r"(?:(?:final |correct )?answer(?: is ?:?|:)|(?:option|choice)(?= (?:\\text\{)?\(?[A-Ha-h]\b))"
 )
+_LEAD = re.compile(rf"(?:\\text\{{{_LEAD_WORDS}\}}|{_LEAD_WORDS}) ?|= ?(?![=<>])", re.IGNORECASE)
 _REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:the set of )?(?:all )?real numbers|(?:all |the )?reals", re.IGNORECASE)
 _PUNCTURED = re.compile(r"\\mathbb ?\{? ?R ?\}? ?\\(?:setminus|backslash) ?⦃(?P<point>[^⦃⦄,]+)⦄")
 _EMPTY = re.compile(r"\\emptyset|⦃ ?⦄|no (?:real )?solutions?|(?:the )?empty set", re.IGNORECASE)
@@ -55,17 +55,16 @@ _SET_BUILDER = re.compile(r"[A-Za-z](?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(?
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\+/-|\+-")
 _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])")
 _COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]{3}")
-_HEDGE = re.compile(r"\\approx|\\sim(?![A-Za-z])|\?|\.\.\.")
+_HEDGE = re.compile(r"\\approx|\\sim(?![A-Za-z])|\?|\.\.\.|\\(?:boxed|def|\\)|(?<=[0-9]) (?=[0-9])|\b(?i:or|not|by)\b")
+_UNBOUNDED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])(?=.*(?:[0-9]{5}|[0-9]{2} ?\^))")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{4,}")
 
 
 def readings(text: str) -> list[Reading]:
     """Return what normalised text may mean: 100,200 is one number or two. Never raises."""
-    if _nesting(text) > _MAX_NESTING:
-        return [Endless(text)]
-    lead = _LEAD.match(text)
-    text = text[lead.end() :] if lead and lead.end() < len(text) else text
+    if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
+        return [Valueless(text)]
     grouped = _Reader(commas_group=True).read(text)
     return [grouped, _Reader(commas_group=False).read(text)] if _COMMA_IN_NUMBER.search(text) else [grouped]
 
@@ -78,19 +77,20 @@ class _Reader:
 
     def read(self, text: str) -> Reading:
         ways: tuple[Callable[[str], Reading | None], ...] = (
+            self._read_after_lead,
             self._read_number_words,
             self._read_whole_text,
+            self._read_choice,
             read_based_number,
             self._read_quantity,
             _read_clock,
             self._read_well_known_set,
-            self._read_choice,
             self._read_matrix,
-            self._read_union,
             self._read_list,
             self._read_plus_minus,
             self._read_bracketed,
             self._read_relation,
+            self._read_union,
             self._read_ratio,
         )
         try:
@@ -98,9 +98,13 @@ class _Reader:
                 reading = way(text)
                 if reading is not None:
                     return reading
-        except TooLargeError:
-            return Endless(text.replace(" ", ""))
+        except NoValueError:
+            return Valueless(text.replace(" ", ""))
         return Text(text_key(text)) if _is_prose(text) else Unread(text.replace(" ", ""))
+
+    def _read_after_lead(self, text: str) -> Reading | None:
+        lead = _LEAD.match(text)
+        return self.read(text[lead.end() :]) if lead and lead.end() < len(text) else None
 
     def _read_number_words(self, text: str) -> Reading | None:
         in_digits = without_number_words(text)

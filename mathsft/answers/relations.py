@@ -20,7 +20,7 @@ _NAME = re.compile(
 def read_relation(text: str, *, commas_group: bool, read: Callable[[str], Reading]) -> Reading | None:
     """Return the equation or inequality that the text is, None if it is none; `read` reads a value of any kind.
 
-    What contradicts itself, as 4 = 5, is read as words. TooLargeError as in `read_formula`.
+    What contradicts itself, as 4 = 5, is read as words. NoValueError as in `read_formula`.
     """
     sides, signs = _sides(text)
     if not signs or not all(sides):

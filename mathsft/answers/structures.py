@@ -1,5 +1,6 @@
 """What an answer may be read as: the frozen types that `reading` makes and `equal` compares."""
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,8 +24,8 @@ class Unread:
 
 
 @dataclass(frozen=True)
-class Endless:
-    """A number too large to be computed, or brackets too deep to be read: nobody's answer."""
+class Valueless:
+    """A number that is undefined or too large to be computed, or brackets too deep to be read: nobody's answer."""
 
     text: str
 
@@ -80,12 +81,14 @@ class Matrix:
     rows: tuple[tuple["Reading", ...], ...]
 
 
-Reading: TypeAlias = Quantity | BasedNumber | Text | Unread | Endless | Choice | Clock | Named | Relation | Items | Matrix
+Reading: TypeAlias = Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Relation | Items | Matrix
+
+_ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{2})")
 
 INFINITY = symbol(r"\infty")
 EMPTY = Items("⦃⦄", ())
 
 
 def text_key(text: str) -> str:
-    """Return words as they are compared: without case, spaces and the punctuation around them."""
-    return without_text_commands(text).casefold().replace(" ", "").strip(".()'\"")
+    """Return words as they are compared: without case, spaces, a leading article and the punctuation around them."""
+    return _ARTICLE.sub("", without_text_commands(text).casefold()).replace(" ", "").removesuffix(".").strip("()'\"")

@@ -12,7 +12,7 @@ from mathsft.answers.normalise import DOLLAR, without_text_commands
 _MAX_CHARS = 60
 _MAX_WORDS = 6
 _PART = re.compile(
-    r" ?(?P<join>/|\\cdot(?![A-Za-z])|) ?(?P<word>%|°(?: ?[CF](?![A-Za-z]))?|[A-Za-z]+|[¤€£¥])\.?"
+    r" ?(?P<join>/|\\cdot(?![A-Za-z])|) ?(?P<word>%|°(?: ?[CF](?![A-Za-z]))?|[A-Za-z]+|[¤€£¥¢])\.?"
     r"(?: ?\^ ?\{ ?(?P<power>-?[1-9]) ?\})?"
 )
 # Per dimension: the size of each unit in the first one, and its spellings.
@@ -51,7 +51,7 @@ _DIMENSIONS = {
         ("604800", "week weeks wk wks"),
     ],
     "month": [("1", "month months"), ("12", "yr yrs year years")],
-    "dollar": [("1", f"{DOLLAR} dollar dollars usd"), ("1/100", "cent cents")],
+    "dollar": [("1", f"{DOLLAR} dollar dollars usd"), ("1/100", "¢ cent cents")],
     "euro": [("1", "€ euro euros eur")],
     "sterling": [("1", "£ gbp")],
     "yen": [("1", "¥ yen")],
@@ -62,11 +62,11 @@ _UNITS = {
     for size, spellings in units
     for spelling in spellings.split()
 }
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _NO_UNITS = frozenset(
     """
-    about and approximately around at base but by choose chosen correct divided dozen either equals factorial half halves
+    about and approximately around at base but by choose chosen correct divided either equals factorial half halves
     hundredths if incorrect infinity is least less log maybe minus mod modulo more most nor not or over perhaps pi plus
     possibly probably quarter quarters remainder roughly sin cos tan sqrt tenths than third thirds thousandths through times to
     under unless until wrong
@@ -95,7 +95,6 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
 
     The unit is `NO_UNIT` where the words say what is counted.
     """
-    # A letter that touches its number, as in 5m, is algebra.
     is_marked = r"\text{" in text
     is_spaced = is_marked or text.startswith(" ")
     words = without_text_commands(text)
@@ -118,19 +117,22 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
         if word in ("per", "of", "the"):
             continue
         if word in _POWER_WORDS:
-            if word.endswith("d") and powers:
+            if word.endswith("d"):
+                if not powers:
+                    return None
                 powers[-1] = (powers[-1][0], powers[-1][1] * _POWER_WORDS[word])
             else:
                 power_of_next *= _POWER_WORDS[word]
             continue
         spelling = _spelling(word)
-        is_known = spelling in _UNITS and (is_spaced or not word.isalpha())
+        # A letter that touches its number, as in 5m, is algebra.
+        is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not word.isalpha())
         if not is_known and not _may_be_a_thing(word, is_marked, is_spaced):
             return None
         powers.append((spelling, int(part["power"] or 1) * power_of_next))
         # The words after "per" are all below the line.
         power_of_next = -1 if power_of_next < 0 else 1
-    return scale, _product_of_powers(powers)
+    return (scale, _product_of_powers(powers)) if abs(power_of_next) == 1 else None
 
 
 def _product_of_powers(powers: list[tuple[str, int]]) -> Unit:
