@@ -212,7 +212,11 @@ def rational_power(base: Value, exponent: Fraction) -> Value:
         return _power_of_term(*base.term, exponent)
     if exponent.denominator == 1:
         return _whole_power(base, int(exponent))
-    return rational_power(Value(base.upper), exponent) / rational_power(Value(base.lower), exponent) if base.lower != _ONE else _root_of_sum(base, exponent)
+    return (
+        rational_power(Value(base.upper), exponent) / rational_power(Value(base.lower), exponent)
+        if base.lower != _ONE
+        else _root_of_sum(base, exponent)
+    )
 
 
 def factors(integer: int) -> dict[int, int]:
@@ -377,7 +381,10 @@ def _symbolic_power(base: tuple[Powers, Fraction], exponent: Value, coefficient:
 
 
 def _spelled(polynomial: Polynomial) -> str:
-    terms = [f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}" for powers, coefficient in polynomial.items()]
+    terms = [
+        f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}"
+        for powers, coefficient in polynomial.items()
+    ]
     return " + ".join(sorted(terms)) or "0"
 
 

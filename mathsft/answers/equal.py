@@ -7,7 +7,19 @@ from mathsft.answers.normalise import normalise
 from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
 from mathsft.answers.reading import readings
 from mathsft.answers.relations import as_relation, same_relation
-from mathsft.answers.structures import Choice, Clock, Valueless, Items, Matrix, Named, Reading, Relation, Text, Unread, text_key
+from mathsft.answers.structures import (
+    Choice,
+    Clock,
+    Valueless,
+    Items,
+    Matrix,
+    Named,
+    Reading,
+    Relation,
+    Text,
+    Unread,
+    text_key,
+)
 
 _HALF_A_DAY = 12 * 60
 
@@ -120,7 +132,9 @@ def _compare_clock(clock: Clock, ratio: Items) -> bool:
 
 
 def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
-    if first.is_determinant != second.is_determinant or [len(row) for row in first.rows] != [len(row) for row in second.rows]:
+    if first.is_determinant != second.is_determinant or [len(row) for row in first.rows] != [
+        len(row) for row in second.rows
+    ]:
         return False
     pairs = zip(first.rows, second.rows, strict=True)
     return _all(_compare(one, other) for row, other_row in pairs for one, other in zip(row, other_row, strict=True))

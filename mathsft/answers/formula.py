@@ -9,7 +9,17 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from mathsft.answers.algebra import I, PI, CannotComputeError, E, NoValueError, Value, atom, number, power, symbol
-from mathsft.answers.functions import ANGLE_FUNCTIONS, FUNCTIONS, absolute, binomial, ceil, factorial, floor, log_to_base, sqrt
+from mathsft.answers.functions import (
+    ANGLE_FUNCTIONS,
+    FUNCTIONS,
+    absolute,
+    binomial,
+    ceil,
+    factorial,
+    floor,
+    log_to_base,
+    sqrt,
+)
 
 __all__ = ["NotAFormulaError", "NoValueError", "read_formula"]
 

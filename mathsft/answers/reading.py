@@ -220,7 +220,9 @@ def _list_of(readings: list[Reading], *, is_union: bool) -> Reading:
 def _is_prose(text: str) -> bool:
     """Tell whether text that nothing reads is words, a hedge or brackets that do not match, rather than mathematics."""
     words = _WORD.findall(_COMMAND.sub(" ", without_text_commands(text)))
-    is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count("]")
+    is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count(
+        "]"
+    )
     return any(word not in FUNCTIONS for word in words) or _HEDGE.search(text) is not None or not is_balanced
 
 

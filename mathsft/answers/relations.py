@@ -148,7 +148,11 @@ def _solved(difference: Value) -> tuple[str, Value, int] | None:
         return None
     (name,) = difference.symbols
     unknown = ((Atom(name), 1),)
-    if any(atom.name != name and name in Value({((atom, exponent),): coefficient}).symbols for powers, coefficient in difference.upper.items() for atom, exponent in powers):
+    if any(
+        atom.name != name and name in Value({((atom, exponent),): coefficient}).symbols
+        for powers, coefficient in difference.upper.items()
+        for atom, exponent in powers
+    ):
         return None
     slope, constant = {}, {}
     for powers, coefficient in difference.upper.items():

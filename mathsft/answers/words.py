@@ -23,7 +23,8 @@ _PARTS = {
 }
 _WORD = "|".join([*_VALUES, *_SCALES])
 _NUMBER = re.compile(
-    rf"(?P<number>(?:{'|'.join(_VALUES)})\b(?:(?: and |[ -])(?:{_WORD})\b)*)(?:[ -](?P<part>{'|'.join(_PARTS)})\b)?", re.IGNORECASE
+    rf"(?P<number>(?:{'|'.join(_VALUES)})\b(?:(?: and |[ -])(?:{_WORD})\b)*)(?:[ -](?P<part>{'|'.join(_PARTS)})\b)?",
+    re.IGNORECASE,
 )
 _AND = re.compile(r"(?<!hundred)(?<!thousand) and ", re.IGNORECASE)
 
