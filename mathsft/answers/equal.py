@@ -10,7 +10,6 @@ from mathsft.answers.relations import as_relation, same_relation
 from mathsft.answers.structures import (
     Choice,
     Clock,
-    Valueless,
     Items,
     Matrix,
     Named,
@@ -18,6 +17,7 @@ from mathsft.answers.structures import (
     Relation,
     Text,
     Unread,
+    Valueless,
     text_key,
 )
 

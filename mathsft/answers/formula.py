@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from mathsft.answers.algebra import I, PI, CannotComputeError, E, NoValueError, Value, atom, number, power, symbol
+from mathsft.answers.algebra import Value, atom, number, power, symbol
 from mathsft.answers.functions import (
     ANGLE_FUNCTIONS,
     FUNCTIONS,
@@ -20,8 +20,7 @@ from mathsft.answers.functions import (
     log_to_base,
     sqrt,
 )
-
-__all__ = ["NotAFormulaError", "NoValueError", "read_formula"]
+from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E, NoValueError
 
 _MAX_DEPTH = 40
 _MAX_EXPONENT = 4_000
@@ -55,6 +54,7 @@ omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell infty
 _BARS = {"|": "|", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", "(": ")", "[": "]", "{": "}"}
 _PLAIN_NAMES = {"pi": "pi", "infinity": "infty", "inf": "infty", "oo": "infty"}
 _FUNCTIONS_OF_LETTERS = "fgh"
+_SHORT_WORDS = ("and", "or", "not", "to", "by", "is", "the", "all", "any", "are", "if", "no", "per")
 _MAX_LETTERS = 3
 """Longer runs of letters are words, not products."""
 
@@ -227,7 +227,7 @@ class _Parser:
             return self._function(word)
         if word in _PLAIN_NAMES:
             return self._command(_PLAIN_NAMES[word])
-        if len(word) > _MAX_LETTERS:
+        if len(word) > _MAX_LETTERS or word in _SHORT_WORDS:
             raise NotAFormulaError(word)
         # Only the first one here: what follows, such as an exponent, belongs to the last.
         self._place -= len(word) - 1
@@ -235,7 +235,7 @@ class _Parser:
 
     def _letter(self, letter: str) -> Value:
         if letter == "i":
-            return atom(I)
+            return atom(IMAGINARY)
         if letter == "e":
             return atom(E)
         if letter in _FUNCTIONS_OF_LETTERS and self._text.startswith("(", self._place):

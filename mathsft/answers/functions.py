@@ -5,14 +5,8 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from mathsft.answers.algebra import (
-    MAX_BITS,
-    PI,
-    CannotComputeError,
-    E,
-    NoValueError,
     Value,
     atom,
-    factors,
     number,
     power,
     rational_power,
@@ -20,6 +14,7 @@ from mathsft.answers.algebra import (
     sign,
     unevaluated,
 )
+from mathsft.answers.polynomials import MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
 _MAX_FACTORIAL = 2_100
 """2,100! has as many digits as the longest integer."""
@@ -144,21 +139,21 @@ def _cosine_of_turns(half_turns: Fraction) -> Value | None:
     }.get(half_turns)
 
 
-def _without_minus(argument: Value) -> tuple[int, Value]:
-    """Return 1 or -1 and the argument times that, the same one for an argument and its negative."""
+def _without_minus(argument: Value) -> tuple[Fraction, Value]:
+    """Return 1 or -1 and the argument times that: the same one for an argument and its negative."""
     negated = -argument
-    return (1, argument) if str(argument) >= str(negated) else (-1, negated)
+    return (Fraction(1), argument) if str(argument) >= str(negated) else (Fraction(-1), negated)
 
 
 def _tan(argument: Value) -> Value:
     return sin(argument) / cos(argument)
 
 
-def _inverse(function: Callable[[Value], Value], name: str, from_half_turns: int) -> Callable[[Value], Value]:
-    """Return the inverse of a function of angles, exact at the angles at which that is."""
+def _inverse(function: Callable[[Value], Value], name: str, from_twelfth: int) -> Callable[[Value], Value]:
+    """Return the inverse of a function of angles, exact at the twelfths of π from the given one on, over a half turn."""
 
     def inverse(argument: Value) -> Value:
-        for twelfths in range(12 * from_half_turns - 6, 12 * from_half_turns + 7) if from_half_turns == 0 else range(13):
+        for twelfths in range(from_twelfth, from_twelfth + 13):
             angle = number(Fraction(twelfths, 12)) * atom(PI)
             try:
                 if same_value(function(angle), argument):
@@ -177,9 +172,9 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "cot": lambda argument: cos(argument) / sin(argument),
     "sec": lambda argument: number(1) / cos(argument),
     "csc": lambda argument: number(1) / sin(argument),
-    "arcsin": _inverse(sin, "arcsin", 0),
-    "arccos": _inverse(cos, "arccos", 1),
-    "arctan": _inverse(_tan, "arctan", 0),
+    "arcsin": _inverse(sin, "arcsin", -6),
+    "arccos": _inverse(cos, "arccos", 0),
+    "arctan": _inverse(_tan, "arctan", -6),
     "ln": log,
     "log": lambda argument: log_to_base(number(10), argument),
     "lg": lambda argument: log_to_base(number(10), argument),

@@ -16,7 +16,7 @@ DOLLAR = "¤"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄¤]")
 """Control, invisible and bidirectional characters show a reader something else than what is there."""
 
-_GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma phi omega Delta".split()
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "Delta"]
 _UNICODE = str.maketrans(
     {
         "−": "-",
@@ -60,7 +60,10 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
-_NO_OUTPUT = r"\! \( \) \[ \] \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits \mathbf \mathit \boldsymbol \bm"
+_NO_OUTPUT = r"""
+\! \( \) \[ \] \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits \mathbf \mathit
+\boldsymbol \bm \small \normalsize \large \Large \LARGE \huge \Huge
+"""
 _SPACES = ("\\ ", "\\\n", r"\,", r"\;", r"\:", r"\quad", r"\qquad", r"\enspace", r"\thinspace")
 _TEXT_COMMANDS = r"\textbf \textit \textrm \textsf \texttt \textnormal \mathrm \mathsf \mbox \hbox \emph \operatorname"
 _COMMANDS = {
@@ -80,8 +83,8 @@ _COMMANDS = {
     **dict.fromkeys((r"\dots", r"\ldots", r"\cdots"), "..."),
     r"\%": "%",
     r"\degree": "°",
-    r"\leq": r"\le",
-    r"\geq": r"\ge",
+    **dict.fromkeys((r"\leq", r"\leqslant"), r"\le"),
+    **dict.fromkeys((r"\geq", r"\geqslant"), r"\ge"),
     r"\neq": r"\ne",
     r"\varnothing": r"\emptyset",
 }

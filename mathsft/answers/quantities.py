@@ -14,9 +14,10 @@ _IS_UNMARKED = re.compile(r" *[A-Za-z]")
 _ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
 _MAX_UNIT_PLACES = 8
 _IN_BASE = re.compile(
-    r"\(?(?P<digits>-?[0-9A-Z]{1,200})\)? ?(?:_ ?\{? ?(?:\\text\{)?|(?:\\text\{)?(?:in )?base )(?P<base>[0-9]{1,2}|[a-z]{3,6})\}{0,2}"
+    r"\(?(?P<digits>-?[0-9A-Z]{1,200})\)? ?(?:_ ?\{? ?(?:\\text\{)?|(?:\\text\{)?(?:in )?base )"
+    r"(?P<base>[0-9]{1,2}|[a-z]{3,6})\}{0,2}"
 )
-_BASES = "two three four five six seven eight nine ten eleven twelve".split()
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,22 @@ It compares nothing; numbers and formulas are `quantities`' business, equations 
 import re
 from collections.abc import Callable
 
-from mathsft.answers.algebra import NoValueError
 from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
+from mathsft.answers.polynomials import NoValueError
 from mathsft.answers.quantities import Quantity, read_based_number, read_quantity
 from mathsft.answers.relations import intersection, is_interval, read_relation, real_line_without
 from mathsft.answers.structures import (
     EMPTY,
     Choice,
     Clock,
-    Valueless,
     Items,
     Matrix,
     Named,
     Reading,
     Text,
     Unread,
+    Valueless,
     text_key,
 )
 from mathsft.answers.words import without_number_words
@@ -188,7 +188,7 @@ class _Reader:
         return Items(":", terms) if 1 < len(parts) == len(terms) else None
 
     def _split_list(self, text: str) -> list[str]:
-        """Split at the separators outside brackets: only at the wide ones (", ", "and") if there are any: 1,000 stays whole."""
+        """Split at the separators outside brackets; only at the wide ones (", ", "and") if there are any, so 1,000 stays."""
         wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
         return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
 

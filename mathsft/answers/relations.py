@@ -2,9 +2,12 @@ r"""Reads equations and inequalities: an assignment is a name and a value, an in
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
 
-from mathsft.answers.algebra import Atom, CannotComputeError, Value, same_value, sign, symbol
+from mathsft.answers.algebra import Value, same_value, sign, symbol
 from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.polynomials import Atom, CannotComputeError
 from mathsft.answers.quantities import Quantity
 from mathsft.answers.structures import INFINITY, Items, Named, Reading, Relation, Text, text_key
 
@@ -61,7 +64,7 @@ def is_interval(reading: Reading) -> bool:
 def real_line_without(*points: Value) -> Items:
     """Return the real numbers but for some, which come in ascending order."""
     ends = [-INFINITY, *points, INFINITY]
-    intervals = [Items("()", (Quantity(low), Quantity(high))) for low, high in zip(ends, ends[1:], strict=False)]
+    intervals = [Items("()", (Quantity(low), Quantity(high))) for low, high in pairwise(ends)]
     return Items("∪", tuple(intervals)) if points else intervals[0]
 
 
@@ -143,11 +146,11 @@ def _inequality(left: Value, sign_between: str, right: Value) -> Reading:
 
 
 def _solved(difference: Value) -> tuple[str, Value, int] | None:
-    """Return the unknown, where it makes the difference zero, and the sign of its coefficient; None if that is not linear."""
+    """Return the unknown, where it makes the difference zero, and the sign of its coefficient; None if not linear."""
     if len(difference.symbols) != 1 or len(difference.lower) > 1:
         return None
     (name,) = difference.symbols
-    unknown = ((Atom(name), 1),)
+    unknown = ((Atom(name), Fraction(1)),)
     if any(
         atom.name != name and name in Value({((atom, exponent),): coefficient}).symbols
         for powers, coefficient in difference.upper.items()

@@ -63,7 +63,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Items:
-    """Several readings: brackets "" for a bare list, "⦃⦄" a set, "∪" a union, ":" a ratio, "()", "[)", … points, intervals."""
+    """Several readings: "" is a bare list, "⦃⦄" a set, "∪" a union, ":" a ratio; "()", "[)", … are points and intervals."""
 
     brackets: str
     items: tuple["Reading", ...]

@@ -64,14 +64,12 @@ _UNITS = {
 }
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
-_NO_UNITS = frozenset(
-    """
-    about and approximately around at base but by choose chosen correct divided either equals factorial half halves
-    hundredths if incorrect infinity is least less log maybe minus mod modulo more most nor not or over perhaps pi plus
-    possibly probably quarter quarters remainder roughly sin cos tan sqrt tenths than third thirds thousandths through times to
-    under unless until wrong
-    """.split()
-)
+_NO_UNITS = """
+about and approximately around at base but by choose chosen correct divided either equals factorial half halves hundredths
+if incorrect infinity is least less log maybe minus mod modulo more most nor not or over perhaps pi plus possibly probably
+quarter quarters remainder roughly sin cos tan sqrt tenths than third thirds thousandths through times to under unless until
+wrong
+"""
 """Words after a number that make it another number, or none."""
 
 
@@ -152,6 +150,6 @@ def _spelling(word: str) -> str:
 
 def _may_be_a_thing(word: str, is_marked: bool, is_spaced: bool) -> bool:
     """Tell whether 5 <word> counts things (5 apples) rather than multiplies (5 xy)."""
-    if word.lower() in _NO_UNITS:
+    if word.lower() in _NO_UNITS.split():
         return False
     return len(word) >= 2 if is_marked else is_spaced and len(word) >= 3

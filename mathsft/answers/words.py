@@ -5,21 +5,18 @@ import re
 _SMALL = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
 nineteen
-""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+"""
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {
-    **{word: value for value, word in enumerate(_SMALL)},
+    **{word: value for value, word in enumerate(_SMALL.split())},
     **{word: 10 * (value + 2) for value, word in enumerate(_TENS)},
 }
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_ORDINALS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _PARTS = {
     **dict.fromkeys(("half", "halves"), 2),
-    **dict.fromkeys(("quarter", "quarters", "fourth", "fourths"), 4),
-    **{
-        name + plural: value
-        for value, name in zip((3, *range(5, 11)), "third fifth sixth seventh eighth ninth tenth".split(), strict=True)
-        for plural in ("", "s")
-    },
+    **dict.fromkeys(("quarter", "quarters"), 4),
+    **{name + plural: value for value, name in enumerate(_ORDINALS, 3) for plural in ("", "s")},
 }
 _WORD = "|".join([*_VALUES, *_SCALES])
 _NUMBER = re.compile(
