@@ -28,7 +28,6 @@ from mathsft.answers.polynomials import (
 )
 
 _MAX_WHOLE_POWER_OF_SUM = 30
-_MAX_NAME_CHARS = 4_000
 _ROUNDING = 1e-9
 
 
@@ -106,10 +105,7 @@ def symbol(name: str) -> Value:
 
 def unevaluated(function: str, *arguments: Value) -> Value:
     """Return the function's value at the arguments as an atom."""
-    name = f"{function}({', '.join(map(str, arguments))})"
-    if len(name) > _MAX_NAME_CHARS:
-        raise NoValueError(function)
-    return atom(Atom(name, function, arguments))
+    return atom(Atom(f"{function}({', '.join(map(str, arguments))})", function, arguments))
 
 
 def quotient(upper: Polynomial, lower: Polynomial) -> Value:

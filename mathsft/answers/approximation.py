@@ -34,20 +34,15 @@ def _approximate_function(function: str, arguments: list[complex]) -> complex:
     if function == "power":
         return arguments[0] ** arguments[1]
     (argument,) = arguments
-    if function == "root":
-        return argument
-    if function in ("abs", "floor", "ceil"):
-        return complex({"abs": abs, "floor": _floor, "ceil": _ceil}[function](argument))
-    if function.startswith("arc"):
-        return complex(getattr(cmath, f"a{function[3:]}")(argument))
-    if function in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "log"):
-        return complex(getattr(cmath, function)(argument))
+    match function:
+        case "root":
+            return argument
+        case "abs":
+            return complex(abs(argument))
+        case "floor":
+            return complex(math.floor(argument.real))
+        case "arcsin" | "arccos" | "arctan":
+            return complex(getattr(cmath, f"a{function[3:]}")(argument))
+        case "sin" | "cos" | "log":
+            return complex(getattr(cmath, function)(argument))
     raise ValueError(f"no approximation of {function}")
-
-
-def _floor(value: complex) -> int:
-    return math.floor(value.real)
-
-
-def _ceil(value: complex) -> int:
-    return math.ceil(value.real)

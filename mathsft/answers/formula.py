@@ -22,7 +22,7 @@ from mathsft.answers.functions import (
 )
 from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E, NoValueError
 
-_MAX_DEPTH = 40
+_MAX_DEPTH = 30
 _MAX_EXPONENT = 4_000
 
 _DECIMALS = r"(?:\.(?P<decimals>[0-9]*+)(?:\\(?:overline|bar)\{(?P<period>[0-9]{1,100})\})?)?"
@@ -94,14 +94,10 @@ class _Parser:
         return value
 
     def _sum(self) -> Value:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise NotAFormulaError("nesting")
         total = self._product()
         while found := self._take(_SUM_SIGN):
             term = self._product()
             total = total + term if found[0] == "+" else total - term
-        self._depth -= 1
         return total
 
     def _product(self) -> Value:
@@ -143,6 +139,15 @@ class _Parser:
                 return value
 
     def _atom(self) -> Value:
+        """Read the smallest thing; every descent comes through here."""
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotAFormulaError("nesting")
+        value = self._read_atom()
+        self._depth -= 1
+        return value
+
+    def _read_atom(self) -> Value:
         self._skip_space()
         here = self._text[self._place : self._place + 1]
         if here.isdigit() or here == ".":

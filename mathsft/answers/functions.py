@@ -39,8 +39,8 @@ def log(argument: Value) -> Value:
         result += number(times) * unevaluated("log", number(prime))
     for prime, times in factors(coefficient.denominator).items():
         result -= number(times) * unevaluated("log", number(prime))
-    for one, times in powers:
-        result += number(times) * _log_of_atom(atom(one))
+    for one, exponent in powers:
+        result += number(exponent) * _log_of_atom(atom(one))
     return result
 
 

@@ -20,6 +20,8 @@ _MAX_BITS_IN_SUM = 600
 _MAX_TERMS = 100
 _MAX_PRODUCTS = 3_000
 _MAX_FACTORS = 10
+_MAX_ATOMS = 30
+_MAX_NAME_CHARS = 500
 _MAX_TRIAL_DIVISOR = 10_000
 
 
@@ -39,6 +41,10 @@ class Atom:
     function: str = field(default="", compare=False)
     """Of which the atom is an unevaluated value, "" for constants and symbols."""
     arguments: "tuple[Value, ...]" = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.name) > _MAX_NAME_CHARS:
+            raise CannotComputeError("a function of a long formula")
 
     @cached_property
     def prime(self) -> int:
@@ -140,7 +146,7 @@ def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
 def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
     """Return the polynomial without zeros; an error where a cap does not hold."""
     kept = {powers: coefficient for powers, coefficient in polynomial.items() if coefficient}
-    if len(kept) > _MAX_TERMS:
+    if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):
         raise CannotComputeError("a long sum")
     max_bits = MAX_BITS if len(kept) == 1 else _MAX_BITS_IN_SUM
     for coefficient in kept.values():

@@ -6,6 +6,7 @@ It compares nothing; numbers and formulas are `quantities`' business, equations 
 import re
 from collections.abc import Callable
 
+from mathsft.answers.algebra import Value
 from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
 from mathsft.answers.polynomials import NoValueError
@@ -38,7 +39,7 @@ _UNION = re.compile(rf"{_BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
 _COLON = re.compile(rf"{_BRACKET}| ?: ?| to ")
 
 _MATRIX = re.compile(
-    r"[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
+    r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
     r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
 )
 _CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
@@ -47,7 +48,7 @@ _LEAD_WORDS = (
     r"(?:(?:so|thus|hence|therefore),? )?(?:the )?"
     r"(?:(?:final |correct )?answer(?: is ?:?|:)|(?:option|choice)(?= (?:\\text\{)?\(?[A-Ha-h]\b))"
 )
-_LEAD = re.compile(rf"(?:\\text\{{{_LEAD_WORDS}\}}|{_LEAD_WORDS}) ?|= ?(?![=<>])", re.IGNORECASE)
+_LEAD = re.compile(rf"(?:(?:\\text\{{{_LEAD_WORDS}\}}|{_LEAD_WORDS}|=(?![=<>])) ?)++", re.IGNORECASE)
 _REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:the set of )?(?:all )?real numbers|(?:all |the )?reals", re.IGNORECASE)
 _PUNCTURED = re.compile(r"\\mathbb ?\{? ?R ?\}? ?\\(?:setminus|backslash) ?⦃(?P<point>[^⦃⦄,]+)⦄")
 _EMPTY = re.compile(r"\\emptyset|⦃ ?⦄|no (?:real )?solutions?|(?:the )?empty set", re.IGNORECASE)
@@ -131,15 +132,25 @@ class _Reader:
 
     def _read_choice(self, text: str) -> Reading | None:
         choice = _CHOICE.fullmatch(without_text_commands(text))
-        return Choice((choice["round"] or choice["bare"]).casefold(), self.read(choice["rest"])) if choice else None
+        if not choice or _CHOICE.fullmatch(choice["rest"]):
+            return None
+        return Choice((choice["round"] or choice["bare"]).casefold(), self.read(choice["rest"]))
 
     def _read_matrix(self, text: str) -> Reading | None:
         matrix = _MATRIX.fullmatch(text)
         if not matrix or r"\begin" in matrix["cells"]:
             return None
+        factor = self._read_factor(matrix["factor"])
+        if factor is None:
+            return None
         rows = [row for row in matrix["cells"].split(r"\\") if row.strip()]
-        cells = tuple(tuple(self.read(cell.strip()) for cell in row.split("&")) for row in rows)
+        cells = tuple(tuple(_times(factor, self.read(cell.strip())) for cell in row.split("&")) for row in rows)
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
+
+    def _read_factor(self, text: str) -> Value | None:
+        """Return what stands before a matrix, 1 where nothing does."""
+        factor = self._read_quantity(text or "1")
+        return factor.value if isinstance(factor, Quantity) else None
 
     def _read_union(self, text: str) -> Reading | None:
         parts = _split(text, _UNION)
@@ -191,6 +202,10 @@ class _Reader:
         """Split at the separators outside brackets; only at the wide ones (", ", "and") if there are any, so 1,000 stays."""
         wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
         return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
+
+
+def _times(factor: Value, reading: Reading) -> Reading:
+    return Quantity(factor * reading.value) if isinstance(reading, Quantity) and factor.rational != 1 else reading
 
 
 def _read_clock(text: str) -> Reading | None:
