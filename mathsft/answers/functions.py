@@ -153,6 +153,8 @@ def _inverse(function: Callable[[Value], Value], name: str, from_twelfth: int) -
     """Return the inverse of a function of angles, exact at the twelfths of π from the given one on, over a half turn."""
 
     def inverse(argument: Value) -> Value:
+        if argument.symbols or any(atom.function for atom in argument.atoms):
+            return unevaluated(name, argument)
         for twelfths in range(from_twelfth, from_twelfth + 13):
             angle = number(Fraction(twelfths, 12)) * atom(PI)
             try:
