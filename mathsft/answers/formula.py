@@ -6,7 +6,6 @@ with subscripts and Greek. It evaluates nothing beyond `algebra`, which caps siz
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from mathsft.answers.algebra import Value, atom, number, power, symbol
 from mathsft.answers.functions import (
@@ -20,22 +19,11 @@ from mathsft.answers.functions import (
     log_to_base,
     sqrt,
 )
-from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E, NoValueError
+from mathsft.answers.numerals import read_numeral
+from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E
 
 _MAX_DEPTH = 30
-_MAX_EXPONENT = 4_000
 
-_DECIMALS = r"(?:\.(?P<decimals>[0-9]*+)(?:\\(?:overline|bar)\{(?P<period>[0-9]{1,100})\})?)?"
-_SPACED_WHOLE = r"[0-9]{1,3}(?: [0-9]{3})++(?![0-9/])"
-_E_NOTATION = r"(?:[eE](?P<exponent>[+-]?[0-9]{1,10})(?![0-9A-Za-z.]))?"
-_NUMBER = re.compile(rf"(?P<whole>{_SPACED_WHOLE}|[0-9]*+){_DECIMALS}{_E_NOTATION}")
-_NUMBER_WITH_COMMAS = re.compile(
-    rf"(?P<whole>[0-9]{{1,3}}(?:,[0-9]{{3}})++(?![0-9])|{_SPACED_WHOLE}|[0-9]*+){_DECIMALS}{_E_NOTATION}"
-)
-_MIXED_TAIL = re.compile(
-    r" ?\\frac ?\{ ?(?P<over>[0-9]{1,100}) ?\} ?\{ ?(?P<under>[0-9]{1,100}) ?\}(?! ?\^)"
-    r"| (?P<above>[0-9]{1,100}) ?/ ?(?P<below>[0-9]{1,100})(?![0-9.])"
-)
 _SPACE = re.compile(" *")
 _SUM_SIGN = re.compile(r"[+-]")
 _TIMES = re.compile(r"\*|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\ast(?![A-Za-z])")
@@ -68,9 +56,8 @@ def read_formula(text: str, *, commas_group: bool) -> Value:
 
     `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
     """
-    parser = _Parser(text, _NUMBER_WITH_COMMAS if commas_group else _NUMBER)
     try:
-        return parser.whole()
+        return _Parser(text, commas_group).whole()
     except CannotComputeError as error:
         raise NotAFormulaError(str(error)) from error
 
@@ -78,9 +65,9 @@ def read_formula(text: str, *, commas_group: bool) -> Value:
 class _Parser:
     """Precedence: sums, then products, then signs, then powers; one method each, by descent."""
 
-    def __init__(self, text: str, number_pattern: re.Pattern[str]) -> None:
+    def __init__(self, text: str, commas_group: bool) -> None:
         self._text = text
-        self._number = number_pattern
+        self._commas_group = commas_group
         self._place = 0
         self._depth = 0
         self._open_bars = 0
@@ -175,7 +162,7 @@ class _Parser:
         return functions[opening](value) if opening in functions else value
 
     def _inner(self, text: str) -> Value:
-        return _Parser(text, self._number).whole()
+        return _Parser(text, self._commas_group).whole()
 
     def _argument(self) -> Value:
         """Read what a command or a ^ takes: a group, or else a single number, letter or command."""
@@ -185,17 +172,10 @@ class _Parser:
         return self._atom()
 
     def _read_number(self) -> Value:
-        found = self._number.match(self._text, self._place)
-        if not found or not (found["whole"] or found["decimals"] or found["period"]):
+        found = read_numeral(self._text, self._place, commas_group=self._commas_group)
+        if found is None:
             raise NotAFormulaError(self._text)
-        self._place = found.end()
-        value = _decimal(found)
-        is_whole = found["decimals"] is None and found["exponent"] is None
-        if is_whole and (tail := _MIXED_TAIL.match(self._text, self._place)):
-            part = Fraction(int(tail["over"] or tail["above"]), int(tail["under"] or tail["below"]) or 1)
-            if 0 < part < 1:
-                self._place = tail.end()
-                return number(value + part)
+        value, self._place = found
         return number(value)
 
     def _command(self, name: str) -> Value:
@@ -311,15 +291,3 @@ class _Parser:
         is_there = self._text.startswith(text, self._place)
         self._place += len(text) * is_there
         return is_there
-
-
-def _decimal(found: re.Match[str]) -> Fraction:
-    whole = found["whole"].replace(",", "").replace(" ", "")
-    decimals, period, exponent = found["decimals"] or "", found["period"], int(found["exponent"] or 0)
-    if abs(exponent) > _MAX_EXPONENT:
-        raise NoValueError("exponent")
-    shift = 10 ** len(decimals)
-    value = Fraction(int(whole + decimals or "0"), shift)
-    if period:
-        value += Fraction(int(period), shift * (10 ** len(period) - 1))
-    return value * Fraction(10) ** exponent

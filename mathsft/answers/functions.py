@@ -16,8 +16,8 @@ from mathsft.answers.algebra import (
 )
 from mathsft.answers.polynomials import MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
-_MAX_FACTORIAL = 2_100
-"""2,100! has as many digits as the longest integer."""
+_MAX_FACTORIAL = 1_500
+"""1,500! has as many digits as the longest integer."""
 
 
 def sqrt(argument: Value) -> Value:
