@@ -1,6 +1,6 @@
 r"""Reads a formula in normalised LaTeX or plain text into an exact value; whatever it does not know, it refuses.
 
-It knows numbers (decimal, repeating, mixed, scientific), + - * / ^ !, juxtaposition, \frac, roots, bars, functions, letters
+It knows `numerals`, + - * / ^ !, juxtaposition, \frac, roots, bars, functions, letters
 with subscripts and Greek. It evaluates nothing beyond `algebra`, which caps sizes; nesting is capped here.
 """
 
@@ -52,7 +52,7 @@ class NotAFormulaError(ValueError):
 
 
 def read_formula(text: str, *, commas_group: bool) -> Value:
-    """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it is one without end.
+    """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it has no value.
 
     `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
     """

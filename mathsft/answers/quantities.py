@@ -54,7 +54,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
         found = read_unit(text[place:])
         value = _value_of(text[:place], commas_group) if found else None
         # "2x in" is a product of symbols; what is marked as text or by a sign of its own is none.
-        if found is None or value is None or (value.symbols and text[place:].isascii() and _IS_UNMARKED.match(text, place)):
+        if found is None or value is None or (value.symbols and _IS_UNMARKED.match(text, place)):
             continue
         scale, unit = found
         return Quantity(value * number(scale), Unit(((_CURRENCIES[currency["unit"]], 1),)) if currency else unit, source)
