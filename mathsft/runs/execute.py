@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
-from mathsft.runs.progress import following
+from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import delete_weights
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
@@ -106,7 +106,8 @@ async def scored(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: 
         async with crew.trainers.lease() as trainer:
             checkpoint = await trained(run, checkpoint.step, trainer, crew, book)
     async with crew.evaluators.lease() as evaluator:
-        score: Score = await evaluator.call("score", checkpoint, run.overrides, pool)
+        async with watching(checkpoint, pool, crew.study_dir, book):
+            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool)
         book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order
     return score
 

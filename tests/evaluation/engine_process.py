@@ -7,7 +7,7 @@ from setting threads).
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ NUM_POSITIONS = 256
 PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
 KINDS = ("correct", "wrong_answer", "format_failure")
 PROMPTS = [f"User: what is {n} + {n * n}?" + " Think hard." * (n % 5) for n in range(12)]
+LONG_PROMPTS = [f"{n}" * 60 + "?" for n in range(100, 200)]
+"""More tokens than the engine reads in one step: it reads some of these prompts in chunks."""
+GREEDY = EvaluationSettings(max_tokens=24)
+SAMPLED = EvaluationSettings(max_tokens=24, temperature=0.7, seed=1)
 
 
 # --- models, checkpoints and data ---------------------------------------------------------------------------------------
@@ -76,7 +80,7 @@ def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0
 
 def make_experiment(folder: Path) -> Experiment:
     """Write problems, each a single letter with its code as the answer, and a prompt template."""
-    rows = [{"problem": letter, "solution": "Look it up.", "answer": str(ord(letter))} for letter in PROBLEMS]
+    rows = [{"problem": letter, "solution": solution(letter), "answer": str(ord(letter))} for letter in PROBLEMS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "template.txt").write_text("{problem}: <think>")
     return Experiment(
@@ -86,6 +90,11 @@ def make_experiment(folder: Path) -> Experiment:
         training=TrainingSettings(learning_rate=1e-3, batch_size=1),
         evaluation=EvaluationSettings(max_tokens=48),
     )
+
+
+def solution(letter: str) -> str:
+    """Return the problem's solution; every other one is too long for the engine to read."""
+    return "Look it up." * (1 + 30 * (ord(letter) % 2))
 
 
 def taught_kind(letter: str) -> str:
@@ -170,11 +179,10 @@ def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
     from mathsft.data.models import fingerprint
     from mathsft.evaluation.engine import CheckpointError, Engine
 
-    greedy = EvaluationSettings(max_tokens=24)
-    references = {}
+    references, models = {}, {}
     for name, seed in (("A", 1), ("B", 2)):
-        model = make_model(folder / name, seed, tied)
-        references[name] = reference_texts(model, make_tokenizer(folder / name), greedy.max_tokens)
+        models[name] = make_model(folder / name, seed, tied)
+        references[name] = reference_texts(models[name], make_tokenizer(folder / name), GREEDY.max_tokens)
     for how in (*BAD_CHECKPOINTS, "overflow"):
         damage(folder / "B", folder / how, how)
 
@@ -183,7 +191,7 @@ def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
     engine = Engine(folder / "A", HARDWARE, max_model_len=NUM_POSITIONS)
     fingerprints = [engine.loaded_fingerprint]
 
-    def texts(sampling: EvaluationSettings = greedy) -> list[str]:
+    def texts(sampling: EvaluationSettings = GREEDY) -> list[str]:
         return [one.text for one in engine.generate(prompts_ids, sampling)]
 
     def swapped_texts(name: str) -> list[str]:
@@ -191,7 +199,12 @@ def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
         return texts()
 
     report: dict[str, Any] = {"references": references}
-    report["generations"] = [asdict(one) for one in engine.generate(prompts_ids, greedy)]
+    report["generations"] = [asdict(one) for one in engine.generate(prompts_ids, GREEDY)]
+    report["measured"] = [
+        measure(engine, models["A"], tokenizer, prompts, sampling)
+        for prompts in (PROMPTS, LONG_PROMPTS)
+        for sampling in (GREEDY, SAMPLED)
+    ]
     report["A"], report["B"], report["A again"] = texts(), swapped_texts("B"), swapped_texts("A")
     report["refusals"] = {}
     for how in BAD_CHECKPOINTS:
@@ -205,12 +218,52 @@ def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
     report["A after overflow"] = swapped_texts("A")
     report["fingerprints"] = fingerprints
     report["expected fingerprints"] = [fingerprint(folder / name) for name in ("A", "B", "A", "overflow", "A")]
-    sampled = EvaluationSettings(max_tokens=24, temperature=1.0, seed=1)
-    report["sampled"], report["sampled again"] = texts(sampled), texts(sampled)
-    report["sampled with another seed"] = texts(sampled.model_copy(update={"seed": 2}))
-    report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, sampled)]
+    report["sampled"], report["sampled again"] = texts(SAMPLED), texts(SAMPLED)
+    report["sampled with another seed"] = texts(SAMPLED.model_copy(update={"seed": 2}))
+    report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, SAMPLED)]
+    finished: list[int] = []
+    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), finished.append)
+    report["sampled three times"], report["finished"] = [one.text for one in three_times], finished
     engine.close()
     return report
+
+
+def measure(
+    engine: Any, model: Any, tokenizer: Any, prompts: list[str], sampling: EvaluationSettings
+) -> dict[str, list[list[Any]]]:
+    """Return entropies of responses, and log probabilities of prompts with responses: the engine's, then transformers'."""
+    prompts_ids = tokenizer(prompts)["input_ids"]
+    generations = engine.generate(prompts_ids, sampling)
+    # The engine's own texts, which its prefix cache knows.
+    texts_ids = [
+        prompt_ids + (tokenizer(one.text)["input_ids"] + [tokenizer.eos_token_id])[: one.num_tokens]
+        for prompt_ids, one in zip(prompts_ids, generations, strict=True)
+    ]
+    entropies, logprobs = [], []
+    for text_ids, one in zip(texts_ids, generations, strict=True):
+        logits_TV = logits_of(model, text_ids)
+        drawn_TV = (logits_TV[-one.num_tokens :] / (sampling.temperature or 1)).log_softmax(1)
+        entropies.append(-(drawn_TV.exp() * drawn_TV).sum(1).mean().item())
+        logprobs.append(token_logprobs_of(logits_TV, text_ids))
+    return {
+        "entropies": [[one.entropy for one in generations], entropies],
+        "logprobs": [engine.token_logprobs(texts_ids), logprobs],
+    }
+
+
+def logits_of(model: Any, text_ids: list[int]) -> Any:
+    """Return transformers' logits for each token of the text but the first."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([text_ids])).logits[0, :-1]
+
+
+def token_logprobs_of(logits_TV: Any, text_ids: list[int]) -> list[float]:
+    import torch
+
+    logprobs: list[float] = logits_TV.log_softmax(1).gather(1, torch.tensor(text_ids)[1:, None])[:, 0].tolist()
+    return logprobs
 
 
 def reference_texts(model: Any, tokenizer: Any, max_tokens: int) -> list[str]:
@@ -224,45 +277,81 @@ def reference_texts(model: Any, tokenizer: Any, max_tokens: int) -> list[str]:
 
 
 def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
-    from mathsft.data.models import fingerprint
     from mathsft.data.pools import load_pools
+    from mathsft.evaluation import engine
     from mathsft.evaluation.evaluator import Evaluator
 
     model = make_model(folder / "base", 3, tied=True, initializer_range=0.1)
     study_dir = folder / "study"
-    taught_path = "runs/trial-0000/step-000400"
-    teach(model, study_dir / taught_path)
-    shutil.copytree(folder / "base", study_dir / "runs/trial-0000/step-000000")
+    run_dir = study_dir / "runs/trial-0000"
+    teach(model, run_dir / "step-000400")
+    shutil.copytree(folder / "base", run_dir / "step-000000")
     experiment = make_experiment(folder)
-    evaluator = Evaluator(WorkerSettings(experiment, HARDWARE, study_dir))
-    taught = Checkpoint("trial-0000", 400, taught_path, fingerprint(study_dir / taught_path))
-    base = Checkpoint("trial-0000", 0, "runs/trial-0000/step-000000", fingerprint(folder / "base"))
+    settings = WorkerSettings(experiment, HARDWARE, study_dir)
+    evaluator = Evaluator(settings)
+    base, taught = (checkpoint_of(study_dir, step) for step in (0, 400))
 
     report: dict[str, Any] = {
         "pools": {
-            name: [{"id": one.id, "kind": taught_kind(one.problem)} for one in pool]
+            name: [{"id": one.id, "letter": one.problem} for one in pool]
             for name, pool in load_pools(experiment.data).items()
         },
         "base": asdict(evaluator.score(base, {}, "search")),
         "taught": asdict(evaluator.score(taught, {}, "search")),
+        "progress": (run_dir / "scoring.jsonl").read_text(),
         "slice": asdict(evaluator.score(taught, {}, "confirm:1-4")),
         "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch")),
+        "sampled": asdict(evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test")),
+        "gold nll": {letter: gold_nll(model, folder / "base", letter) for letter in PROBLEMS},
     }
-    mislabelled = Checkpoint("trial-0000", 0, base.path, taught.fingerprint[::-1])
+    mislabelled = replace(base, fingerprint=taught.fingerprint[::-1])
     report["mislabelled"] = refusal_of(evaluator, mislabelled, {})
     (folder / "long.txt").write_text("Q" * NUM_POSITIONS + "{problem}")
     report["long prompt"] = refusal_of(evaluator, taught, {"prompt.template": str(folder / "long.txt")})
     report["longer"] = refusal_of(evaluator, taught, {"evaluation.max_tokens": 5000})
     evaluator.park()
     report["taught again"] = asdict(evaluator.score(taught, {}, "search"))
-    report["files"] = sorted(path.name for path in (study_dir / "runs/trial-0000/responses").iterdir())
-    return evaluator, base, report
+    report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
+
+    repack, engine._repack_head = engine._repack_head, lambda model: None
+    report["broken swap"] = refusal_of(evaluator, base, {})
+    evaluator._engine.close()
+    evaluator = Evaluator(settings)
+    report["broken swap in a new engine"] = refusal_of(evaluator, taught, {})
+    engine._repack_head = repack
+    report["mended"] = asdict(evaluator.score(base, {}, "search"))
+    return evaluator, taught, report
+
+
+def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
+    """Return the checkpoint of a published folder as the trainer would."""
+    import torch
+
+    from mathsft.data.models import fingerprint
+    from mathsft.training.canary import canary_ids, make_canary
+    from mathsft.training.state import load_base
+
+    path = f"runs/trial-0000/step-{step:06d}"
+    base = load_base(study_dir / path, "sdpa")
+    tokens = canary_ids(make_tokenizer(study_dir / "tokenizer"))
+    canary = make_canary(base.model, base.weights, tokens, torch.float32, torch.device("cpu"))
+    return Checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary=canary)
+
+
+def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:
+    """Return the mean negative log likelihood that transformers gives the problem's training target, EOS included."""
+    tokenizer = make_tokenizer(tokenizer_folder)
+    prompt_ids = tokenizer(f"{letter}: <think>")["input_ids"]
+    target = f" {solution(letter)} </think> <answer> {ord(letter)} </answer>"
+    text_ids = (prompt_ids + tokenizer(target)["input_ids"] + [tokenizer.eos_token_id])[:NUM_POSITIONS]
+    logprobs = token_logprobs_of(logits_of(model, text_ids), text_ids)[len(prompt_ids) - 1 :]
+    return -sum(logprobs) / len(logprobs)
 
 
 def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
     try:
         evaluator.score(checkpoint, overrides, "search")
-    except (ValueError, UserError) as error:
+    except (ValueError, UserError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     return "accepted"
 

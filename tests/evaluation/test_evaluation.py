@@ -16,6 +16,15 @@ from mathsft.workers.placement import CPU_EVALUATOR_ENV
 KINDS = ("correct", "wrong_answer", "format_failure")
 
 
+def kind_of(problem: dict[str, str]) -> str:
+    """Return what becomes of the response that the model was taught to give to the problem."""
+    return KINDS[ord(problem["letter"]) % 3]
+
+
+def has_long_solution(problem: dict[str, str]) -> bool:
+    return ord(problem["letter"]) % 2 == 1
+
+
 @pytest.fixture(scope="module")
 def child(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("evaluation")
@@ -95,6 +104,43 @@ def test_sampling_follows_its_seed_and_the_place_of_the_prompt(report: dict[str,
     assert first != second
 
 
+@engine_test
+def test_entropy_is_that_of_the_distributions_that_tokens_were_drawn_from(report: dict[str, Any], kind: str) -> None:
+    for measured in report[kind]["measured"]:
+        ours, references = measured["entropies"]
+        assert ours == pytest.approx(references, abs=1e-4)
+        assert max(references) - min(references) > 0.1, "responses differ"
+
+
+@engine_test
+def test_log_probabilities_are_those_of_a_forward_pass_whatever_is_cached(report: dict[str, Any], kind: str) -> None:
+    for measured in report[kind]["measured"]:
+        for ours, references in zip(*measured["logprobs"], strict=True):
+            assert ours == pytest.approx(references, abs=1e-4)
+            assert sum(ours) / len(ours) == pytest.approx(sum(references) / len(references), abs=1e-5)
+
+
+@engine_test
+def test_samples_of_a_prompt_differ_and_the_first_is_what_it_would_be_alone(report: dict[str, Any], kind: str) -> None:
+    seen = report[kind]
+    samples = [seen["sampled three times"][start : start + 3] for start in range(0, 3 * len(seen["A"]), 3)]
+    assert [first for first, _, _ in samples] == seen["sampled"]
+    assert all(len(set(texts)) == 3 for texts in samples)
+
+
+@engine_test
+def test_every_finished_response_is_told(report: dict[str, Any], kind: str) -> None:
+    assert report[kind]["finished"] == list(range(1, 3 * len(report[kind]["A"]) + 1))
+
+
+def responses_of(score: dict[str, Any], folder: Path) -> list[Response]:
+    lines = (folder / "evaluator/study" / score["responses_path"]).read_text().splitlines()
+    return [
+        Response(**row | {"verdict": Verdict(**row["verdict"]), "tag_flags": tuple(row["tag_flags"])})
+        for row in map(json.loads, lines)
+    ]
+
+
 @pytest.mark.slow
 def test_scores_are_what_the_model_was_taught(
     report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
@@ -102,17 +148,13 @@ def test_scores_are_what_the_model_was_taught(
     seen = report["evaluator"]
     search = seen["pools"]["search"]
     score = seen["taught"]
-    expected = Counter(problem["kind"] for problem in search)
+    expected = Counter(map(kind_of, search))
     assert score["counts"] == {kind: expected[kind] for kind in (*KINDS, "ungraded")}
     assert score["num_problems"] == len(search) == sum(score["counts"].values())
 
-    lines = (child[0] / "evaluator/study" / score["responses_path"]).read_text().splitlines()
-    responses = [
-        Response(**row | {"verdict": Verdict(**row["verdict"]), "tag_flags": tuple(row["tag_flags"])})
-        for row in map(json.loads, lines)
-    ]
+    responses = responses_of(score, child[0])
     assert [response.problem_id for response in responses] == [problem["id"] for problem in search]
-    assert [response.verdict.category for response in responses] == [problem["kind"] for problem in search]
+    assert [response.verdict.category for response in responses] == [kind_of(problem) for problem in search]
     assert {response.finish_reason for response in responses} == {"stop"}
     assert all(response.text.endswith("</answer>") for response in responses), "the stop string stays"
     flags = {response.verdict.category: response.tag_flags for response in responses}
@@ -127,7 +169,7 @@ def test_scores_are_what_the_model_was_taught(
 @pytest.mark.slow
 def test_slices_and_overrides_reach_the_score(report: dict[str, Any]) -> None:
     seen = report["evaluator"]
-    expected = Counter(problem["kind"] for problem in seen["pools"]["confirm"][1:4])
+    expected = Counter(map(kind_of, seen["pools"]["confirm"][1:4]))
     assert {name: count for name, count in seen["slice"]["counts"].items() if count} == expected
     assert seen["cut"]["counts"]["format_failure"] == seen["cut"]["num_problems"]
     assert seen["cut"]["timings"]["num_response_tokens"] == 5 * seen["cut"]["num_problems"]
@@ -135,8 +177,54 @@ def test_slices_and_overrides_reach_the_score(report: dict[str, Any]) -> None:
         "step-000000-search.jsonl",
         "step-000400-confirm-1-4.jsonl",
         "step-000400-search.jsonl",
+        "step-000400-test.jsonl",
         "step-000400-watch.jsonl",
     ]
+
+
+@pytest.mark.slow
+def test_gold_nll_is_that_of_the_training_target_where_it_fits(
+    report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    seen = report["evaluator"]
+    search = seen["pools"]["search"]
+    expected = [None if has_long_solution(one) else seen["gold nll"][one["letter"]] for one in search]
+    assert 0 < expected.count(None) < len(search)
+    assert [one.gold_nll for one in responses_of(seen["taught"], child[0])] == pytest.approx(expected, abs=1e-5)
+    known = [nll for nll in expected if nll is not None]
+    assert seen["taught"]["gold_nll"] == pytest.approx(sum(known) / len(known), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_problem_has_as_many_responses_as_samples_are_asked_for(
+    report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    score = report["evaluator"]["sampled"]
+    responses = responses_of(score, child[0])
+    (problem,) = report["evaluator"]["pools"]["test"]
+    assert [(one.problem_id, one.sample) for one in responses] == [(problem["id"], sample) for sample in range(3)]
+    assert [one.gold_nll is None for one in responses][1:] == [True, True]
+    assert sum(score["counts"].values()) == 3
+    assert score["num_problems"] == 1
+    assert score["entropy"] == pytest.approx(sum(one.entropy or 0.0 for one in responses) / 3)
+
+
+@pytest.mark.slow
+def test_progress_is_told_of_every_response(report: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in report["evaluator"]["progress"].splitlines()]
+    num_responses = len(report["evaluator"]["pools"]["search"])
+    key = {"run": "trial-0000", "step": 400, "pool": "search", "num_responses": num_responses}
+    assert rows == [key | {"num_finished": number} for number in range(1, num_responses + 1)]
+
+
+@pytest.mark.slow
+def test_a_broken_swap_ends_the_process_once_and_then_fails(report: dict[str, Any]) -> None:
+    seen = report["evaluator"]
+    assert seen["broken swap"].startswith("SystemExit")
+    assert "runs/trial-0000/step-000000" in seen["broken swap"]
+    assert seen["broken swap in a new engine"].startswith("CheckpointError")
+    assert "runs/trial-0000/step-000400" in seen["broken swap in a new engine"]
+    assert seen["mended"] == seen["base"] | {"timings": seen["mended"]["timings"]}
 
 
 @pytest.mark.slow
@@ -149,7 +237,10 @@ def test_what_cannot_be_scored_is_refused(report: dict[str, Any]) -> None:
     assert seen["longer"].startswith("UserError")
     assert "evaluation.max_tokens = 5000" in seen["longer"]
     assert seen["long prompt"].startswith("UserError")
-    assert f"{report['num_positions'] + 1} tokens, but the model has only {report['num_positions']} positions" in seen["long prompt"]
+    assert (
+        f"{report['num_positions'] + 1} tokens, but the model has only {report['num_positions']} positions"
+        in seen["long prompt"]
+    )
 
 
 @pytest.mark.slow
