@@ -142,18 +142,20 @@ class Engine:
             for response, entropy in zip(responses, entropies, strict=True)
         ]
 
-    def token_logprobs(self, texts_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log probability, in nats, of each text's tokens but the first, given those before them.
+    def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
+        """Return the log probability, in nats, of each text's tokens after its first num_given, given all before them.
 
-        A text (token ids) must be shorter than max_model_len. Nothing is taken from the prefix cache, where vLLM keeps no
-        log probabilities: asking for those of a prompt makes it compute the whole prompt.
+        A text (token ids) must be shorter than max_model_len, and num_given at least 1.
         """
-        from vllm import SamplingParams
-
-        # One token must be generated; it is not looked at.
-        sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
-        outputs = self._run(texts_ids, [sampling.clone() for _ in texts_ids])
-        return [list(output.prompt_logprobs.logprobs) for output in outputs]
+        outputs = self._read(texts_ids, from_cache=True)
+        # vLLM has none for tokens that it took from the cache: those of what is given are not asked for, but where what
+        # follows was read or generated before, it must be read again.
+        cached = [place for place, output in enumerate(outputs) if (output.num_cached_tokens or 0) >= num_given[place]]
+        again = self._read([texts_ids[place] for place in cached], from_cache=False)
+        for place, output in zip(cached, again, strict=True):
+            outputs[place] = output
+        # The first token of a text has no log probability.
+        return [output.prompt_logprobs.logprobs[num - 1 :] for output, num in zip(outputs, num_given, strict=True)]
 
     def sleep(self) -> None:
         """Give the device's memory back, weights included; only with hardware.sleep_mode. The next swap wakes the engine."""
@@ -174,6 +176,20 @@ class Engine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
+
+    def _read(self, texts_ids: Sequence[Sequence[int]], *, from_cache: bool) -> "list[RequestOutput]":
+        """Return outputs with the log probabilities of the texts' tokens, those taken from the prefix cache undefined."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=1,  # which is not looked at: none cannot be asked for
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not from_cache,
+        )
+        return self._run(texts_ids, [sampling.clone() for _ in texts_ids])
 
     def _run(
         self,

@@ -153,7 +153,7 @@ class Evaluator:
 
     def _check_canary(self, engine: Engine, checkpoint: Checkpoint, canary: Canary) -> None:
         """Compare the weights that the engine serves with those that the trainer published, at every score."""
-        (logprobs,) = engine.token_logprobs([canary.token_ids])
+        (logprobs,) = engine.token_logprobs([canary.token_ids], num_given=[1])
         found = disagreement(canary, logprobs, self._settings.hardware.engine_dtype)
         if not found:
             self._is_proven = True
@@ -189,12 +189,10 @@ def _gold_nlls(engine: Engine, examples: Sequence[Example]) -> list[float | None
     """Return each training target's mean negative log likelihood a token, None where it does not fit into the engine."""
     # One token of room for the one that vLLM insists on generating.
     fits = [len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len for example in examples]
-    texts_ids = [example.prompt_ids + example.response_ids for example in compress(examples, fits)]
-    logprobs = iter(engine.token_logprobs(texts_ids))
-    return [
-        _finite(-statistics.fmean(next(logprobs)[-len(example.response_ids) :])) if is_fitting else None
-        for example, is_fitting in zip(examples, fits, strict=True)
-    ]
+    fitting = list(compress(examples, fits))
+    texts_ids = [example.prompt_ids + example.response_ids for example in fitting]
+    logprobs = iter(engine.token_logprobs(texts_ids, [len(example.prompt_ids) for example in fitting]))
+    return [_finite(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
 
 
 def _judge(problem: Problem, sample: int, generation: Generation, gold_nll: float | None) -> Response:

@@ -1,27 +1,23 @@
 """What a checkpoint's weights make of a fixed text, as the trainer computes it; comparing is the evaluator's business."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from mathsft.data.examples import load_template
-from mathsft.records import Canary
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from mathsft.records import Canary, Example
 
 NUM_CANARY_TOKENS = 65
 """The first is only given: 64 log probabilities, over which the noise of bf16 averages out."""
 
 
-def canary_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Return the tokens of the text: the start of a shipped prompt, whatever prompt is trained on."""
-    token_ids: list[int] = tokenizer(load_template("r1_zero"), verbose=False)["input_ids"]
-    return tuple(token_ids[:NUM_CANARY_TOKENS])
+def canary_ids(examples: Iterable[Example]) -> tuple[int, ...]:
+    """Return the tokens of the text, that of the first examples: what is far from them, weights predict only wildly."""
+    tokens = chain.from_iterable(example.prompt_ids + example.response_ids for example in examples)
+    return tuple(islice(tokens, NUM_CANARY_TOKENS))
 
 
 @torch.no_grad()

@@ -67,7 +67,6 @@ class Trainer:
         model_folder = Path(settings.experiment.model.path)
         self._base = load_base(model_folder, settings.hardware.attention)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-        self._canary_ids = canary_ids(self._tokenizer)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
@@ -98,7 +97,8 @@ class Trainer:
             return held.diverged
         weights = rounded(self._base, held.training_step.weights())
         with _timed(timings, "canary_seconds"):
-            canary = make_canary(self._base.model, weights, self._canary_ids, self._engine_dtype, self._device)
+            token_ids = canary_ids(held.examples)
+            canary = make_canary(self._base.model, weights, token_ids, self._engine_dtype, self._device)
         if not all(map(math.isfinite, canary.logprobs)):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged

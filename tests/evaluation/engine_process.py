@@ -169,9 +169,9 @@ def run_checks(folder: Path) -> None:
         "tied": check_engine(folder / "tied", tied=True),
         "untied": check_engine(folder / "untied", tied=False),
     }
-    evaluator, base, report["evaluator"] = check_evaluator(folder / "evaluator")
+    evaluator, taught, report["evaluator"] = check_evaluator(folder / "evaluator")
     (folder / "report.json").write_text(json.dumps(report))
-    score_with_a_broken_reload(evaluator, base)
+    score_with_a_broken_reload(evaluator, taught)
     (folder / "survived").touch()
 
 
@@ -234,7 +234,7 @@ def measure(
     """Return entropies of responses, and log probabilities of prompts with responses: the engine's, then transformers'."""
     prompts_ids = tokenizer(prompts)["input_ids"]
     generations = engine.generate(prompts_ids, sampling)
-    # The engine's own texts, which its prefix cache knows.
+    # The engine's own texts, all of which its prefix cache may know.
     texts_ids = [
         prompt_ids + (tokenizer(one.text)["input_ids"] + [tokenizer.eos_token_id])[: one.num_tokens]
         for prompt_ids, one in zip(prompts_ids, generations, strict=True)
@@ -244,10 +244,10 @@ def measure(
         logits_TV = logits_of(model, text_ids)
         drawn_TV = (logits_TV[-one.num_tokens :] / (sampling.temperature or 1)).log_softmax(1)
         entropies.append(-(drawn_TV.exp() * drawn_TV).sum(1).mean().item())
-        logprobs.append(token_logprobs_of(logits_TV, text_ids))
+        logprobs.append(token_logprobs_of(logits_TV, text_ids)[-one.num_tokens :])
     return {
         "entropies": [[one.entropy for one in generations], entropies],
-        "logprobs": [engine.token_logprobs(texts_ids), logprobs],
+        "logprobs": [engine.token_logprobs(texts_ids, [len(prompt_ids) for prompt_ids in prompts_ids]), logprobs],
     }
 
 
@@ -328,13 +328,13 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     import torch
 
     from mathsft.data.models import fingerprint
-    from mathsft.training.canary import canary_ids, make_canary
+    from mathsft.training.canary import make_canary
     from mathsft.training.state import load_base
 
     path = f"runs/trial-0000/step-{step:06d}"
     base = load_base(study_dir / path, "sdpa")
-    tokens = canary_ids(make_tokenizer(study_dir / "tokenizer"))
-    canary = make_canary(base.model, base.weights, tokens, torch.float32, torch.device("cpu"))
+    token_ids = tuple(make_tokenizer(study_dir / "tokenizer")(" ".join(PROMPTS))["input_ids"][:65])
+    canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
     return Checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary=canary)
 
 

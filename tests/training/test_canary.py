@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from mathsft.records import Plan, Run, WorkerSettings
+from mathsft.records import Example, Plan, Run, WorkerSettings
 from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, make_canary
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.trainer import Trainer
@@ -15,6 +15,7 @@ from mathsft.training.trainer import Trainer
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
 CPU = torch.device("cpu")
+TOKEN_IDS = tuple(range(1, NUM_CANARY_TOKENS + 1))
 
 
 def reference(folder: Path, token_ids: tuple[int, ...]) -> list[float]:
@@ -23,6 +24,12 @@ def reference(folder: Path, token_ids: tuple[int, ...]) -> list[float]:
     with torch.no_grad():
         logprobs_TV = model(torch.tensor([token_ids])).logits[0, :-1].log_softmax(1)
     return [logprobs_TV[place, token].item() for place, token in enumerate(token_ids[1:])]
+
+
+def test_the_text_is_that_of_the_first_examples() -> None:
+    examples = [Example("", (1, 2), (3,)), Example("", (4,), (5,) * 100)]
+    assert canary_ids(examples) == (1, 2, 3, 4, *(5,) * 61)
+    assert canary_ids(examples[:1]) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("attention", ["tree", "sdpa"])
@@ -35,11 +42,10 @@ def test_a_canary_is_of_the_published_weights(
     base = load_base(folder, attention)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
-    token_ids = canary_ids(AutoTokenizer.from_pretrained(folder))
-    canary = make_canary(base.model, rounded(base, weights), token_ids, torch.float32, CPU)
+    canary = make_canary(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
     publish(base, weights, tmp_path / "published")
     assert len(canary.logprobs) == NUM_CANARY_TOKENS - 1
-    assert canary.logprobs == pytest.approx(reference(tmp_path / "published", token_ids), abs=1e-5)
+    assert canary.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
     assert base.model.config._attn_implementation == attention
 
@@ -47,9 +53,8 @@ def test_a_canary_is_of_the_published_weights(
 def test_a_bf16_canary_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(dtype=torch.bfloat16)
     base = load_base(folder, "tree")
-    token_ids = canary_ids(AutoTokenizer.from_pretrained(folder))
     exact, coarse = (
-        make_canary(base.model, base.weights, token_ids, dtype, CPU).logprobs for dtype in (torch.float32, torch.bfloat16)
+        make_canary(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact != coarse
     assert sum(coarse) / len(coarse) == pytest.approx(sum(exact) / len(exact), abs=0.05)
