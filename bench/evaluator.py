@@ -187,11 +187,14 @@ def publish_two(folder: Path, study_dir: Path) -> list[Checkpoint]:
     """Write the model and a slightly different one as checkpoints with their canaries."""
     import torch
     from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
 
+    from mathsft.data.examples import load_template
     from mathsft.training.canary import NUM_CANARY_TOKENS, make_canary
     from mathsft.training.state import load_base
 
-    token_ids = tuple(range(NUM_CANARY_TOKENS))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    token_ids = tuple(tokenizer(load_template("r1_zero"))["input_ids"][:NUM_CANARY_TOKENS])
     checkpoints = []
     for step, factor in enumerate((1.0, 1.001)):
         path = f"runs/bench/step-{step:06d}"
