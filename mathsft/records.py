@@ -116,6 +116,15 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """A fixed text and what weights make of it in the trainer's own arithmetic: whoever loads them right agrees."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Of each token but the first, given those before it, in nats."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Published weights of a run at a step, or the news that the run diverged before it (path is then empty)."""
 
@@ -127,6 +136,8 @@ class Checkpoint:
     diverged: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes, …"""
+    canary: Canary | None = None
+    """Computed from the published weights; None where the run diverged."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +167,11 @@ class Response:
     is_strict: bool = False
     """The response also meets the strict format rule: "</think> <answer>" with exactly one space."""
     entropy: float | None = None
-    """Mean entropy in nats of the distributions that the tokens were drawn from."""
+    """Mean over its tokens of the entropy, in nats, of the distribution each was drawn from: at the sampling temperature
+    (1 for greedy), before top_p; None where that is not finite."""
     gold_nll: float | None = None
-    """Mean negative log likelihood, in nats per token, of the problem's training target."""
+    """Mean negative log likelihood, in nats per token, of the problem's training target; only sample 0 has it, and only
+    where prompt and target fit into the engine."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +188,13 @@ class Score:
     """Hash of the weights that were scored."""
     responses_path: str
     timings: dict[str, float] = field(default_factory=dict)
-    """swap_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+    """swap_seconds, gold_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
     strict_counts: dict[str, int] = field(default_factory=dict)
     """Responses by Category, under the strict format rule."""
+    entropy: float | None = None
+    """Mean of the responses' entropy."""
+    gold_nll: float | None = None
+    """Mean of the problems' gold_nll."""
 
     @property
     def accuracy(self) -> float:
@@ -188,6 +205,17 @@ class Score:
     def format_accuracy(self) -> float:
         """Share of responses in the right format, whatever their answer."""
         return 1 - self.counts["format_failure"] / sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How far the scoring of a checkpoint on a pool is; seen, not recorded."""
+
+    run: str
+    step: int
+    pool: str
+    num_finished: int
+    num_responses: int
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ class EvaluationSettings(Settings):
     """Nucleus sampling's probability mass."""
     seed: int = Field(0, ge=0)
     """Seed of sampling; greedy decoding does not read it."""
+    num_samples: int = Field(1, ge=1)
+    """Responses to every problem; more than one needs a temperature above 0."""
     max_tokens: int = Field(1024, ge=1)
     """A response is cut at this many tokens and then counts as incomplete."""
     stop: tuple[str, ...] = ("</answer>",)
@@ -92,6 +94,15 @@ class EvaluationSettings(Settings):
     """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
     memory_share: float = Field(0.85, gt=0, le=1)
     """Share of a CUDA device's memory that the engine may take when it has the device for itself."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_samples = {self.num_samples} at temperature = 0 gives the same response again and again; "
+                "set temperature above 0, or num_samples to 1"
+            )
+        return self
 
 
 class Experiment(Settings):

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from mathsft.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
+    from vllm import RequestOutput, SamplingParams
+
+    from mathsft.evaluation.entropy import EntropyTap
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class Generation:
     text: str
     finish_reason: str
     num_tokens: int
+    entropy: float
+    """Mean over its tokens, in nats, as `mathsft.records.Response` has it; NaN from weights that overflow."""
 
 
 class Engine:
@@ -47,6 +52,8 @@ class Engine:
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
         from vllm import LLM
+
+        from mathsft.evaluation.entropy import EntropyTap
 
         on_cpu = hardware.device == "cpu"
         self._llm = LLM(
@@ -59,8 +66,12 @@ class Engine:
             enforce_eager=on_cpu,
             block_size=CPU_BLOCK_TOKENS if on_cpu else None,
             async_scheduling=False,
+            logits_processors=[EntropyTap],
+            # In bf16 a logit near 20 is off by up to 0.06; log probabilities and entropies would be, too.
+            hf_overrides={"head_dtype": "float32"},
             use_tqdm_on_load=False,
         )
+        self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = fingerprint(folder)
         """Hash of the weights that answer; None while the engine sleeps, since sleeping discards them."""
@@ -88,29 +99,63 @@ class Engine:
         self.loaded_fingerprint = new_fingerprint
         return new_fingerprint
 
-    def generate(self, prompts_ids: Sequence[Sequence[int]], sampling: EvaluationSettings) -> list[Generation]:
-        """Return one response to each prompt (token ids), in order; what a sampled one is depends on its place in the order.
+    def generate(
+        self,
+        prompts_ids: Sequence[Sequence[int]],
+        sampling: EvaluationSettings,
+        on_finished: Callable[[int], None] = lambda num_finished: None,
+    ) -> list[Generation]:
+        """Return num_samples responses to each prompt (token ids), in order, those to one prompt next to each other.
 
-        A prompt must be shorter than max_model_len; a response that reaches its end is cut there, whatever max_tokens says.
+        What a sampled one is depends on its prompt's place in the order and on its own among the prompt's samples. A prompt
+        must be shorter than max_model_len; a response that reaches its end is cut there, whatever max_tokens says.
+        on_finished is called with the number of responses that are finished each time that one is.
         """
-        if self.loaded_fingerprint is None:
-            raise RuntimeError("the engine sleeps: swap weights in before generating")
         from vllm import SamplingParams
 
-        def parameters(index: int) -> Any:
-            return SamplingParams(
+        from mathsft.evaluation.entropy import ROW
+
+        places = [(place, sample) for place in range(len(prompts_ids)) for sample in range(sampling.num_samples)]
+        parameters = [
+            SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
                 stop=list(sampling.stop),
                 include_stop_str_in_output=True,
-                seed=derive_seed(sampling.seed, index) if sampling.temperature > 0 else None,
+                seed=derive_seed(sampling.seed, place, sample) if sampling.temperature > 0 else None,
+                extra_args={ROW: row},
             )
-
-        requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
-        outputs = self._llm.generate(requests, [parameters(index) for index in range(len(requests))], use_tqdm=False)
+            for row, (place, sample) in enumerate(places)
+        ]
+        self._tap.start(len(places), min(sampling.max_tokens, self.max_model_len), sampling.temperature)
+        outputs = self._run([prompts_ids[place] for place, _ in places], parameters, on_finished)
         responses = [output.outputs[0] for output in outputs]
-        return [Generation(response.text, response.finish_reason, len(response.token_ids)) for response in responses]
+        entropies = self._tap.means([len(response.token_ids) for response in responses])
+        return [
+            Generation(
+                text=response.text,
+                finish_reason=response.finish_reason or "",
+                num_tokens=len(response.token_ids),
+                entropy=entropy,
+            )
+            for response, entropy in zip(responses, entropies, strict=True)
+        ]
+
+    def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
+        """Return the log probability, in nats, of each text's tokens after its first num_given, given all before them.
+
+        A text (token ids) must be shorter than max_model_len, and num_given at least 1.
+        """
+        outputs = self._read(texts_ids, from_cache=True)
+        # vLLM has none for tokens that it took from the cache: those of what is given are not asked for, but where what
+        # follows was read or generated before, it must be read again.
+        cached = [place for place, output in enumerate(outputs) if (output.num_cached_tokens or 0) >= num_given[place]]
+        again = self._read([texts_ids[place] for place in cached], from_cache=False)
+        for place, output in zip(cached, again, strict=True):
+            outputs[place] = output
+        # The first token of a text has no log probability.
+        return [output.prompt_logprobs.logprobs[num - 1 :] for output, num in zip(outputs, num_given, strict=True)]
 
     def sleep(self) -> None:
         """Give the device's memory back, weights included; only with hardware.sleep_mode. The next swap wakes the engine."""
@@ -131,6 +176,38 @@ class Engine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
+
+    def _read(self, texts_ids: Sequence[Sequence[int]], *, from_cache: bool) -> "list[RequestOutput]":
+        """Return outputs with the log probabilities of the texts' tokens, those taken from the prefix cache undefined."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=1,  # which is not looked at: none cannot be asked for
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not from_cache,
+        )
+        return self._run(texts_ids, [sampling.clone() for _ in texts_ids])
+
+    def _run(
+        self,
+        prompts_ids: Sequence[Sequence[int]],
+        parameters: "Sequence[SamplingParams]",
+        on_finished: Callable[[int], None] = lambda num_finished: None,
+    ) -> "list[RequestOutput]":
+        """Return the outputs of all requests, in order; as LLM.generate does, but telling of each that is finished."""
+        if self.loaded_fingerprint is None:
+            raise RuntimeError("the engine sleeps: swap weights in before asking it")
+        requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
+        self._llm.enqueue(requests, parameters, use_tqdm=False)
+        outputs: list[RequestOutput] = []
+        while self._llm.llm_engine.has_unfinished_requests():
+            for output in self._llm.llm_engine.step():
+                outputs.append(output)  # vLLM passes on whole responses only
+                on_finished(len(outputs))
+        return sorted(outputs, key=lambda output: int(output.request_id))
 
     def _check(self, folder: Path) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
@@ -192,6 +269,14 @@ class Engine:
                 for name in file.keys():  # noqa: SIM118 - the file is no mapping
                     if name not in self._ignored_names:
                         yield name, file.get_tensor(name)
+
+
+def _find_tap(worker: Any) -> "EntropyTap":
+    """Return the tap that vLLM made: it takes classes and keeps the objects to itself."""
+    from mathsft.evaluation.entropy import EntropyTap
+
+    taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
+    return taps[0]
 
 
 def _repack_head(model: Any) -> None:

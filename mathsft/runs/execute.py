@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
-from mathsft.runs.progress import following, metrics_path
+from mathsft.runs.progress import following, metrics_path, scoring_path, watching
 from mathsft.runs.retention import delete_weights
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
@@ -107,7 +107,9 @@ async def scored(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: 
         async with crew.trainers.lease() as trainer:
             checkpoint = await trained(run, checkpoint.step, trainer, crew, book)
     async with crew.evaluators.lease() as evaluator:
-        score: Score = await evaluator.call("score", checkpoint, run.overrides, pool)
+        async with watching(checkpoint, pool, crew.study_dir, book):
+            progress = scoring_path(crew.study_dir, checkpoint.run)
+            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, progress=progress)
         book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order
     return score
 

@@ -112,7 +112,7 @@ def _arithmetic_seconds(
     steps = config.trial.num_examples / experiment.training.batch_size
     rate = ASSUMED_CUDA_FLOPS if hardware.device == "cuda" else measured_flops()
     train = 6 * num_parameters * tokens / (rate * TRAINING_EFFICIENCY) + steps * STEP_SECONDS
-    generated = len(pools["search"]) * experiment.evaluation.max_tokens
+    generated = len(pools["search"]) * experiment.evaluation.num_samples * experiment.evaluation.max_tokens
     score = 2 * num_parameters * generated / (rate * TRAINING_EFFICIENCY) + experiment.evaluation.max_tokens * STEP_SECONDS
     return max(train, score * len(config.trial.eval_points))
 

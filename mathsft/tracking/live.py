@@ -13,9 +13,9 @@ from rich.text import Text
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, Scalar
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score, StepMetrics
+from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.statistics.intervals import wilson
-from mathsft.store.book import Book, Record
+from mathsft.store.book import Book, News
 
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
@@ -43,6 +43,7 @@ class LiveProgress:
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
         self._shown_run: Run | None = None  # the one that stepped last
         self._pace_start: tuple[float, float] | None = None  # the clock and the share done at this process's first step
+        self._scoring: Scoring | None = None  # under way
         self._best = ""
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -58,7 +59,7 @@ class LiveProgress:
         if self._live is not None:
             self._live.stop()
 
-    def notify(self, record: Record) -> None:
+    def notify(self, record: News) -> None:
         """Show a new record."""
         match record:
             case Run():
@@ -68,7 +69,10 @@ class LiveProgress:
                 self._take_step(record)
             case Checkpoint():
                 self._tell_checkpoint(record)
+            case Scoring():
+                self._scoring = record
             case Score():
+                self._scoring = None
                 self._tell_score(record)
             case Promotion():
                 self._tell("promoted", record.run, record.reason)
@@ -157,16 +161,21 @@ class LiveProgress:
         return f"step {step}/{self._num_steps(run)}"
 
     def _moving_line(self, run: Run) -> RenderableType:
-        """Return the line below the events: how far all is, the run's last step, the best so far, the time left."""
+        """Return the line below the events: how far all is, the run's last step, a scoring, the best, the time left."""
         last = self._last_steps[run.name]
         step, loss = self._step_of(run, last.step), f"loss {last.loss:.4f}"
-        parts = [part for part in (run.name, step, loss, self._best, self._time_left(run)) if part]
+        scoring = _progress(self._scoring) if self._scoring is not None else ""
+        parts = [part for part in (run.name, step, loss, scoring, self._best, self._time_left(run)) if part]
         line = Table.grid(padding=(0, 1))
         line.add_row(
             ProgressBar(total=1.0, completed=self._share_done(run), width=BAR_WIDTH),
             Text(PARTING.join(parts), no_wrap=True, overflow="ellipsis"),
         )
         return line
+
+
+def _progress(scoring: Scoring) -> str:
+    return f"scoring {scoring.run} step {scoring.step}: {scoring.num_finished} of {scoring.num_responses}"
 
 
 def _is_final(run: Run) -> bool:

@@ -69,15 +69,17 @@ def set_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
             module.training = True
 
 
+def rounded(base: BaseModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return on the host what is published of these weights: rounded to the base model's dtype, with what is not trained."""
+    return {name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()}
+
+
 def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write these weights as a Hugging Face folder in the base model's dtype, whole or not at all; replaces an earlier one.
+    """Write these weights, rounded, as a Hugging Face folder, whole or not at all; replaces an earlier one.
 
     Raises UserError if the disk is full.
     """
-    # What is no parameter is not trained.
-    tensors = {
-        name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()
-    }
+    tensors = rounded(base, weights)
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (partial, replaced):

@@ -27,11 +27,12 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
+from mathsft.training.canary import canary_ids, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.order import optimizer_batch
 from mathsft.training.rows import common_prefix
-from mathsft.training.state import load_base, publish
+from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Trainer:
         model_folder = Path(settings.experiment.model.path)
         self._base = load_base(model_folder, settings.hardware.attention)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+        self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
         self._base_fingerprint = fingerprint(model_folder)
@@ -93,13 +95,20 @@ class Trainer:
             self._train(held, to_step)
         if held.diverged and to_step >= held.diverged.step:
             return held.diverged
+        weights = rounded(self._base, held.training_step.weights())
+        with _timed(timings, "canary_seconds"):
+            token_ids = canary_ids(held.examples)
+            canary = make_canary(self._base.model, weights, token_ids, self._engine_dtype, self._device)
+        if not all(map(math.isfinite, canary.logprobs)):
+            held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
+            return held.diverged
         folder = self._run_dir(run) / f"step-{to_step:06d}"
         with _timed(timings, "save_seconds"):
-            publish(self._base, held.training_step.weights(), folder)
+            publish(self._base, weights, folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
         path = folder.relative_to(self._settings.study_dir).as_posix()
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings)
+        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
@@ -117,7 +126,7 @@ class Trainer:
                 batch = optimizer_batch(held.examples, held.training.batch_size, held.run.seed, step)
                 outcome = held.training_step.take(batch, step)
                 if not outcome.is_finite:
-                    held.diverged = _diverged(held, step, outcome)
+                    held.diverged = _diverged(held, step, _what_is_not_finite(outcome))
                     return
                 held.step = step
                 held.num_tokens += outcome.num_tokens
@@ -234,8 +243,11 @@ def _metrics_bytes(path: Path, num_steps: int) -> int | None:
     return sum(map(len, lines))
 
 
-def _diverged(held: _Held, step: int, outcome: StepOutcome) -> Checkpoint:
-    what = f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
+def _what_is_not_finite(outcome: StepOutcome) -> str:
+    return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
+
+
+def _diverged(held: _Held, step: int, what: str) -> Checkpoint:
     reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
     return Checkpoint(held.run.name, step, path="", fingerprint="", diverged=reason)
 

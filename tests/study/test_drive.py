@@ -69,7 +69,7 @@ class ToyEvaluator:
     def __init__(self, folder: Path, kills: Kills) -> None:
         self.folder, self.kills = folder, kills
 
-    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str) -> Score:
+    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path) -> Score:
         assert method == "score"
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.store.book import Book, Record
 from mathsft.tracking.live import LiveProgress
 
@@ -121,3 +121,21 @@ def test_a_terminal_shows_the_events_above_a_moving_line(book: Book) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
     assert "started" in shown
     assert re.search(r"━+ trial-0  step 5/10  loss 1\.5000  about \d+ s left", shown)
+
+
+def test_the_moving_line_tells_of_a_scoring_until_its_score_is_there(book: Book) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    progress = "scoring trial-0 step 5: 120 of 200"
+    with LiveProgress(console, book, 2, EXPERIMENT) as live:
+        book.observers = [live]
+        for record in (trial(0), step("trial-0", 5)):
+            book.write(record)
+        book.announce(Scoring("trial-0", 5, "search", 120, 200))
+        live._live.refresh()
+        assert progress in output.getvalue()
+        book.write(score("trial-0", 5, 60))
+        output.truncate(0)
+        live._live.refresh()
+        assert progress not in output.getvalue()
+        assert "trial-0" in output.getvalue()
