@@ -5,13 +5,13 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from mathsft.answers.grade import grade, tag_flags
+from mathsft.answers.grade import Completion, Grader, strict_category
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template, render_prompt
@@ -33,6 +33,7 @@ class Evaluator:
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
         self._num_positions: int = config.max_position_embeddings
         self._engine: Engine | None = None
+        self._grader = Grader()
         self._load_pools = functools.cache(load_pools)
 
     def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str) -> Score:
@@ -61,22 +62,24 @@ class Evaluator:
         with _timed(timings, "generate_seconds"):
             generations = engine.generate(prompts_ids, experiment.evaluation)
         with _timed(timings, "grade_seconds"):
-            responses = [_judge(problem, one) for problem, one in zip(problems, generations, strict=True)]
+            responses = self._grade(problems, generations)
         timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
         timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
         responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
         _publish(self._settings.study_dir / responses_path, responses)
-        num_by_category = Counter(response.verdict.category for response in responses)
+        lenient = _count(response.verdict.category for response in responses)
+        strict = _count(strict_category(response.verdict, response.is_strict) for response in responses)
         return Score(
             run=checkpoint.run,
             step=checkpoint.step,
             pool=pool,
             num_problems=len(problems),
-            counts={category: num_by_category[category] for category in get_args(Category)},
+            counts=strict if experiment.evaluation.format_rule == "strict" else lenient,
             fingerprint=checkpoint.fingerprint,
             responses_path=responses_path,
             timings=timings,
+            strict_counts=strict,
         )
 
     def park(self) -> None:
@@ -110,6 +113,23 @@ class Evaluator:
             )
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
 
+    def _grade(self, problems: Sequence[Problem], generations: Sequence[Generation]) -> list[Response]:
+        pairs = list(zip(problems, generations, strict=True))
+        completions = [Completion(one.text, one.finish_reason, problem.answer) for problem, one in pairs]
+        return [
+            Response(
+                problem_id=problem.id,
+                sample=0,
+                text=one.text,
+                finish_reason=one.finish_reason,
+                num_tokens=one.num_tokens,
+                verdict=graded.verdict,
+                tag_flags=graded.tag_flags,
+                is_strict=graded.is_strict,
+            )
+            for (problem, one), graded in zip(pairs, self._grader.grade(completions), strict=True)
+        ]
+
     def _load_weights(self, engine: Engine, checkpoint: Checkpoint) -> None:
         if engine.loaded_fingerprint == checkpoint.fingerprint:
             return
@@ -127,16 +147,9 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = time.perf_counter() - started
 
 
-def _judge(problem: Problem, generation: Generation) -> Response:
-    return Response(
-        problem_id=problem.id,
-        sample=0,
-        text=generation.text,
-        finish_reason=generation.finish_reason,
-        num_tokens=generation.num_tokens,
-        verdict=grade(generation.text, generation.finish_reason, problem.answer),
-        tag_flags=tag_flags(generation.text),
-    )
+def _count(categories: Iterable[Category]) -> dict[str, int]:
+    num_by_category = Counter(categories)
+    return {category: num_by_category[category] for category in get_args(Category)}
 
 
 def _publish(path: Path, responses: Sequence[Response]) -> None:
