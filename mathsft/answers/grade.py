@@ -71,7 +71,8 @@ class Grader:
         """Return a ruling for each answer and its gold, in order; a pair that comes again is not judged again."""
         rulings = {pair: self._known.get(pair) or _rule(pair) for pair in dict.fromkeys(pairs)}
         undecided = [pair for pair, ruling in rulings.items() if ruling.is_equal is None]
-        judged = dict(zip(undecided, self._sandbox.judge([_in_latex(pair) for pair in undecided]), strict=True))
+        in_latex = [Pair(_in_latex(pair.answer), _in_latex(pair.gold)) for pair in undecided]
+        judged = dict(zip(undecided, self._sandbox.judge(in_latex), strict=True))
         if len(self._known) + len(judged) > _MAX_KNOWN:
             self._known.clear()
         # The next time a stopped process may have a less busy machine.
@@ -106,16 +107,15 @@ def _rule(pair: Pair) -> Ruling:
     """Rule on a pair without algebra; is_equal is None where that is not enough."""
     started = time.perf_counter()
     is_equal = decide(pair.answer, pair.gold)
-    if is_equal is None and not (_is_single(pair.answer) and _is_single(pair.gold)):
+    if is_equal is None and not all(_is_legible(_in_latex(text)) for text in (pair.answer, pair.gold)):
         is_equal = False
     return Ruling(is_equal, seconds=time.perf_counter() - started)
 
 
-def _is_single(answer: str) -> bool:
-    r"""Tell whether an answer stays a single one when math-verify reads it in a box: 5} or \boxed{6 would not."""
-    text = normalise(answer)
-    return closing_brace(f"{{{text}}}", 0) == len(text) + 1 and not _BOX.search(text)
+def _in_latex(answer: str) -> str:
+    return normalise(answer).translate(_LATEX)
 
 
-def _in_latex(pair: Pair) -> Pair:
-    return Pair(*(normalise(text).translate(_LATEX) for text in (pair.answer, pair.gold)))
+def _is_legible(text: str) -> bool:
+    r"""Tell whether math-verify may read it, and as one answer when it stands in a box: 5} or \boxed{6 would be two."""
+    return text.isascii() and closing_brace(f"{{{text}}}", 0) == len(text) + 1 and not _BOX.search(text)

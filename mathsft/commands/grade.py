@@ -182,7 +182,7 @@ def _write(text: str, out: Path | None) -> None:
 def _table(outcomes: Sequence[Outcome], strict: Sequence[Category]) -> Table:
     """Return the counts by category, with the reasons below each."""
     slowest = max(outcomes, key=lambda outcome: outcome.seconds, default=None)
-    title = f"{len(outcomes):,} lines" + (f", the slowest ({slowest.id}) took {slowest.seconds:.2g} s" if slowest else "")
+    title = f"Lines: {len(outcomes):,}" + (f"; the slowest, {slowest.id}, took {slowest.seconds:.2g} s" if slowest else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for header in ("lines", "share", "strict format"):

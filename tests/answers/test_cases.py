@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mathsft.answers.equal import decide, equal
-from mathsft.answers.grade import grade
+from mathsft.answers.grade import Completion, Grader
 from mathsft.answers.response_format import extract_gold, parse
 
 NEEDS_ALGEBRA = {
@@ -40,7 +40,9 @@ def test_answer(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", labelled_cases("response"))
 def test_response(case: dict[str, Any]) -> None:
-    verdict = grade(case["response"], case["finish_reason"], gold_of(case))
+    with Grader() as grader:
+        [graded] = grader.grade([Completion(case["response"], case["finish_reason"], gold_of(case))])
+    verdict = graded.verdict
     kind = verdict.reason if verdict.category == "format_failure" else verdict.category
     assert kind == case["expect_category"], case["note"]
     assert parse(case["response"], case["finish_reason"]).format_ok == case["expect_format"]
