@@ -90,6 +90,9 @@ class EvaluationSettings(Settings):
     """A response is cut at this many tokens and then counts as incomplete."""
     stop: tuple[str, ...] = ("</answer>",)
     """Strings that end a response; they stay part of it."""
+    format_rule: Literal["lenient", "strict"] = "lenient"
+    """Which format a response needs to count: strict allows a single space between </think> and <answer>, as the published
+    figures do; lenient any white space. Both are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
     memory_share: float = Field(0.85, gt=0, le=1)

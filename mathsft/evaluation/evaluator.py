@@ -15,7 +15,7 @@ from itertools import compress
 from pathlib import Path
 from typing import get_args
 
-from mathsft.answers.grade import grade, tag_flags
+from mathsft.answers.grade import Completion, Grader, strict_category
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import encode, load_template
@@ -49,6 +49,7 @@ class Evaluator:
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
         self._num_positions: int = config.max_position_embeddings
         self._engine: Engine | None = None
+        self._grader = Grader()
         self._is_proven = False
         """The engine agreed with a checkpoint's canary before."""
         self._load_pools = functools.cache(load_pools)
@@ -89,29 +90,26 @@ class Evaluator:
             prompts_ids = [example.prompt_ids for example in examples]
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
         with _timed(timings, "grade_seconds"):
-            samples = range(experiment.evaluation.num_samples)
-            places = [(place, sample) for place in range(len(problems)) for sample in samples]
-            responses = [
-                _judge(problems[place], sample, generation, gold_nlls[place] if sample == 0 else None)
-                for (place, sample), generation in zip(places, generations, strict=True)
-            ]
+            responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
         timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
         timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
         responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
         _publish(self._settings.study_dir / responses_path, responses)
-        num_by_category = Counter(response.verdict.category for response in responses)
+        lenient = _count(response.verdict.category for response in responses)
+        strict = _count(strict_category(response.verdict, response.is_strict) for response in responses)
         return Score(
             run=checkpoint.run,
             step=checkpoint.step,
             pool=pool,
             num_problems=len(problems),
-            counts={category: num_by_category[category] for category in get_args(Category)},
+            counts=strict if experiment.evaluation.format_rule == "strict" else lenient,
             fingerprint=checkpoint.fingerprint,
             responses_path=responses_path,
             timings=timings,
             entropy=_mean(response.entropy for response in responses),
             gold_nll=_mean(gold_nlls),
+            strict_counts=strict,
         )
 
     def park(self) -> None:
@@ -141,6 +139,35 @@ class Evaluator:
                 f"has only {self._num_positions} positions for prompt and response: use a shorter prompt.template"
             )
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
+
+    def _grade(
+        self,
+        problems: Sequence[Problem],
+        generations: Sequence[Generation],
+        gold_nlls: Sequence[float | None],
+        num_samples: int,
+    ) -> list[Response]:
+        """Return a response for each generation, num_samples to a problem; the gold NLL goes with a problem's first."""
+        places = [(place, sample) for place in range(len(problems)) for sample in range(num_samples)]
+        completions = [
+            Completion(generation.text, generation.finish_reason, problems[place].answer)
+            for (place, _), generation in zip(places, generations, strict=True)
+        ]
+        return [
+            Response(
+                problem_id=problems[place].id,
+                sample=sample,
+                text=generation.text,
+                finish_reason=generation.finish_reason,
+                num_tokens=generation.num_tokens,
+                verdict=graded.verdict,
+                tag_flags=graded.tag_flags,
+                is_strict=graded.is_strict,
+                entropy=_finite(generation.entropy),
+                gold_nll=gold_nlls[place] if sample == 0 else None,
+            )
+            for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
+        ]
 
     def _load_weights(self, engine: Engine, checkpoint: Checkpoint) -> None:
         if engine.loaded_fingerprint == checkpoint.fingerprint:
@@ -195,18 +222,9 @@ def _gold_nlls(engine: Engine, examples: Sequence[Example]) -> list[float | None
     return [_finite(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
 
 
-def _judge(problem: Problem, sample: int, generation: Generation, gold_nll: float | None) -> Response:
-    return Response(
-        problem_id=problem.id,
-        sample=sample,
-        text=generation.text,
-        finish_reason=generation.finish_reason,
-        num_tokens=generation.num_tokens,
-        verdict=grade(generation.text, generation.finish_reason, problem.answer),
-        tag_flags=tag_flags(generation.text),
-        entropy=_finite(generation.entropy),
-        gold_nll=gold_nll,
-    )
+def _count(categories: Iterable[Category]) -> dict[str, int]:
+    num_by_category = Counter(categories)
+    return {category: num_by_category[category] for category in get_args(Category)}
 
 
 def _finite(value: float) -> float | None:
