@@ -2,7 +2,7 @@
 
 `python -m bench.graders` prints the counts by category, then every case that one of them gets wrong, and last one JSON line.
 Ours grades the cases as they are (`python -m mathsft grade`). The others know nothing of our response format: they are asked
-whether the answer equals the gold answer, both already extracted, of those cases where there is an answer. Time is not measured.
+whether the answer equals the gold answer, both already extracted, where there is an answer. Time is not measured.
 """
 
 import json
@@ -94,8 +94,9 @@ def grade_by_ours(cases: Sequence[Case]) -> dict[str, Outcome]:
 def grade_by_peer(peer: str, pairs: dict[str, tuple[str, str]]) -> dict[str, Outcome]:
     """Return a peer's verdicts; its process is killed and started anew where a pair takes too long; raises ImportError."""
     outcomes: dict[str, Outcome] = {}
-    process, connection = _start(peer)
+    running = None
     for id, pair in pairs.items():
+        process, connection = running = running or _start(peer)
         connection.send(pair)
         try:
             outcomes[id] = connection.recv() if connection.poll(MAX_SECONDS) else "hangs"
@@ -103,8 +104,9 @@ def grade_by_peer(peer: str, pairs: dict[str, tuple[str, str]]) -> dict[str, Out
             outcomes[id] = "dies"
         if outcomes[id] in ("hangs", "dies"):
             process.kill()
-            process, connection = _start(peer)
-    process.kill()
+            running = None
+    if running:
+        process.kill()
     return outcomes
 
 
@@ -144,7 +146,9 @@ def counts_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]])
 
 def differences_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> Table:
     """Return the cases where a grader differs from the label, by category, each with who differs and the label's reason."""
-    table = Table("case", "answer", "gold", "label", "differ", "why the label", box=box.SIMPLE, title="Differences from the labels")
+    table = Table(
+        "case", "answer", "gold", "label", "differ", "why the label", box=box.SIMPLE, title="Differences from the labels"
+    )
     for category in _categories(cases):
         for case in cases:
             differing = [_differing(name, case, of_grader) for name, of_grader in outcomes.items()]

@@ -19,6 +19,7 @@ CONTRADICTED = {
     "c293": "twelve = 12: number words are not read",
     "c315": "a set that holds the empty set is not empty",
     "c596": "a letter in bold parentheses is a letter",
+    "c729": "a plus-minus is two values within a list, too",
 }
 
 
