@@ -1,19 +1,19 @@
 """Counts how often graders agree with the labelled cases of tests/answers: ours, math-verify and lm-evaluation-harness.
 
-`python -m bench.graders` prints the counts by category, then every case that one of them gets wrong, and last one JSON line.
-Ours grades the cases as they are (`python -m mathsft grade`). The others know nothing of our response format: they are asked
-whether the answer equals the gold answer, both already extracted, where there is an answer. Time is not measured.
+`python -m bench.graders [--lm-eval PYTHON]` prints the counts by category, then every case that one of them gets wrong, and
+last one JSON line. Ours grades the cases as they are (`python -m mathsft grade`). The others know nothing of our response
+format: they are asked whether the answer equals the gold answer, both already extracted, where there is an answer. Time is
+not measured.
 """
 
+import argparse
 import json
-import multiprocessing
+import selectors
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.peer_graders import PEERS, Outcome, serve
+from bench.peer_graders import PEERS, Outcome
 from mathsft.answers.response_format import extract_gold, parse
 
 CASES = Path(__file__).parents[1] / "tests" / "answers"
@@ -53,15 +53,23 @@ class Case:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.graders", description=__doc__)
+    parser.add_argument(
+        "--lm-eval",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="the Python of an environment with lm-eval[math], which wants an older ANTLR than math-verify and we do",
+    )
+    python_of = dict.fromkeys(PEERS, parser.parse_args().lm_eval) | {"math-verify": sys.executable}
     console = Console(width=180, highlight=False)
     cases = [make_case(json.loads(line)) for file in sorted(CASES.glob("*.jsonl")) for line in _lines(file)]
     pairs = {case.id: case.pair for case in cases if case.pair}
     outcomes = {OURS: grade_by_ours(cases)}
-    for peer in PEERS:
+    for peer, python in python_of.items():
         try:
-            outcomes[peer] = grade_by_peer(peer, pairs)
+            outcomes[peer] = grade_by_peer(peer, python, pairs)
         except ImportError as error:
-            console.print(f"{peer} is left out: {error}. Install the extra 'graders'.")
+            console.print(f"{peer} is left out: {error}", markup=False)
     console.print(counts_table(cases, outcomes))
     console.print(differences_table(cases, outcomes))
     print(json.dumps({name: share_right(cases, of_grader) for name, of_grader in outcomes.items()}))
@@ -81,7 +89,7 @@ def grade_by_ours(cases: Sequence[Case]) -> dict[str, Outcome]:
         asked, answered = Path(folder) / "cases.jsonl", Path(folder) / "verdicts.jsonl"
         asked.write_text("".join(json.dumps(case.line) + "\n" for case in cases), encoding="utf-8")
         command = [sys.executable, "-m", "mathsft", "grade", str(asked), "--out", str(answered)]
-        # It says no to a gold answer that is not one, but grades the others.
+        # It fails where a gold answer is none, but grades the other cases.
         messages = subprocess.run(command, check=False, capture_output=True, text=True).stderr
         if not answered.exists():
             raise RuntimeError(messages)
@@ -91,36 +99,53 @@ def grade_by_ours(cases: Sequence[Case]) -> dict[str, Outcome]:
     return {id: verdict["category"] if verdict["correct"] is None else verdict["correct"] for id, verdict in found.items()}
 
 
-def grade_by_peer(peer: str, pairs: dict[str, tuple[str, str]]) -> dict[str, Outcome]:
+def grade_by_peer(peer: str, python: str, pairs: dict[str, tuple[str, str]]) -> dict[str, Outcome]:
     """Return a peer's verdicts; its process is killed and started anew where a pair takes too long; raises ImportError."""
     outcomes: dict[str, Outcome] = {}
-    running = None
+    process = None
     for id, pair in pairs.items():
-        process, connection = running = running or _start(peer)
-        connection.send(pair)
-        try:
-            outcomes[id] = connection.recv() if connection.poll(MAX_SECONDS) else "hangs"
-        except EOFError:
-            outcomes[id] = "dies"
-        if outcomes[id] in ("hangs", "dies"):
-            process.kill()
-            running = None
-    if running:
+        process = process or _Process(peer, python)
+        outcomes[id] = process.ask(pair)
+        if process.is_lost:
+            process = None
+    if process:
         process.kill()
     return outcomes
 
 
-def _start(peer: str) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    connection, other_end = context.Pipe()
-    process = context.Process(target=serve, args=(other_end, peer), daemon=True)
-    process.start()
-    other_end.close()
-    if not connection.poll(START_SECONDS):
-        raise TimeoutError(f"{peer} did not start in {START_SECONDS} s")
-    if obstacle := connection.recv():
-        raise ImportError(obstacle)
-    return process, connection
+class _Process:
+    """One peer in a process of its own, until it hangs or dies."""
+
+    def __init__(self, peer: str, python: str) -> None:
+        command = [python, "-m", "bench.peer_graders", peer]
+        root = Path(__file__).parents[1]
+        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=none, text=True)
+        self.is_lost = False
+        if obstacle := self._reply(START_SECONDS):
+            self.kill()
+            raise ImportError(f"{obstacle} ({python})")
+
+    def ask(self, pair: tuple[str, str]) -> Outcome:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(pair) + "\n")
+        self._process.stdin.flush()
+        return self._reply(MAX_SECONDS)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self.is_lost = True
+
+    def _reply(self, max_seconds: float) -> Any:
+        assert self._process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            line = self._process.stdout.readline() if selector.select(max_seconds) else None
+        if line:
+            return json.loads(line)
+        self.kill()
+        return "hangs" if line is None else "dies"
 
 
 def counts_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> Table:

@@ -1,11 +1,13 @@
-"""Answer equality as well-known graders decide it, each called in its default way; runs in a process that may be killed.
+"""Answer equality as a well-known grader decides it: `python -m bench.peer_graders NAME`, lines of JSON in and out.
 
-Who is right is none of its business. No code of a peer is copied: a package that is absent raises ImportError.
+Each is called in its default way; no code of a peer is copied. It runs in a process that may be killed, and maybe in another
+environment than ours, so it imports nothing of mathsft. Who is right is none of its business.
 """
 
+import json
 import logging
+import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 Outcome = bool | str
 """Whether an answer was called right, or why there is no verdict."""
@@ -28,7 +30,7 @@ def math_verify() -> Grader:
 def minerva_math() -> Grader:
     from lm_eval.tasks.minerva_math.utils import is_equiv, normalize_final_answer
 
-    return lambda answer, gold: is_equiv(normalize_final_answer(answer), normalize_final_answer(gold))
+    return lambda answer, gold: bool(is_equiv(normalize_final_answer(answer), normalize_final_answer(gold)))
 
 
 def hendrycks_math() -> Grader:
@@ -44,23 +46,27 @@ PEERS: dict[str, Callable[[], Grader]] = {
 }
 
 
-def serve(connection: Connection, peer: str) -> None:
-    """Answer each (answer, gold) with an Outcome; the first message of all says why the peer cannot be had, or is None."""
+def main(peer: str) -> None:
+    """Answer each [answer, gold] with an Outcome; the first line of all says why the peer cannot be had, or is null."""
     logging.disable()  # Peers log every answer that they cannot read.
+    replies, sys.stdout = sys.stdout, sys.stderr
+    obstacle = None
     try:
         grader = PEERS[peer]()
     except (ImportError, AssertionError) as error:  # lm-eval asserts its version of ANTLR.
-        connection.send(str(error))
-        return
-    connection.send(None)
-    while True:
-        answer, gold = connection.recv()
+        obstacle = str(error)
+    print(json.dumps(obstacle), file=replies, flush=True)
+    for line in [] if obstacle else sys.stdin:
         try:
-            outcome = grader(answer, gold)
+            outcome = grader(*json.loads(line))
         except Exception as error:  # Whatever a peer raises is its outcome.
             outcome = type(error).__name__
-        connection.send(outcome)
+        print(json.dumps(outcome), file=replies, flush=True)
 
 
 def _boxed(answer: str) -> str:
     return rf"\boxed{{{answer}}}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

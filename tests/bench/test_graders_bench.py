@@ -1,6 +1,7 @@
 """What bench.graders counts: agreement with labels, where there is an answer, with a peer that may never reply."""
 
 import json
+import sys
 
 import pytest
 from rich.console import Console
@@ -47,13 +48,18 @@ def test_wrong_verdicts_are_told_apart_and_what_was_not_asked_does_not_count() -
 @pytest.mark.slow
 def test_math_verify_is_asked_in_a_process() -> None:
     pairs = {"a": ("0.5", r"\frac{1}{2}"), "b": ("0.6", r"\frac{1}{2}")}
-    assert grade_by_peer("math-verify", pairs) == {"a": True, "b": False}
+    assert grade_by_peer("math-verify", sys.executable, pairs) == {"a": True, "b": False}
 
 
 @pytest.mark.slow
 def test_a_peer_that_does_not_reply_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graders, "MAX_SECONDS", 0)
-    assert grade_by_peer("math-verify", {"a": ("1", "1")}) == {"a": "hangs"}
+    assert grade_by_peer("math-verify", sys.executable, {"a": ("1", "1")}) == {"a": "hangs"}
+
+
+def test_a_peer_that_cannot_be_had_says_so() -> None:
+    with pytest.raises(ImportError, match="dies"):
+        grade_by_peer("no-such-peer", sys.executable, {"a": ("1", "1")})
 
 
 def test_labels_have_ids_of_their_own_and_reasons() -> None:
