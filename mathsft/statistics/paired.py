@@ -1,0 +1,113 @@
+"""Whether one checkpoint is better than another, from their results on the same problems."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The second checkpoint against the first, on the same problems."""
+
+    num_problems: int
+    num_gained: int
+    """Problems that only the second answers correctly."""
+    num_lost: int
+    """Problems that only the first answers correctly."""
+    difference: float
+    """Accuracy of the second minus that of the first."""
+    low: float
+    """Lower end of Tango's 95 % interval of the difference."""
+    high: float
+    p_value: float
+    """Two-sided, of McNemar's exact test; for a number of problems that was fixed beforehand."""
+    e_value: float
+    """Evidence that the second is better; 20 is 5 % significance, however often one looked while problems were added."""
+
+
+def compare(first: Sequence[bool], second: Sequence[bool]) -> PairedDifference:
+    """Return the second checkpoint's gain over the first; element i of both says whether problem i was answered correctly.
+
+    Source of the test: McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), in its exact, binomial form. Raises ValueError without problems or where the
+    lengths differ.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    pairs = list(zip(first, second, strict=True))
+    if not pairs:
+        raise ValueError("nothing to compare: no problems")
+    num_gained = sum(after and not before for before, after in pairs)
+    num_lost = sum(before and not after for before, after in pairs)
+    return PairedDifference(
+        num_problems=len(pairs),
+        num_gained=num_gained,
+        num_lost=num_lost,
+        difference=(num_gained - num_lost) / len(pairs),
+        low=_tango_lower_limit(num_gained, num_lost, len(pairs)),
+        high=-_tango_lower_limit(num_lost, num_gained, len(pairs)),
+        p_value=float(mcnemar([[0, num_gained], [num_lost, 0]], exact=True).pvalue),
+        e_value=_e_value(num_gained, num_lost),
+    )
+
+
+def improvement_upper_bound(previous: Sequence[Sequence[bool]], last: Sequence[Sequence[bool]]) -> float:
+    """Return the one-sided 95 % upper bound of the mean accuracy of the last checkpoints minus that of the previous ones.
+
+    Both are results [checkpoint][problem] on the same problems. The bound is Student's for the mean of the problems'
+    differences, after two invented problems are added, one fully gained and one fully lost, so that checkpoints that
+    hardly differ do not count as certain to be equal. Source of the addition: Bonett and Price, "Adjusted Wald confidence
+    interval for a difference of binomial proportions based on paired data", J. Educational and Behavioral Statistics 37
+    (2012). Raises ValueError where there are no checkpoints or the numbers of problems differ.
+    """
+    import numpy as np
+    from scipy.stats import ttest_1samp
+
+    gains = np.mean(last, axis=0) - np.mean(previous, axis=0)
+    padded_gains = np.append(gains, [1.0, -1.0])
+    return float(ttest_1samp(padded_gains, 0, alternative="less").confidence_interval(0.95).high)
+
+
+def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> float:
+    """Return the lower limit of the 95 % score interval of the difference of paired proportions (the upper: by symmetry).
+
+    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design", Statistics in Medicine 17 (1998), equations for Z(difference) and the constrained estimate of P(lost).
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    if num_lost == num_problems:
+        return -1.0
+    critical = norm.ppf(0.975)
+
+    def excess(difference: float) -> float:
+        linear = (2 * num_problems - num_gained + num_lost) * difference - num_gained - num_lost
+        constant = -num_lost * difference * (1 - difference)
+        root = math.sqrt(max(0.0, linear**2 - 8 * num_problems * constant))
+        share_lost = (root - linear) / (4 * num_problems)
+        variance = num_problems * (2 * share_lost + difference * (1 - difference))
+        # At the ends, and without discordant pairs at 0, the variance is 0 and may round to less.
+        return float((num_gained - num_lost - num_problems * difference) / math.sqrt(max(variance, 1e-12)) - critical)
+
+    return float(brentq(excess, -1.0, (num_gained - num_lost) / num_problems))
+
+
+def _e_value(num_gained: int, num_lost: int) -> float:
+    """Return the e-value against "a discordant problem is gained with probability 1/2 at most", capped at the largest float.
+
+    It is the likelihood of the discordant problems averaged over gain probabilities uniform in (1/2, 1), divided by that
+    of 1/2: 2^(b+c+1) B(b+1, c+1) (1 - I_1/2(b+1, c+1)) with b gained and c lost. As a non-negative supermartingale it
+    ever reaches 20 with probability 1/20 at most. Source: Ville, "Étude critique de la notion de collectif" (1939); Ramdas,
+    Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38 (2023).
+    """
+    import numpy as np
+    from scipy.special import betaln, logsumexp
+    from scipy.stats import binom
+
+    num_tosses = num_gained + num_lost + 1
+    # 1 - I_1/2(b+1, c+1) is P(at most b heads in b+c+1 tosses); summed here in logs, for scipy's logcdf underflows.
+    log_tail = logsumexp(binom.logpmf(np.arange(num_gained + 1), num_tosses, 0.5))
+    log_e_value = num_tosses * math.log(2) + betaln(num_gained + 1, num_lost + 1) + log_tail
+    return math.exp(min(log_e_value, math.log(sys.float_info.max)))

@@ -1,0 +1,50 @@
+"""How large a difference must be to be found with so many problems: power 0.8 at two-sided significance 0.05."""
+
+import math
+
+SIGNIFICANCE = 0.05
+POWER = 0.8
+
+
+def minimum_detectable_difference(num_problems: int, discordance: float) -> float:
+    """Return the smallest true gain on the same problems that `paired.compare` finds significant in 80 % of comparisons.
+
+    discordance is the share of problems that one checkpoint alone answers correctly (num_gained + num_lost over
+    num_problems); a gain above it makes it as large as the gain. The power is that of McNemar's exact test, averaged over
+    the number of discordant problems. Source: Duffy, "Asymptotic and exact power for the McNemar test and its analogue
+    with R controls per case", Biometrics 40 (1984). Raises ValueError for fewer than 6 problems, where nothing is
+    ever significant, or a discordance outside [0, 1].
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.stats import binom
+
+    if num_problems < 6 or not 0 <= discordance <= 1:
+        raise ValueError(f"num_problems {num_problems} must be at least 6, discordance {discordance} in [0, 1]")
+    num_discordant = np.arange(num_problems + 1)
+    most_lost = binom.ppf(SIGNIFICANCE / 2, num_discordant, 0.5) - 1  # the most losses at which a gain is significant
+
+    def missing_power(gain: float) -> float:
+        share_discordant = max(discordance, gain)
+        share_lost = (1 - gain / share_discordant) / 2
+        significant = binom.cdf(most_lost, num_discordant, share_lost)
+        return float(POWER - binom.pmf(num_discordant, num_problems, share_discordant) @ significant)
+
+    return float(brentq(missing_power, 1e-9, 1.0))
+
+
+def minimum_detectable_difference_unpaired(num_problems: int, accuracy: float) -> float:
+    """Return the smallest detectable difference from this accuracy where each checkpoint has num_problems of its own.
+
+    Of a rise and a fall it is the one towards 1/2, which is the harder to detect. Source: the normal test of arcsine
+    transformed proportions in Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition (1988), chapter
+    6. Raises ValueError for an accuracy outside [0, 1].
+    """
+    from statsmodels.stats.power import zt_ind_solve_power
+
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy {accuracy} must be in [0, 1]")
+    effect_size = zt_ind_solve_power(nobs1=num_problems, alpha=SIGNIFICANCE, power=POWER, alternative="two-sided")
+    nearer_end = min(accuracy, 1 - accuracy)
+    angle = math.asin(math.sqrt(nearer_end)) + effect_size / 2
+    return math.sin(min(angle, math.pi / 2)) ** 2 - nearer_end
