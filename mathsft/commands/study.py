@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not is_over(search, book):
                 with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
                     run_to_end(run_study(config, search, crew, book))
-            promotion = promote(book, folder.path)
+            promotion = promote(config, book, folder.path)
         report = write_report(book, folder.path)
         console.print(study_table(book))
     if promotion is None:

@@ -189,6 +189,30 @@ class Component(Settings):
     """Its arguments by name; what is not given keeps Optuna's default."""
 
 
+class Round(Settings):
+    """A round of the confirm stage: the best finalists so far solve more problems, the same for each."""
+
+    trials: int = Field(ge=1)
+    """Finalists that take part; trial 0 always does, beside them."""
+    problems: int = Field(ge=1)
+    """Fresh problems of the confirm pool; a pool that holds fewer shrinks all rounds in proportion."""
+
+
+class SelectionSettings(Settings):
+    """How the winner is chosen once all trials are finished."""
+
+    num_smoothed: int = Field(4, ge=0)
+    """Finalists chosen by the surface smoothed through all trials' accuracies."""
+    num_raw: int = Field(4, ge=1)
+    """Finalists chosen, beside those, by their own accuracy on the search pool."""
+    rounds: tuple[Round, ...] = (
+        Round(trials=8, problems=125),
+        Round(trials=4, problems=250),
+        Round(trials=2, problems=500),
+    )
+    """The confirm stage; without rounds the search pool alone decides."""
+
+
 class WandbSettings(Settings):
     mode: Literal["offline", "online", "disabled"] = "offline"
     """Offline runs lie in the study's folder and go up later with `wandb sync`."""
@@ -225,6 +249,7 @@ class StudyConfig(Settings):
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
     limits: LimitSettings = LimitSettings()
+    selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
 
     @model_validator(mode="after")

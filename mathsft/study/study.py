@@ -2,6 +2,7 @@
 
 from asyncio import TaskGroup
 from pathlib import Path
+from statistics import fmean
 
 from mathsft.config.schema import RunSettings, StudyConfig
 from mathsft.records import Plan, Promotion, Run
@@ -11,10 +12,9 @@ from mathsft.runs.final import One
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.book import Book
-from mathsft.study.decide import decide
+from mathsft.study.decide import SEARCH_POOL, Confirm, Rule, TrialResult, decide
 from mathsft.study.search import TRIAL_PREFIX, Search
 
-SEARCH_POOL = "search"
 BASELINE = "baseline"
 
 
@@ -42,10 +42,29 @@ async def run_study(config: StudyConfig, search: Search, crew: Crew, book: Book)
         work.create_task(drive(search, crew, book))
 
 
-def promote(book: Book, study_dir: Path) -> Promotion | None:
-    """Decide who won and record it, None where no trial was trained to its end; losers' weights go."""
-    promotion = decide(book.runs(TRIAL_PREFIX))
+def promote(config: StudyConfig, book: Book, study_dir: Path) -> Promotion | None:
+    """Decide who won on the search pool and record it, None where no trial was trained to its end; losers' weights go."""
+    search_alone = config.selection.model_copy(update={"rounds": ()})
+    promotion = decide(recorded_results(book), Rule(config.search, search_alone, num_confirm=0, seed=config.seed))
+    assert not isinstance(promotion, Confirm)  # there are no rounds to ask for
     if promotion is not None:
         book.write(promotion)
         delete_weights(book, study_dir)
     return promotion
+
+
+def recorded_results(book: Book) -> list[TrialResult]:
+    """Return what every trial's last checkpoint reached on each pool that scored it."""
+    return [_recorded_result(run, book) for run in book.runs(TRIAL_PREFIX)]
+
+
+def _recorded_result(run: Run, book: Book) -> TrialResult:
+    scores = book.scores(run.name)
+    last_step = max((score.step for score in scores), default=0)
+    responses = {score.pool: book.responses(score) for score in scores if score.step == last_step}
+    nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
+    return TrialResult(
+        run,
+        {pool: tuple(each.verdict.category == "correct" for each in given) for pool, given in responses.items()},
+        fmean(nlls) if nlls else None,
+    )

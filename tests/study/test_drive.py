@@ -13,7 +13,7 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import Checkpoint, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
@@ -24,6 +24,7 @@ from mathsft.workers.worker import Failed
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
+NUM_PROBLEMS = 50
 
 
 class KilledError(BaseException):
@@ -75,13 +76,21 @@ class ToyEvaluator:
         await asyncio.sleep(0)
         assert (self.folder / checkpoint.path).exists()
         distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
-        num_correct = round(200 * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        counts = {"correct": num_correct, "wrong_answer": 200 - num_correct, "format_failure": 0, "ungraded": 0}
+        num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
+        counts = {"correct": num_correct, "wrong_answer": NUM_PROBLEMS - num_correct, "format_failure": 0, "ungraded": 0}
         path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
-        path.write_text("")
+        verdicts = [Verdict("correct")] * num_correct + [Verdict("wrong_answer")] * (NUM_PROBLEMS - num_correct)
+        responses = [Response(f"p{number:02}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
+        path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
         return Score(
-            checkpoint.run, checkpoint.step, pool, 200, counts, checkpoint.fingerprint, str(path.relative_to(self.folder))
+            checkpoint.run,
+            checkpoint.step,
+            pool,
+            NUM_PROBLEMS,
+            counts,
+            checkpoint.fingerprint,
+            str(path.relative_to(self.folder)),
         )
 
 
@@ -127,7 +136,7 @@ class Driver:
         search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
         if not is_over(search, self.book):
             asyncio.run(run_study(config, search, self.crew(), self.book))
-        promote(self.book, self.folder.path)
+        promote(config, self.book, self.folder.path)
 
     def final(self, config: StudyConfig) -> Run:
         promotion = self.book.promotion()
