@@ -189,28 +189,29 @@ class Component(Settings):
     """Its arguments by name; what is not given keeps Optuna's default."""
 
 
-class Round(Settings):
-    """A round of the confirm stage: the best finalists so far solve more problems, the same for each."""
-
-    trials: int = Field(ge=1)
-    """Finalists that take part; trial 0 always does, beside them."""
-    problems: int = Field(ge=1)
-    """Fresh problems of the confirm pool; a pool that holds fewer shrinks all rounds in proportion."""
-
-
 class SelectionSettings(Settings):
-    """How the winner is chosen once all trials are finished."""
+    """How the winner is chosen, and the last trials for its sake."""
+
+    num_proposed: int = Field(10, ge=0)
+    """The last trials of the budget, which try where the surface smoothed through all trials before may be highest."""
 
     num_smoothed: int = Field(4, ge=0)
     """Finalists chosen by the surface smoothed through all trials' accuracies."""
     num_raw: int = Field(4, ge=1)
     """Finalists chosen, beside those, by their own accuracy on the search pool."""
-    rounds: tuple[Round, ...] = (
-        Round(trials=8, problems=125),
-        Round(trials=4, problems=250),
-        Round(trials=2, problems=500),
-    )
-    """The confirm stage; without rounds the search pool alone decides."""
+    round_trials: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2)
+    """Finalists in each round of the confirm stage, trial 0 not counted; without rounds the search pool alone decides."""
+    round_problems: tuple[Annotated[int, Field(ge=1)], ...] = (125, 250, 500)
+    """Fresh problems in each round; a confirm pool that holds fewer in all shrinks the rounds in proportion."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.round_trials) != len(self.round_problems):
+            raise ValueError(
+                f"each round needs its trials and its problems, but round_trials has {len(self.round_trials)} "
+                f"and round_problems {len(self.round_problems)}"
+            )
+        return self
 
 
 class WandbSettings(Settings):

@@ -1,8 +1,8 @@
 """A smooth surface through trials' noisy accuracies: where it is high, and how sure that is. It chooses no winner."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,28 +35,29 @@ class Surface:
     sds: tuple[float, ...]
     """Posterior standard deviations there."""
     optimum: dict[str, Scalar]
-    """Settings in the searched space where the posterior mean is highest."""
+    """Settings in the searched space where the posterior mean, plus boldness standard deviations, is highest."""
 
 
-def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Surface:
+def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0) -> Surface:
     """Fit a Gaussian process to the observations over the searched settings; the same observations give the same surface.
 
     Its kernel is a Matern 5/2 with a length of its own for each setting, plus white noise for the seed of a run; all are
     those of the highest marginal likelihood. Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning",
     chapters 4 and 5 (2006).
     """
-    points = _embed(space, [observation.settings for observation in observations])
+    settings = [dict(observation.settings) for observation in observations]
+    points = _embed(space, settings)
     accuracies = np.array([observation.accuracy for observation in observations])
     variances = np.array([observation.variance for observation in observations])
-    candidates = [*_candidates(space), *(dict(observation.settings) for observation in observations)]
-    centre, scale = accuracies.mean(), accuracies.std() or 1.0
-    process, seed_variance = _fit(points, (accuracies - centre) / scale, variances / scale**2)
-    means, sds = process.predict(points, return_std=True)
-    optimum = int(np.argmax(process.predict(_embed(space, candidates))))
+    centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
+    posterior = _fit(points, (accuracies - centre) / scale, variances / scale**2)
+    means, sds = posterior(points)
+    candidates = settings + _candidates(space)
+    candidate_means, candidate_sds = posterior(_embed(space, candidates))
     return Surface(
         means=tuple((centre + scale * means).tolist()),
-        sds=tuple((scale * np.sqrt(np.maximum(0.0, sds**2 - seed_variance))).tolist()),
-        optimum=candidates[optimum],
+        sds=tuple((scale * sds).tolist()),
+        optimum=candidates[int(np.argmax(candidate_means + boldness * candidate_sds))],
     )
 
 
@@ -72,17 +73,24 @@ def position(given: SearchRange, value: Scalar) -> float | None:
     return float((at - low) / (high - low))
 
 
-def _fit(points: Floats, values: Floats, variances: Floats) -> tuple[Any, float]:
-    """Return the process, fitted to standardised values, and the variance that it gives to the seed."""
+def _fit(points: Floats, values: Floats, variances: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Return the function from points to the posterior means and standard deviations, given standardised values."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor  # seconds to import: not at the start of every command
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    num_dimensions = points.shape[1]
-    smooth_part = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.full(num_dimensions, 0.5), LENGTH_SCALES, nu=2.5)
-    kernel = smooth_part + WhiteKernel(0.05, (1e-5, 1.0))
+    lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(0.05, (1e-5, 1.0))
     process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances, 1e-9))
-    process.fit(points, values)
-    return process, float(process.kernel_.k2.noise_level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # that a bound was reached: this is what bounds are for
+        process.fit(points, values)
+
+    def posterior(at: Floats) -> tuple[Floats, Floats]:
+        means, sds = process.predict(at, return_std=True)
+        return means, np.sqrt(np.maximum(0.0, sds**2 - process.kernel_.k2.noise_level))  # the surface's alone, no seed's
+
+    return posterior
 
 
 def _embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
@@ -101,7 +109,7 @@ def _candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     """Return settings that fill the space evenly."""
     from scipy.stats import qmc
 
-    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES)
+    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
     return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
 
 

@@ -6,6 +6,7 @@ promoted (Promotion). Trials with the same settings are replicates of one settin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from statistics import fmean
 
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
@@ -19,6 +20,8 @@ SEARCH_POOL = "search"
 CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
 """Smoothed accuracies that differ by less are equal: they are computed in floating point."""
+BOLDNESS = 2.0
+"""Standard deviations above the mean at which proposals are judged; 0 and 1 miss narrow peaks (bench.selection)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def decide(results: Sequence[TrialResult], rule: Rule) -> Confirm | Promotion | 
     The shortlist and trial 0 go through the rounds of the confirm stage; each round keeps the best by the accuracy smoothed
     over all that is known, and so is the winner chosen: `bench.selection` says what this is worth.
     """
+    results = sorted(results, key=_number)
     contenders = _one_per_setting(results)
     if not contenders:
         return None
@@ -77,17 +81,22 @@ def decide(results: Sequence[TrialResult], rule: Rule) -> Confirm | Promotion | 
 
 
 def propose(results: Sequence[TrialResult], space: Mapping[str, SearchRange]) -> dict[str, Scalar]:
-    """Return the settings where the surface through all trials so far is highest; at least one must have ended."""
-    return smooth(space, _observe(results, [], [SEARCH_POOL])).optimum
+    """Return the settings where the surface through all trials so far may be highest; at least one must have ended.
+
+    The highest upper bound of the accuracy rather than the highest mean, so that what is unknown is tried too. Source:
+    Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010).
+    """
+    observations = _observe(sorted(results, key=_number), [], [SEARCH_POOL])
+    return smooth(space, observations, boldness=BOLDNESS).optimum
 
 
 # ---- the contest
 
 
 def _one_per_setting(results: Sequence[TrialResult]) -> list[TrialResult]:
-    """Return the earliest finished trial of each setting, by number."""
+    """Return the earliest finished trial of each setting."""
     earliest: dict[frozenset[tuple[str, Scalar]], TrialResult] = {}
-    for result in sorted(results, key=_number):
+    for result in results:
         if result.run.state == "finished":
             earliest.setdefault(frozenset(result.run.overrides.items()), result)
     return list(earliest.values())
@@ -104,14 +113,12 @@ def _shortlist(results: Sequence[TrialResult], contenders: Sequence[TrialResult]
 
 def _rounds(rule: Rule) -> list[tuple[int, str]]:
     """Return each round's number of trials and slice of the confirm pool; a small pool shrinks all in proportion."""
-    rounds = rule.selection.rounds
-    num_wanted = sum(each.problems for each in rounds)
-    num_given = min(num_wanted, rule.num_confirm)
-    stops = [sum(each.problems for each in rounds[: index + 1]) * num_given // num_wanted for index in range(len(rounds))]
-    starts = [0, *stops]
+    wanted = rule.selection.round_problems
+    num_given = min(sum(wanted), rule.num_confirm)
+    stops = [total * num_given // sum(wanted) for total in accumulate(wanted)]
     return [
-        (each.trials, f"{CONFIRM_POOL}:{start}-{stop}")
-        for each, start, stop in zip(rounds, starts, stops, strict=False)
+        (num_trials, f"{CONFIRM_POOL}:{start}-{stop}")
+        for num_trials, (start, stop) in zip(rule.selection.round_trials, pairwise([0, *stops]), strict=True)
         if start < stop
     ]
 
@@ -193,10 +200,12 @@ def _number(trial: TrialResult) -> int:
 
 def _promote(results: Sequence[TrialResult], ranking: Sequence[TrialResult], pools: Sequence[str], rule: Rule) -> Promotion:
     winner, fresh = ranking[0], pools[1:]
-    own = next((trial for trial in ranking if trial.run.number == 0), None)
     notes = [runner_up_note(_named(winner, pools), [_named(trial, pools) for trial in ranking[1:]])]
-    if own is not None:
-        notes.append(own_settings_note(_named(winner, fresh or pools), _named(own, fresh or pools)))
+    notes += [
+        own_settings_note(_named(winner, fresh or pools), _named(own, fresh or pools))
+        for own in ranking
+        if own.run.number == 0
+    ]
     notes += edge_notes(winner.run.overrides, rule.space)
     return Promotion(
         run=winner.run.name,

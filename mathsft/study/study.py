@@ -44,7 +44,7 @@ async def run_study(config: StudyConfig, search: Search, crew: Crew, book: Book)
 
 def promote(config: StudyConfig, book: Book, study_dir: Path) -> Promotion | None:
     """Decide who won on the search pool and record it, None where no trial was trained to its end; losers' weights go."""
-    search_alone = config.selection.model_copy(update={"rounds": ()})
+    search_alone = config.selection.model_copy(update={"round_trials": (), "round_problems": ()})
     promotion = decide(recorded_results(book), Rule(config.search, search_alone, num_confirm=0, seed=config.seed))
     assert not isinstance(promotion, Confirm)  # there are no rounds to ask for
     if promotion is not None:

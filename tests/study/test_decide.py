@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from mathsft.config.schema import Choices, FloatRange, Round, Scalar, SearchRange, SelectionSettings
+from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
 from mathsft.records import Plan, Promotion, Run
 from mathsft.study.decide import Confirm, Rule, TrialResult, decide, propose
 
@@ -16,7 +16,7 @@ SPACE: dict[str, SearchRange] = {
     "training.batch_size": Choices(type="categorical", choices=(8, 16, 32)),
 }
 RULE = Rule(SPACE, SelectionSettings(), num_confirm=875)
-SEARCH_ALONE = Rule(SPACE, SelectionSettings(rounds=()), num_confirm=0)
+SEARCH_ALONE = Rule(SPACE, SelectionSettings(round_trials=(), round_problems=()), num_confirm=0)
 
 
 def solved(share: float, num: int, seed: int) -> tuple[bool, ...]:
@@ -104,7 +104,7 @@ def test_a_small_confirm_pool_shrinks_the_rounds_in_proportion() -> None:
 
 def test_a_lucky_trial_on_the_search_pool_does_not_win_against_what_confirm_says() -> None:
     results = [trial(0, 0.3, 1e-3, 8), trial(1, 0.5, 1e-4, 8), trial(2, 0.45, 1e-4, 32)]
-    selection = SelectionSettings(rounds=(Round(trials=3, problems=800),))
+    selection = SelectionSettings(round_trials=(3,), round_problems=(800,))
     promotion, _ = confirmed(results, Rule(SPACE, selection, 800), {0: 0.3, 1: 0.3, 2: 0.5})
     assert promotion.run == "trial-2"
 
@@ -179,13 +179,17 @@ def test_a_winner_inside_its_ranges_is_at_no_edge() -> None:
 
 
 def test_proposals_climb_the_smoothed_surface_and_avoid_what_diverged() -> None:
-    rates = [1e-5, 1e-4, 1e-3, 3e-3]
-    results = [trial(n, share, rate) for n, (share, rate) in enumerate(zip((0.1, 0.3, 0.5, 0.5), rates, strict=True))]
-    results = [replace(each, outcomes=each.outcomes) for each in results]
-    diverged = [trial(n, 0.0, rate, state="diverged") for n, rate in ((5, 6e-3), (6, 9e-3))]
-    proposed = propose([*results, *diverged], SPACE)
-    assert 3e-4 < float(proposed["training.learning_rate"]) < 6e-3
-    assert proposed["training.batch_size"] in (8, 16, 32)
+    rates = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+    finished = [
+        trial(3 * n + k, share - 0.05 * k, rate, batch)
+        for n, (share, rate) in enumerate(zip((0.1, 0.2, 0.3, 0.4, 0.5, 0.5), rates, strict=True))
+        for k, batch in enumerate((8, 16, 32))
+    ]
+    diverged = [trial(20 + batch, 0.0, 8e-3, batch, state="diverged") for batch in (8, 16, 32)]
+    proposed = propose([*finished, *diverged], SPACE)
+    assert 8e-4 < float(proposed["training.learning_rate"]) < 6e-3
+    assert proposed == propose([*diverged, *finished][::-1], SPACE)
+    assert float(propose(finished, SPACE)["training.learning_rate"]) > 5e-3
 
 
 def winner(results: Sequence[TrialResult]) -> str:
