@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from mathsft.records import Run, Score
+from mathsft.records import Promotion, Run, Score
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
@@ -30,6 +30,34 @@ def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
     if (baseline := book.run("baseline")) is not None:
         table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))
     return table
+
+
+def finalists_table(promotion: Promotion) -> Table:
+    """Return the shortlist with what each reached on the search pool and on the confirm stage's fresh problems."""
+    table = _table("Shortlist, and what the confirm stage's fresh problems say")
+    table.add_column("trial", no_wrap=True)
+    for header in ("search", "smoothed", "confirm", "accuracy", "95 % interval", ""):
+        table.add_column(header, justify="right", no_wrap=True)
+    for one in promotion.finalists:
+        confirmed = ("", "", "")
+        if one.num_problems:
+            interval = wilson(one.num_correct, one.num_problems)
+            share = f"{one.num_correct / one.num_problems:.1%}"
+            confirmed = (f"{one.num_correct} of {one.num_problems}", share, f"{interval.low:.1%} – {interval.high:.1%}")
+        mark = "promoted" if one.run == promotion.run else ""
+        table.add_row(one.run, f"{one.search_accuracy:.1%}", f"{one.smoothed_accuracy:.1%}", *confirmed, mark)
+    return table
+
+
+def expectation(promotion: Promotion) -> str:
+    """Return what to expect of the promoted settings, beside the best score as it was measured."""
+    known = promotion.evidence
+    best, corrected = known["raw_best_accuracy"], known["corrected_best_accuracy"]
+    raw = f"the search's best as measured {best:.1%}, without its luck {corrected:.1%}"
+    if "num_problems" not in known:
+        return f"Expected accuracy {known['accuracy']:.1%}; {raw}."
+    interval = f"{known['low']:.1%} – {known['high']:.1%}"
+    return f"Accuracy on {known['num_problems']:.0f} fresh problems {known['accuracy']:.1%} ({interval}); {raw}."
 
 
 def progression_table(book: Book, run: Run) -> Table:

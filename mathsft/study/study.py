@@ -2,18 +2,20 @@
 
 from asyncio import TaskGroup
 from pathlib import Path
-from statistics import fmean
 
 from mathsft.config.schema import RunSettings, StudyConfig
+from mathsft.errors import StudyFailedError
 from mathsft.records import Plan, Promotion, Run
 from mathsft.runs.crew import Crew
-from mathsft.runs.execute import drive
+from mathsft.runs.execute import drive, scored
 from mathsft.runs.final import One
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.book import Book
-from mathsft.study.decide import SEARCH_POOL, Confirm, Rule, TrialResult, decide
-from mathsft.study.search import TRIAL_PREFIX, Search
+from mathsft.study.decide import SEARCH_POOL, Confirm, Rule, decide
+from mathsft.study.results import recorded_results
+from mathsft.study.search import Search
+from mathsft.workers.worker import Failed, RemoteError
 
 BASELINE = "baseline"
 
@@ -29,42 +31,44 @@ def baseline_run(config: StudyConfig) -> Run:
     return Run(BASELINE, {}, plan, derive_seed(config.seed, BASELINE))
 
 
-def is_over(search: Search, book: Book) -> bool:
-    """Tell whether baseline and trials are all done, so that nobody need start a worker."""
+def is_over(search: Search, book: Book, rule: Rule) -> bool:
+    """Tell whether baseline, trials and confirm stage are all done, so that nobody need start a worker."""
     baseline = book.run(BASELINE)
-    return baseline is not None and baseline.state == "finished" and search.done()
+    if baseline is None or baseline.state != "finished" or not search.done():
+        return False
+    return not isinstance(decide(recorded_results(book), rule), Confirm)
 
 
-async def run_study(config: StudyConfig, search: Search, crew: Crew, book: Book) -> None:
-    """Score the base model and run the trials; raises StudyFailedError when the first trials all fail."""
+async def run_study(config: StudyConfig, rule: Rule, search: Search, crew: Crew, book: Book) -> None:
+    """Score the base model, run the trials and confirm the best; StudyFailedError when workers fail again and again."""
     async with TaskGroup() as work:
         work.create_task(drive(One(baseline_run(config), book), crew, book))
         work.create_task(drive(search, crew, book))
+    await confirm(rule, crew, book)
 
 
-def promote(config: StudyConfig, book: Book, study_dir: Path) -> Promotion | None:
-    """Decide who won on the search pool and record it, None where no trial was trained to its end; losers' weights go."""
-    search_alone = config.selection.model_copy(update={"round_trials": (), "round_problems": ()})
-    promotion = decide(recorded_results(book), Rule(config.search, search_alone, num_confirm=0, seed=config.seed))
-    assert not isinstance(promotion, Confirm)  # there are no rounds to ask for
+async def confirm(rule: Rule, crew: Crew, book: Book) -> None:
+    """Score finalists on fresh problems until the rule knows who won; what the book has is not scored again."""
+    while isinstance(wanted := decide(recorded_results(book), rule), Confirm):
+        try:
+            async with TaskGroup() as scoring:
+                for name in wanted.trials:
+                    scoring.create_task(_confirm(name, wanted.pool, crew, book))
+        except* (Failed, RemoteError) as errors:
+            raise StudyFailedError(f"a finalist could not be scored on {wanted.pool}: {errors.exceptions[0]}") from errors
+
+
+async def _confirm(name: str, pool: str, crew: Crew, book: Book) -> None:
+    trial = book.run(name)
+    assert trial is not None
+    await scored(trial, book.checkpoints(name)[-1], pool, crew, book)
+
+
+def promote(rule: Rule, book: Book, study_dir: Path) -> Promotion | None:
+    """Record who won, None where no trial was trained to its end; the losers' weights go."""
+    promotion = decide(recorded_results(book), rule)
+    assert not isinstance(promotion, Confirm)  # `confirm` came to its end
     if promotion is not None:
         book.write(promotion)
         delete_weights(book, study_dir)
     return promotion
-
-
-def recorded_results(book: Book) -> list[TrialResult]:
-    """Return what every trial's last checkpoint reached on each pool that scored it."""
-    return [_recorded_result(run, book) for run in book.runs(TRIAL_PREFIX)]
-
-
-def _recorded_result(run: Run, book: Book) -> TrialResult:
-    scores = book.scores(run.name)
-    last_step = max((score.step for score in scores), default=0)
-    responses = {score.pool: book.responses(score) for score in scores if score.step == last_step}
-    nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
-    return TrialResult(
-        run,
-        {pool: tuple(each.verdict.category == "correct" for each in given) for pool, given in responses.items()},
-        fmean(nlls) if nlls else None,
-    )

@@ -18,6 +18,7 @@ from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.workers.worker import Failed
@@ -25,6 +26,7 @@ from mathsft.workers.worker import Failed
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
 NUM_PROBLEMS = 50
+NUM_CONFIRM = 100
 
 
 class KilledError(BaseException):
@@ -106,6 +108,7 @@ def study_config(**changes: Any) -> StudyConfig:
         "final": {"num_examples": 256, "eval_points": [0.5, 1.0]},
         "sampler": {"name": "TPESampler", "arguments": {"n_startup_trials": 3}},
         "pruner": {"name": "PercentilePruner", "arguments": {"percentile": 50.0, "n_startup_trials": 3}},
+        "selection": {"num_proposed": 1, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
     }
     return StudyConfig.model_validate({**given, **changes})
 
@@ -134,9 +137,10 @@ class Driver:
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
         search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
-        if not is_over(search, self.book):
-            asyncio.run(run_study(config, search, self.crew(), self.book))
-        promote(config, self.book, self.folder.path)
+        rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
+        if not is_over(search, self.book, rule):
+            asyncio.run(run_study(config, rule, search, self.crew(), self.book))
+        promote(rule, self.book, self.folder.path)
 
     def final(self, config: StudyConfig) -> Run:
         promotion = self.book.promotion()
@@ -267,9 +271,10 @@ def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: 
 
 def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -> None:
     """The pruner is armed: after good trials, one with a hopeless learning rate is stopped at its first eval point."""
+    by_sampler = {"num_proposed": 0, "round_trials": [], "round_problems": []}
     good = {"training.learning_rate": {"type": "float", "low": 9e-4, "high": 1.1e-3}}
-    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4))
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4, selection=by_sampler))
     bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.study(study_config(search=bad, num_trials=5))
+    driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
     assert driver.book.runs("trial-")[-1].state == "pruned"
