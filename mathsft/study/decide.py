@@ -13,7 +13,7 @@ from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.records import Finalist, Promotion, Run
 from mathsft.statistics.intervals import wilson
 from mathsft.statistics.optimism import best_of_k
-from mathsft.statistics.surface import Observation, smooth
+from mathsft.statistics.surface import Observation, optimum, smooth
 from mathsft.study.words import edge_notes, own_settings_note, runner_up_note
 
 SEARCH_POOL = "search"
@@ -87,7 +87,7 @@ def propose(results: Sequence[TrialResult], space: Mapping[str, SearchRange]) ->
     Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010).
     """
     observations = _observe(sorted(results, key=_number), [], [SEARCH_POOL])
-    return smooth(space, observations, boldness=BOLDNESS).optimum
+    return optimum(space, observations, BOLDNESS)
 
 
 # ---- the contest
