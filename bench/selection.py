@@ -184,7 +184,7 @@ def main() -> None:
     for (family, _), rules in zip(studies, found, strict=True):
         for rule, outcome in rules.items():
             outcomes.setdefault(family, {}).setdefault(rule, []).append(outcome)
-    Console().print(_table(outcomes))
+    Console(width=132).print(_table(outcomes))
     print(result_line(outcomes))
 
 

@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from mathsft.config.schema import Choices, FloatRange, SearchRange
 from mathsft.records import Overrides, Plan, Run
+from mathsft.seeds import derive_seed
 from mathsft.study.decide import TrialResult
 
 RATE, BATCH = "training.learning_rate", "training.batch_size"
@@ -161,8 +162,8 @@ class World:
     """A surface and problems of different difficulty, all of them drawn from the seed."""
 
     def __init__(self, family: str, seed: int) -> None:
-        self._seed = seed
-        rng = np.random.default_rng([seed, 0])
+        self._seed = derive_seed(family, seed)
+        rng = np.random.default_rng(self._seed)
         surface = FAMILIES[family](rng)
         self._surface: Callable[[Overrides], float] = lambda settings: float(np.clip(surface(place(settings)), 0.01, 0.95))
         self.best = max(self._surface(settings) for settings in GRID)
@@ -171,7 +172,7 @@ class World:
 
     def train(self, number: int, settings: Overrides) -> Trained:
         """Train a trial and let it solve all problems."""
-        rng = np.random.default_rng([self._seed, 1, number])
+        rng = np.random.default_rng([self._seed, number])
         expected = self._surface(settings)
         accuracy = float(np.clip(expected + rng.normal(0, SEED_SD), 0.002, 0.98))
         solved = rng.random(self._difficulties.size) < expit(_ability(accuracy) - self._difficulties)

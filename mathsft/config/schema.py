@@ -192,7 +192,7 @@ class Component(Settings):
 class SelectionSettings(Settings):
     """How the winner is chosen, and the last trials for its sake."""
 
-    num_proposed: int = Field(10, ge=0)
+    num_proposed: int = Field(2, ge=0)
     """The last trials of the budget, which try where the surface smoothed through all trials before may be highest."""
 
     num_smoothed: int = Field(4, ge=0)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,37 +29,36 @@ class Observation:
 
 @dataclass(frozen=True)
 class Surface:
-    """The smoothed accuracy."""
+    """The smoothed accuracy at the observations, in their order."""
 
     means: tuple[float, ...]
-    """Posterior means at the observations, in their order."""
+    """Posterior means."""
     sds: tuple[float, ...]
-    """Posterior standard deviations there."""
-    optimum: dict[str, Scalar]
-    """Settings in the searched space where the posterior mean, plus boldness standard deviations, is highest."""
+    """Posterior standard deviations, of the surface alone: the seed's is not in them."""
 
 
-def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0) -> Surface:
-    """Fit a Gaussian process to the observations over the searched settings; the same observations give the same surface.
+Posterior: TypeAlias = Callable[[Sequence[Overrides]], tuple[Floats, Floats]]
+"""From settings to the surface's means and standard deviations there."""
 
-    Its kernel is a Matern 5/2 with a length of its own for each setting, plus white noise for the seed of a run; all are
-    those of the highest marginal likelihood. Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning",
-    chapters 4 and 5 (2006).
+
+def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Surface:
+    """Return the surface through the observations; the same observations in the same order give the same surface.
+
+    It is a Gaussian process over the searched settings. Its kernel is a Matern 5/2 with a length of its own for each
+    setting, plus white noise for the seed of a run; all are those of the highest marginal likelihood. Source: Rasmussen and
+    Williams, "Gaussian Processes for Machine Learning", chapters 4 and 5 (2006).
     """
-    settings = [dict(observation.settings) for observation in observations]
-    points = _embed(space, settings)
-    accuracies = np.array([observation.accuracy for observation in observations])
-    variances = np.array([observation.variance for observation in observations])
-    centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
-    posterior = _fit(points, (accuracies - centre) / scale, variances / scale**2)
-    means, sds = posterior(points)
-    candidates = settings + _candidates(space)
-    candidate_means, candidate_sds = posterior(_embed(space, candidates))
-    return Surface(
-        means=tuple((centre + scale * means).tolist()),
-        sds=tuple((scale * sds).tolist()),
-        optimum=candidates[int(np.argmax(candidate_means + boldness * candidate_sds))],
-    )
+    means, sds = _fit(space, observations)([observation.settings for observation in observations])
+    return Surface(tuple(means.tolist()), tuple(sds.tolist()))
+
+
+def optimum(
+    space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0
+) -> dict[str, Scalar]:
+    """Return the settings in the space where the surface's mean plus `boldness` standard deviations is highest."""
+    candidates = [dict(observation.settings) for observation in observations] + _candidates(space)
+    means, sds = _fit(space, observations)(candidates)
+    return candidates[int(np.argmax(means + boldness * sds))]
 
 
 def position(given: SearchRange, value: Scalar) -> float | None:
@@ -73,22 +73,27 @@ def position(given: SearchRange, value: Scalar) -> float | None:
     return float((at - low) / (high - low))
 
 
-def _fit(points: Floats, values: Floats, variances: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """Return the function from points to the posterior means and standard deviations, given standardised values."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor  # seconds to import: not at the start of every command
+def _fit(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Posterior:
+    from sklearn.exceptions import ConvergenceWarning  # seconds to import: not at the start of every command
+    from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    points = _embed(space, [observation.settings for observation in observations])
+    accuracies = np.array([observation.accuracy for observation in observations])
+    variances = np.array([observation.variance for observation in observations])
+    centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
 
     lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
     kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(0.05, (1e-5, 1.0))
-    process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances, 1e-9))
+    process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # that a bound was reached: this is what bounds are for
-        process.fit(points, values)
+        process.fit(points, (accuracies - centre) / scale)
+    seed_variance = process.kernel_.k2.noise_level
 
-    def posterior(at: Floats) -> tuple[Floats, Floats]:
-        means, sds = process.predict(at, return_std=True)
-        return means, np.sqrt(np.maximum(0.0, sds**2 - process.kernel_.k2.noise_level))  # the surface's alone, no seed's
+    def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
+        means, sds = process.predict(_embed(space, settings), return_std=True)
+        return centre + scale * means, scale * np.sqrt(np.maximum(0.0, sds**2 - seed_variance))
 
     return posterior
 

@@ -13,15 +13,15 @@ from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.records import Finalist, Promotion, Run
 from mathsft.statistics.intervals import wilson
 from mathsft.statistics.optimism import best_of_k
-from mathsft.statistics.surface import Observation, smooth
+from mathsft.statistics.surface import Observation, optimum, smooth
 from mathsft.study.words import edge_notes, own_settings_note, runner_up_note
 
 SEARCH_POOL = "search"
 CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
 """Smoothed accuracies that differ by less are equal: they are computed in floating point."""
-BOLDNESS = 2.0
-"""Standard deviations above the mean at which proposals are judged; 0 and 1 miss narrow peaks (bench.selection)."""
+BOLDNESS = 1.0
+"""Standard deviations above the mean at which proposals are judged: enough to look where little is known."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def propose(results: Sequence[TrialResult], space: Mapping[str, SearchRange]) ->
     Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010).
     """
     observations = _observe(sorted(results, key=_number), [], [SEARCH_POOL])
-    return smooth(space, observations, boldness=BOLDNESS).optimum
+    return optimum(space, observations, BOLDNESS)
 
 
 # ---- the contest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mathsft.config.schema import Choices, FloatRange, IntRange, Scalar, SearchRange
-from mathsft.statistics.surface import Observation, position, smooth
+from mathsft.statistics.surface import Observation, optimum, position, smooth
 
 RATE = FloatRange(type="float", low=1e-5, high=1e-2, log=True)
 BATCH = Choices(type="categorical", choices=(8, 16, 32, 64, 128))
@@ -29,8 +29,9 @@ def observations(noise: float, num: int = 30) -> list[Observation]:
 def test_the_optimum_of_a_planted_surface_is_found_and_noise_is_smoothed_away() -> None:
     given = observations(noise=0.03)
     surface = smooth(SPACE, given)
-    assert surface.optimum["batch"] in (8, 16, 32)
-    assert 2e-4 < float(surface.optimum["rate"]) < 1.2e-3
+    best = optimum(SPACE, given)
+    assert best["batch"] in (8, 16, 32)
+    assert 2e-4 < float(best["rate"]) < 1.2e-3
     truth = np.array([planted(**each.settings) for each in given])  # type: ignore[arg-type]
     raw_error = np.abs([each.accuracy for each in given] - truth).mean()
     assert np.abs(np.array(surface.means) - truth).mean() < 0.75 * raw_error
@@ -39,11 +40,12 @@ def test_the_optimum_of_a_planted_surface_is_found_and_noise_is_smoothed_away() 
 
 def test_a_bold_optimum_lies_where_less_is_known() -> None:
     given = [Observation({"rate": rate, "batch": 16}, 0.3, 1e-4) for rate in (1e-5, 2e-5, 4e-5, 8e-5)]
-    assert float(smooth(SPACE, given, boldness=2.0).optimum["rate"]) > 1e-3
+    assert float(optimum(SPACE, given, boldness=2.0)["rate"]) > 1e-3
 
 
 def test_the_same_observations_give_the_same_surface() -> None:
     assert smooth(SPACE, observations(0.03)) == smooth(SPACE, observations(0.03))
+    assert optimum(SPACE, observations(0.03), 2.0) == optimum(SPACE, observations(0.03), 2.0)
 
 
 def test_replicates_of_a_setting_share_a_mean_and_are_surer_than_one() -> None:
@@ -64,7 +66,7 @@ def test_choices_without_an_order_are_told_apart() -> None:
     space: dict[str, SearchRange] = {"precision": Choices(type="categorical", choices=("bf16", "fp32", "fp8"))}
     accuracies: dict[Scalar, float] = {"bf16": 0.2, "fp32": 0.6, "fp8": 0.2}
     given = [Observation({"precision": name}, accuracy, 1e-4) for name, accuracy in accuracies.items() for _ in range(3)]
-    assert smooth(space, given).optimum == {"precision": "fp32"}
+    assert optimum(space, given) == {"precision": "fp32"}
 
 
 @pytest.mark.parametrize(
