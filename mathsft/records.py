@@ -191,6 +191,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Session:
+    """How long one driver held its workers."""
+
+    began: str
+    """UTC, ISO 8601."""
+    num_trainers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Finalist:
     """A trial on the shortlist of a promotion."""
 

@@ -27,9 +27,10 @@ from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
 from mathsft.reporting.report import write_report
-from mathsft.reporting.terminal import expectation, finalists_table, study_table
+from mathsft.reporting.terminal import expectation, finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import forecast
+from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         rule = Rule(config.search, config.selection, len(load_pools(experiment.data)["confirm"]), config.seed)
         search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with observed(loaded, folder, book, placement.description, console):
+        with observed(loaded, folder, book, placement, console):
             if not is_over(search, book, rule):
                 with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
                     run_to_end(run_study(config, rule, search, crew, book))
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
-    console.print(finalists_table(promotion))
+    console.print(ledger_table(cost_ledger(book)), finalists_table(promotion))
     console.print(f"Promoted: {promotion.run}: {promotion.reason}.", expectation(promotion), f"Report: {report}", sep="\n")
     _print_next(folder, settings_options(arguments, loaded, devices), console)
     return OK

@@ -4,6 +4,8 @@ from rich import box
 from rich.table import Table
 
 from mathsft.records import Promotion, Run, Score
+from mathsft.reporting import text
+from mathsft.runs.ledger import Ledger
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
@@ -29,6 +31,23 @@ def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
         table.add_row("…")
     if (baseline := book.run("baseline")) is not None:
         table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))
+    return table
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """Return what the study has cost so far, by worker and activity."""
+    per_hour = (
+        "" if ledger.points_per_device_hour is None else f"; {ledger.points_per_device_hour:+.1f} points a device-hour"
+    )
+    wasted = f"{text.seconds(ledger.pruned_seconds)} in pruned runs, {text.seconds(ledger.lost_seconds)} in failed ones"
+    table = _table(f"Cost: {ledger.device_hours:.2f} device-hours ({wasted}){per_hour}")
+    table.add_column("worker")
+    for header in ("activity", "time", "share"):
+        table.add_column(header, justify="left" if header == "activity" else "right", no_wrap=True)
+    for account in ledger.accounts:
+        for activity, seconds in account.seconds.items():
+            share = seconds / account.held_seconds if account.held_seconds else 0.0
+            table.add_row(account.worker, activity, text.seconds(seconds), text.percent(share))
     return table
 
 
