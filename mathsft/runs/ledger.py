@@ -60,9 +60,11 @@ def cost_ledger(book: Book) -> Ledger:
     trained = _sum(checkpoint.timings for found in checkpoints.values() for checkpoint in found)
     evaluated = _sum(score.timings for found in scores.values() for score in found)
 
-    def spent(state: str) -> float:
+    def spent(state: RunState) -> float:
         names = [run.name for run in runs if run.state == state]
-        return sum(sum(_sum(record.timings for record in [*checkpoints[name], *scores[name]]).values()) for name in names)
+        of_training = _sum(checkpoint.timings for name in names for checkpoint in checkpoints[name])
+        of_scoring = _sum(score.timings for name in names for score in scores[name])
+        return sum(of_training.values()) + sum(of_scoring.values())
 
     sessions = book.sessions()
     accounts = (
