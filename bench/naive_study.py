@@ -1,7 +1,8 @@
 """The pipeline that everyone writes, as bench.study's other side: Optuna's objective does it all, one trial after the other.
 
 Each trial: transformers' Trainer with its defaults on padded batches, save_pretrained, a new vLLM engine with vLLM's
-defaults, 200 responses, grades. Nothing is shared between trials but this process, whose imports are done before the clock starts.
+defaults, 200 responses, grades. Nothing is shared between trials but this process, whose imports are done before the clock
+starts.
 """
 
 import gc
