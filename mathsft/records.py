@@ -219,6 +219,29 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Session:
+    """How long one driver held its workers."""
+
+    began: str
+    """UTC, ISO 8601."""
+    num_trainers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial on the shortlist of a promotion."""
+
+    run: str
+    search_accuracy: float
+    smoothed_accuracy: float
+    """On the search pool, by the surface through all trials: how it came onto the shortlist."""
+    num_correct: int
+    num_problems: int
+    """Problems of the confirm pool, those of all rounds that it took part in."""
+
+
+@dataclass(frozen=True)
 class Promotion:
     """The settings chosen for the final run, and why."""
 
@@ -226,6 +249,10 @@ class Promotion:
     overrides: dict[str, Scalar]
     reason: str
     evidence: dict[str, float]
+    """accuracy with low and high (95 %): the winner's on num_problems that nothing was searched on, where there are any;
+    raw_best_accuracy and corrected_best_accuracy: the search pool's best, as measured and without its luck."""
+    finalists: tuple[Finalist, ...] = ()
+    """Best first by smoothed_accuracy."""
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,31 @@ class Component(Settings):
     """Its arguments by name; what is not given keeps Optuna's default."""
 
 
+class SelectionSettings(Settings):
+    """How the winner is chosen, and the last trials for its sake."""
+
+    num_proposed: int = Field(2, ge=0)
+    """The last trials of the budget, which try where the surface smoothed through all trials before may be highest."""
+
+    num_smoothed: int = Field(4, ge=0)
+    """Finalists chosen by the surface smoothed through all trials' accuracies."""
+    num_raw: int = Field(4, ge=1)
+    """Finalists chosen, beside those, by their own accuracy on the search pool."""
+    round_trials: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2)
+    """Finalists in each round of the confirm stage, trial 0 not counted; without rounds the search pool alone decides."""
+    round_problems: tuple[Annotated[int, Field(ge=1)], ...] = (125, 250, 500)
+    """Fresh problems in each round; a confirm pool that holds fewer in all shrinks the rounds in proportion."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.round_trials) != len(self.round_problems):
+            raise ValueError(
+                f"each round needs its trials and its problems, but round_trials has {len(self.round_trials)} "
+                f"and round_problems {len(self.round_problems)}"
+            )
+        return self
+
+
 class WandbSettings(Settings):
     mode: Literal["offline", "online", "disabled"] = "offline"
     """Offline runs lie in the study's folder and go up later with `wandb sync`."""
@@ -239,6 +264,7 @@ class StudyConfig(Settings):
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
     limits: LimitSettings = LimitSettings()
+    selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
 
     @model_validator(mode="after")

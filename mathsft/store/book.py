@@ -14,12 +14,12 @@ from sqlalchemy.exc import DBAPIError
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Scoring, StepMetrics
+from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Scoring, Session, StepMetrics
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Promotion
+Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Session | Promotion
 News: TypeAlias = Record | Scoring
 LOCK_TIMEOUT_SECONDS = 60
 
@@ -36,6 +36,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
     Score: tables.scores,
+    Session: tables.sessions,
     Promotion: tables.promotions,
 }
 
@@ -197,6 +198,9 @@ class Book:
     def responses(self, score: Score) -> list[Response]:
         key = {"run": score.run, "step": score.step, "pool": score.pool}
         return self._select(tables.responses, order=("problem_id", "sample"), **key)
+
+    def sessions(self) -> list[Session]:
+        return self._select(tables.sessions, order=("began",))
 
     def promotion(self) -> Promotion | None:
         return next(iter(self._select(tables.promotions)), None)

@@ -13,17 +13,20 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import Checkpoint, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.workers.worker import Failed
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
+NUM_PROBLEMS = 50
+NUM_CONFIRM = 100
 
 
 class KilledError(BaseException):
@@ -75,13 +78,21 @@ class ToyEvaluator:
         await asyncio.sleep(0)
         assert (self.folder / checkpoint.path).exists()
         distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
-        num_correct = round(200 * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        counts = {"correct": num_correct, "wrong_answer": 200 - num_correct, "format_failure": 0, "ungraded": 0}
+        num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
+        counts = {"correct": num_correct, "wrong_answer": NUM_PROBLEMS - num_correct, "format_failure": 0, "ungraded": 0}
         path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
-        path.write_text("")
+        verdicts = [Verdict("correct")] * num_correct + [Verdict("wrong_answer")] * (NUM_PROBLEMS - num_correct)
+        responses = [Response(f"p{number:02}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
+        path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
         return Score(
-            checkpoint.run, checkpoint.step, pool, 200, counts, checkpoint.fingerprint, str(path.relative_to(self.folder))
+            checkpoint.run,
+            checkpoint.step,
+            pool,
+            NUM_PROBLEMS,
+            counts,
+            checkpoint.fingerprint,
+            str(path.relative_to(self.folder)),
         )
 
 
@@ -97,6 +108,7 @@ def study_config(**changes: Any) -> StudyConfig:
         "final": {"num_examples": 256, "eval_points": [0.5, 1.0]},
         "sampler": {"name": "TPESampler", "arguments": {"n_startup_trials": 3}},
         "pruner": {"name": "PercentilePruner", "arguments": {"percentile": 50.0, "n_startup_trials": 3}},
+        "selection": {"num_proposed": 1, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
     }
     return StudyConfig.model_validate({**given, **changes})
 
@@ -125,9 +137,10 @@ class Driver:
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
         search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
-        if not is_over(search, self.book):
-            asyncio.run(run_study(config, search, self.crew(), self.book))
-        promote(self.book, self.folder.path)
+        rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
+        if not is_over(search, self.book, rule):
+            asyncio.run(run_study(config, rule, search, self.crew(), self.book))
+        promote(rule, self.book, self.folder.path)
 
     def final(self, config: StudyConfig) -> Run:
         promotion = self.book.promotion()
@@ -258,9 +271,10 @@ def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: 
 
 def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -> None:
     """The pruner is armed: after good trials, one with a hopeless learning rate is stopped at its first eval point."""
+    by_sampler = {"num_proposed": 0, "round_trials": [], "round_problems": []}
     good = {"training.learning_rate": {"type": "float", "low": 9e-4, "high": 1.1e-3}}
-    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4))
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4, selection=by_sampler))
     bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.study(study_config(search=bad, num_trials=5))
+    driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
     assert driver.book.runs("trial-")[-1].state == "pruned"
