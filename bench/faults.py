@@ -112,8 +112,9 @@ class Workplace:
 
     def __init__(self, root: Path, number: int, num_trials: int) -> None:
         self._root, self._number = root, number
-        for name in ("studies", "experiments"):
+        for name in ("studies", "experiments", "tmp"):
             (root / name).mkdir(parents=True)
+        for name in ("studies", "experiments"):
             shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
         sets = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
         common = ["--study", STUDY, *sets]
@@ -164,7 +165,12 @@ class Workplace:
     @contextmanager
     def _started(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
         """Start a command in a session of its own; when it has ended, wait for what it started to be gone, too."""
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(self._root / "cache")}
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "XDG_CACHE_HOME": str(self._root / "cache"),
+            "TMPDIR": self._temporary,
+        }
         with self._output_path.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / command[0]), *command[1:]],
@@ -237,24 +243,28 @@ class Workplace:
             return None
 
     def _left_processes(self) -> list[psutil.Process]:
-        """Return the processes that still work in this folder; those that end in time are waited for."""
+        """Return the processes that a command's environment was handed down to and that do not end in time."""
         found = []
         for process in psutil.process_iter():
             try:
-                if Path(process.cwd()).is_relative_to(self._root):
+                if process.environ().get("TMPDIR") == self._temporary:
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         _, alive = psutil.wait_procs(found, timeout=GONE_SECONDS)
         return alive
 
-    def _num_bytes(self) -> int:
-        paths = [path for pattern in WORKS_ON.values() for path in self.folder.path.glob(pattern)]
-        return sum(path.stat().st_size for path in paths)
+    @property
+    def _temporary(self) -> str:
+        return str(self._root / "tmp")
 
     @property
     def _output_path(self) -> Path:
         return self._root / "output.txt"
+
+    def _num_bytes(self) -> int:
+        paths = [path for pattern in WORKS_ON.values() for path in self.folder.path.glob(pattern)]
+        return sum(path.stat().st_size for path in paths)
 
 
 def main() -> None:

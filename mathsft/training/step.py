@@ -143,7 +143,7 @@ class TrainingStep:
         if self._budget_tokens <= longest_tokens:
             raise TooLittleMemoryError(
                 f"the longest example of step {step}, {longest_tokens} tokens, does not fit into memory even alone: "
-                f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or train a smaller model"
+                f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
             )
         logger.warning(
             "step %d: memory ran out with %d tokens at once; from now on %d (%s)",
