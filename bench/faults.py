@@ -165,12 +165,7 @@ class Workplace:
     @contextmanager
     def _started(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
         """Start a command in a session of its own; when it has ended, wait for what it started to be gone, too."""
-        environment = {
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "XDG_CACHE_HOME": str(self._root / "cache"),
-            "TMPDIR": self._temporary,
-        }
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": self._temporary}
         with self._output_path.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / command[0]), *command[1:]],
