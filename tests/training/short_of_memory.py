@@ -18,7 +18,7 @@ from mathsft.training.state import load_base
 from mathsft.training.step import TooLittleMemoryError, TrainingStep
 
 CPU = torch.device("cpu")
-NUM_EXAMPLES, NUM_TOKENS = 16, 256
+NUM_EXAMPLES, NUM_TOKENS = 16, 512
 
 
 def example(num_tokens: int) -> Example:
