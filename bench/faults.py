@@ -19,7 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -284,7 +284,7 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
     timelines = [undisturbed.run_undisturbed(command) for command in undisturbed.commands]
     expected = read_end(undisturbed.folder, STUDY)
     console.print(f"undisturbed: {' + '.join(f'{timeline[-1][0]:.0f}' for timeline in timelines)} s")
-    places, differences, num_half_files = [undisturbed], [compare(expected, expected)], expected.num_half_files
+    places, differences, num_half_files = [undisturbed], list[Differences](), expected.num_half_files
     rng = random.Random(seed)
     while num_left := num_kills - sum(len(place.kills) for place in places):
         place = Workplace(scratch / str(len(places)), len(places), num_trials)
@@ -294,10 +294,10 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
         end = read_end(place.folder, STUDY)
         differences.append(compare(expected, end))
         num_half_files += end.num_half_files
-        console.print(f"study {len(places) - 1}: {len(place.kills)} kills; {differences[-1]}")
+        console.print(f"study {len(differences)}: {len(place.kills)} kills; {differences[-1]}")
     return Result(
         kills=[kill for place in places for kill in place.kills],
-        differences=Differences(*(sum(column) for column in zip(*(asdict(d).values() for d in differences), strict=True))),
+        differences=Differences(*map(sum, zip(*map(astuple, differences), strict=True))),
         num_half_files=num_half_files,
         num_leftover_processes=sum(place.num_leftovers for place in places),
         num_tracebacks=sum(place.num_tracebacks for place in places),
