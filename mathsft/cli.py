@@ -134,8 +134,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
             file=sys.stderr,
         )
         return USER_ERROR
-    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
     try:
+        action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
         return action(arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

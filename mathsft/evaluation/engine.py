@@ -4,6 +4,7 @@ Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment before the process sta
 reaches into the model, which must therefore live in this very process.
 """
 
+import functools
 import gc
 import logging
 import os
@@ -11,10 +12,11 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
+from mathsft.errors import UserError
 from mathsft.records import Hardware
 from mathsft.seeds import derive_seed
 
@@ -26,12 +28,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 CPU_BLOCK_TOKENS = 32
 """KV cache block on a CPU; with vLLM's default of 128 a short shared prompt is never cached."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be served; the weights loaded before still are."""
+
+
+def ends_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Have a function's errors end the process: a broken engine must not answer, and memory it lacked may be free later.
+
+    The worker then starts another process, and gives up after some. UserError passes.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
+
+    return guarded
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Engine:
         from mathsft.evaluation.entropy import EntropyTap
 
         on_cpu = hardware.device == "cpu"
-        self._llm = LLM(
+        self._llm = ends_process(LLM)(
             model=str(folder),
             dtype=hardware.engine_dtype,
             max_model_len=max_model_len,
@@ -99,6 +122,7 @@ class Engine:
         self.loaded_fingerprint = new_fingerprint
         return new_fingerprint
 
+    @ends_process
     def generate(
         self,
         prompts_ids: Sequence[Sequence[int]],

@@ -79,7 +79,8 @@ class Trainer:
         """Train the run to the step and publish its weights, or tell at which step it diverged.
 
         Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
-        the same. Raises UserError if the data cannot be read or the disk is full.
+        the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
+        example needs more memory than there is.
         """
         timings: dict[str, float] = {}
         if self._held is not None:

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import math
+import re
 import sqlite3
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.worker import Failed
+from mathsft.workers.worker import Failed, RemoteError
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
@@ -245,6 +247,58 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     assert isinstance(error, StudyFailedError)
     assert "out of luck" in str(error)
     assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None:
+    """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
+    score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()
+
+    async def call(self: ToyEvaluator, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str) -> Score:
+        num_refused[checkpoint.path, pool] += 1
+        if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
+            raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
+        return await score(self, method, checkpoint, overrides, pool)
+
+    monkeypatch.setattr(ToyEvaluator, "call", call)
+
+
+def test_corrupt_weights_are_trained_again_and_nothing_else_changes(
+    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, num_calls = undisturbed
+    refuse(monkeypatch, "runs/", num_times=1)
+    kills = Kills()
+    driver = Driver(tmp_path / "s", experiment, kills)
+    driver.study(study_config())
+    driver.final(study_config())
+    assert driver.summary() == expected
+    assert kills.num_calls > num_calls
+
+
+def test_a_failed_trial_says_why_and_is_replaced(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "runs/trial-1/", num_times=99)
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(num_trials=3, pruner={"name": "NopPruner"}))
+    trials = driver.book.runs("trial-")
+    assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
+    assert trials[1].value is None
+    assert re.fullmatch(r"runs/trial-1/step-\d+ cannot be read", trials[1].reason)
+    assert [state for _, _, state, _ in driver.optuna_trials()] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_path: Path, experiment: Experiment) -> None:
+    search = {"training.learning_rate": {"type": "categorical", "choices": [9e-3]}}
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(search=search, num_trials=2))
+    for trial in driver.book.runs("trial-"):
+        assert (trial.state, trial.value) == ("diverged", 0.0)
+        assert re.fullmatch(r"loss is nan at step \d+", trial.reason)
+    trials = optuna.load_study(study_name="toy", storage=driver.folder.database_url).trials
+    assert [(trial.state.name, trial.value, trial.user_attrs["state"]) for trial in trials] == [
+        ("COMPLETE", 0.0, "diverged")
+    ] * 2
 
 
 def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
