@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData
 
 from mathsft.records import Checkpoint, Promotion, Response, Run, Score, StepMetrics
 
-SCHEMA_NUMBER = 1
+SCHEMA_NUMBER = 2
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
 
 METADATA = MetaData()

@@ -38,7 +38,7 @@ def trial(number: int, **changes: object) -> Run:
 
 
 def step(run: str, number: int) -> StepMetrics:
-    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 0.1)
+    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 640, 0.1, None)
 
 
 def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Score:
