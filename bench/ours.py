@@ -32,7 +32,9 @@ def run_ours(workload: Workload, num_batches: int) -> Measurement:
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches[:num_batches], start=1)]
     meter.stop()
-    if counter.num_computed_tokens != sum(outcome.num_computed_tokens for outcome in outcomes):
+    num_computed_tokens = sum(outcome.num_computed_tokens for outcome in outcomes)
+    num_attended_tokens = sum(outcome.num_attended_tokens for outcome in outcomes)
+    if (counter.num_computed_tokens, counter.num_attended_tokens) != (num_computed_tokens, num_attended_tokens):
         raise RuntimeError("the model saw other tokens than the steps say they computed")
     num_response_tokens = sum(outcome.num_response_tokens for outcome in outcomes)
     return Measurement(

@@ -104,7 +104,7 @@ class Passport:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimizer step as the trainer saw it; loss is nats per response token, tokens are those without padding."""
+    """One optimizer step as the trainer saw it; loss is nats per response token."""
 
     run: str
     step: int
@@ -112,7 +112,13 @@ class StepMetrics:
     learning_rate: float
     gradient_norm: float
     num_tokens: int
+    """Of the examples, prompt and response, without padding."""
+    num_computed_tokens: int
+    """That went through the model: padding counts, and what examples share counts once per row."""
     seconds: float
+    flop_utilization: float | None
+    """Share of the best rate of matrix products, as measured in the trainer's process, at which the operations that the
+    computed tokens need were done; None for a model whose operations are not known."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,8 @@ class Checkpoint:
     """Hash of the published weights."""
     diverged: str = ""
     timings: dict[str, float] = field(default_factory=dict)
-    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes, …"""
+    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes (on a CPU: of the process until
+    now, beyond what it held before the model was loaded), predicted_memory_bytes, …"""
     canary: Canary | None = None
     """Computed from the published weights; None where the run diverged."""
 

@@ -20,7 +20,7 @@ from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
-from mathsft.errors import UserError
+from mathsft.errors import UserError, told_if_disk_full
 from mathsft.evaluation.canary import disagreement
 from mathsft.evaluation.engine import CheckpointError, Engine, Generation
 from mathsft.records import (
@@ -240,10 +240,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _publish(path: Path, responses: Sequence[Response]) -> None:
     """Write one response a line; a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(asdict(response)) + "\n" for response in responses)
     partial_path = path.with_name(path.name + ".partial")
-    with partial_path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(response)) + "\n" for response in responses)
-        file.flush()
-        os.fsync(file.fileno())
-    partial_path.replace(path)
+    with told_if_disk_full(path, f"{len(lines):,} bytes for these responses"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial_path.open("w", encoding="utf-8") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            partial_path.replace(path)
+        finally:
+            partial_path.unlink(missing_ok=True)

@@ -26,7 +26,8 @@ class LiveProgress:
     """An observer of the book that writes to a rich console, for a study of num_trials trials or one final run.
 
     It is a context manager; outside of it no moving line is shown. The time left is what the rest takes at the pace so far,
-    counted from the first optimizer step, since starting the workers takes its time but once.
+    counted from the first score and the first optimizer step, whichever is later: workers and engine, for which training
+    waits, take their time to start but once.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class LiveProgress:
         self._runs = {run.name: run for run in book.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
         self._shown_run: Run | None = None  # the one that stepped last
-        self._pace_start: tuple[float, float] | None = None  # the clock and the share done at this process's first step
         self._scoring: Scoring | None = None  # under way
+        self._is_scoring = False  # this process's engine is up
+        self._pace_start: tuple[float, float] | None = None  # the clock and the share done when it also trained
         self._best = ""
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -99,6 +101,8 @@ class LiveProgress:
 
     def _tell_score(self, score: Score) -> None:
         run = self._runs[score.run]
+        self._is_scoring = True
+        self._start_pace()
         self._find_best(run)
         num_responses = sum(score.counts.values())
         interval = wilson(score.counts["correct"], num_responses)
@@ -108,10 +112,9 @@ class LiveProgress:
         self._tell(run.name, self._step_of(run, score.step), accuracy, form, best, left)
 
     def _take_step(self, metrics: StepMetrics) -> None:
-        self._shown_run = run = self._runs[metrics.run]
-        if self._pace_start is None:
-            self._pace_start = (self._clock(), self._share_done(run))
-        self._last_steps[run.name] = metrics
+        self._shown_run = self._runs[metrics.run]
+        self._start_pace()
+        self._last_steps[metrics.run] = metrics
 
     def _tell(self, *parts: str) -> None:
         line = PARTING.join([f"[{self._clock() - self._start:7.1f}s]", *(part for part in parts if part)])
@@ -144,6 +147,11 @@ class LiveProgress:
             return 1.0 if run.state in FINISHED else 0.0  # a failed trial is made good by another one
         last = self._last_steps.get(run.name)
         return last.step / self._num_steps(run) if last is not None else 0.0
+
+    def _start_pace(self) -> None:
+        """Count the pace from now on, unless it is counted already or this process has yet to train or to score."""
+        if self._pace_start is None and self._is_scoring and self._shown_run is not None:
+            self._pace_start = (self._clock(), self._share_done(self._shown_run))
 
     def _time_left(self, run: Run) -> str:
         if self._pace_start is None:

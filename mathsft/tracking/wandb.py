@@ -211,13 +211,15 @@ def _recorded_rows(book: Book, run: str) -> set[RowKey]:
 
 
 def _train_values(metrics: StepMetrics) -> dict[str, float]:
-    return {
+    values = {
         "loss": metrics.loss,
         "learning_rate": metrics.learning_rate,
         "gradient_norm": metrics.gradient_norm,
         "num_tokens": metrics.num_tokens,
+        "num_computed_tokens": metrics.num_computed_tokens,
         "seconds": metrics.seconds,
     }
+    return values if metrics.flop_utilization is None else {**values, "flop_utilization": metrics.flop_utilization}
 
 
 def _eval_values(score: Score) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""How this process gets memory from the system, and how it is told that there is no more."""
+"""How this process gets memory from the system, how much it has, and how it is told that there is no more."""
 
 import ctypes
+from pathlib import Path
 
 import torch
 
@@ -25,3 +26,21 @@ def is_shortage(error: BaseException) -> bool:
     # On a CPU torch has only words for it. Source: c10/core/impl/alloc_cpu.cpp, and what C++ calls a failing `new`.
     words = ("can't allocate memory", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now."""
+    return _status_bytes("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """Return the most memory that this process has held at any time."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int:
+    # Not getrusage, whose peak is that of the parent where it was higher when this process began.
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no line {name}")

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 import torch
 from torch import Tensor
@@ -14,12 +15,12 @@ from mathsft.training.attention import PACKED, TREE
 from mathsft.training.loss import RowLoss
 from mathsft.training.memory import is_shortage, keep_freed_memory
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
-from mathsft.training.rows import Packing, Row, packed_rows, plain_rows
+from mathsft.training.rows import Packing, Row, num_inputs, packed_rows, plain_rows
 from mathsft.training.state import BaseModel, set_gradient_checkpointing
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 _CPU_ROW_MULTIPLE_TOKENS = 32
 """oneDNN compiles a kernel for every new length, 0.5 to 1 ms per product: lengths that come again cost less than padding."""
@@ -38,7 +39,8 @@ class StepOutcome:
     """What a step saw: the loss is nats per response token before the update, the norm the gradient's before clipping.
 
     num_tokens are the batch's without padding and with what is shared counted for each example, num_computed_tokens those
-    that went through the model. A step that is not finite changed nothing.
+    that went through the model, num_attended_tokens pairs of these of which one attends to the other. A step that is not
+    finite changed nothing.
     """
 
     loss: float
@@ -46,6 +48,7 @@ class StepOutcome:
     learning_rate: float
     num_tokens: int
     num_computed_tokens: int
+    num_attended_tokens: int
     num_response_tokens: int
 
     @property
@@ -72,7 +75,7 @@ class TrainingStep:
         self._device = device
         self._base, self._prefix_ids = base, prefix_ids
         set_gradient_checkpointing(base, training.gradient_checkpointing)
-        self._optimizer = MasterAdamW(base.model, base.weights, training, _DTYPES[training.precision], device)
+        self._optimizer = MasterAdamW(base.model, base.weights, training, DTYPES[training.precision], device)
         self._row_loss = RowLoss(base.model)
         self._set_budget(training.token_budget_tokens)
 
@@ -96,6 +99,18 @@ class TrainingStep:
             clipping = _clipping(outcome.gradient_norm, self._training.max_gradient_norm)
             self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
+
+    def largest_row(self, examples: Sequence[Example]) -> Row:
+        """Return a row as large as the run's can be: as many of the longest examples as batch and token budget take."""
+        num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
+        room_tokens = self._training.token_budget_tokens - num_prefix_tokens
+        longest: list[Example] = []
+        for example in nlargest(self._training.batch_size, examples, key=num_inputs):
+            room_tokens -= num_inputs(example) - num_prefix_tokens
+            if longest and room_tokens < 0:
+                break
+            longest.append(example)
+        return max(self._rows(longest), key=lambda row: row.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 master weights by parameter name, tied ones once; no copies."""
@@ -134,6 +149,7 @@ class TrainingStep:
             learning_rate,
             num_tokens=sum(len(example.prompt_ids) + len(example.response_ids) for example in batch),
             num_computed_tokens=sum(row.ids_BT.numel() for row in rows),
+            num_attended_tokens=sum(row.num_attended_tokens for row in rows),
             num_response_tokens=num_response_tokens,
         )
 

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,15 +24,18 @@ from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
-from mathsft.errors import UserError
+from mathsft.errors import UserError, told_if_disk_full
 from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
 from mathsft.training.canary import canary_ids, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
+from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
+from mathsft.training.peak_memory import predicted_peak_bytes
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.training.utilization import Utilization
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class _Held:
     training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
+    predicted_memory_bytes: int | None
+    """At its peak; None for a model whose memory is not known."""
     step: int = 0
     num_tokens: int = 0
     diverged: Checkpoint | None = None
@@ -65,9 +69,11 @@ class Trainer:
         self._settings = settings
         self._device = torch.device(settings.hardware.device)
         model_folder = Path(settings.experiment.model.path)
-        self._base = load_base(model_folder, settings.hardware.attention)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
+        self._resident_bytes_before = resident_bytes()
+        self._base = load_base(model_folder, settings.hardware.attention)
+        self._utilization = Utilization(self._base.model, self._device)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
         self._base_fingerprint = fingerprint(model_folder)
@@ -82,13 +88,17 @@ class Trainer:
         the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
         example needs more memory than there is.
         """
+        with told_if_disk_full(self._run_dir(run), "space for the run's metrics and checkpoints"):
+            return self._advance(run, to_step)
+
+    def _advance(self, run: Run, to_step: int) -> Checkpoint:
         timings: dict[str, float] = {}
         if self._held is not None:
             self._held.training_step.move_to(self._device)
-        if self._held is None or self._held.run != _identity(run) or self._held.step > to_step:
+        held = self._held_for(run, to_step)
+        if held is None:
             self._held = None
-            self._held = self._start(run, to_step, timings)
-        held = self._held
+            held = self._held = self._start(run, to_step, timings)
         if to_step > held.num_steps:
             raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = held.num_tokens
@@ -108,6 +118,8 @@ class Trainer:
             publish(self._base, weights, folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
+        if held.predicted_memory_bytes is not None:
+            timings["predicted_memory_bytes"] = held.predicted_memory_bytes
         path = folder.relative_to(self._settings.study_dir).as_posix()
         return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
@@ -131,6 +143,7 @@ class Trainer:
                     return
                 held.step = step
                 held.num_tokens += outcome.num_tokens
+                seconds = time.perf_counter() - started
                 metrics = StepMetrics(
                     run=held.run.name,
                     step=step,
@@ -138,12 +151,25 @@ class Trainer:
                     learning_rate=outcome.learning_rate,
                     gradient_norm=outcome.gradient_norm,
                     num_tokens=outcome.num_tokens,
-                    seconds=time.perf_counter() - started,
+                    num_computed_tokens=outcome.num_computed_tokens,
+                    seconds=seconds,
+                    flop_utilization=self._utilization.share(outcome, held.training.precision, seconds),
                 )
                 metrics_file.write(json.dumps(asdict(metrics)) + "\n")
                 metrics_file.flush()
-                if self._save_pace.is_due(metrics.seconds):
+                if self._save_pace.is_due(seconds):
                     self._save_state(held)
+
+    def _held_for(self, run: Run, to_step: int) -> _Held | None:
+        """Return the held run if it can go on to the step and its metrics are still those of its own steps, cut to these."""
+        held = self._held
+        if held is None or held.run != _identity(run) or held.step > to_step:
+            return None
+        num_bytes = _metrics_bytes(self._metrics_path(run), held.step)
+        if num_bytes is None:
+            return None
+        os.truncate(self._metrics_path(run), num_bytes)  # another trainer may have taken the run further meanwhile
+        return held
 
     def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
@@ -154,8 +180,12 @@ class Trainer:
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(self._base, training, num_steps, self._device, common_prefix(encoded.examples))
-        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity)
+        row = training_step.largest_row(encoded.examples)
+        predicted_bytes = predicted_peak_bytes(self._base, training, row, self._device)
+        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted_bytes)
         self._resume(held, to_step)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         logger.info(
             "run %s: %d steps from %s, %d examples, %d too long and dropped",
             run.name,
@@ -210,9 +240,10 @@ class Trainer:
         return self._encoded[1:]
 
     def _peak_memory_bytes(self) -> int:
+        """Return the most memory that training took: of the device since the run began, of a CPU since the worker began."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_resident_bytes() - self._resident_bytes_before
 
     def _run_dir(self, run: Run) -> Path:
         return self._settings.study_dir / "runs" / run.name

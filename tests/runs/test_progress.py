@@ -14,7 +14,7 @@ from mathsft.store.book import Book, News
 
 
 def line(step: int, seconds: float = 0.1) -> str:
-    return json.dumps(asdict(StepMetrics("trial-0", step, 1.0, 1e-3, 0.5, 10, seconds))) + "\n"
+    return json.dumps(asdict(StepMetrics("trial-0", step, 1.0, 1e-3, 0.5, 10, 10, seconds, None))) + "\n"
 
 
 def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class ToyTrainer:
             raise Failed("out of luck")
         path = f"runs/{run.name}/step-{step:06d}"
         (self.folder / path).mkdir(parents=True, exist_ok=True)
-        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 0.1) for number in range(1, step + 1)]
+        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 10, 0.1, None) for number in range(1, step + 1)]
         lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
         (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
         self.kills.strike(is_end=True)
