@@ -21,7 +21,7 @@ SPEED_MEANING = (
 
 
 def cost_section(book: Book) -> str:
-    """Return the seconds by activity and the memory of the trainer and the evaluator, and the trainer's speed, run by run."""
+    """Return seconds by activity and memory of trainer and evaluator, and the trainer's speed, run by run."""
     runs = [run.name for run in book.runs()]
     trained = {run: [checkpoint.timings for checkpoint in book.checkpoints(run)] for run in runs}
     scored = {run: [score.timings for score in book.scores(run)] for run in runs}

@@ -37,7 +37,7 @@ def predicted_peak_bytes(base: BaseModel, training: TrainingSettings, row: Row, 
 
 
 def activation_bytes(sizes: Dimensions, row: Row, attention: str, training: TrainingSettings) -> int:
-    """Return what layers and last norm keep for the backward pass; with checkpointing all layers' inputs, all of one layer."""
+    """Return what layers and last norm keep for the backward pass; with checkpointing all inputs, and all of one layer."""
     dtype = DTYPES[training.precision]
     layer = _layer_bytes(sizes, row, attention, dtype)
     hidden = row.ids_BT.numel() * sizes.hidden_size
