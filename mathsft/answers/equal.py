@@ -1,77 +1,27 @@
-"""Decides by rule whether two answers have the same value; symbolic algebra is not tried, nothing is evaluated."""
+"""Decides by rule whether two answers have the same value; what only algebra beyond the rules could tell stays undecided."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from mathsft.answers.normalise import normalise, whole_text, without_text_commands
-from mathsft.answers.quantities import Quantity, read_quantity, same_quantity
-
-_MAX_NESTING = 20
-_MAX_ITEMS = 50
-
-_OPENING, _CLOSING = "([{⟨⦃", ")]}⟩⦄"
-_BRACKET = r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])"
-_CONJUNCTION = r"(?:(?:and|or) )?"
-_WIDE_SEPARATOR = re.compile(rf"{_BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_ANY_SEPARATOR = re.compile(rf"{_BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_UNION = re.compile(rf"{_BRACKET}| ?\\cup(?![A-Za-z]) ?")
-
-_NAME = r"\\text\{[^{}]{1,40}\}|\\[A-Za-z]{1,20}(?: [A-Za-z]{1,20})?|[A-Za-z]{1,20}|\([A-Za-z](?:, ?[A-Za-z]){1,5}\)"
-_ASSIGNMENT = re.compile(
-    rf"(?P<name>(?:{_NAME})(?:_[A-Za-z0-9]|')?(?:\([A-Za-z]\))?) ?(?:=|\\in(?![A-Za-z])) ?(?P<value>[^=]+)"
+from mathsft.answers.algebra import same_value
+from mathsft.answers.normalise import normalise
+from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
+from mathsft.answers.reading import readings
+from mathsft.answers.relations import as_relation, same_relation
+from mathsft.answers.structures import (
+    Choice,
+    Clock,
+    Items,
+    Matrix,
+    Named,
+    Reading,
+    Relation,
+    Text,
+    Unread,
+    Valueless,
+    text_key,
 )
-_MATRIX = re.compile(
-    r"[(\[]? ?\\begin\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
-    r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
-)
-_COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]{3}")
-_WORDS = re.compile(r"[A-Za-z]{3,}")
 
-
-@dataclass(frozen=True)
-class Text:
-    r"""What stands in \text{}: words, compared without case."""
-
-    key: str
-
-
-@dataclass(frozen=True)
-class Expression:
-    """Anything that the rules do not read, without its spaces."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Equation:
-    """A value with the name that it is given: x = 4, x in [1, 2)."""
-
-    name: str
-    value: "Value"
-
-
-@dataclass(frozen=True)
-class Items:
-    """Several values within brackets: "" for a bare list, "⦃⦄" a set, "∪" a union, "()", "[)", … tuples and intervals."""
-
-    brackets: str
-    items: tuple["Value", ...]
-
-    @property
-    def ordered(self) -> bool:
-        return self.brackets not in ("", "⦃⦄", "∪")
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of cells, whatever brackets stand around them."""
-
-    rows: tuple[tuple["Value", ...], ...]
-
-
-Value: TypeAlias = Quantity | Text | Expression | Equation | Items | Matrix
+_HALF_A_DAY = 12 * 60
 
 
 def equal(answer: str, gold: str) -> bool:
@@ -86,158 +36,105 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if first == second:
         return True
-    return _any(_compare_answers(one, other) for one in _readings(first) for other in _readings(second))
+    return _any(_compare_answers(one, other) for one in readings(first) for other in readings(second))
 
 
-def _readings(text: str) -> list[Value]:
-    """Return what the text may mean: 100,200 is one number or two."""
-    if _nesting(text) > _MAX_NESTING:
-        return [_expression(text)]
-    grouped = _read(text, commas_group=True)
-    return [grouped, _read(text, commas_group=False)] if _COMMA_IN_NUMBER.search(text) else [grouped]
-
-
-def _read(text: str, *, commas_group: bool) -> Value:
-    """Read normalised text, whose nesting bounds the recursion."""
-    if quantity := read_quantity(text, commas_group=commas_group):
-        return quantity
-    if words := whole_text(text):
-        return read_quantity(words, commas_group=commas_group) or Text(_text_key(words))
-    if matrix := _MATRIX.fullmatch(text):
-        return _read_matrix(text, matrix["cells"], commas_group)
-    if len(parts := _split(text, _UNION)) > 1:
-        return Items("∪", tuple(_read(part, commas_group=commas_group) for part in parts))
-    if len(parts := _split_list(text, commas_group)) > 1:
-        return _read_list(text, parts, commas_group)
-    if assignment := _ASSIGNMENT.fullmatch(text):
-        return Equation(_text_key(assignment["name"]), _read(assignment["value"], commas_group=commas_group))
-    if brackets := _outer_brackets(text):
-        return _read_bracketed(brackets, text[1:-1].strip(), commas_group)
-    return _expression(text)
-
-
-def _read_list(text: str, parts: list[str], commas_group: bool) -> Value:
-    """Read a bare list; the one name in "x = 1, x = 2" and "x = 1, 2" is taken off, several names stay with their values."""
-    values: list[Value] = []
-    for part in parts:
-        value = _read(part, commas_group=commas_group)
-        # Part of a list that was split at its wide separators, as "1,2" of "1,2 and 3".
-        values.extend(value.items if isinstance(value, Items) and not value.brackets else [value])
-    if len(values) > _MAX_ITEMS:
-        return _expression(text)
-    names = {value.name for value in values if isinstance(value, Equation)}
-    if len(names) != 1:
-        return Items("", tuple(values))
-    return Equation(names.pop(), Items("", tuple(_without_name(value) for value in values)))
-
-
-def _read_bracketed(brackets: str, content: str, commas_group: bool) -> Value:
-    parts = _split_list(content, commas_group)
-    inside = _read_list(content, parts, commas_group) if len(parts) > 1 else _read(content, commas_group=commas_group)
-    if isinstance(inside, Items) and not inside.brackets:
-        return Items(brackets, inside.items)
-    # Redundant parentheses, and a set with a single element.
-    return inside if brackets in ("()", "⦃⦄") else Items(brackets, (inside,))
-
-
-def _read_matrix(text: str, cells: str, commas_group: bool) -> Value:
-    if r"\begin" in cells:
-        return _expression(text)
-    rows = [row for row in cells.split(r"\\") if row.strip()]
-    return Matrix(tuple(tuple(_read(cell.strip(), commas_group=commas_group) for cell in row.split("&")) for row in rows))
-
-
-def _expression(text: str) -> Expression:
-    return Expression(text.removeprefix("+").replace(" ", ""))
-
-
-def _text_key(text: str) -> str:
-    return without_text_commands(text).casefold().replace(" ", "").strip(".()'\"")
-
-
-def _without_name(value: Value) -> Value:
-    return value.value if isinstance(value, Equation) else value
-
-
-def _split_list(text: str, commas_group: bool) -> list[str]:
-    """Split at the separators outside brackets: only at the wide ones (", ", "and") if there are any: 1,000 stays whole."""
-    wide = _split(text, _WIDE_SEPARATOR) if commas_group else [text]
-    return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
-
-
-def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Split where the separator matches outside brackets; the text stays whole if a part would be empty."""
-    parts, start, depth = [], 0, 0
-    for found in separator.finditer(text):
-        if found["open"]:
-            depth += 1
-        elif found["close"]:
-            depth -= 1
-        elif depth == 0:
-            parts.append(text[start : found.start()].strip())
-            start = found.end()
-    parts.append(text[start:].strip())
-    return parts if all(parts) else [text]
-
-
-def _outer_brackets(text: str) -> str | None:
-    """Return the brackets that enclose the whole text, such as "[)", or None."""
-    if len(text) < 3 or text[0] not in "([⟨⦃" or text[-1] not in ({"⟨": "⟩", "⦃": "⦄"}.get(text[0], ")]")):
-        return None
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character in _OPENING) - (character in _CLOSING)
-        if depth == 0:
-            return text[0] + text[-1] if place == len(text) - 1 else None
-    return None
-
-
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth = max(0, depth + (character in _OPENING) - (character in _CLOSING))
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _compare_answers(first: Value, second: Value) -> bool | None:
+def _compare_answers(first: Reading, second: Reading) -> bool | None:
     """Compare whole answers, where y = 4 and 4 say the same."""
-    if isinstance(first, Equation) and isinstance(second, Equation):
+    if isinstance(first, Named | Relation) and isinstance(second, Named | Relation):
         return _compare(first, second)
-    return _compare(_without_name(first), _without_name(second))
+    first, second = _without_name(first), _without_name(second)
+    if _is_point(second):
+        first = _as_point(first) or first
+    if _is_point(first):
+        second = _as_point(second) or second
+    return _compare(first, second)
 
 
-def _compare(first: Value, second: Value) -> bool | None:
+def _compare(first: Reading, second: Reading) -> bool | None:
+    if type(first) is not type(second):
+        return _compare_mixed(first, second)
     if isinstance(first, Quantity) and isinstance(second, Quantity):
-        return same_quantity(first, second)
+        return _same_word(first.source, second.source) or same_quantity(first, second)
+    if isinstance(first, BasedNumber) and isinstance(second, BasedNumber):
+        return same_based_number(first, second)
     if isinstance(first, Items) and isinstance(second, Items):
         return _compare_items(first, second)
     if isinstance(first, Matrix) and isinstance(second, Matrix):
         return _compare_matrices(first, second)
-    if isinstance(first, Equation) and isinstance(second, Equation):
-        return _compare(first.value, second.value) if first.name == second.name else False
-    if isinstance(first, Text) or isinstance(second, Text):
-        return _words(first) == _words(second)
-    if isinstance(first, Expression) and isinstance(second, Expression):
-        return _compare_expressions(first.text, second.text)
-    undecidable = (Expression, Equation)
-    return None if isinstance(first, undecidable) or isinstance(second, undecidable) else False
+    if isinstance(first, Named) and isinstance(second, Named):
+        return _compare_named(first, second)
+    if isinstance(first, Relation) and isinstance(second, Relation):
+        return same_relation(first, second)
+    if isinstance(first, Choice) and isinstance(second, Choice):
+        return first.letter == second.letter
+    return True if first == second else None if isinstance(first, Unread) else False
 
 
-def _words(value: Value) -> str | Value:
-    """Return what a value says as words, the value itself where it is none."""
-    if isinstance(value, Text):
-        return value.key
-    return _text_key(value.text) if isinstance(value, Expression) else value
+def _same_word(first: str, second: str) -> bool:
+    """Tell whether both are the same letters but for their case: "Yes" also reads as a product of symbols."""
+    return len(first) > 1 and first.isalpha() and first.casefold() == second.casefold()
 
 
-def _compare_expressions(first: str, second: str) -> bool | None:
-    are_words = _WORDS.fullmatch(first) and _WORDS.fullmatch(second)
-    return True if first == second or (are_words and first.casefold() == second.casefold()) else None
+def _compare_mixed(first: Reading, second: Reading) -> bool | None:
+    """Compare readings of two kinds, in either order."""
+    for one, other in ((first, second), (second, first)):
+        match one, other:
+            case Text(), Unread():
+                return one.key == text_key(other.text)
+            case Valueless(), _:
+                return False
+            case BasedNumber(), Quantity():
+                return same_based_number(one, other)
+            case Text(), Quantity():
+                return one.key.isalpha() and one.key == text_key(other.source)
+            case Choice(), Text():
+                return one.letter == other.key or _compare(one.content, other)
+            case Choice(), Quantity() if one.letter == text_key(other.source):
+                return True
+            case Choice(), _:
+                return _compare(one.content, other)
+            case Clock(), Items(":"):
+                return _compare_clock(one, other)
+            case Clock(), _:
+                return False
+            case Named(), Relation():
+                relation = as_relation(one)
+                return same_relation(relation, other) if relation else False
+            case Items(":", (Quantity() as upper, Quantity() as lower)), Quantity():
+                return same_value(upper.value, lower.value * other.value)
+            case Items("()"), Matrix() if all(len(row) == 1 for row in other.rows):
+                return _compare_items(one, Items("()", tuple(row[0] for row in other.rows)))
+            case Items("[]" | "()", rows), Matrix():
+                cells = tuple(row.items for row in rows if isinstance(row, Items))
+                return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), other)
+            case Items("⦃⦄", (single,)), _ if not isinstance(other, Items):
+                return _compare(single, other)
+    return None if isinstance(first, Unread) or isinstance(second, Unread) else False
+
+
+def _compare_named(first: Named, second: Named) -> bool | None:
+    if first.name.casefold() == second.name.casefold():
+        return _compare(first.content, second.content)
+    relation, other = as_relation(first), as_relation(second)
+    # y = 2x is x = y/2, but y = 4 is not x = 4.
+    return same_relation(relation, other) if relation and other and len(relation.difference.symbols) > 1 else False
+
+
+def _compare_clock(clock: Clock, ratio: Items) -> bool:
+    """Compare with 3:45, which may leave out the half of the day."""
+    numbers = [item.value.rational for item in ratio.items if isinstance(item, Quantity)]
+    if len(numbers) != 2 or None in numbers:
+        return False
+    hour, minute = (int(number or 0) for number in numbers)
+    minutes = 60 * hour + minute
+    return minutes == clock.minutes or (hour <= 12 and (minutes - clock.minutes) % _HALF_A_DAY == 0)
 
 
 def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
-    if [len(row) for row in first.rows] != [len(row) for row in second.rows]:
+    if first.is_determinant != second.is_determinant or [len(row) for row in first.rows] != [
+        len(row) for row in second.rows
+    ]:
         return False
     pairs = zip(first.rows, second.rows, strict=True)
     return _all(_compare(one, other) for row, other_row in pairs for one, other in zip(row, other_row, strict=True))
@@ -246,7 +143,9 @@ def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
 def _compare_items(first: Items, second: Items) -> bool | None:
     if len(first.items) != len(second.items):
         return False
-    if first.ordered or second.ordered:
+    if first.brackets == second.brackets == ":":
+        return _compare_ratios(first, second)
+    if first.is_ordered or second.is_ordered:
         if first.brackets != second.brackets:
             return False
         return _all(_compare(one, other) for one, other in zip(first.items, second.items, strict=True))
@@ -256,6 +155,12 @@ def _compare_items(first: Items, second: Items) -> bool | None:
     if _can_pair([[verdict is True for verdict in row] for row in verdicts]):
         return True
     return None if _can_pair([[verdict is not False for verdict in row] for row in verdicts]) else False
+
+
+def _compare_ratios(first: Items, second: Items) -> bool | None:
+    values, other_values = ([item.value for item in ratio.items if isinstance(item, Quantity)] for ratio in (first, second))
+    pairs = list(zip(values, other_values, strict=True))
+    return _all(same_value(pairs[0][0] * other, pairs[0][1] * value) for value, other in pairs[1:])
 
 
 def _can_pair(allowed: list[list[bool]]) -> bool:
@@ -275,6 +180,22 @@ def _can_pair(allowed: list[list[bool]]) -> bool:
         return False
 
     return all(place(row, set()) for row in range(len(allowed)))
+
+
+def _without_name(reading: Reading) -> Reading:
+    return reading.content if isinstance(reading, Named) else reading
+
+
+def _is_point(reading: Reading) -> bool:
+    return isinstance(reading, Items) and reading.brackets == "()"
+
+
+def _as_point(reading: Reading) -> Items | None:
+    """Return x = 1, y = 2 as the point (1, 2), None where the names are not in the order of the alphabet."""
+    if not isinstance(reading, Items) or reading.brackets or not all(isinstance(item, Named) for item in reading.items):
+        return None
+    names = [item.name for item in reading.items if isinstance(item, Named)]
+    return Items("()", tuple(map(_without_name, reading.items))) if names == sorted(names) else None
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

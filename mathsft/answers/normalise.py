@@ -10,9 +10,13 @@ import unicodedata
 MAX_ANSWER_CHARS = 2000
 """A longer answer is no answer; what is left stays below Python's limit of 4,300 digits for an integer."""
 
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄]")
+DOLLAR = "¤"
+"""What stands in normalised text for a dollar sign that delimits nothing."""
+
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄¤]")
 """Control, invisible and bidirectional characters show a reader something else than what is there."""
 
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "Delta"]
 _UNICODE = str.maketrans(
     {
         "−": "-",
@@ -34,10 +38,21 @@ _UNICODE = str.maketrans(
         "≥": r"\ge ",
         "≠": r"\ne ",
         "±": r"\pm ",
+        "≈": r"\approx ",
+        "…": "...",
+        "∣": "|",
+        "⌊": r"\lfloor ",
+        "⌋": r"\rfloor ",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "ℝ": r"\mathbb{R}",
         "º": "°",
         "˚": "°",
-        "€": "",
-        "£": "",
+        "∘": "°",
+        "⟨": r"\langle ",
+        "⟩": r"\rangle ",
+        "’": "'",
+        **{letter: rf"\{name} " for letter, name in zip("αβγδεθλμρσφωΔ", _GREEK, strict=True)},
     }
 )
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
@@ -45,32 +60,46 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
-_NO_OUTPUT = r"\! \( \) \[ \] \$ \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits"
+_NO_OUTPUT = r"""
+\! \( \) \[ \] \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits \mathbf \mathit
+\boldsymbol \bm \small \normalsize \large \Large \LARGE \huge \Huge
+"""
 _SPACES = ("\\ ", "\\\n", r"\,", r"\;", r"\:", r"\quad", r"\qquad", r"\enspace", r"\thinspace")
-_TEXT_COMMANDS = r"\textbf \textit \textrm \textsf \texttt \mathrm \mathsf \mbox \hbox \emph"
+_TEXT_COMMANDS = r"\textbf \textit \textrm \textsf \texttt \textnormal \mathrm \mathsf \mbox \hbox \emph \operatorname"
 _COMMANDS = {
     **dict.fromkeys(_NO_OUTPUT.split(), ""),
     **dict.fromkeys(_SPACES, " "),
     **dict.fromkeys(_TEXT_COMMANDS.split(), r"\text"),
     **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac"),
+    **dict.fromkeys((r"\dbinom", r"\tbinom"), r"\binom"),
     **dict.fromkeys((r"\{", r"\lbrace"), "⦃"),
     **dict.fromkeys((r"\}", r"\rbrace"), "⦄"),
     r"\langle": "⟨",
     r"\rangle": "⟩",
+    **dict.fromkeys((r"\lvert", r"\rvert", r"\vert", r"\mid"), "|"),
+    r"\lt": "<",
+    r"\gt": ">",
+    r"\$": DOLLAR,
+    **dict.fromkeys((r"\dots", r"\ldots", r"\cdots"), "..."),
     r"\%": "%",
     r"\degree": "°",
-    r"\leq": r"\le",
-    r"\geq": r"\ge",
+    **dict.fromkeys((r"\leq", r"\leqslant"), r"\le"),
+    **dict.fromkeys((r"\geq", r"\geqslant"), r"\ge"),
     r"\neq": r"\ne",
     r"\varnothing": r"\emptyset",
 }
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
-_SCRIPT_OF_ONE = re.compile(r"([\^_]) ?\{ ?([A-Za-z0-9]) ?\}")
+_BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
+_LEADING_TILDE = re.compile(r"^[\s$]*~")
+_BARE_SCRIPT = re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)")
+_TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)")
+_ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _BARE_FRACTION = re.compile(r"\\frac ?([A-Za-z0-9]) ?([A-Za-z0-9])")
 _BARE_NUMERATOR = re.compile(r"\\frac ?([A-Za-z0-9]) ?(?=\{)")
-_BARE_ROOT = re.compile(r"\\sqrt ?([A-Za-z0-9])")
+_BARE_ROOT = re.compile(r"\\sqrt ?([A-Za-z]|[0-9]+)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z]) ?")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -79,16 +108,22 @@ def normalise(answer: str) -> str:
     """Return the answer in its one spelling, or "" where it is blank, too long or holds characters that hide something."""
     if len(answer) > MAX_ANSWER_CHARS or _FORBIDDEN.search(answer):
         return ""
+    answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
     # Compatibility forms may unfold into many characters each.
     if len(text) > 2 * MAX_ANSWER_CHARS:
         return ""
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
-    text = text.replace("$", "").replace("{,}", ",").replace("~", " ")
+    # A single dollar sign delimits nothing.
+    text = text.replace("$", DOLLAR if text.count("$") == 1 else "")
+    text = text.replace("{,}", ",").replace("~", " ").replace("**", "^")
     text = " ".join(text.split())
     text = _TEXT.sub(_tidy_text, text)
     text = _DEGREE.sub("°", text)
-    text = _SCRIPT_OF_ONE.sub(r"\1\2", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _BARE_SCRIPT.sub(r"\1{\2}", text)
+    text = _TIMES_TEN.sub(r"\\times ", text)
+    text = _ORDINAL.sub("", text)
     text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _BARE_NUMERATOR.sub(r"\\frac{\1}", text)
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
@@ -136,7 +171,7 @@ def _plain_digits(digits: str) -> str:
 def _tidy_text(command: re.Match[str]) -> str:
     words = command[1].strip()
     # A conjunction separates the items of a list, whichever way it is set.
-    return f" {words} " if words in ("", "and", "or") else rf"\text{{{words}}}"
+    return f" {words} " if words in ("", "and", "or", DOLLAR) else rf"\text{{{words}}}"
 
 
 def _unwrapped(text: str) -> str:

@@ -1,0 +1,262 @@
+"""Exact arithmetic on quotients of polynomials in symbols, π, e, i, roots of primes and functions that stay unevaluated.
+
+Values are equal where the difference of their cross products is zero, term by term. Sums are sorted out, nothing is
+factored or searched for, and everything that could grow has a cap. It reads no text.
+"""
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from mathsft.answers.approximation import CONSTANTS, approximation
+from mathsft.answers.polynomials import (
+    IMAGINARY,
+    ONE,
+    Atom,
+    CannotComputeError,
+    NoValueError,
+    Polynomial,
+    Powers,
+    add,
+    checked,
+    factors,
+    multiply,
+    rational_whole_power,
+    scaled,
+    settled,
+    spelled,
+)
+
+_MAX_WHOLE_POWER_OF_SUM = 30
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Value:
+    """A quotient of two polynomials, the lower one never zero; not reduced, so compare with `same_value` only."""
+
+    upper: Polynomial
+    lower: Polynomial = field(default_factory=lambda: ONE)
+
+    def __add__(self, other: "Value") -> "Value":
+        if self.lower == other.lower:
+            return quotient(add(self.upper, other.upper), self.lower)
+        upper = add(multiply(self.upper, other.lower), multiply(other.upper, self.lower))
+        return quotient(upper, multiply(self.lower, other.lower))
+
+    def __neg__(self) -> "Value":
+        return Value(scaled(self.upper, Fraction(-1)), self.lower)
+
+    def __sub__(self, other: "Value") -> "Value":
+        return self + -other
+
+    def __mul__(self, other: "Value") -> "Value":
+        return quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
+
+    def __truediv__(self, other: "Value") -> "Value":
+        return quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
+
+    def __str__(self) -> str:
+        return spelled(self.upper) if self.lower == ONE else f"({spelled(self.upper)})/({spelled(self.lower)})"
+
+    @property
+    def rational(self) -> Fraction | None:
+        """The value where it is a rational number, else None."""
+        if not self.upper:
+            return Fraction(0)
+        is_rational = self.lower == ONE and self.upper.keys() == {()}
+        return self.upper[()] if is_rational else None
+
+    @property
+    def term(self) -> tuple[Powers, Fraction] | None:
+        """The one term that the value is, else None."""
+        return next(iter(self.upper.items())) if self.lower == ONE and len(self.upper) == 1 else None
+
+    @property
+    def atoms(self) -> set[Atom]:
+        """All atoms, those within functions included."""
+        outer = {atom for polynomial in (self.upper, self.lower) for powers in polynomial for atom, _ in powers}
+        return outer.union(*(argument.atoms for atom in outer for argument in atom.arguments))
+
+    @property
+    def symbols(self) -> set[str]:
+        """The names that have no value of their own."""
+        return {atom.name for atom in self.atoms if not (atom.prime or atom.function or atom.name in CONSTANTS)}
+
+    def approximate(self) -> complex:
+        """Return the value in floating point, as `approximation` has it; ArithmeticError or ValueError if there is none."""
+        return approximation(self.upper)[0] / approximation(self.lower)[0]
+
+
+def number(value: Fraction | int) -> Value:
+    """Return a rational number as a Value."""
+    return Value(checked({(): Fraction(value)})) if value else Value({})
+
+
+def atom(atom: Atom) -> Value:
+    """Return an atom as a Value."""
+    return Value({((atom, Fraction(1)),): Fraction(1)})
+
+
+def symbol(name: str) -> Value:
+    """Return a symbol as a Value."""
+    return atom(Atom(name))
+
+
+def unevaluated(function: str, *arguments: Value) -> Value:
+    """Return the function's value at the arguments as an atom."""
+    return atom(Atom(f"{function}({', '.join(map(str, arguments))})", function, arguments))
+
+
+def quotient(upper: Polynomial, lower: Polynomial) -> Value:
+    """Return the quotient of two polynomials; a single term below joins the ones above."""
+    if not lower:
+        raise NoValueError("division by zero")
+    if len(lower) > 1:
+        return Value(upper, lower)
+    ((powers, coefficient),) = lower.items()
+    if not powers:
+        return Value(scaled(upper, 1 / coefficient))
+    inverse = tuple((atom, -exponent) for atom, exponent in powers)
+    return Value(multiply(upper, settled(inverse, 1 / coefficient)))
+
+
+def same_value(first: Value, second: Value) -> bool | None:
+    """Tell whether the values are equal; None where functions stay unevaluated and their numbers do not differ."""
+    try:
+        left, right = multiply(first.upper, second.lower), multiply(second.upper, first.lower)
+    except (CannotComputeError, NoValueError):
+        return None
+    if left == right:
+        return True
+    if not any(atom.function for polynomial in (left, right) for powers in polynomial for atom, _ in powers):
+        # Products of symbols, transcendental constants, i and roots of distinct primes are linearly independent.
+        return False
+    try:
+        (value, size), (other_value, other_size) = approximation(left), approximation(right)
+    except (ArithmeticError, ValueError):
+        return None
+    return False if abs(value - other_value) > _ROUNDING * (size + other_size) else None
+
+
+def sign(value: Value) -> int | None:
+    """Return the sign of a real number, None where it has symbols, is not real or too near to zero to tell."""
+    rational = value.rational
+    if rational is not None:
+        return (rational > 0) - (rational < 0)
+    if value.symbols:
+        return None
+    try:
+        approximation = value.approximate()
+    except (ArithmeticError, ValueError):
+        return None
+    if not abs(approximation.real) > _ROUNDING or abs(approximation.imag) > _ROUNDING:
+        return None
+    return 1 if approximation.real > 0 else -1
+
+
+def power(base: Value, exponent: Value) -> Value:
+    """Return base ** exponent; symbols under a root are taken to be positive."""
+    rational = exponent.rational
+    if rational is not None:
+        return rational_power(base, rational)
+    if exponent.lower != ONE or base.term is None or base.rational == 0:
+        return unevaluated("power", base, exponent)
+    result = number(1)
+    for powers, coefficient in exponent.upper.items():
+        if powers:
+            result *= _symbolic_power(base.term, Value({powers: Fraction(1)}), coefficient)
+        else:
+            result *= rational_power(base, coefficient)
+    return result
+
+
+def rational_power(base: Value, exponent: Fraction) -> Value:
+    """Return base ** exponent; odd roots of negative numbers are real."""
+    if max(abs(exponent.numerator), exponent.denominator).bit_length() > 64:
+        raise NoValueError("exponent")
+    if not base.upper:
+        if exponent <= 0:
+            raise NoValueError("0 to no positive power")
+        return base
+    if base.term is not None:
+        return _power_of_term(*base.term, exponent)
+    if exponent.denominator == 1:
+        return _whole_power(base, int(exponent))
+    return (
+        rational_power(Value(base.upper), exponent) / rational_power(Value(base.lower), exponent)
+        if base.lower != ONE
+        else _root_of_sum(base, exponent)
+    )
+
+
+def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> Value:
+    raised = tuple((atom, power * exponent) for atom, power in powers)
+    if exponent.denominator == 1:
+        return Value(settled(raised, rational_whole_power(coefficient, int(exponent))))
+    turned: Polynomial = ONE
+    if coefficient < 0:
+        if exponent.denominator == 2:
+            turned = settled(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
+        elif exponent.denominator % 2:
+            turned = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
+        else:
+            raise CannotComputeError("an even root of a negative number")
+    roots = [(prime, times * exponent) for prime, times in factors(abs(coefficient.numerator)).items()]
+    roots += [(prime, -times * exponent) for prime, times in factors(coefficient.denominator).items()]
+    result = multiply(settled(raised, Fraction(1)), turned)
+    for prime, times in roots:
+        result = multiply(result, settled(((Atom(str(prime)), times),), Fraction(1)))
+    return Value(result)
+
+
+def _whole_power(base: Value, exponent: int) -> Value:
+    if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
+        raise NoValueError("power of a sum")
+    result = number(1)
+    for _ in range(abs(exponent)):
+        result *= base
+    return result if exponent >= 0 else number(1) / result
+
+
+def _root_of_sum(base: Value, exponent: Fraction) -> Value:
+    """Return the root with the sum's common rational factor taken out: sqrt(4x + 4) is 2 sqrt(x + 1)."""
+    coefficients = base.upper.values()
+    common = Fraction(
+        math.gcd(*(coefficient.numerator for coefficient in coefficients)),
+        math.lcm(*(coefficient.denominator for coefficient in coefficients)),
+    )
+    inner = Value(scaled(base.upper, 1 / common))
+    root = _denested(inner) if exponent == Fraction(1, 2) else None
+    if root is None:
+        root = Value(settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
+    return rational_power(number(common), exponent) * root
+
+
+def _denested(radicand: Value) -> Value | None:
+    """Return sqrt(a + b) as sqrt((a + s) / 2) ± sqrt((a - s) / 2), s = sqrt(a² - b²), where a, b² and s are rational."""
+    whole = radicand.upper.get((), Fraction(0))
+    rest = radicand - number(whole)
+    square = (rest * rest).rational if rest.term else None
+    if square is None or not 0 < square < whole**2 or whole < 0:
+        return None
+    root = rational_power(number(whole**2 - square), Fraction(1, 2)).rational
+    if root is None:
+        return None
+    larger, smaller = (rational_power(number((whole + part) / 2), Fraction(1, 2)) for part in (root, -root))
+    return larger + smaller if sign(rest) == 1 else larger - smaller
+
+
+def _symbolic_power(base: tuple[Powers, Fraction], exponent: Value, coefficient: Fraction) -> Value:
+    """Return base ** (coefficient * exponent) as powers of atoms such as 2^x and e^x."""
+    powers, factor = base
+    if factor < 0:
+        raise CannotComputeError("a negative number to an unknown power")
+    bases = [(Value({((atom, Fraction(1)),): Fraction(1)}), times) for atom, times in powers]
+    bases += [(number(prime), Fraction(times)) for prime, times in factors(factor.numerator).items()]
+    bases += [(number(prime), Fraction(-times)) for prime, times in factors(factor.denominator).items()]
+    result = number(1)
+    for one, times in bases:
+        name = f"({one})^({exponent})"
+        result *= Value({((Atom(name, "power", (one, exponent)), times * coefficient),): Fraction(1)})
+    return result

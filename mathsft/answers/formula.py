@@ -1,0 +1,293 @@
+r"""Reads a formula in normalised LaTeX or plain text into an exact value; whatever it does not know, it refuses.
+
+It knows `numerals`, + - * / ^ !, juxtaposition, \frac, roots, bars, functions, letters
+with subscripts and Greek. It evaluates nothing beyond `algebra`, which caps sizes; nesting is capped here.
+"""
+
+import re
+from collections.abc import Callable
+
+from mathsft.answers.algebra import Value, atom, number, power, symbol
+from mathsft.answers.functions import (
+    ANGLE_FUNCTIONS,
+    FUNCTIONS,
+    absolute,
+    binomial,
+    ceil,
+    factorial,
+    floor,
+    log_to_base,
+    sqrt,
+)
+from mathsft.answers.numerals import read_numeral
+from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E
+
+_MAX_DEPTH = 30
+
+_SPACE = re.compile(" *")
+_SUM_SIGN = re.compile(r"[+-]")
+_TIMES = re.compile(r"\*|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\ast(?![A-Za-z])")
+_DIVIDED = re.compile(r"/|\\div(?![A-Za-z])")
+_NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div|choose)(?![A-Za-z])")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_NAME_OR_BRACKET = re.compile(r"\\?([A-Za-z]+)|[(\[|]")
+_WORD = re.compile(r"[A-Za-z]+")
+_SUBSCRIPT = re.compile(r" ?_ ?\{([A-Za-z0-9]{1,10})\}")
+_CHOOSE = re.compile(r"\{([^{}]+)\\choose(?![A-Za-z])([^{}]+)\}")
+_LETTER_IN_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
+_GREEK = """
+alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi
+omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell infty
+"""
+_BARS = {"|": "|", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", "(": ")", "[": "]", "{": "}"}
+_PLAIN_NAMES = {"pi": "pi", "infinity": "infty", "inf": "infty", "oo": "infty"}
+_FUNCTIONS_OF_LETTERS = "fgh"
+_SHORT_WORDS = ("and", "or", "not", "to", "by", "is", "the", "all", "any", "are", "if", "no", "per")
+_MAX_LETTERS = 3
+"""Longer runs of letters are words, not products."""
+
+
+class NotAFormulaError(ValueError):
+    """The text is no formula, or one of a kind that is not known here."""
+
+
+def read_formula(text: str, *, commas_group: bool) -> Value:
+    """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it has no value.
+
+    `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
+    """
+    try:
+        return _Parser(text, commas_group).whole()
+    except CannotComputeError as error:
+        raise NotAFormulaError(str(error)) from error
+
+
+class _Parser:
+    """Precedence: sums, then products, then signs, then powers; one method each, by descent."""
+
+    def __init__(self, text: str, commas_group: bool) -> None:
+        self._text = text
+        self._commas_group = commas_group
+        self._place = 0
+        self._depth = 0
+        self._open_bars = 0
+        self._angles_are_radians = False
+
+    def whole(self) -> Value:
+        value = self._sum()
+        self._skip_space()
+        if self._place < len(self._text):
+            raise NotAFormulaError(self._text[self._place :])
+        return value
+
+    def _sum(self) -> Value:
+        total = self._product()
+        while found := self._take(_SUM_SIGN):
+            term = self._product()
+            total = total + term if found[0] == "+" else total - term
+        return total
+
+    def _product(self) -> Value:
+        product = self._signed()
+        while True:
+            if self._take(_TIMES):
+                product *= self._signed()
+            elif self._take(_DIVIDED):
+                product /= self._signed()
+            elif self._begins_factor():
+                self._check_no_number_touches()
+                product *= self._power()
+            else:
+                return product
+
+    def _signed(self) -> Value:
+        sign = 1
+        while found := self._take(_SUM_SIGN):
+            sign = -sign if found[0] == "-" else sign
+        return number(sign) * self._power()
+
+    def _power(self) -> Value:
+        """Read an atom with its factorials, degree sign and exponents, which associate to the right."""
+        operands = [self._factorials(self._atom())]
+        while self._take_text("^"):
+            operands.append(self._factorials(self._argument()))
+        value = operands.pop()
+        while operands:
+            value = power(operands.pop(), value)
+        return self._factorials(value)
+
+    def _factorials(self, value: Value) -> Value:
+        while True:
+            if self._take_text("!"):
+                value = factorial(value)
+            elif self._take_text("°"):
+                value = value * atom(PI) / number(180) if self._angles_are_radians else value
+            else:
+                return value
+
+    def _atom(self) -> Value:
+        """Read the smallest thing; every descent comes through here."""
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotAFormulaError("nesting")
+        value = self._read_atom()
+        self._depth -= 1
+        return value
+
+    def _read_atom(self) -> Value:
+        self._skip_space()
+        here = self._text[self._place : self._place + 1]
+        if here.isdigit() or here == ".":
+            return self._read_number()
+        if here and here in "([{|":
+            return self._group(here)
+        if letter := self._take(_LETTER_IN_TEXT):
+            return self._letter(letter[1])
+        if command := self._take(_COMMAND):
+            return self._command(command[1])
+        if word := self._take(_WORD):
+            return self._word(word[0])
+        raise NotAFormulaError(self._text)
+
+    def _group(self, opening: str) -> Value:
+        if opening == "{" and (choose := self._take(_CHOOSE)):
+            return binomial(*(self._inner(part) for part in choose.groups()))
+        self._place += len(opening)
+        self._open_bars += opening == "|"
+        value = self._sum()
+        self._open_bars -= opening == "|"
+        if not self._take_text(_BARS[opening]):
+            raise NotAFormulaError(self._text)
+        functions: dict[str, Callable[[Value], Value]] = {"|": absolute, r"\lfloor": floor, r"\lceil": ceil}
+        return functions[opening](value) if opening in functions else value
+
+    def _inner(self, text: str) -> Value:
+        return _Parser(text, self._commas_group).whole()
+
+    def _argument(self) -> Value:
+        """Read what a command or a ^ takes: a group, or else a single number, letter or command."""
+        self._skip_space()
+        if self._text.startswith(("+", "-"), self._place):
+            return self._signed()
+        return self._atom()
+
+    def _read_number(self) -> Value:
+        found = read_numeral(self._text, self._place, commas_group=self._commas_group)
+        if found is None:
+            raise NotAFormulaError(self._text)
+        value, self._place = found
+        return number(value)
+
+    def _command(self, name: str) -> Value:
+        if name == "frac":
+            upper = self._argument()
+            return upper / self._argument()
+        if name == "sqrt":
+            return self._root()
+        if name == "binom":
+            whole = self._argument()
+            return binomial(whole, self._argument())
+        if name in ("lfloor", "lceil"):
+            self._place -= len(name) + 1
+            return self._group(f"\\{name}")
+        if name == "pi":
+            return atom(PI)
+        if name in FUNCTIONS:
+            return self._function(name)
+        if name in _GREEK.split():
+            return self._subscripted(f"\\{name}")
+        raise NotAFormulaError(name)
+
+    def _root(self) -> Value:
+        if not self._take_text("["):
+            return sqrt(self._argument())
+        degree = self._sum()
+        if not self._take_text("]"):
+            raise NotAFormulaError(self._text)
+        return power(self._argument(), number(1) / degree)
+
+    def _word(self, word: str) -> Value:
+        """Read letters: a function, a name, or the product of at most three symbols."""
+        if word in FUNCTIONS:
+            return self._function(word)
+        if word in _PLAIN_NAMES:
+            return self._command(_PLAIN_NAMES[word])
+        if len(word) > _MAX_LETTERS or word in _SHORT_WORDS:
+            raise NotAFormulaError(word)
+        # Only the first one here: what follows, such as an exponent, belongs to the last.
+        self._place -= len(word) - 1
+        return self._letter(word[0])
+
+    def _letter(self, letter: str) -> Value:
+        if letter == "i":
+            return atom(IMAGINARY)
+        if letter == "e":
+            return atom(E)
+        if letter in _FUNCTIONS_OF_LETTERS and self._text.startswith("(", self._place):
+            return symbol(f"{letter}({self._group('(')})")
+        return self._subscripted(letter)
+
+    def _subscripted(self, name: str) -> Value:
+        subscript = self._take(_SUBSCRIPT)
+        return symbol(f"{name}_{subscript[1]}" if subscript else name)
+
+    def _function(self, name: str) -> Value:
+        base = None
+        if name == "log" and self._take_text("_"):
+            base = self._argument()
+        exponent = self._argument() if self._take_text("^") else number(1)
+        if exponent.rational == -1:
+            name, exponent = f"arc{name}", number(1)
+        if name not in FUNCTIONS:
+            raise NotAFormulaError(name)
+        outer, self._angles_are_radians = self._angles_are_radians, name in ANGLE_FUNCTIONS
+        argument = self._function_argument()
+        self._angles_are_radians = outer
+        value = FUNCTIONS[name](argument) if base is None else log_to_base(base, argument)
+        return power(value, exponent)
+
+    def _function_argument(self) -> Value:
+        """Read a group, or else the product of what follows, up to a sum, a bracket or another function: sin 2x cos x."""
+        self._skip_space()
+        if self._text.startswith(("(", "[", "{", "|"), self._place):
+            return self._atom()
+        argument = self._signed()
+        while self._begins_factor() and not self._begins_function():
+            argument *= self._power()
+        return argument
+
+    def _begins_function(self) -> bool:
+        found = _NAME_OR_BRACKET.match(self._text, self._place)
+        return bool(found and (found[1] is None or found[1] in FUNCTIONS))
+
+    def _begins_factor(self) -> bool:
+        self._skip_space()
+        here = self._text[self._place : self._place + 1]
+        if here == "|":
+            return self._open_bars == 0
+        if here == "\\":
+            return not _NO_FACTOR.match(self._text, self._place)
+        return bool(here) and (here.isalnum() or here in "([{.")
+
+    def _check_no_number_touches(self) -> None:
+        """Refuse "2 3" and "x2", which have lost whatever stood between."""
+        before = self._text[: self._place].rstrip()[-1:]
+        if before.isalnum() and (self._text[self._place].isdigit() or self._text[self._place] == "."):
+            raise NotAFormulaError("a number that touches what precedes it")
+
+    def _skip_space(self) -> None:
+        if spaces := _SPACE.match(self._text, self._place):
+            self._place = spaces.end()
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        self._skip_space()
+        found = pattern.match(self._text, self._place)
+        if found:
+            self._place = found.end()
+        return found
+
+    def _take_text(self, text: str) -> bool:
+        self._skip_space()
+        is_there = self._text.startswith(text, self._place)
+        self._place += len(text) * is_there
+        return is_there

@@ -1,0 +1,188 @@
+"""The functions that an answer may name, exact where their value is known and otherwise left unevaluated."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+from mathsft.answers.algebra import (
+    Value,
+    atom,
+    number,
+    power,
+    rational_power,
+    same_value,
+    sign,
+    unevaluated,
+)
+from mathsft.answers.polynomials import MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
+
+_MAX_FACTORIAL = 1_500
+"""1,500! has as many digits as the longest integer."""
+
+
+def sqrt(argument: Value) -> Value:
+    """Return the square root."""
+    return rational_power(argument, Fraction(1, 2))
+
+
+def log(argument: Value) -> Value:
+    """Return the natural logarithm, that of a product as a sum; symbols are taken to be positive."""
+    if argument.rational == 0:
+        raise NoValueError("the logarithm of 0")
+    if argument.term is None:
+        return unevaluated("log", argument)
+    powers, coefficient = argument.term
+    if coefficient < 0:
+        raise NoValueError("the logarithm of a negative number")
+    result = number(0)
+    for prime, times in factors(coefficient.numerator).items():
+        result += number(times) * unevaluated("log", number(prime))
+    for prime, times in factors(coefficient.denominator).items():
+        result -= number(times) * unevaluated("log", number(prime))
+    for one, exponent in powers:
+        result += number(exponent) * _log_of_atom(atom(one))
+    return result
+
+
+def log_to_base(base: Value, argument: Value) -> Value:
+    """Return the logarithm to a base; NoValueError for the base 1."""
+    return log(argument) / log(base)
+
+
+def cos(argument: Value) -> Value:
+    """Return the cosine, exact at the multiples of π whose cosine is a sum of square roots."""
+    turns = _in_pi(argument)
+    known = None if turns is None else _cosine_of_turns(turns)
+    return known if known is not None else unevaluated("cos", _without_minus(argument)[1])
+
+
+def sin(argument: Value) -> Value:
+    """Return the sine, exact where `cos` is."""
+    turns = _in_pi(argument)
+    known = None if turns is None else _cosine_of_turns(Fraction(1, 2) - turns)
+    if known is not None:
+        return known
+    factor, positive = _without_minus(argument)
+    return number(factor) * unevaluated("sin", positive)
+
+
+def absolute(argument: Value) -> Value:
+    """Return the absolute value."""
+    known = sign(argument)
+    if known is None:
+        return unevaluated("abs", _without_minus(argument)[1])
+    return number(known) * argument
+
+
+def floor(argument: Value) -> Value:
+    """Return the greatest integer below."""
+    rational = argument.rational
+    return unevaluated("floor", argument) if rational is None else number(math.floor(rational))
+
+
+def ceil(argument: Value) -> Value:
+    """Return the least integer above."""
+    return -floor(-argument)
+
+
+def factorial(argument: Value) -> Value:
+    """Return the factorial of a natural number."""
+    rational = argument.rational
+    if rational is None:
+        return unevaluated("factorial", argument)
+    if rational < 0 or rational.denominator != 1:
+        raise NoValueError("the factorial of what is no natural number")
+    if rational > _MAX_FACTORIAL:
+        raise NoValueError("factorial")
+    return number(math.factorial(int(rational)))
+
+
+def binomial(whole: Value, part: Value) -> Value:
+    """Return the binomial coefficient of natural numbers."""
+    n, k = whole.rational, part.rational
+    if n is None or k is None or n.denominator != 1 or k.denominator != 1 or min(n, k) < 0:
+        return unevaluated("binomial", whole, part)
+    if int(n).bit_length() * min(k, abs(n - k)) > MAX_BITS:
+        raise NoValueError("binomial coefficient")
+    return number(math.comb(int(n), int(k)))
+
+
+def _log_of_atom(argument: Value) -> Value:
+    return number(1) if argument == atom(E) else unevaluated("log", argument)
+
+
+def _in_pi(argument: Value) -> Fraction | None:
+    """Return the argument as a multiple of π, None where it is none."""
+    if argument.rational == 0:
+        return Fraction(0)
+    return (argument / atom(PI)).rational
+
+
+def _cosine_of_turns(half_turns: Fraction) -> Value | None:
+    half_turns %= 2
+    half_turns = min(half_turns, 2 - half_turns)
+    if half_turns > Fraction(1, 2):
+        known = _cosine_of_turns(1 - half_turns)
+        return None if known is None else -known
+    if half_turns.denominator in (1, 2):
+        return number(1 - 2 * half_turns)
+    # cos²(a) = (1 + cos(2a)) / 2 nests its roots but for these.
+    quarter, root_2, root_5, root_6 = number(Fraction(1, 4)), sqrt(number(2)), sqrt(number(5)), sqrt(number(6))
+    return {
+        Fraction(1, 12): quarter * (root_6 + root_2),
+        Fraction(1, 6): sqrt(number(3)) / number(2),
+        Fraction(1, 5): quarter * (root_5 + number(1)),
+        Fraction(1, 4): root_2 / number(2),
+        Fraction(1, 3): number(Fraction(1, 2)),
+        Fraction(2, 5): quarter * (root_5 - number(1)),
+        Fraction(5, 12): quarter * (root_6 - root_2),
+    }.get(half_turns)
+
+
+def _without_minus(argument: Value) -> tuple[Fraction, Value]:
+    """Return 1 or -1 and the argument times that: the same one for an argument and its negative."""
+    negated = -argument
+    return (Fraction(1), argument) if str(argument) >= str(negated) else (Fraction(-1), negated)
+
+
+def _tan(argument: Value) -> Value:
+    return sin(argument) / cos(argument)
+
+
+def _inverse(function: Callable[[Value], Value], name: str, from_twelfth: int) -> Callable[[Value], Value]:
+    """Return the inverse of a function of angles, exact at the twelfths of π from the given one on, over a half turn."""
+
+    def inverse(argument: Value) -> Value:
+        if argument.symbols or any(atom.function for atom in argument.atoms):
+            return unevaluated(name, argument)
+        for twelfths in range(from_twelfth, from_twelfth + 13):
+            angle = number(Fraction(twelfths, 12)) * atom(PI)
+            try:
+                if same_value(function(angle), argument):
+                    return angle
+            except (CannotComputeError, NoValueError):
+                continue
+        return unevaluated(name, argument)
+
+    return inverse
+
+
+FUNCTIONS: dict[str, Callable[[Value], Value]] = {
+    "sin": sin,
+    "cos": cos,
+    "tan": _tan,
+    "cot": lambda argument: cos(argument) / sin(argument),
+    "sec": lambda argument: number(1) / cos(argument),
+    "csc": lambda argument: number(1) / sin(argument),
+    "arcsin": _inverse(sin, "arcsin", -6),
+    "arccos": _inverse(cos, "arccos", 0),
+    "arctan": _inverse(_tan, "arctan", -6),
+    "ln": log,
+    "log": lambda argument: log_to_base(number(10), argument),
+    "lg": lambda argument: log_to_base(number(10), argument),
+    "exp": lambda argument: power(atom(E), argument),
+    "sqrt": sqrt,
+    "abs": absolute,
+}
+"""By the name after a backslash or, in plain text, without one."""
+ANGLE_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc")

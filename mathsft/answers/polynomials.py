@@ -1,0 +1,172 @@
+"""Sums of products: rational numbers times powers of symbols, π, e, i, roots of primes and unevaluated functions.
+
+Polynomials are mappings that nobody changes, without zeros and sorted out as far as products go. Whatever could grow has
+a cap.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from mathsft.answers.algebra import Value
+
+MAX_BITS = 14_000
+"""The longest integer: some 4,200 decimal digits; Python refuses to print more than 4,300."""
+_MAX_BITS_IN_SUM = 600
+_MAX_TERMS = 60
+_MAX_PRODUCTS = 1_000
+_MAX_FACTORS = 10
+_MAX_ATOMS = 30
+_MAX_NAME_CHARS = 500
+_MAX_TRIAL_DIVISOR = 10_000
+
+
+class CannotComputeError(ValueError):
+    """The value is beyond this arithmetic."""
+
+
+class NoValueError(ValueError):
+    """The value is undefined, or longer than any answer is."""
+
+
+@dataclass(frozen=True, order=True)
+class Atom:
+    """What terms are made of; two atoms with the same name are the same."""
+
+    name: str
+    function: str = field(default="", compare=False)
+    """Of which the atom is an unevaluated value, "" for constants and symbols."""
+    arguments: "tuple[Value, ...]" = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.name) > _MAX_NAME_CHARS:
+            raise CannotComputeError("a function of a long formula")
+
+    @cached_property
+    def prime(self) -> int:
+        """The prime whose roots the atom's fractional powers are, or 0."""
+        return int(self.name) if self.name.isdigit() else 0
+
+
+Powers: TypeAlias = tuple[tuple[Atom, Fraction], ...]
+"""A product of atoms, each once, sorted."""
+Polynomial: TypeAlias = Mapping[Powers, Fraction]
+"""Coefficients by product; never a zero."""
+
+IMAGINARY, PI, E = Atom("i"), Atom(r"\pi"), Atom("e")
+ONE: Polynomial = {(): Fraction(1)}
+
+
+def factors(integer: int) -> dict[int, int]:
+    """Return the exponents of the primes in a positive integer; CannotComputeError where small divisors do not suffice."""
+    exponents: dict[int, int] = {}
+    divisor = 2
+    while divisor <= _MAX_TRIAL_DIVISOR and divisor * divisor <= integer:
+        while integer % divisor == 0:
+            integer //= divisor
+            exponents[divisor] = exponents.get(divisor, 0) + 1
+        divisor += 1 + divisor % 2
+    multiplicity = 1
+    while (root := math.isqrt(integer)) ** 2 == integer > 1:
+        integer, multiplicity = root, multiplicity * 2
+    if integer > _MAX_TRIAL_DIVISOR**2:
+        raise CannotComputeError("an integer without small factors")
+    if integer > 1:
+        exponents[integer] = exponents.get(integer, 0) + multiplicity
+    return exponents
+
+
+def add(first: Polynomial, second: Polynomial) -> Polynomial:
+    """Return the sum."""
+    total = dict(first)
+    for powers, coefficient in second.items():
+        total[powers] = total.get(powers, Fraction(0)) + coefficient
+    return checked(total)
+
+
+def scaled(polynomial: Polynomial, factor: Fraction) -> Polynomial:
+    """Return the polynomial times a rational number."""
+    return checked({powers: coefficient * factor for powers, coefficient in polynomial.items()})
+
+
+def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
+    """Return the product, its terms settled."""
+    if first == ONE or second == ONE:
+        return second if first == ONE else first
+    if len(first) * len(second) > _MAX_PRODUCTS:
+        raise CannotComputeError("a product of long sums")
+    total: dict[Powers, Fraction] = {}
+    for powers, coefficient in first.items():
+        for other_powers, other_coefficient in second.items():
+            exponents = dict(powers)
+            for atom, exponent in other_powers:
+                exponents[atom] = exponents.get(atom, Fraction(0)) + exponent
+            for product, factor in settled(tuple(exponents.items()), coefficient * other_coefficient).items():
+                total[product] = total.get(product, Fraction(0)) + factor
+    return checked(total)
+
+
+def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
+    """Return the term with whole powers of primes, i², sin² and squares of roots worked out."""
+    left: dict[Atom, Fraction] = {}
+    sums: list[Polynomial] = []
+    for atom, exponent in powers:
+        if atom.prime:
+            whole = math.floor(exponent)
+            coefficient *= rational_whole_power(Fraction(atom.prime), whole)
+            exponent -= whole
+        elif atom == IMAGINARY:
+            if exponent.denominator != 1:
+                raise CannotComputeError("a root of i")
+            coefficient *= -1 if exponent % 4 in (2, 3) else 1
+            exponent %= 2
+        elif atom.function == "root" and exponent >= 1:
+            sums += [atom.arguments[0].upper] * min(math.floor(exponent), _MAX_FACTORS + 1)
+            exponent %= 1
+        elif atom.function == "sin" and exponent >= 2:
+            cosine = Atom(f"cos{atom.name.removeprefix('sin')}", "cos", atom.arguments)
+            sums += [{(): Fraction(1), ((cosine, Fraction(2)),): Fraction(-1)}] * min(
+                math.floor(exponent / 2), _MAX_FACTORS + 1
+            )
+            exponent %= 2
+        if exponent:
+            left[atom] = exponent
+    result: Polynomial = {tuple(sorted(left.items())): coefficient}
+    if len(sums) > _MAX_FACTORS:
+        raise CannotComputeError("a high power of a sum")
+    for factor in sums:
+        result = multiply(result, factor)
+    return result
+
+
+def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
+    """Return the polynomial without zeros; an error where a cap does not hold."""
+    kept = {powers: coefficient for powers, coefficient in polynomial.items() if coefficient}
+    if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):
+        raise CannotComputeError("a long sum")
+    max_bits = MAX_BITS if len(kept) == 1 else _MAX_BITS_IN_SUM
+    for coefficient in kept.values():
+        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > max_bits:
+            raise NoValueError("digits")
+    return kept
+
+
+def rational_whole_power(base: Fraction, exponent: int) -> Fraction:
+    """Return base ** exponent, its size checked before it is computed."""
+    if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > MAX_BITS and abs(base) != 1:
+        raise NoValueError("power")
+    # The parity is all that counts for 1 and -1.
+    return base**exponent if abs(base) != 1 else base ** (exponent % 2)
+
+
+def spelled(polynomial: Polynomial) -> str:
+    """Return the one spelling of the polynomial."""
+    terms = [
+        f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}"
+        for powers, coefficient in polynomial.items()
+    ]
+    return " + ".join(sorted(terms)) or "0"

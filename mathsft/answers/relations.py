@@ -1,0 +1,170 @@
+r"""Reads equations and inequalities: an assignment is a name and a value, an inequality in one unknown an interval."""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
+
+from mathsft.answers.algebra import Value, same_value, sign, symbol
+from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.polynomials import Atom, CannotComputeError
+from mathsft.answers.quantities import Quantity
+from mathsft.answers.structures import INFINITY, Items, Named, Reading, Relation, Text, text_key
+
+_SIGN = re.compile(r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])| ?(?P<sign><=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
+_SIGNS = {"<=": r"\le", ">=": r"\ge"}
+_TURNED = {"<": ">", r"\le": r"\ge"}
+_NAME = re.compile(
+    r"(?:\\text\{[^{}]{1,40}\}|\\[A-Za-z]{1,20}(?: [A-Za-z]{1,20})?|[A-Za-z]{1,20}|\([A-Za-z](?:, ?[A-Za-z]){1,5}\))"
+    r"(?: ?_ ?\{[A-Za-z0-9]{1,10}\}|')?(?:\([A-Za-z]\))?"
+)
+
+
+def read_relation(text: str, *, commas_group: bool, read: Callable[[str], Reading]) -> Reading | None:
+    """Return the equation or inequality that the text is, None if it is none; `read` reads a value of any kind.
+
+    What contradicts itself, as 4 = 5, is read as words. NoValueError as in `read_formula`.
+    """
+    sides, signs = _sides(text)
+    if not signs or not all(sides):
+        return None
+    if set(signs) == {"="}:
+        return _equation(text, sides, commas_group, read)
+    if signs == [r"\in"]:
+        return Named(text_key(sides[0]), read(sides[1])) if _NAME.fullmatch(sides[0]) else None
+    try:
+        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        relations = [_inequality(values[place], signs[place], values[place + 1]) for place in range(len(signs))]
+    except (NotAFormulaError, CannotComputeError):
+        return None
+    if len(relations) == 1:
+        return relations[0]
+    return intersection(relations) if len(relations) == 2 else None
+
+
+def intersection(readings: list[Reading]) -> Reading | None:
+    """Return the interval that two half-lines of the same unknown have in common, or None."""
+    if len(readings) != 2:
+        return None
+    for one, other in (readings, reversed(readings)):
+        match one, other:
+            case (
+                Named(name, Items(brackets, (Quantity() as low, Quantity(value=high_end)))),
+                Named(other_name, Items(other_brackets, (Quantity(value=low_end), Quantity() as high))),
+            ) if name == other_name and high_end == INFINITY and low_end == -INFINITY and low.value != -INFINITY:
+                return Named(name, Items(brackets[0] + other_brackets[1], (low, high)))
+    return None
+
+
+def is_interval(reading: Reading) -> bool:
+    """Tell whether the reading may be an interval."""
+    return isinstance(reading, Items) and len(reading.items) == 2 and reading.brackets in ("()", "[]", "(]", "[)")
+
+
+def real_line_without(*points: Value) -> Items:
+    """Return the real numbers but for some, which come in ascending order."""
+    ends = [-INFINITY, *points, INFINITY]
+    intervals = [Items("()", (Quantity(low), Quantity(high))) for low, high in pairwise(ends)]
+    return Items("∪", tuple(intervals)) if points else intervals[0]
+
+
+def same_relation(first: Relation, second: Relation) -> bool | None:
+    """Tell whether one relation is a multiple of the other, positive where that matters; None where that is hard to tell."""
+    if first.sign != second.sign:
+        return False
+    one, other = first.difference, second.difference
+    shared = sorted(one.upper.keys() & other.upper.keys())
+    if one.upper.keys() != other.upper.keys() and one.lower == other.lower and not _has_functions(one, other):
+        return False
+    if not shared:
+        return None
+    factor = one.upper[shared[0]] / other.upper[shared[0]]
+    if factor < 0 and first.sign in (">", r"\ge"):
+        return False
+    return same_value(one, Value({powers: factor * coefficient for powers, coefficient in other.upper.items()}, other.lower))
+
+
+def as_relation(named: Named) -> Relation | None:
+    """Return an assignment of a formula as an equation, None where it is of something else."""
+    if not isinstance(named.content, Quantity) or len(named.name) != 1:
+        return None
+    return Relation("=", symbol(named.name) - named.content.value)
+
+
+def _has_functions(*values: Value) -> bool:
+    return any(atom.function for value in values for atom in value.atoms)
+
+
+def _sides(text: str) -> tuple[list[str], list[str]]:
+    """Split at the signs of relations outside brackets."""
+    sides, signs, start, depth = [], [], 0, 0
+    for found in _SIGN.finditer(text):
+        depth += (found["open"] is not None) - (found["close"] is not None)
+        if found["sign"] and depth == 0:
+            sides.append(text[start : found.start()].strip())
+            signs.append(_SIGNS.get(found["sign"], found["sign"]))
+            start = found.end()
+    return [*sides, text[start:].strip()], signs
+
+
+def _equation(text: str, sides: list[str], commas_group: bool, read: Callable[[str], Reading]) -> Reading | None:
+    if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
+        sides.reverse()
+    if len(sides) == 2 and _NAME.fullmatch(sides[0]):
+        return Named(_name(sides[0]), read(sides[1]))
+    name = _name(sides.pop(0)) if _NAME.fullmatch(sides[0]) else None
+    try:
+        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        differences = [values[0] - value for value in values[1:]]
+    except (NotAFormulaError, CannotComputeError):
+        return None
+    if all(same_value(values[0], value) for value in values[1:]):
+        return Named(name, Quantity(values[0])) if name else Quantity(values[0])
+    if len(differences) > 1 or name or not differences[0].symbols:
+        return Text(text)
+    return Relation("=", differences[0])
+
+
+def _name(side: str) -> str:
+    return side if len(side) == 1 else text_key(side)
+
+
+def _inequality(left: Value, sign_between: str, right: Value) -> Reading:
+    if sign_between in _TURNED:
+        left, right, sign_between = right, left, _TURNED[sign_between]
+    difference = left - right
+    solved = _solved(difference)
+    if solved is None or sign_between not in (">", r"\ge", r"\ne"):
+        return Relation(sign_between, difference)
+    name, point, direction = solved
+    if sign_between == r"\ne":
+        return Named(name, real_line_without(point))
+    closing = sign_between == r"\ge"
+    if direction > 0:
+        return Named(name, Items("[)" if closing else "()", (Quantity(point), Quantity(INFINITY))))
+    return Named(name, Items("(]" if closing else "()", (Quantity(-INFINITY), Quantity(point))))
+
+
+def _solved(difference: Value) -> tuple[str, Value, int] | None:
+    """Return the unknown, where it makes the difference zero, and the sign of its coefficient; None if not linear."""
+    if len(difference.symbols) != 1 or len(difference.lower) > 1:
+        return None
+    (name,) = difference.symbols
+    unknown = ((Atom(name), Fraction(1)),)
+    if any(
+        atom.name != name and name in Value({((atom, exponent),): coefficient}).symbols
+        for powers, coefficient in difference.upper.items()
+        for atom, exponent in powers
+    ):
+        return None
+    slope, constant = {}, {}
+    for powers, coefficient in difference.upper.items():
+        rest = tuple((atom, exponent) for atom, exponent in powers if atom.name != name)
+        if rest == powers:
+            constant[powers] = coefficient
+        elif set(powers) - set(rest) == set(unknown):
+            slope[rest] = coefficient
+        else:
+            return None
+    direction = sign(Value(slope))
+    return (name, -Value(constant) / Value(slope), direction) if direction else None
