@@ -144,6 +144,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
         print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        again = shlex.join([python(), parser.prog, *argv]) if command else ""
-        print(f"\nStopped; nothing that finished is lost. Go on with: {again}", file=sys.stderr)
+        again = (
+            f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
+        )
+        print(f"\nStopped{again}", file=sys.stderr)
         return INTERRUPTED

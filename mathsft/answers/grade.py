@@ -16,6 +16,8 @@ from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
 
 _MAX_KNOWN = 20_000
+"""Pairs judged by algebra that a grader remembers."""
+
 _LATEX = str.maketrans({"⦃": r"\{", "⦄": r"\}", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ "})
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 

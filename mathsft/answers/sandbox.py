@@ -159,13 +159,13 @@ class _Process:
 
     def finish(self) -> Ruling:
         """Return what the process said; where it gave no verdict it is ended."""
-        seconds = time.monotonic() - self._asked
+        seconds, allowed_seconds = time.monotonic() - self._asked, self.deadline - self._asked
         self.place, self.deadline = None, math.inf
         try:
             message = self.channel.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self.kill()
-            return Ruling(None, f"took longer than {self._limits.wall_seconds:g} s", seconds)
+            return Ruling(None, f"took longer than {allowed_seconds:g} s", seconds)
         except ConnectionError:
             message = b""
         if message in (b"true", b"false"):

@@ -34,7 +34,8 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     # What grows step by step is noticed at memory_bytes; what asks for more at once is refused.
     _limit(resource.RLIMIT_AS, 2 * memory_bytes)
-    _import_math_verify()
+    import math_verify  # noqa: F401  if that fails, stderr should say so
+
     # The parsers below print what they make of hostile text.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     logging.disable()
@@ -92,10 +93,6 @@ def _plainly_differ(first: Any, second: Any) -> bool:
         return False
 
 
-def _import_math_verify() -> None:
-    import math_verify  # noqa: F401
-
-
 def _die_with(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent ends, however that happens."""
     pr_set_pdeathsig = 1
@@ -111,7 +108,7 @@ def _limit(kind: int, amount: int) -> None:
 
 
 def _peak_bytes() -> int:
-    """Return the largest address space that this process ever had."""
+    """Return the largest address space that this process ever had; getrusage would begin with its parent's memory."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmPeak"))
     return int(line.split()[1]) * 1024
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     out = Path(arguments.out) if arguments.out else None
     if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise UserError(f"--out {out}: no file can be written there; name one in a folder of yours")
+        raise UserError(f"--out {out}: no file can be written there; name another one")
     items, mistakes = _read(arguments.file)
     outcomes: list[Outcome] = []
     strict: list[Category] = []
@@ -165,25 +166,32 @@ def _of_response(item: Item, graded: Graded) -> tuple[Outcome, Category]:
 def _write(text: str, out: Path | None) -> None:
     """Write the whole text, or leave the file as it was."""
     if out is None:
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever reads, as head does, has seen enough; Python would complain about the rest when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    elif out.exists() and not out.is_file():
-        out.write_text(text)  # a device or a pipe, which must not be replaced
-    else:
-        partial = out.with_name(f"{out.name}.partial")
-        partial.write_text(text)
-        partial.replace(out)
+        _print(text)
+        return
+    # A device or a pipe must not be replaced.
+    target = out if out.exists() and not out.is_file() else out.with_name(f"{out.name}.partial")
+    try:
+        target.write_text(text)
+        if target != out:
+            target.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another file") from None
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads, as head does, has seen enough; Python would complain about the rest when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(outcomes: Sequence[Outcome], strict: Sequence[Category]) -> Table:
     """Return the counts by category, with the reasons below each."""
     slowest = max(outcomes, key=lambda outcome: outcome.seconds, default=None)
-    title = f"Lines: {len(outcomes):,}" + (f"; the slowest, {slowest.id}, took {slowest.seconds:.2g} s" if slowest else "")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"Lines: {len(outcomes):,}" + (f"; the slowest, {slowest.id!r}, took {slowest.seconds:.2g} s" if slowest else "")
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for header in ("lines", "share", "strict format"):
         table.add_column(header, justify="right")

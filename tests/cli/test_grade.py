@@ -43,7 +43,7 @@ def test_lines_come_out_as_they_went_in(tmp_path: Path, capsys: pytest.CaptureFi
     lines = file_of(
         tmp_path,
         {"id": "a", "gold": "15", "response": "</think>\n<answer>15</answer>", "note": "an unknown key"},
-        {"id": 2, "gold": "15", "answer": "16"},
+        {"id": "[/b]", "gold": "15", "answer": "16"},
         "\n",
         {"id": "c", "gold": r"so \boxed{15}", "gold_kind": "math_solution", "response": "15", "finish_reason": "length"},
         {"id": "d", "gold": "so\n#### 1,500", "gold_kind": "gsm8k_solution", "answer": "1500"},
@@ -54,7 +54,7 @@ def test_lines_come_out_as_they_went_in(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(0 <= outcome.pop("seconds") < 1 for outcome in outcomes)
     assert [list(outcome.values()) for outcome in outcomes] == [
         ["a", "correct", True, True, ""],
-        [2, "wrong_answer", False, None, ""],
+        ["[/b]", "wrong_answer", False, None, ""],
         ["c", "format_failure", False, False, "incomplete_generation"],
         ["d", "correct", True, None, ""],
     ]
