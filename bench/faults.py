@@ -2,7 +2,7 @@
 
 `python -m bench.faults --kills K --seed S` runs the quickstart's scripts as a user does, in a temporary folder, kills the
 driver or one of its workers K times, gives the same command again until it is done, and prints a table and, last, one JSON
-line. What dies and when is drawn from the seed, the moments uniformly on the clock of the undisturbed run. Nothing is timed.
+line. What dies and when is drawn from the seed, from all writes of the undisturbed run alike. Nothing is timed.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -44,11 +45,15 @@ SMALL = {
 }
 KILLS_PER_STUDY = 8
 POLL_SECONDS = 0.05
+OUTRUN_SECONDS = 1
+"""Into a command that has nothing left to do, a strike falls at the latest."""
 MAX_LIFE_SECONDS = 3600
 """No command takes that long, however often its workers die."""
 GONE_SECONDS = 10
 """How long what a driver started may outlive it."""
 INTERRUPT_PAUSE_SECONDS = 0.2
+MAX_PAUSE_SECONDS = 5
+"""How long after a write a strike falls at most: else most would fall while the engine starts."""
 
 DRIVER, TRAINER, EVALUATOR, GRADER, INTERRUPT = "driver", "trainer", "evaluator", "grader", "Ctrl-C twice"
 WEIGHTS = {DRIVER: 2, TRAINER: 4, EVALUATOR: 2, GRADER: 1, INTERRUPT: 1}
@@ -150,7 +155,7 @@ class Workplace:
                     if reached is None and (is_finished or self._num_bytes() >= due[0].num_bytes):
                         reached = seconds
                     # What a command outran, because it was faster this time, strikes it when it is given again.
-                    wait_seconds = min(due[0].seconds, 1.0) if is_finished else due[0].seconds
+                    wait_seconds = min(due[0].seconds, OUTRUN_SECONDS) if is_finished else due[0].seconds
                     if reached is not None and seconds - reached >= wait_seconds:
                         victim = self._strike(process, due.popleft().victim)
                         self.kills.append(Kill(self._number, command[0], seconds, self._num_bytes(), victim))
@@ -305,17 +310,17 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
 
 
 def _draw(rng: random.Random, num_kills: int, timelines: Sequence[Timeline]) -> list[list[Strike]]:
-    """Draw who is to die and when, for each of the commands; the moments in order."""
-    durations = [timeline[-1][0] for timeline in timelines]
+    """Draw who is to die and when, for each of the commands: in some pause between two writes, all pauses alike."""
+    pauses = [
+        (command, num_bytes, until - since)
+        for command, timeline in enumerate(timelines)
+        for (since, num_bytes), (until, _) in pairwise(timeline)
+    ]
     strikes: list[list[Strike]] = [[] for _ in timelines]
-    for moment in sorted(rng.uniform(0, sum(durations)) for _ in range(num_kills)):
-        command = 0
-        while moment > durations[command]:
-            moment -= durations[command]
-            command += 1
-        since, num_bytes = max(entry for entry in timelines[command] if entry[0] <= moment)
+    for index in sorted(rng.choices(range(len(pauses)), k=num_kills)):
+        command, num_bytes, pause_seconds = pauses[index]
         victim = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        strikes[command].append(Strike(victim, num_bytes, moment - since))
+        strikes[command].append(Strike(victim, num_bytes, rng.uniform(0, min(pause_seconds, MAX_PAUSE_SECONDS))))
     return strikes
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 import argparse
 import importlib.util
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -144,6 +145,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
         print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would show a traceback of the ending
         again = (
             f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
         )

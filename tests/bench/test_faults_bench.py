@@ -21,7 +21,9 @@ def end() -> End:
         promotion=None,
         trials={number: run.value for number, run in enumerate(runs)},
         scores={(run.name, step, "search"): step / 2 for run in runs for step in (1, 2)},
-        curves={run.name: [StepMetrics(run.name, step, 1 / step, 1.0, 1.0, 8, 0.0) for step in (1, 2)] for run in runs},
+        curves={
+            run.name: [StepMetrics(run.name, step, 1 / step, 1.0, 1.0, 8, 8, 0.0, None) for step in (1, 2)] for run in runs
+        },
         num_repeated_steps=0,
         num_half_files=0,
     )
