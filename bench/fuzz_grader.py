@@ -226,7 +226,7 @@ def _table(summaries: dict[str, Summary]) -> Table:
     for family, summary in summaries.items():
         counts = (f"{summary.categories[category]:,}" for category in categories)
         table.add_row(
-            family, *counts, str(summary.num_hangs), f"{summary.slowest_seconds:.2f} s", repr(summary.slowest[:50])
+            family, *counts, str(summary.num_hangs), f"{summary.slowest_seconds:.2f} s", escape(ascii(summary.slowest)[:40])
         )
     return table
 
