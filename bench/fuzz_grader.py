@@ -18,6 +18,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -221,11 +222,11 @@ def _table(summaries: dict[str, Summary]) -> Table:
     categories: Iterable[str] = ("correct", "wrong_answer", "format_failure", "ungraded")
     for header in (*categories, "hangs", "slowest"):
         table.add_column(header, justify="right")
-    table.add_column("the slowest", no_wrap=True, overflow="ellipsis")
+    table.add_column("the slowest")
     for family, summary in summaries.items():
         counts = (f"{summary.categories[category]:,}" for category in categories)
         table.add_row(
-            family, *counts, str(summary.num_hangs), f"{summary.slowest_seconds:.2f} s", repr(summary.slowest[:50])
+            family, *counts, str(summary.num_hangs), f"{summary.slowest_seconds:.2f} s", escape(ascii(summary.slowest)[:40])
         )
     return table
 

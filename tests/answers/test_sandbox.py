@@ -17,7 +17,6 @@ from mathsft.answers.sandbox import Limits, Pair, Sandbox
 
 FAMILIAR = Pair("x+1", "1+x")
 ENDLESS = Pair(r"\{99999999!, 1\}", r"\{3, 1\}")
-UNLIMITED = Limits(cpu_seconds=3600, wall_seconds=3600)
 PATIENT_SECONDS = 60
 """How long to wait on a busy machine for what should happen at once."""
 
@@ -25,7 +24,7 @@ PATIENT_SECONDS = 60
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     """One for all tests that leave it as it was: each process costs seconds to start."""
-    sandbox = Sandbox(limits=Limits(wall_seconds=PATIENT_SECONDS))
+    sandbox = Sandbox(limits=Limits(cpu_seconds=3600, wall_seconds=3600))
     assert sandbox.judge([]) == []
     assert not sandbox._processes, "no process starts before it is needed"
     yield sandbox
@@ -95,13 +94,12 @@ def test_a_process_that_hangs_is_killed() -> None:
     assert not child.is_running()
 
 
-def test_a_process_that_is_killed_loses_the_pair_that_it_is_at() -> None:
-    with closing(Sandbox(limits=UNLIMITED)) as sandbox:
-        sandbox.judge([FAMILIAR])
-        killer = threading.Thread(target=kill_when_busy, args=(process_of(sandbox),))
-        killer.start()
-        lost, familiar = sandbox.judge([ENDLESS, FAMILIAR])
-        killer.join()
+def test_a_process_that_is_killed_loses_the_pair_that_it_is_at(sandbox: Sandbox) -> None:
+    sandbox.judge([FAMILIAR])
+    killer = threading.Thread(target=kill_when_busy, args=(process_of(sandbox),))
+    killer.start()
+    lost, familiar = sandbox.judge([ENDLESS, FAMILIAR])
+    killer.join()
     assert (lost.is_equal, lost.reason) == (None, "its process was killed by SIGKILL")
     assert familiar.is_equal
 
