@@ -1,6 +1,6 @@
 """Studies in simulation: the rule of `mathsft.study.decide` against taking the best score, at equal numbers of responses.
 
-    python -m bench.selection [--studies 100] [--processes 2]
+    python -m bench.selection [--studies 40] [--processes 2]
 
 Optuna's own TPESampler searches simulated surfaces with the quickstart's ranges; trials differ by seed, problems by
 difficulty, and trials are scored on the same problems. Ours runs 20 trials on 200 problems, the last of them where `propose`
@@ -174,7 +174,7 @@ def _table(outcomes: dict[str, dict[str, list[Outcome]]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=100, help="simulated studies of each family (default: 100)")
+    parser.add_argument("--studies", type=int, default=40, help="simulated studies of each family (default: 40)")
     parser.add_argument("--processes", type=int, default=2, help="processes that simulate (default: 2)")
     arguments = parser.parse_args()
     studies = [(family, seed) for family in FAMILIES for seed in range(arguments.studies)]
