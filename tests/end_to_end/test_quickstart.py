@@ -72,8 +72,8 @@ def end(process: subprocess.Popen[str], with_signal: int) -> tuple[int, str]:
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(with_signal)
-    rest, _ = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, timeout=60)
+    rest, _ = process.communicate(timeout=300)
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not alive
     return process.returncode, rest
 
@@ -99,7 +99,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with started(STUDY, workplace) as process:
         read_until(process, r"trial-1 .*started")
         with started(STUDY, workplace) as second:
-            assert second.wait(60) == 2
+            assert second.wait(300) == 2
             assert second.stdout is not None
             assert f"process {process.pid} is already at work" in second.stdout.read()
         assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL

@@ -253,11 +253,13 @@ def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None
     """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
     score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()
 
-    async def call(self: ToyEvaluator, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str) -> Score:
+    async def call(
+        self: ToyEvaluator, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path
+    ) -> Score:
         num_refused[checkpoint.path, pool] += 1
         if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
             raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
-        return await score(self, method, checkpoint, overrides, pool)
+        return await score(self, method, checkpoint, overrides, pool, progress)
 
     monkeypatch.setattr(ToyEvaluator, "call", call)
 

@@ -36,8 +36,8 @@ def test_a_killed_trainer_ends_like_an_undisturbed_one(
 
     expected = curve("undisturbed")
     assert [line["step"] for line in expected] == list(range(1, NUM_STEPS + 1))
+    assert len({step for study in results for step in results[study]["steps_at_kills"]}) > 4
     for study in (f"killed-{seed}" for seed in SEEDS):
-        assert len(set(results[study]["steps_at_kills"])) > 2
         assert curve(study) == expected
         assert results[study]["fingerprint"] == results["undisturbed"]["fingerprint"]
         left = sorted(path.name for path in (tmp_path / study / "runs" / "trial-0").iterdir())

@@ -24,7 +24,7 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_rows_and_an_example_that_d
     result = json.loads(done.stdout)
     loss, expected_loss, loss_after = result["losses"]
     assert loss == pytest.approx(expected_loss, rel=1e-5)
-    assert result["error"] < 1e-5
+    assert result["error"] < 1e-4
     assert loss_after == expected_loss
     assert result["refused"].startswith("the longest example of step 1, 8192 tokens, does not fit into memory even alone: ")
     assert "you tried to allocate" in result["refused"]
