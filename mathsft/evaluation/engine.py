@@ -166,6 +166,7 @@ class Engine:
             for response, entropy in zip(responses, entropies, strict=True)
         ]
 
+    @ends_process
     def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
         """Return the log probability, in nats, of each text's tokens after its first num_given, given all before them.
 

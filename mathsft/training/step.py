@@ -103,7 +103,7 @@ class TrainingStep:
     def largest_row(self, examples: Sequence[Example]) -> Row:
         """Return a row as large as the run's can be: as many of the longest examples as batch and token budget take."""
         num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
-        room_tokens = self._training.token_budget_tokens - num_prefix_tokens
+        room_tokens = self._budget_tokens - num_prefix_tokens
         longest: list[Example] = []
         for example in nlargest(self._training.batch_size, examples, key=num_inputs):
             room_tokens -= num_inputs(example) - num_prefix_tokens
