@@ -46,6 +46,8 @@ def test_algebra(sandbox: Sandbox) -> None:
         ("x^{0.5}", r"\sqrt{x}"),
         ("1,234.50x", "1234.5x"),
         ("1", r"\sin^2 x+\cos^2 x"),
+        (r"e^{i\pi}", "-1"),
+        (r"\cos\theta+i\sin\theta", r"e^{i\theta}"),
         (r"1\le x\le 2", "[1,2]"),
         ("[1,2]", r"1\le x\le 2"),
     ]
@@ -54,6 +56,7 @@ def test_algebra(sandbox: Sandbox) -> None:
         ("6.283185307", r"2\pi"),  # math-verify alone rounds to six places
         ("0.3333333x", r"\frac{x}{3}"),
         ("x", "y"),
+        ("ix", "x"),
         ("y=2x+1", "y=2x+3"),
         ("(", "1"),
     ]
