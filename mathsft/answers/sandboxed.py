@@ -68,7 +68,14 @@ def _parse(text: str) -> Any:
     # math-verify would round what it compares with a decimal to six places.
     exact = _DECIMAL.sub(_as_fraction, text)
     found = parse(rf"\boxed{{{exact}}}", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
-    return found[0] if found else None
+    return _with_imaginary_unit(found[0]) if found else None
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """Return the value with its i as the imaginary unit, which math-verify takes for a name."""
+    from sympy import Expr, I
+
+    return value.subs({name: I for name in value.free_symbols if name.name == "i"}) if isinstance(value, Expr) else value
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:

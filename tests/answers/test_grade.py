@@ -84,6 +84,9 @@ def test_a_pair_that_was_stopped_is_ungraded_and_may_be_tried_again(monkeypatch:
         r"\cos x}} {{\sin 2x",
         r"{\cos x",
         "日",
+        "17_7",
+        r"(\sin 2x)_8",
+        r"\sin' 2x",
     ],
 )
 def test_what_algebra_could_not_read_as_one_answer_does_not_come_to_it(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
