@@ -31,6 +31,10 @@ NUM_PROBLEMS = 50
 NUM_CONFIRM = 100
 
 
+CALLS_IN_A_LIFE = 5
+"""Of workers, before a driver that is to be killed is."""
+
+
 class KilledError(BaseException):
     """Stands for SIGKILL: nobody may catch it."""
 
@@ -163,10 +167,10 @@ class Driver:
         return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path, experiment: Experiment) -> tuple[dict[str, Any], int]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> tuple[dict[str, Any], int]:
     kills = Kills()
-    driver = Driver(tmp_path / "undisturbed", experiment, kills)
+    driver = Driver(tmp_path_factory.mktemp("study") / "undisturbed", experiment, kills)
     driver.study(study_config())
     driver.final(study_config())
     return driver.summary(), kills.num_calls
@@ -191,18 +195,22 @@ def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undistu
 def test_killed_anywhere_it_ends_as_if_undisturbed(
     tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
 ) -> None:
+    """Every life of the driver but the last is killed after some calls, so that the kills fall on all stages of a study."""
     expected, num_calls = undisturbed
-    for after in range(at_end, num_calls, 11):
-        folder = tmp_path / f"killed-{at_end}-{after}"
-        with pytest.raises(BaseException) as caught:
-            driver = Driver(folder, experiment, Kills(after, at_end))
+    num_lives = 0
+    while True:
+        driver = Driver(tmp_path / "killed", experiment, Kills(after=CALLS_IN_A_LIFE, at_end=at_end))
+        num_lives += 1
+        try:
             driver.study(study_config())
             driver.final(study_config())
-        assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
-        again = Driver(folder, experiment, Kills())
-        again.study(study_config())
-        again.final(study_config())
-        assert again.summary() == expected, f"killed after {after} calls"
+        except BaseException as error:
+            if not any(isinstance(leaf, KilledError) for leaf in leaves(error)):
+                raise
+        else:
+            break
+    assert num_lives > num_calls / CALLS_IN_A_LIFE
+    assert driver.summary() == expected
 
 
 def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:
