@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = [
     *("--set", "trial.num_examples=256"),
     *("--set", "data.pools.search=60"),
+    *("--set", "data.pools.confirm=60"),
     *("--set", "data.pools.watch=60"),
     *("--set", "data.pools.test=60"),
 ]
@@ -127,10 +128,11 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
 def test_scores_rest_on_the_responses_in_the_book(finished: Finished) -> None:
     book = finished.book()
     scores = book.scores()
-    assert {score.pool for score in scores} == {"search", "watch", "test"}
+    assert {score.pool.partition(":")[0] for score in scores} == {"search", "confirm", "watch", "test"}
     for score in scores:
         responses = book.responses(score)
-        assert len({response.problem_id for response in responses}) == score.num_problems == 60
+        assert len({response.problem_id for response in responses}) == score.num_problems
+        assert score.num_problems == 60 or score.pool.startswith("confirm:")
         categories = [response.verdict.category for response in responses]
         assert {category: categories.count(category) for category in score.counts} == score.counts
         checkpoint = book.checkpoint(score.run, score.step)
