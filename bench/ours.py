@@ -21,18 +21,20 @@ ATTENTION = "tree"
 """As placement chooses it for a CPU."""
 
 
-def run_ours(workload: Workload, num_batches: int) -> Measurement:
+def run_ours(workload: Workload) -> Measurement:
     """Train the workload's batches in bf16 with fp32 master weights, one step each."""
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
-    examples = workload.examples(num_batches)
+    examples = workload.examples
     training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
-    step = TrainingStep(base, training, num_batches, CPU, common_prefix(examples))
+    step = TrainingStep(base, training, len(workload.batches), CPU, common_prefix(examples))
     counter = Counter(base.model)
     meter.start()
-    outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches[:num_batches], start=1)]
+    outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches, start=1)]
     meter.stop()
-    if counter.num_computed_tokens != sum(outcome.num_computed_tokens for outcome in outcomes):
+    num_computed_tokens = sum(outcome.num_computed_tokens for outcome in outcomes)
+    num_attended_tokens = sum(outcome.num_attended_tokens for outcome in outcomes)
+    if (counter.num_computed_tokens, counter.num_attended_tokens) != (num_computed_tokens, num_attended_tokens):
         raise RuntimeError("the model saw other tokens than the steps say they computed")
     num_response_tokens = sum(outcome.num_response_tokens for outcome in outcomes)
     return Measurement(

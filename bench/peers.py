@@ -37,7 +37,7 @@ COMMON: dict[str, Any] = {
 }
 
 
-def run_one_example_per_step(workload: Workload, num_batches: int) -> Measurement:
+def run_one_example_per_step(workload: Workload) -> Measurement:
     """Train as the published recipe does, one example per step, bf16 and checkpointed, but without its padding."""
     meter = Meter()
     model = _load(workload, torch.bfloat16, "sdpa")
@@ -45,7 +45,7 @@ def run_one_example_per_step(workload: Workload, num_batches: int) -> Measuremen
     model.train()
     counter = Counter(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    examples = workload.examples(num_batches)[:NUM_LOOP_EXAMPLES]
+    examples = workload.examples[:NUM_LOOP_EXAMPLES]
     summed_loss = 0.0
     meter.start()
     for example in examples:
@@ -62,11 +62,11 @@ def run_one_example_per_step(workload: Workload, num_batches: int) -> Measuremen
     return _measurement(meter, counter, examples, len(examples), loss)
 
 
-def run_hf(workload: Workload, num_batches: int, per_device: int) -> Measurement:
+def run_hf(workload: Workload, per_device: int) -> Measurement:
     """Train with transformers' Trainer: bf16 weights, eager attention, examples of like length together."""
     meter = Meter()
     model = _load(workload, torch.bfloat16, "eager")
-    examples = workload.examples(num_batches)
+    examples = workload.examples
     tokenizer = AutoTokenizer.from_pretrained(workload.model_folder, local_files_only=True)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
@@ -81,13 +81,11 @@ def run_hf(workload: Workload, num_batches: int, per_device: int) -> Measurement
         return _train(trainer, meter, examples)
 
 
-def run_trl(
-    workload: Workload, num_batches: int, dtype: str, attention: str, per_device: int, **settings: Any
-) -> Measurement:
+def run_trl(workload: Workload, dtype: str, attention: str, per_device: int, **settings: Any) -> Measurement:
     """Train with TRL's SFTTrainer: its defaults, but for the settings."""
     meter = Meter()
     model = _load(workload, getattr(torch, dtype), attention)
-    examples = workload.examples(num_batches)
+    examples = workload.examples
     tokenizer = AutoTokenizer.from_pretrained(workload.model_folder, local_files_only=True)
     accumulated = {"gradient_accumulation_steps": BATCH_SIZE // per_device, "max_length": MAX_LENGTH_TOKENS}
     with tempfile.TemporaryDirectory() as scratch:

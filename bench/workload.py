@@ -30,9 +30,14 @@ class Workload:
     model_folder: Path
     batches: tuple[tuple[Example, ...], ...]
 
-    def examples(self, num_batches: int) -> list[Example]:
-        """Return the examples of the first batches, in order."""
-        return [example for batch in self.batches[:num_batches] for example in batch]
+    @property
+    def examples(self) -> list[Example]:
+        """Return the examples of all batches, in order."""
+        return [example for batch in self.batches for example in batch]
+
+    def batch(self, index: int) -> "Workload":
+        """Return the workload of this one batch."""
+        return Workload(self.model_folder, self.batches[index : index + 1])
 
 
 def choose_problems(problems: Sequence[Problem], num_batches: int, seed: int) -> list[Problem]:

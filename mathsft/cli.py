@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 import argparse
 import importlib.util
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -14,6 +15,17 @@ from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, Us
 from mathsft.invocation import python
 
 NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
+
+GRADE_EXAMPLES = r"""
+in:   {"id": 1, "gold": "\\frac{1}{2}", "answer": "0.5"}                            a bare answer
+      {"id": 2, "gold": "15", "response": "... </think> <answer>15</answer>"}       a whole response
+  and, where they are not these: "finish_reason": "stop" ("length" where the response was cut off),
+      "gold_kind": "answer" ("math_solution": gold ends in \boxed{...}; "gsm8k_solution": gold ends in #### ...)
+out:  {"id": 1, "category": "correct", "correct": true, "format_ok": null, "reason": "", "seconds": 0.0001}
+  category: correct, wrong_answer, format_failure, or ungraded (comparing took too long; correct is then null)
+
+A line that is not like this is named at the end, with exit code 2; all others have been graded by then.
+"""
 
 
 def run_study(argv: Sequence[str]) -> int:
@@ -71,6 +83,16 @@ def main(argv: Sequence[str]) -> int:
     clean = commands.add_parser("clean", help="show what a study holds on disk, and free what nobody will ask for")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     clean.add_argument("--yes", action="store_true", help="free without asking")
+    grade = commands.add_parser(
+        "grade",
+        help="grade answers or whole responses in a JSONL file",
+        description="Grade a JSONL file: one JSON object a line in, one a line out, in the same order; the counts go to "
+        "standard error.",
+        epilog=GRADE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    grade.add_argument("file", metavar="FILE.jsonl", help="what to grade; - reads standard input")
+    grade.add_argument("--out", metavar="FILE", help="write the verdicts to this file (default: standard output)")
     return _run(parser, argv, None)
 
 
@@ -113,8 +135,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
             file=sys.stderr,
         )
         return USER_ERROR
-    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
     try:
+        action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
         return action(arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -123,6 +145,9 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
         print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        again = shlex.join([python(), parser.prog, *argv]) if command else ""
-        print(f"\nStopped; nothing that finished is lost. Go on with: {again}", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would show a traceback of the ending
+        again = (
+            f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
+        )
+        print(f"\nStopped{again}", file=sys.stderr)
         return INTERRUPTED

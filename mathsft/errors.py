@@ -1,5 +1,10 @@
 """How commands end: exit codes, and the errors that reach the user as one line; everything else is a bug of ours."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; what was asked for failed; yours to mend; stopped by you, to be gone on with."""
 
@@ -14,3 +19,22 @@ class UserError(Exception):
 
 class StudyFailedError(Exception):
     """The first trials of a study all failed: going on would burn the budget. `cli` exits with code 1."""
+
+
+@contextmanager
+def told_if_disk_full(path: Path, needed: str) -> Iterator[None]:
+    """Run the body, which writes to path; if the disk is full, raise a UserError that says where and what is needed."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise UserError(f"{path}: the disk is full; free {needed}, then run the same command again") from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    # safetensors writes in Rust, which gives the error number as text only.
+    return any(
+        getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+        for number in (errno.ENOSPC, errno.EDQUOT)
+    )

@@ -104,7 +104,7 @@ class Passport:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimizer step as the trainer saw it; loss is nats per response token, tokens are those without padding."""
+    """One optimizer step as the trainer saw it; loss is nats per response token."""
 
     run: str
     step: int
@@ -112,7 +112,22 @@ class StepMetrics:
     learning_rate: float
     gradient_norm: float
     num_tokens: int
+    """Of the examples, prompt and response, without padding."""
+    num_computed_tokens: int
+    """That went through the model: padding counts, and what examples share counts once per row."""
     seconds: float
+    flop_utilization: float | None
+    """Share of the best rate of matrix products, as measured in the trainer's process, at which the operations that the
+    computed tokens need were done; None for a model whose operations are not known."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A fixed text and what weights make of it in the trainer's own arithmetic: whoever loads them right agrees."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Of each token but the first, given those before it, in nats."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,10 @@ class Checkpoint:
     """Hash of the published weights."""
     diverged: str = ""
     timings: dict[str, float] = field(default_factory=dict)
-    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes, …"""
+    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes (on a CPU: of the process until
+    now, beyond what it held before the model was loaded), predicted_memory_bytes, …"""
+    canary: Canary | None = None
+    """Computed from the published weights; None where the run diverged."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +174,11 @@ class Response:
     is_strict: bool = False
     """The response also meets the strict format rule: "</think> <answer>" with exactly one space."""
     entropy: float | None = None
-    """Mean entropy in nats of the distributions that the tokens were drawn from."""
+    """Mean over its tokens of the entropy, in nats, of the distribution each was drawn from: at the sampling temperature
+    (1 for greedy), before top_p; None where that is not finite."""
     gold_nll: float | None = None
-    """Mean negative log likelihood, in nats per token, of the problem's training target."""
+    """Mean negative log likelihood, in nats per token, of the problem's training target; only sample 0 has it, and only
+    where prompt and target fit into the engine."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +195,13 @@ class Score:
     """Hash of the weights that were scored."""
     responses_path: str
     timings: dict[str, float] = field(default_factory=dict)
-    """swap_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+    """swap_seconds, gold_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
     strict_counts: dict[str, int] = field(default_factory=dict)
     """Responses by Category, under the strict format rule."""
+    entropy: float | None = None
+    """Mean of the responses' entropy."""
+    gold_nll: float | None = None
+    """Mean of the problems' gold_nll."""
 
     @property
     def accuracy(self) -> float:
@@ -191,6 +215,40 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How far the scoring of a checkpoint on a pool is; seen, not recorded."""
+
+    run: str
+    step: int
+    pool: str
+    num_finished: int
+    num_responses: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """How long one driver held its workers."""
+
+    began: str
+    """UTC, ISO 8601."""
+    num_trainers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial on the shortlist of a promotion."""
+
+    run: str
+    search_accuracy: float
+    smoothed_accuracy: float
+    """On the search pool, by the surface through all trials: how it came onto the shortlist."""
+    num_correct: int
+    num_problems: int
+    """Problems of the confirm pool, those of all rounds that it took part in."""
+
+
+@dataclass(frozen=True)
 class Promotion:
     """The settings chosen for the final run, and why."""
 
@@ -198,6 +256,10 @@ class Promotion:
     overrides: dict[str, Scalar]
     reason: str
     evidence: dict[str, float]
+    """accuracy with low and high (95 %): the winner's on num_problems that nothing was searched on, where there are any;
+    raw_best_accuracy and corrected_best_accuracy: the search pool's best, as measured and without its luck."""
+    finalists: tuple[Finalist, ...] = ()
+    """Best first by smoothed_accuracy."""
 
 
 @dataclass(frozen=True)

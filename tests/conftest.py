@@ -1,7 +1,9 @@
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
@@ -12,7 +14,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
-@pytest.fixture
+@event.listens_for(Engine, "connect")
+def _spare_the_disk(connection: object, _: object) -> None:
+    """Have SQLite not wait for the disk: that guards against power cuts, and no test has one."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("pragma synchronous=off")
+
+
+@pytest.fixture(scope="session")
 def experiment() -> Experiment:
     return Experiment.model_validate(
         {

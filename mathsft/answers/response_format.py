@@ -12,6 +12,7 @@ THINK_CLOSE = "</think>"
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
@@ -28,6 +29,8 @@ class Parsed:
     body: str | None
     """The text between the answer tags, trimmed; None where the format failed."""
     tag_flags: tuple[str, ...]
+    is_strict: bool
+    """The format holds, and a single space stands between </think> and <answer>, as the published figures demand."""
 
 
 def render_target(solution: str, answer: str) -> str:
@@ -40,7 +43,8 @@ def parse(text: str, finish_reason: str) -> Parsed:
     body = _answer_body(text)
     flags = tag_flags(text)
     reason = _why_failed(flags, finish_reason) if body is None else ""
-    return Parsed(format_ok=body is not None, reason=reason, body=body, tag_flags=flags)
+    is_strict = body is not None and STRICT_JOINT in text.partition(ANSWER_CLOSE)[0]
+    return Parsed(format_ok=body is not None, reason=reason, body=body, tag_flags=flags, is_strict=is_strict)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.invocation import python
+from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -107,10 +108,11 @@ def placed(
 
 
 @contextmanager
-def observed(loaded: Loaded, folder: StudyFolder, book: Book, description: str, console: Console) -> Iterator[None]:
-    """Have what the book hears shown on the terminal and in W&B, and every run given its passport."""
+def observed(loaded: Loaded, folder: StudyFolder, book: Book, placement: Placement, console: Console) -> Iterator[None]:
+    """Have what the book hears shown on the terminal and in W&B, timed, and every run given its passport."""
     with ExitStack() as stack:
-        book.observers.append(PassportOffice(book, loaded.experiment, description))
+        book.observers.append(PassportOffice(book, loaded.experiment, placement.description))
+        book.observers.append(Timekeeper(book, len(placement.trainers)))
         if loaded.study.wandb.mode != "disabled":
             wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
             stack.callback(wandb.close)

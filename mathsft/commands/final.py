@@ -19,9 +19,10 @@ from mathsft.config.load import identity
 from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.reporting.report import conclusion, write_report
-from mathsft.reporting.terminal import progression_table
+from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.ledger import cost_ledger
 from mathsft.workers.placement import detect_devices
 
 
@@ -43,12 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
         overrides: dict[str, Scalar] = {**(promotion.overrides if promotion else {}), **loaded.overrides}
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
         with (
-            observed(loaded, folder, book, placement.description, console),
+            observed(loaded, folder, book, placement, console),
             Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
         ):
             run = run_to_end(run_final(run, promotion, crew, book))
         report = write_report(book, folder.path)
-        console.print(progression_table(book, run))
+        console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
         concluded, checkpoints = conclusion(book), book.checkpoints(run.name)
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")

@@ -27,11 +27,13 @@ from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
 from mathsft.reporting.report import write_report
-from mathsft.reporting.terminal import study_table
+from mathsft.reporting.terminal import expectation, finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import forecast
+from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
@@ -53,13 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
         experiment, placement = placed(loaded, folder, book, devices, "study", console)
         plan = trial_plan(config.trial, placement.max_unscored)
         given = given_settings(config, loaded.experiment, _warm_settings(arguments.warm_from, config))
+        rule = Rule(config.search, config.selection, len(load_pools(experiment.data)["confirm"]), config.seed)
         search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with observed(loaded, folder, book, placement.description, console):
-            if not is_over(search, book):
+        with observed(loaded, folder, book, placement, console):
+            if not is_over(search, book, rule):
                 with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
-                    run_to_end(run_study(config, search, crew, book))
-            promotion = promote(book, folder.path)
+                    run_to_end(run_study(config, rule, search, crew, book))
+            promotion = promote(rule, book, folder.path)
         report = write_report(book, folder.path)
         console.print(study_table(book))
     if promotion is None:
@@ -67,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
-    console.print(f"Promoted: {promotion.run}, {promotion.reason}.", f"Report: {report}", sep="\n")
+    console.print(ledger_table(cost_ledger(book)), finalists_table(promotion))
+    console.print(f"Promoted: {promotion.run}: {promotion.reason}.", expectation(promotion), f"Report: {report}", sep="\n")
     _print_next(folder, settings_options(arguments, loaded, devices), console)
     return OK
 

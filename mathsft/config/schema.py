@@ -84,14 +84,28 @@ class EvaluationSettings(Settings):
     """Nucleus sampling's probability mass."""
     seed: int = Field(0, ge=0)
     """Seed of sampling; greedy decoding does not read it."""
+    num_samples: int = Field(1, ge=1)
+    """Responses to every problem; more than one needs a temperature above 0."""
     max_tokens: int = Field(1024, ge=1)
     """A response is cut at this many tokens and then counts as incomplete."""
     stop: tuple[str, ...] = ("</answer>",)
     """Strings that end a response; they stay part of it."""
+    format_rule: Literal["lenient", "strict"] = "lenient"
+    """Which format a response needs to count: strict allows a single space between </think> and <answer>, as the published
+    figures do; lenient any white space. Both are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
     memory_share: float = Field(0.85, gt=0, le=1)
     """Share of a CUDA device's memory that the engine may take when it has the device for itself."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_samples = {self.num_samples} at temperature = 0 gives the same response again and again; "
+                "set temperature above 0, or num_samples to 1"
+            )
+        return self
 
 
 class Experiment(Settings):
@@ -189,6 +203,31 @@ class Component(Settings):
     """Its arguments by name; what is not given keeps Optuna's default."""
 
 
+class SelectionSettings(Settings):
+    """How the winner is chosen, and the last trials for its sake."""
+
+    num_proposed: int = Field(2, ge=0)
+    """The last trials of the budget, which try where the surface smoothed through all trials before may be highest."""
+
+    num_smoothed: int = Field(4, ge=0)
+    """Finalists chosen by the surface smoothed through all trials' accuracies."""
+    num_raw: int = Field(4, ge=1)
+    """Finalists chosen, beside those, by their own accuracy on the search pool."""
+    round_trials: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2)
+    """Finalists in each round of the confirm stage, trial 0 not counted; without rounds the search pool alone decides."""
+    round_problems: tuple[Annotated[int, Field(ge=1)], ...] = (125, 250, 500)
+    """Fresh problems in each round; a confirm pool that holds fewer in all shrinks the rounds in proportion."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.round_trials) != len(self.round_problems):
+            raise ValueError(
+                f"each round needs its trials and its problems, but round_trials has {len(self.round_trials)} "
+                f"and round_problems {len(self.round_problems)}"
+            )
+        return self
+
+
 class WandbSettings(Settings):
     mode: Literal["offline", "online", "disabled"] = "offline"
     """Offline runs lie in the study's folder and go up later with `wandb sync`."""
@@ -225,6 +264,7 @@ class StudyConfig(Settings):
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
     limits: LimitSettings = LimitSettings()
+    selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
 
     @model_validator(mode="after")

@@ -4,24 +4,34 @@ Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment before the process sta
 reaches into the model, which must therefore live in this very process.
 """
 
+import functools
 import gc
 import logging
+import math
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
+from mathsft.errors import UserError
 from mathsft.records import Hardware
 from mathsft.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
+    from vllm import RequestOutput, SamplingParams
+
+    from mathsft.evaluation.entropy import EntropyTap
 
 logger = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 CPU_BLOCK_TOKENS = 32
 """KV cache block on a CPU; with vLLM's default of 128 a short shared prompt is never cached."""
@@ -31,6 +41,24 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be served; the weights loaded before still are."""
 
 
+def ends_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Have a function's errors end the process: a broken engine must not answer, and memory it lacked may be free later.
+
+    The worker then starts another process, and gives up after some. UserError passes.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
+
+    return guarded
+
+
 @dataclass(frozen=True)
 class Generation:
     """One generated response; finish_reason is "stop" or, where it was cut, "length"."""
@@ -38,6 +66,8 @@ class Generation:
     text: str
     finish_reason: str
     num_tokens: int
+    entropy: float
+    """Mean over its tokens, in nats, as `mathsft.records.Response` has it; NaN from weights that overflow."""
 
 
 class Engine:
@@ -48,8 +78,10 @@ class Engine:
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
         from vllm import LLM
 
+        from mathsft.evaluation.entropy import EntropyTap
+
         on_cpu = hardware.device == "cpu"
-        self._llm = LLM(
+        self._llm = ends_process(LLM)(
             model=str(folder),
             dtype=hardware.engine_dtype,
             max_model_len=max_model_len,
@@ -59,12 +91,18 @@ class Engine:
             enforce_eager=on_cpu,
             block_size=CPU_BLOCK_TOKENS if on_cpu else None,
             async_scheduling=False,
+            logits_processors=[EntropyTap],
+            # In bf16 a logit near 20 is off by up to 0.06; log probabilities and entropies would be, too.
+            hf_overrides={"head_dtype": "float32"},
             use_tqdm_on_load=False,
         )
+        self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = fingerprint(folder)
         """Hash of the weights that answer; None while the engine sleeps, since sleeping discards them."""
         self._hardware = hardware
+        self._has_overflowed = False
+        """The weights, although finite, computed something that is not: so may be what the KV cache holds."""
         # vLLM takes a tied head from the embedding and skips it in a checkpoint, where it may or may not be written.
         tied = getattr(self._llm.llm_engine.model_config.hf_config, "tie_word_embeddings", False)
         self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
@@ -88,29 +126,68 @@ class Engine:
         self.loaded_fingerprint = new_fingerprint
         return new_fingerprint
 
-    def generate(self, prompts_ids: Sequence[Sequence[int]], sampling: EvaluationSettings) -> list[Generation]:
-        """Return one response to each prompt (token ids), in order; what a sampled one is depends on its place in the order.
+    @ends_process
+    def generate(
+        self,
+        prompts_ids: Sequence[Sequence[int]],
+        sampling: EvaluationSettings,
+        on_finished: Callable[[int], None] = lambda num_finished: None,
+    ) -> list[Generation]:
+        """Return num_samples responses to each prompt (token ids), in order, those to one prompt next to each other.
 
-        A prompt must be shorter than max_model_len; a response that reaches its end is cut there, whatever max_tokens says.
+        What a sampled one is depends on its prompt's place in the order and on its own among the prompt's samples. A prompt
+        must be shorter than max_model_len; a response that reaches its end is cut there, whatever max_tokens says.
+        on_finished is called with the number of responses that are finished each time that one is.
         """
-        if self.loaded_fingerprint is None:
-            raise RuntimeError("the engine sleeps: swap weights in before generating")
         from vllm import SamplingParams
 
-        def parameters(index: int) -> Any:
-            return SamplingParams(
+        from mathsft.evaluation.entropy import ROW
+
+        places = [(place, sample) for place in range(len(prompts_ids)) for sample in range(sampling.num_samples)]
+        parameters = [
+            SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
                 stop=list(sampling.stop),
                 include_stop_str_in_output=True,
-                seed=derive_seed(sampling.seed, index) if sampling.temperature > 0 else None,
+                seed=derive_seed(sampling.seed, place, sample) if sampling.temperature > 0 else None,
+                extra_args={ROW: row},
             )
-
-        requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
-        outputs = self._llm.generate(requests, [parameters(index) for index in range(len(requests))], use_tqdm=False)
+            for row, (place, sample) in enumerate(places)
+        ]
+        self._tap.start(len(places), min(sampling.max_tokens, self.max_model_len), sampling.temperature)
+        outputs = self._run([prompts_ids[place] for place, _ in places], parameters, on_finished)
         responses = [output.outputs[0] for output in outputs]
-        return [Generation(response.text, response.finish_reason, len(response.token_ids)) for response in responses]
+        entropies = self._tap.means([len(response.token_ids) for response in responses])
+        self._look_for_overflow(entropies)
+        return [
+            Generation(
+                text=response.text,
+                finish_reason=response.finish_reason or "",
+                num_tokens=len(response.token_ids),
+                entropy=entropy,
+            )
+            for response, entropy in zip(responses, entropies, strict=True)
+        ]
+
+    @ends_process
+    def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
+        """Return the log probability, in nats, of each text's tokens after its first num_given, given all before them.
+
+        A text (token ids) must be shorter than max_model_len, and num_given at least 1.
+        """
+        outputs = self._read(texts_ids, from_cache=True)
+        # vLLM has none for tokens that it took from the cache: those of what is given are not asked for, but where what
+        # follows was read or generated before, it must be read again.
+        cached = [place for place, output in enumerate(outputs) if (output.num_cached_tokens or 0) >= num_given[place]]
+        again = self._read([texts_ids[place] for place in cached], from_cache=False)
+        for place, output in zip(cached, again, strict=True):
+            outputs[place] = output
+        # The first token of a text has no log probability.
+        logprobs = [output.prompt_logprobs.logprobs[num - 1 :] for output, num in zip(outputs, num_given, strict=True)]
+        self._look_for_overflow(chain.from_iterable(logprobs))
+        return logprobs
 
     def sleep(self) -> None:
         """Give the device's memory back, weights included; only with hardware.sleep_mode. The next swap wakes the engine."""
@@ -131,6 +208,43 @@ class Engine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
+
+    def _look_for_overflow(self, values: Iterable[float]) -> None:
+        # A key or value that is not finite makes all that attends to it so, its own token first.
+        if not all(map(math.isfinite, values)):
+            self._has_overflowed = True
+
+    def _read(self, texts_ids: Sequence[Sequence[int]], *, from_cache: bool) -> "list[RequestOutput]":
+        """Return outputs with the log probabilities of the texts' tokens, those taken from the prefix cache undefined."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=1,  # which is not looked at: none cannot be asked for
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not from_cache,
+        )
+        return self._run(texts_ids, [sampling.clone() for _ in texts_ids])
+
+    def _run(
+        self,
+        prompts_ids: Sequence[Sequence[int]],
+        parameters: "Sequence[SamplingParams]",
+        on_finished: Callable[[int], None] = lambda num_finished: None,
+    ) -> "list[RequestOutput]":
+        """Return the outputs of all requests, in order; as LLM.generate does, but telling of each that is finished."""
+        if self.loaded_fingerprint is None:
+            raise RuntimeError("the engine sleeps: swap weights in before asking it")
+        requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
+        self._llm.enqueue(requests, parameters, use_tqdm=False)
+        outputs: list[RequestOutput] = []
+        while self._llm.llm_engine.has_unfinished_requests():
+            for output in self._llm.llm_engine.step():
+                outputs.append(output)  # vLLM passes on whole responses only
+                on_finished(len(outputs))
+        return sorted(outputs, key=lambda output: int(output.request_id))
 
     def _check(self, folder: Path) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
@@ -156,10 +270,12 @@ class Engine:
         return f"{name} has shape {shapes[name]}, not {self._shapes[name]}"
 
     def _is_finite(self, tensor: "torch.Tensor") -> bool:
-        # After the cast: an fp32 value may be infinite in bf16. Infinite weights would poison the KV cache for good.
         import torch
 
-        return bool(torch.isfinite(tensor.to(getattr(torch, self._hardware.engine_dtype))).all())
+        # Both are NaN if any value is, and are found six times faster than isfinite looks at each.
+        extremes = torch.stack(torch.aminmax(tensor))
+        # After the cast: an fp32 value may be infinite in bf16.
+        return bool(extremes.to(getattr(torch, self._hardware.engine_dtype)).isfinite().all())
 
     def _reload(self, folder: Path) -> None:
         was_asleep = self.loaded_fingerprint is None
@@ -169,7 +285,9 @@ class Engine:
         self._llm.apply_model(_repack_head)
         if was_asleep:
             self._llm.wake_up(tags=["kv_cache"])
-        self._llm.collective_rpc(_zero_kv_cache)
+        if was_asleep or self._has_overflowed:
+            self._llm.collective_rpc(_zero_kv_cache)
+            self._has_overflowed = False
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache still holds the old weights' keys and values")
 
@@ -194,6 +312,14 @@ class Engine:
                         yield name, file.get_tensor(name)
 
 
+def _find_tap(worker: Any) -> "EntropyTap":
+    """Return the tap that vLLM made: it takes classes and keeps the objects to itself."""
+    from mathsft.evaluation.entropy import EntropyTap
+
+    taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
+    return taps[0]
+
+
 def _repack_head(model: Any) -> None:
     """Pack the output head anew: vLLM 0.32 on a CPU leaves the old one in place when it is tied to the embedding."""
     head = getattr(model, "lm_head", None)
@@ -202,6 +328,6 @@ def _repack_head(model: Any) -> None:
 
 
 def _zero_kv_cache(worker: Any) -> None:
-    """Forget all keys and values: finite weights may overflow to NaN, and a stale NaN spoils attention even where masked."""
+    """Forget all keys and values: a stale NaN spoils attention even where it is masked. It takes longer than a tiny swap."""
     for layer_cache in worker.model_runner.kv_caches:
         layer_cache.zero_()

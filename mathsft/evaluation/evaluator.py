@@ -2,23 +2,39 @@
 
 import functools
 import json
+import math
 import os
+import statistics
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import get_args
 
-from mathsft.answers.grade import grade, tag_flags
+from mathsft.answers.grade import Completion, Grader, strict_category
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
-from mathsft.data.examples import load_template, render_prompt
+from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
-from mathsft.errors import UserError
+from mathsft.errors import UserError, told_if_disk_full
+from mathsft.evaluation.canary import disagreement
 from mathsft.evaluation.engine import CheckpointError, Engine, Generation
-from mathsft.records import Category, Checkpoint, Overrides, Problem, Response, Score, WorkerSettings
+from mathsft.records import (
+    Canary,
+    Category,
+    Checkpoint,
+    Example,
+    Overrides,
+    Problem,
+    Response,
+    Score,
+    Scoring,
+    WorkerSettings,
+)
 
 
 class Evaluator:
@@ -33,23 +49,29 @@ class Evaluator:
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
         self._num_positions: int = config.max_position_embeddings
         self._engine: Engine | None = None
+        self._grader = Grader()
+        self._is_proven = False
+        """The engine agreed with a checkpoint's canary before."""
         self._load_pools = functools.cache(load_pools)
 
     def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str) -> Score:
         """Return the checkpoint's score on a pool or slice ("confirm:0-125"); its responses file is complete by then.
 
-        Raises CheckpointError when the weights cannot be served or are not those that the checkpoint names, UserError when
-        prompts or responses are too long for the engine.
+        Raises CheckpointError when the weights cannot be served, are not those that the checkpoint names, or make a new
+        engine disagree with its canary; SystemExit when they make one disagree that agreed before, so that a new one is
+        tried; UserError when prompts or responses are too long for the engine.
         """
+        if checkpoint.canary is None:
+            raise CheckpointError(f"checkpoint {checkpoint.path or checkpoint.run} has no canary to check the engine by")
         experiment = apply_overrides(self._settings.experiment, overrides)
         problems = select(self._load_pools(experiment.data), pool)
-        prompts_ids = self._encode_prompts(experiment, problems)
-        room_tokens = self._room_tokens(experiment, problems, prompts_ids)
+        examples = self._encode(experiment, problems)
+        room_tokens = self._room_tokens(experiment, examples)
         timings: dict[str, float] = {}
         engine = self._engine
         if engine is None:
             with _timed(timings, "start_seconds"):
-                engine = self._engine = self._start_engine(experiment)
+                engine = self._engine = self._start_engine(experiment, checkpoint.canary)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
@@ -58,25 +80,36 @@ class Evaluator:
             )
         with _timed(timings, "swap_seconds"):
             self._load_weights(engine, checkpoint)
-        with _timed(timings, "generate_seconds"):
-            generations = engine.generate(prompts_ids, experiment.evaluation)
+            self._check_canary(engine, checkpoint, checkpoint.canary)
+        with _timed(timings, "gold_seconds"):
+            gold_nlls = _gold_nlls(engine, examples)
+        with (
+            _timed(timings, "generate_seconds"),
+            self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
+        ):
+            prompts_ids = [example.prompt_ids for example in examples]
+            generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
         with _timed(timings, "grade_seconds"):
-            responses = [_judge(problem, one) for problem, one in zip(problems, generations, strict=True)]
+            responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
         timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
         timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
         responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
         _publish(self._settings.study_dir / responses_path, responses)
-        num_by_category = Counter(response.verdict.category for response in responses)
+        lenient = _count(response.verdict.category for response in responses)
+        strict = _count(strict_category(response.verdict, response.is_strict) for response in responses)
         return Score(
             run=checkpoint.run,
             step=checkpoint.step,
             pool=pool,
             num_problems=len(problems),
-            counts={category: num_by_category[category] for category in get_args(Category)},
+            counts=strict if experiment.evaluation.format_rule == "strict" else lenient,
             fingerprint=checkpoint.fingerprint,
             responses_path=responses_path,
             timings=timings,
+            entropy=_mean(response.entropy for response in responses),
+            gold_nll=_mean(gold_nlls),
+            strict_counts=strict,
         )
 
     def park(self) -> None:
@@ -84,31 +117,57 @@ class Evaluator:
         if self._engine is not None and self._settings.hardware.sleep_mode:
             self._engine.sleep()
 
-    def _encode_prompts(self, experiment: Experiment, problems: Sequence[Problem]) -> list[list[int]]:
-        template = load_template(experiment.prompt.template)
-        texts = [render_prompt(template, problem.problem) for problem in problems]
-        # As `data.examples.encode` does for training, special tokens included.
-        prompts_ids: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
-        return prompts_ids
+    def _encode(self, experiment: Experiment, problems: Sequence[Problem]) -> tuple[Example, ...]:
+        """Return each problem's prompt and training target, tokenised as for training, however long."""
+        return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
-    def _start_engine(self, experiment: Experiment) -> Engine:
-        """Return an engine with room for whatever pool comes next; nobody is scored on train."""
+    def _start_engine(self, experiment: Experiment, canary: Canary) -> Engine:
+        """Return an engine with room for the canary and for whatever pool comes next; nobody is scored on train."""
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
-        room_tokens = self._room_tokens(experiment, problems, self._encode_prompts(experiment, problems))
-        return Engine(self._model_folder, self._settings.hardware, max_model_len=room_tokens)
+        room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
+        max_model_len = max(room_tokens, min(len(canary.token_ids) + 1, self._num_positions))
+        return Engine(self._model_folder, self._settings.hardware, max_model_len)
 
-    def _room_tokens(self, experiment: Experiment, problems: Sequence[Problem], prompts_ids: Sequence[Sequence[int]]) -> int:
+    def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
         """Return the tokens that the longest prompt and its response may take together, at most the model's positions."""
-        num_prompt_tokens, problem_id = max(
-            (len(ids), problem.id) for ids, problem in zip(prompts_ids, problems, strict=True)
-        )
+        longest = max(examples, key=lambda example: len(example.prompt_ids))
+        num_prompt_tokens = len(longest.prompt_ids)
         if num_prompt_tokens >= self._num_positions:
             raise UserError(
-                f"the longest prompt, that of problem {problem_id}, has {num_prompt_tokens} tokens, but the model has only "
-                f"{self._num_positions} positions for prompt and response: use a shorter prompt.template"
+                f"the longest prompt, that of problem {longest.problem_id}, has {num_prompt_tokens} tokens, but the model "
+                f"has only {self._num_positions} positions for prompt and response: use a shorter prompt.template"
             )
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
+
+    def _grade(
+        self,
+        problems: Sequence[Problem],
+        generations: Sequence[Generation],
+        gold_nlls: Sequence[float | None],
+        num_samples: int,
+    ) -> list[Response]:
+        """Return a response for each generation, num_samples to a problem; the gold NLL goes with a problem's first."""
+        places = [(place, sample) for place in range(len(problems)) for sample in range(num_samples)]
+        completions = [
+            Completion(generation.text, generation.finish_reason, problems[place].answer)
+            for (place, _), generation in zip(places, generations, strict=True)
+        ]
+        return [
+            Response(
+                problem_id=problems[place].id,
+                sample=sample,
+                text=generation.text,
+                finish_reason=generation.finish_reason,
+                num_tokens=generation.num_tokens,
+                verdict=graded.verdict,
+                tag_flags=graded.tag_flags,
+                is_strict=graded.is_strict,
+                entropy=_finite(generation.entropy),
+                gold_nll=gold_nlls[place] if sample == 0 else None,
+            )
+            for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
+        ]
 
     def _load_weights(self, engine: Engine, checkpoint: Checkpoint) -> None:
         if engine.loaded_fingerprint == checkpoint.fingerprint:
@@ -119,6 +178,32 @@ class Evaluator:
                 f"checkpoint {checkpoint.path} has the fingerprint {fingerprint}, but {checkpoint.fingerprint} was published"
             )
 
+    def _check_canary(self, engine: Engine, checkpoint: Checkpoint, canary: Canary) -> None:
+        """Compare the weights that the engine serves with those that the trainer published, at every score."""
+        (logprobs,) = engine.token_logprobs([canary.token_ids], num_given=[1])
+        found = disagreement(canary, logprobs, self._settings.hardware.engine_dtype)
+        if not found:
+            self._is_proven = True
+            return
+        message = f"with {checkpoint.path} loaded, log probabilities differ from the trainer's {found}"
+        if self._is_proven:
+            raise SystemExit(f"{message}: this process ends, and a new engine tries again")
+        raise CheckpointError(f"{message}, in a new engine: what it generates would not be the checkpoint's")
+
+    @contextmanager
+    def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:
+        """Yield what to call with the number of finished responses; it appends to runs/<run>/scoring.jsonl, begun anew."""
+        path = self._settings.study_dir / "runs" / checkpoint.run / "scoring.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+
+            def append(num_finished: int) -> None:
+                scoring = Scoring(checkpoint.run, checkpoint.step, pool, num_finished, num_responses)
+                file.write(json.dumps(asdict(scoring)) + "\n")
+                file.flush()
+
+            yield append
+
 
 @contextmanager
 def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
@@ -127,24 +212,43 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = time.perf_counter() - started
 
 
-def _judge(problem: Problem, generation: Generation) -> Response:
-    return Response(
-        problem_id=problem.id,
-        sample=0,
-        text=generation.text,
-        finish_reason=generation.finish_reason,
-        num_tokens=generation.num_tokens,
-        verdict=grade(generation.text, generation.finish_reason, problem.answer),
-        tag_flags=tag_flags(generation.text),
-    )
+def _gold_nlls(engine: Engine, examples: Sequence[Example]) -> list[float | None]:
+    """Return each training target's mean negative log likelihood a token, None where it does not fit into the engine."""
+    # One token of room for the one that vLLM insists on generating.
+    fits = [len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len for example in examples]
+    fitting = list(compress(examples, fits))
+    texts_ids = [example.prompt_ids + example.response_ids for example in fitting]
+    logprobs = iter(engine.token_logprobs(texts_ids, [len(example.prompt_ids) for example in fitting]))
+    return [_finite(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
+
+
+def _count(categories: Iterable[Category]) -> dict[str, int]:
+    num_by_category = Counter(categories)
+    return {category: num_by_category[category] for category in get_args(Category)}
+
+
+def _finite(value: float) -> float | None:
+    """Return the value unless weights that overflow made it, which JSON and databases have no number for."""
+    return value if math.isfinite(value) else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that there are, None of none."""
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
 
 
 def _publish(path: Path, responses: Sequence[Response]) -> None:
     """Write one response a line; a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(asdict(response)) + "\n" for response in responses)
     partial_path = path.with_name(path.name + ".partial")
-    with partial_path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(response)) + "\n" for response in responses)
-        file.flush()
-        os.fsync(file.fileno())
-    partial_path.replace(path)
+    with told_if_disk_full(path, f"{len(lines):,} bytes for these responses"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial_path.open("w", encoding="utf-8") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            partial_path.replace(path)
+        finally:
+            partial_path.unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from rich import box
 from rich.table import Table
 
-from mathsft.records import Run, Score
+from mathsft.records import Promotion, Run, Score
+from mathsft.reporting import text
+from mathsft.runs.ledger import Ledger
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
@@ -30,6 +32,51 @@ def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
     if (baseline := book.run("baseline")) is not None:
         table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))
     return table
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """Return what the study has cost so far, by worker and activity."""
+    per_hour = (
+        "" if ledger.points_per_device_hour is None else f"; {ledger.points_per_device_hour:+.1f} points a device-hour"
+    )
+    wasted = f"{text.seconds(ledger.pruned_seconds)} in pruned runs, {text.seconds(ledger.lost_seconds)} in failed ones"
+    table = _table(f"Cost: {ledger.device_hours:.2f} device-hours ({wasted}){per_hour}")
+    table.add_column("worker")
+    for header in ("activity", "time", "share"):
+        table.add_column(header, justify="left" if header == "activity" else "right", no_wrap=True)
+    for account in ledger.accounts:
+        for activity, seconds in account.seconds.items():
+            share = seconds / account.held_seconds if account.held_seconds else 0.0
+            table.add_row(account.worker, activity, text.seconds(seconds), text.percent(share))
+    return table
+
+
+def finalists_table(promotion: Promotion) -> Table:
+    """Return the shortlist with what each reached on the search pool and on the confirm stage's fresh problems."""
+    table = _table("Shortlist, and what the confirm stage's fresh problems say")
+    table.add_column("trial", no_wrap=True)
+    for header in ("search", "smoothed", "confirm", "accuracy", "95 % interval", ""):
+        table.add_column(header, justify="right", no_wrap=True)
+    for one in promotion.finalists:
+        confirmed = ("", "", "")
+        if one.num_problems:
+            interval = wilson(one.num_correct, one.num_problems)
+            share = f"{one.num_correct / one.num_problems:.1%}"
+            confirmed = (f"{one.num_correct} of {one.num_problems}", share, f"{interval.low:.1%} – {interval.high:.1%}")
+        mark = "promoted" if one.run == promotion.run else ""
+        table.add_row(one.run, f"{one.search_accuracy:.1%}", f"{one.smoothed_accuracy:.1%}", *confirmed, mark)
+    return table
+
+
+def expectation(promotion: Promotion) -> str:
+    """Return what to expect of the promoted settings, beside the best score as it was measured."""
+    known = promotion.evidence
+    best, corrected = known["raw_best_accuracy"], known["corrected_best_accuracy"]
+    raw = f"the search's best as measured {best:.1%}, without its luck {corrected:.1%}"
+    if "num_problems" not in known:
+        return f"Expected accuracy {known['accuracy']:.1%}; {raw}."
+    interval = f"{known['low']:.1%} – {known['high']:.1%}"
+    return f"Accuracy on {known['num_problems']:.0f} fresh problems {known['accuracy']:.1%} ({interval}); {raw}."
 
 
 def progression_table(book: Book, run: Run) -> Table:

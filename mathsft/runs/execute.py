@@ -5,6 +5,7 @@ neither what to run nor when to stop: the source does.
 """
 
 import json
+import logging
 from asyncio import Event, Semaphore, TaskGroup
 from typing import Protocol
 
@@ -12,10 +13,15 @@ from pydantic import TypeAdapter
 
 from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
-from mathsft.runs.progress import following, metrics_path
+from mathsft.runs.progress import following, metrics_path, scoring_path, watching
 from mathsft.runs.retention import delete_weights
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_ERROR = "CheckpointError"
+"""The evaluator's word for weights that are not those that were published."""
 
 
 class Source(Protocol):
@@ -58,7 +64,7 @@ async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source:
     diverged = failed = ""
 
     async def score(index: int, checkpoint: Checkpoint) -> None:
-        score = await scored(run, checkpoint, run.plan.pool, crew, book)
+        score = await scored(run, checkpoint, run.plan.pool, crew, book, trainer)
         if not stop.is_set() and await source.judge(run, index, score) and checkpoint.step != steps[-1]:
             stop.set()
         delete_weights(book, crew.study_dir)
@@ -99,15 +105,36 @@ async def trained(run: Run, step: int, trainer: WorkerLike, crew: Crew, book: Bo
     return checkpoint
 
 
-async def scored(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book) -> Score:
-    """Return the checkpoint's score on a pool: the recorded one, else a new one; lost weights are trained again."""
+async def scored(
+    run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book, trainer: WorkerLike | None = None
+) -> Score:
+    """Return the checkpoint's score on a pool: the recorded one, else a new one; lost or corrupt weights are trained again.
+
+    The run's own trainer does that where it is given, between its other calls and though it may be lent to others by now:
+    its run waits for this score, so to wait for a free trainer could mean to wait for ever.
+    """
     if found := book.score(run.name, checkpoint.step, pool):
         return found
-    if not crew.has_weights(checkpoint):
-        async with crew.trainers.lease() as trainer:
-            checkpoint = await trained(run, checkpoint.step, trainer, crew, book)
+    if crew.has_weights(checkpoint):
+        try:
+            return await _score(run, checkpoint, pool, crew, book)
+        except RemoteError as error:
+            if error.type_name != CHECKPOINT_ERROR:
+                raise
+            logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
+    if trainer is not None:
+        checkpoint = await trained(run, checkpoint.step, trainer, crew, book)
+    else:
+        async with crew.trainers.lease() as free_trainer:
+            checkpoint = await trained(run, checkpoint.step, free_trainer, crew, book)
+    return await _score(run, checkpoint, pool, crew, book)
+
+
+async def _score(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book) -> Score:
     async with crew.evaluators.lease() as evaluator:
-        score: Score = await evaluator.call("score", checkpoint, run.overrides, pool)
+        async with watching(checkpoint, pool, crew.study_dir, book):
+            progress = scoring_path(crew.study_dir, checkpoint.run)
+            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, progress=progress)
         book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order
     return score
 

@@ -13,7 +13,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.records import Hardware, Problem
 from mathsft.store.book import Book
-from mathsft.training.footprint import KEEP_STATES, full_state_bytes
+from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 
 START_SECONDS = 25.0
 """Starting the workers and one engine, as measured on a two-core machine."""
@@ -22,8 +22,6 @@ STEP_SECONDS = 0.02
 CHARACTERS_PER_TOKEN = 2.5
 ASSUMED_CUDA_FLOPS = 1e14
 TRAINING_EFFICIENCY = 0.4
-FP32_STATE_BYTES = 16
-"""Per parameter: weights, gradient and AdamW's two moments, 4 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def forecast(
         seconds=START_SECONDS + num_left * per_trial if num_left else 0.0,
         disk_bytes=weight_bytes * (config.num_trials + 2)
         + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
-        trainer_memory_bytes=num_parameters * FP32_STATE_BYTES + weight_bytes,
+        trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
         evaluator_memory_bytes=engine_bytes,
         num_parameters=num_parameters,
         basis=basis,
@@ -112,7 +110,7 @@ def _arithmetic_seconds(
     steps = config.trial.num_examples / experiment.training.batch_size
     rate = ASSUMED_CUDA_FLOPS if hardware.device == "cuda" else measured_flops()
     train = 6 * num_parameters * tokens / (rate * TRAINING_EFFICIENCY) + steps * STEP_SECONDS
-    generated = len(pools["search"]) * experiment.evaluation.max_tokens
+    generated = len(pools["search"]) * experiment.evaluation.num_samples * experiment.evaluation.max_tokens
     score = 2 * num_parameters * generated / (rate * TRAINING_EFFICIENCY) + experiment.evaluation.max_tokens * STEP_SECONDS
     return max(train, score * len(config.trial.eval_points))
 

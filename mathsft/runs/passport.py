@@ -17,7 +17,7 @@ from mathsft.data.examples import load_template
 from mathsft.data.models import fingerprint, resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.records import Passport, Run
-from mathsft.store.book import Book, Record
+from mathsft.store.book import Book, News
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
@@ -35,7 +35,7 @@ class PassportOffice:
         for run in book.runs():  # a driver may have been killed between a run and its passport
             self.notify(run)
 
-    def notify(self, record: Record) -> None:
+    def notify(self, record: News) -> None:
         """Issue a passport to a run that is new."""
         if isinstance(record, Run) and record.state == "running" and self._book.passport(record.name) is None:
             self._book.write(self._passport(record))

@@ -1,14 +1,14 @@
-"""Carries a worker's metrics file into the book while the worker writes it."""
+"""Carries what workers append to their files to the book while they do: steps to be kept, a scoring to be seen."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from mathsft.records import Run, StepMetrics
+from mathsft.records import Checkpoint, Run, Scoring, StepMetrics
 from mathsft.store.book import Book
 
 POLL_SECONDS = 0.5
@@ -40,19 +40,55 @@ def metrics_path(study_dir: Path, run: str) -> Path:
     return study_dir / "runs" / run / "metrics.jsonl"
 
 
+def scoring_path(study_dir: Path, run: str) -> Path:
+    """Return the file to which the evaluator appends a line for each finished response of one scoring."""
+    return study_dir / "runs" / run / "scoring.jsonl"
+
+
+def last_scoring(path: Path) -> Scoring | None:
+    """Return what the file's last whole line tells, None where there is none."""
+    if not path.exists():
+        return None
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    lines = whole.splitlines()
+    return TypeAdapter(Scoring).validate_python(json.loads(lines[-1])) if lines else None
+
+
 @asynccontextmanager
 async def following(run: Run, study_dir: Path, book: Book) -> AsyncIterator[None]:
     """Write the run's steps to the book while the body waits for the trainer, the last ones when it ends."""
     tail = MetricsTail(metrics_path(study_dir, run.name))
+    try:
+        async with _polling(lambda: book.write_metrics(tail.read())):
+            yield
+    finally:
+        book.write_metrics(tail.read())
 
-    async def follow() -> None:
+
+@asynccontextmanager
+async def watching(checkpoint: Checkpoint, pool: str, study_dir: Path, book: Book) -> AsyncIterator[None]:
+    """Announce how far the checkpoint's scoring on the pool is while the body waits for the evaluator."""
+    path = scoring_path(study_dir, checkpoint.run)
+
+    def look() -> None:
+        scoring = last_scoring(path)
+        # Until this scoring generates, the file tells of the run's last one.
+        if scoring is not None and (scoring.step, scoring.pool) == (checkpoint.step, pool):
+            book.announce(scoring)
+
+    async with _polling(look):
+        yield
+
+
+@asynccontextmanager
+async def _polling(look: Callable[[], None]) -> AsyncIterator[None]:
+    async def poll() -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            book.write_metrics(tail.read())
+            look()
 
-    following = asyncio.create_task(follow())
+    polling = asyncio.create_task(poll())
     try:
         yield
     finally:
-        following.cancel()
-        book.write_metrics(tail.read())
+        polling.cancel()

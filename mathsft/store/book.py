@@ -14,19 +14,20 @@ from sqlalchemy.exc import DBAPIError
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Scoring, Session, StepMetrics
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Promotion
+Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Session | Promotion
+News: TypeAlias = Record | Scoring
 LOCK_TIMEOUT_SECONDS = 60
 
 
 class Observer(Protocol):
-    """Whoever wants to hear of every new record, after it is safe in the database."""
+    """Whoever wants to hear of every new record, after it is safe in the database, and of how far a scoring is."""
 
-    def notify(self, record: Record) -> None: ...
+    def notify(self, record: News) -> None: ...
 
 
 _TABLES: Mapping[type[Any], tables.RecordTable] = {
@@ -35,6 +36,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
     Score: tables.scores,
+    Session: tables.sessions,
     Promotion: tables.promotions,
 }
 
@@ -131,6 +133,10 @@ class Book:
         for step in news:
             self._notify(step)
 
+    def announce(self, scoring: Scoring) -> None:
+        """Notify the observers of what nobody will ask for later: nothing is persisted."""
+        self._notify(scoring)
+
     def _persist(self, connection: Connection, record: Record) -> bool:
         """Write the record's row unless it is there already; tell whether it was news."""
         described = _TABLES[type(record)]
@@ -145,7 +151,7 @@ class Book:
             connection.execute(update(table).where(*same_key).values(row))
         return True
 
-    def _notify(self, record: Record) -> None:
+    def _notify(self, record: News) -> None:
         for observer in self.observers:
             try:
                 observer.notify(record)
@@ -192,6 +198,9 @@ class Book:
     def responses(self, score: Score) -> list[Response]:
         key = {"run": score.run, "step": score.step, "pool": score.pool}
         return self._select(tables.responses, order=("problem_id", "sample"), **key)
+
+    def sessions(self) -> list[Session]:
+        return self._select(tables.sessions, order=("began",))
 
     def promotion(self) -> Promotion | None:
         return next(iter(self._select(tables.promotions)), None)

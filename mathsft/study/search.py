@@ -26,9 +26,10 @@ from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
 from mathsft.store.folder import StudyFolder
 from mathsft.study.dashboard import show_trial
+from mathsft.study.decide import propose
+from mathsft.study.results import TRIAL_PREFIX, recorded_results
 
 MAX_FAILURES = 3
-TRIAL_PREFIX = "trial-"
 
 
 class Turns:
@@ -48,7 +49,8 @@ class Search:
     """A source of trials for `drive`: asks Optuna what to try, reports to it, and lets its pruner stop trials.
 
     num_trials counts finished trials in all, earlier drivers' included; after the deadline (of time.monotonic) nothing
-    new is proposed. The first trials have the given settings; what these leave open, the sampler fills in.
+    new is proposed. The first trials have the given settings (what these leave open, the
+    sampler fills in), the last ones try where the surface through the trials so far may be highest.
     """
 
     def __init__(
@@ -127,9 +129,9 @@ class Search:
     def _ask(self, number: int) -> Run:
         """Create the trial, or end the asking that was cut short; the sampler's seed follows from the trial's number."""
         self.study.sampler = make_sampler(self._config, number)
-        if number < len(self._given):
+        if fixed := self._fixed(number):
             # Not enqueue_trial: a waiting trial takes a number of its own.
-            self.study.sampler = PartialFixedSampler(dict(self._given[number]), self.study.sampler)
+            self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
         if self._half_asked == number:
             self._half_asked = None
             trial = self._trial(number)
@@ -138,6 +140,15 @@ class Search:
             params = self.study.ask(self._space).params
         self._asked[number].set()
         return self._run(number, params)
+
+    def _fixed(self, number: int) -> dict[str, Scalar]:
+        """Return what the sampler has no say in: given settings at the start, proposals of the surface at the end."""
+        if number < len(self._given):
+            return dict(self._given[number])
+        known = [result for result in recorded_results(self._book) if _number(result.run) < number - self._num_trainers]
+        is_last = number >= self._config.num_trials - self._config.selection.num_proposed
+        has_ended = any(result.run.state in ("finished", "diverged") for result in known)
+        return propose(known, self._config.search) if is_last and has_ended else {}
 
     def _tell(self, run: Run) -> None:
         number = _number(run)

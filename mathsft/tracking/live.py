@@ -13,9 +13,9 @@ from rich.text import Text
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, Scalar
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score, StepMetrics
+from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.statistics.intervals import wilson
-from mathsft.store.book import Book, Record
+from mathsft.store.book import Book, News
 
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
@@ -26,7 +26,8 @@ class LiveProgress:
     """An observer of the book that writes to a rich console, for a study of num_trials trials or one final run.
 
     It is a context manager; outside of it no moving line is shown. The time left is what the rest takes at the pace so far,
-    counted from the first optimizer step, since starting the workers takes its time but once.
+    counted from the first score and the first optimizer step, whichever is later: workers and engine, for which training
+    waits, take their time to start but once.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class LiveProgress:
         self._runs = {run.name: run for run in book.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
         self._shown_run: Run | None = None  # the one that stepped last
-        self._pace_start: tuple[float, float] | None = None  # the clock and the share done at this process's first step
+        self._scoring: Scoring | None = None  # under way
+        self._is_scoring = False  # this process's engine is up
+        self._pace_start: tuple[float, float] | None = None  # the clock and the share done when it also trained
         self._best = ""
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -58,7 +61,7 @@ class LiveProgress:
         if self._live is not None:
             self._live.stop()
 
-    def notify(self, record: Record) -> None:
+    def notify(self, record: News) -> None:
         """Show a new record."""
         match record:
             case Run():
@@ -68,7 +71,10 @@ class LiveProgress:
                 self._take_step(record)
             case Checkpoint():
                 self._tell_checkpoint(record)
+            case Scoring():
+                self._scoring = record
             case Score():
+                self._scoring = None
                 self._tell_score(record)
             case Promotion():
                 self._tell("promoted", record.run, record.reason)
@@ -95,6 +101,8 @@ class LiveProgress:
 
     def _tell_score(self, score: Score) -> None:
         run = self._runs[score.run]
+        self._is_scoring = True
+        self._start_pace()
         self._find_best(run)
         num_responses = sum(score.counts.values())
         interval = wilson(score.counts["correct"], num_responses)
@@ -104,10 +112,9 @@ class LiveProgress:
         self._tell(run.name, self._step_of(run, score.step), accuracy, form, best, left)
 
     def _take_step(self, metrics: StepMetrics) -> None:
-        self._shown_run = run = self._runs[metrics.run]
-        if self._pace_start is None:
-            self._pace_start = (self._clock(), self._share_done(run))
-        self._last_steps[run.name] = metrics
+        self._shown_run = self._runs[metrics.run]
+        self._start_pace()
+        self._last_steps[metrics.run] = metrics
 
     def _tell(self, *parts: str) -> None:
         line = PARTING.join([f"[{self._clock() - self._start:7.1f}s]", *(part for part in parts if part)])
@@ -141,6 +148,11 @@ class LiveProgress:
         last = self._last_steps.get(run.name)
         return last.step / self._num_steps(run) if last is not None else 0.0
 
+    def _start_pace(self) -> None:
+        """Count the pace from now on, unless it is counted already or this process has yet to train or to score."""
+        if self._pace_start is None and self._is_scoring and self._shown_run is not None:
+            self._pace_start = (self._clock(), self._share_done(self._shown_run))
+
     def _time_left(self, run: Run) -> str:
         if self._pace_start is None:
             return ""
@@ -157,16 +169,21 @@ class LiveProgress:
         return f"step {step}/{self._num_steps(run)}"
 
     def _moving_line(self, run: Run) -> RenderableType:
-        """Return the line below the events: how far all is, the run's last step, the best so far, the time left."""
+        """Return the line below the events: how far all is, the run's last step, a scoring, the best, the time left."""
         last = self._last_steps[run.name]
         step, loss = self._step_of(run, last.step), f"loss {last.loss:.4f}"
-        parts = [part for part in (run.name, step, loss, self._best, self._time_left(run)) if part]
+        scoring = _progress(self._scoring) if self._scoring is not None else ""
+        parts = [part for part in (run.name, step, loss, scoring, self._best, self._time_left(run)) if part]
         line = Table.grid(padding=(0, 1))
         line.add_row(
             ProgressBar(total=1.0, completed=self._share_done(run), width=BAR_WIDTH),
             Text(PARTING.join(parts), no_wrap=True, overflow="ellipsis"),
         )
         return line
+
+
+def _progress(scoring: Scoring) -> str:
+    return f"scoring {scoring.run} step {scoring.step}: {scoring.num_finished} of {scoring.num_responses}"
 
 
 def _is_final(run: Run) -> bool:

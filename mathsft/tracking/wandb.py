@@ -18,7 +18,7 @@ import psutil
 from mathsft.config.load import apply_overrides, flatten
 from mathsft.config.schema import Experiment, WandbSettings
 from mathsft.records import FINISHED, Run, Score, StepMetrics
-from mathsft.store.book import Book, Record
+from mathsft.store.book import Book, News
 
 if TYPE_CHECKING:
     from wandb import Run as WandbRun
@@ -59,7 +59,7 @@ class WandbObserver:
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
 
-    def notify(self, record: Record) -> None:
+    def notify(self, record: News) -> None:
         """Have a new record logged; returns at once."""
         if isinstance(record, Run):
             self._runs[record.name] = record
@@ -211,13 +211,15 @@ def _recorded_rows(book: Book, run: str) -> set[RowKey]:
 
 
 def _train_values(metrics: StepMetrics) -> dict[str, float]:
-    return {
+    values = {
         "loss": metrics.loss,
         "learning_rate": metrics.learning_rate,
         "gradient_norm": metrics.gradient_norm,
         "num_tokens": metrics.num_tokens,
+        "num_computed_tokens": metrics.num_computed_tokens,
         "seconds": metrics.seconds,
     }
+    return values if metrics.flop_utilization is None else {**values, "flop_utilization": metrics.flop_utilization}
 
 
 def _eval_values(score: Score) -> dict[str, float]:

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 TREE = "tree"
 FLEX = "flex"
 PACKED = (TREE, FLEX)
-_PLAIN = {TREE: "eager", FLEX: "sdpa"}
+EAGER = "eager"
+_PLAIN = {TREE: EAGER, FLEX: "sdpa"}
 """What a model gets on the same device if it cannot be packed: each is the fastest there for short rows."""
 
 _FP32_UP_TO_TOKENS = 128

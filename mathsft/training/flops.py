@@ -7,6 +7,8 @@ activations, softmax and the optimizer not at all, as in the papers named below.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mathsft.training.dimensions import dimensions
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -41,14 +43,9 @@ def model_flops(config: "PretrainedConfig") -> ModelFlops:
     head and head dimension (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: 12 L H Q T). Unlike there, only pairs that
     do attend are counted, not the half that a causal mask hides.
     """
-    hidden_size, num_heads = config.hidden_size, config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
-    num_key_value_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    # Queries and output, keys and values; gate, up and down.
-    attention_weights = 2 * hidden_size * head_dim * (num_heads + num_key_value_heads)
-    mlp_weights = 3 * hidden_size * config.intermediate_size
+    sizes = dimensions(config)
     return ModelFlops(
-        per_token=FLOPS_PER_WEIGHT * config.num_hidden_layers * (attention_weights + mlp_weights),
-        per_attended_token=2 * FLOPS_PER_WEIGHT * config.num_hidden_layers * num_heads * head_dim,
-        per_predicted_token=FLOPS_PER_WEIGHT * hidden_size * config.vocab_size,
+        per_token=FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_layer_weights,
+        per_attended_token=2 * FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_heads * sizes.head_dim,
+        per_predicted_token=FLOPS_PER_WEIGHT * sizes.hidden_size * sizes.vocabulary_size,
     )

@@ -1,4 +1,4 @@
-"""What a run's full state takes on disk and where it lies, for those who plan or clean up without torch; reads no file."""
+"""What a run takes in memory and on disk and where it lies, for those who plan or clean up without torch; reads no file."""
 
 from pathlib import Path
 
@@ -6,6 +6,9 @@ KEEP_STATES = 1
 """Full states that a trainer leaves on disk: the newest; while it writes another there is one more."""
 FULL_STATE_BYTES_PER_PARAMETER = 12
 """The weights and AdamW's two moments, 4 bytes each."""
+HELD_BYTES_PER_PARAMETER = 16
+"""The same and the gradient."""
+BF16_BYTES = 2
 
 
 def full_state_path(run_dir: Path) -> Path:
@@ -16,3 +19,9 @@ def full_state_path(run_dir: Path) -> Path:
 def full_state_bytes(num_parameters: int) -> int:
     """Return the bytes of one full state, without its header of about 100 bytes a tensor."""
     return num_parameters * FULL_STATE_BYTES_PER_PARAMETER
+
+
+def held_bytes(num_parameters: int, precision: str) -> int:
+    """Return the bytes of memory that a run of this training.precision holds between its steps."""
+    computed_with = BF16_BYTES if precision == "bf16" else 0  # fp32 computes with the optimizer's own weights
+    return num_parameters * (HELD_BYTES_PER_PARAMETER + computed_with)

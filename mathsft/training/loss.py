@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from mathsft.training.attention import attention_arguments
 from mathsft.training.rows import NO_TARGET, Row
 
-_CHUNK_LOGITS = 2**24
+CHUNK_LOGITS = 2**24
 """Logits that exist at once: 64 MiB in fp32, whatever the batch size and the vocabulary."""
 
 
@@ -41,7 +41,7 @@ class _ChunkedCrossEntropy(Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
-        num_chunk_tokens = max(1, _CHUNK_LOGITS // len(weight_VE))
+        num_chunk_tokens = max(1, CHUNK_LOGITS // len(weight_VE))
         is_target_N1 = (targets_N != NO_TARGET)[:, None]
         targets_N1 = targets_N.clamp(min=0)[:, None]
         minus_one_N1 = torch.full_like(targets_N1, -1, dtype=torch.float32)

@@ -65,6 +65,8 @@ class Row:
     ids_BT: Tensor
     predictors_N: Tensor
     targets_N: Tensor
+    num_attended_tokens: int
+    """Pairs of a token and one that it attends to, itself among them, padding included: what attention costs."""
     positions_BT: Tensor | None = None
     groups: tuple[Group, ...] = ()
 
@@ -107,29 +109,34 @@ def plain_rows(batch: Sequence[Example], token_budget_tokens: int, device: torch
     """Return the batch in rows of at most token_budget_tokens padded tokens each, or of one longer example."""
     parts: list[list[Example]] = [[]]
     # Neighbours of like length need little padding; the longest first, so that memory runs out at once or not at all.
-    for example in sorted(batch, key=_num_inputs, reverse=True):
-        if parts[-1] and (len(parts[-1]) + 1) * _num_inputs(parts[-1][0]) > token_budget_tokens:
+    for example in sorted(batch, key=num_inputs, reverse=True):
+        if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > token_budget_tokens:
             parts.append([])
         parts[-1].append(example)
     return [_plain_row(part, device) for part in parts]
 
 
 def _plain_row(examples: Sequence[Example], device: torch.device) -> Row:
-    width = max(map(_num_inputs, examples))
+    width = max(map(num_inputs, examples))
     # What stands in the padding is never looked at; token 0 exists in every vocabulary.
     ids_BT = torch.zeros(len(examples), width, dtype=torch.long)
     predictors: list[int] = []
     targets: list[int] = []
     for line, example in enumerate(examples):
-        ids_BT[line, : _num_inputs(example)] = torch.tensor(example.prompt_ids + example.response_ids[:-1])
+        ids_BT[line, : num_inputs(example)] = torch.tensor(example.prompt_ids + example.response_ids[:-1])
         start = line * width + len(example.prompt_ids) - 1
         predictors.extend(range(start, start + len(example.response_ids)))
         targets.extend(example.response_ids)
-    return Row(ids_BT.to(device), torch.tensor(predictors, device=device), torch.tensor(targets, device=device))
+    return Row(
+        ids_BT=ids_BT.to(device),
+        predictors_N=torch.tensor(predictors, device=device),
+        targets_N=torch.tensor(targets, device=device),
+        num_attended_tokens=len(examples) * width * (width + 1) // 2,
+    )
 
 
-def _num_inputs(example: Example) -> int:
-    # The last response token is predicted but never read.
+def num_inputs(example: Example) -> int:
+    """Return the tokens that are computed for an example: its last response token is predicted but never read."""
     return len(example.prompt_ids) + len(example.response_ids) - 1
 
 
@@ -212,12 +219,15 @@ class _Tree:
     def row(self, device: torch.device) -> Row:
         """Return what was written as tensors on the device."""
         padding = [0] * (self.num_tokens - len(self._ids))
+        positions = self._positions + padding
         num_no_targets = _rounded_up(len(self._targets), _TARGETS_MULTIPLE) - len(self._targets)
         return Row(
             ids_BT=torch.tensor([self._ids + padding], device=device),
             predictors_N=torch.tensor(self._predictors + [0] * num_no_targets, device=device),
             targets_N=torch.tensor(self._targets + [NO_TARGET] * num_no_targets, device=device),
-            positions_BT=torch.tensor([self._positions + padding], device=device),
+            # However tokens are packed, one at position p attends to p others and to itself.
+            num_attended_tokens=sum(positions) + len(positions),
+            positions_BT=torch.tensor([positions], device=device),
             groups=tuple(self._groups),
         )
 

@@ -3,7 +3,6 @@
 Only safetensors are read and written, and no code that lies beside a model is run.
 """
 
-import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mathsft.errors import UserError
+from mathsft.errors import UserError, told_if_disk_full
 from mathsft.training.attention import choose_attention
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
@@ -69,31 +68,32 @@ def set_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
             module.training = True
 
 
+def rounded(base: BaseModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return on the host what is published of these weights: rounded to the base model's dtype, with what is not trained."""
+    return {name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()}
+
+
 def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write these weights as a Hugging Face folder in the base model's dtype, whole or not at all; replaces an earlier one.
+    """Write these weights, rounded, as a Hugging Face folder, whole or not at all; replaces an earlier one.
 
     Raises UserError if the disk is full.
     """
-    # What is no parameter is not trained.
-    tensors = {
-        name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()
-    }
+    tensors = rounded(base, weights)
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        base.model.save_pretrained(partial, state_dict=tensors)
-        # After save_pretrained, whose config.json names the dtype of training.
-        for file in sorted(base.folder.iterdir()):
-            if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
-                shutil.copyfile(file, partial / file.name)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not _is_disk_full(error):
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    with told_if_disk_full(folder, f"{num_bytes:,} bytes for this checkpoint"):
+        try:
+            base.model.save_pretrained(partial, state_dict=tensors)
+            # After save_pretrained, whose config.json names the dtype of training.
+            for file in sorted(base.folder.iterdir()):
+                if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
+                    shutil.copyfile(file, partial / file.name)
+        except (OSError, SafetensorError):
+            shutil.rmtree(partial, ignore_errors=True)
             raise
-        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        raise UserError(f"{folder}: the disk is full; free {num_bytes:,} bytes there for this checkpoint") from error
     # A folder with files in it cannot be renamed over: the old one makes way first.
     if folder.exists():
         folder.rename(replaced)
@@ -117,11 +117,3 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
             f"model.path: {folder} is a {type(model).__name__}, which changes its logits after the head; "
             "choose a model of the Llama or Qwen2 kind"
         )
-
-
-def _is_disk_full(error: OSError | SafetensorError) -> bool:
-    # safetensors writes in Rust, which gives the error number as text only.
-    return any(
-        getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
-        for number in (errno.ENOSPC, errno.EDQUOT)
-    )

@@ -1,8 +1,10 @@
 """One optimizer step of one run on one device, from a batch to changed weights; chooses no batch, writes no file."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 import torch
 from torch import Tensor
@@ -11,12 +13,14 @@ from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.attention import PACKED, TREE
 from mathsft.training.loss import RowLoss
-from mathsft.training.memory import keep_freed_memory
+from mathsft.training.memory import is_shortage, keep_freed_memory
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
-from mathsft.training.rows import Packing, Row, packed_rows, plain_rows
+from mathsft.training.rows import Packing, Row, num_inputs, packed_rows, plain_rows
 from mathsft.training.state import BaseModel, set_gradient_checkpointing
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 _CPU_ROW_MULTIPLE_TOKENS = 32
 """oneDNN compiles a kernel for every new length, 0.5 to 1 ms per product: lengths that come again cost less than padding."""
@@ -26,12 +30,17 @@ _GROUP_PADDING_BY_WIDTH = 4096
 """On a CPU a group of segments costs what this many tokens do in a model of hidden width 1: overhead against arithmetic."""
 
 
+class TooLittleMemoryError(Exception):
+    """Not even a single example fits into memory."""
+
+
 @dataclass(frozen=True)
 class StepOutcome:
     """What a step saw: the loss is nats per response token before the update, the norm the gradient's before clipping.
 
     num_tokens are the batch's without padding and with what is shared counted for each example, num_computed_tokens those
-    that went through the model. A step that is not finite changed nothing.
+    that went through the model, num_attended_tokens pairs of these of which one attends to the other. A step that is not
+    finite changed nothing.
     """
 
     loss: float
@@ -39,6 +48,7 @@ class StepOutcome:
     learning_rate: float
     num_tokens: int
     num_computed_tokens: int
+    num_attended_tokens: int
     num_response_tokens: int
 
     @property
@@ -63,37 +73,44 @@ class TrainingStep:
         self._training = training
         self._num_steps = num_steps
         self._device = device
+        self._base, self._prefix_ids = base, prefix_ids
         set_gradient_checkpointing(base, training.gradient_checkpointing)
-        self._optimizer = MasterAdamW(base.model, base.weights, training, _DTYPES[training.precision], device)
+        self._optimizer = MasterAdamW(base.model, base.weights, training, DTYPES[training.precision], device)
         self._row_loss = RowLoss(base.model)
-        self._packing = _packing(base, training, prefix_ids) if base.attention in PACKED else None
+        self._set_budget(training.token_budget_tokens)
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
-        """Take step 1, 2, …, num_steps with the batch, in as many rows as the token budget asks for."""
-        num_response_tokens = sum(len(example.response_ids) for example in batch)
-        learning_rate = learning_rate_at(step, self._num_steps, self._training)
-        rows = self._rows(batch)
+        """Take step 1, 2, …, num_steps with the batch, in as many rows as the token budget asks for.
 
-        loss = torch.zeros((), device=self._device)
-        for index, row in enumerate(rows):
-            row_loss = self._row_loss(row) / num_response_tokens
-            row_loss.backward()
-            loss += row_loss.detach()
-            self._optimizer.collect_gradients(first=index == 0)
-
-        # The only wait for the device in a step.
-        loss_value, norm = torch.stack([loss, self._optimizer.gradient_norm()]).tolist()
-        outcome = StepOutcome(
-            loss_value,
-            norm,
-            learning_rate,
-            num_tokens=sum(len(example.prompt_ids) + len(example.response_ids) for example in batch),
-            num_computed_tokens=sum(row.ids_BT.numel() for row in rows),
-            num_response_tokens=num_response_tokens,
-        )
+        Where memory runs out, the budget is halved for this run and all that follows: no update changes but by rounding.
+        Raises TooLittleMemoryError when the longest example does not fit even alone.
+        """
+        while True:
+            try:
+                outcome = self._collect_gradient(batch, learning_rate_at(step, self._num_steps, self._training))
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_shortage(error):
+                    raise
+                shortage = str(error).partition("\n")[0]
+            # Out here the error is gone, and with it the frames that held on to activations.
+            self._halve_budget(batch, step, shortage)
         if outcome.is_finite:
-            self._optimizer.update(step, learning_rate, _clipping(norm, self._training.max_gradient_norm))
+            clipping = _clipping(outcome.gradient_norm, self._training.max_gradient_norm)
+            self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
+
+    def largest_row(self, examples: Sequence[Example]) -> Row:
+        """Return a row as large as the run's can be: as many of the longest examples as batch and token budget take."""
+        num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
+        room_tokens = self._budget_tokens - num_prefix_tokens
+        longest: list[Example] = []
+        for example in nlargest(self._training.batch_size, examples, key=num_inputs):
+            room_tokens -= num_inputs(example) - num_prefix_tokens
+            if longest and room_tokens < 0:
+                break
+            longest.append(example)
+        return max(self._rows(longest), key=lambda row: row.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 master weights by parameter name, tied ones once; no copies."""
@@ -112,14 +129,63 @@ class TrainingStep:
         self._device = device
         self._optimizer.move_to(device)
 
+    def _collect_gradient(self, batch: Sequence[Example], learning_rate: float) -> StepOutcome:
+        """Compute the batch's loss and gradient row by row; the weights stay as they are."""
+        num_response_tokens = sum(len(example.response_ids) for example in batch)
+        rows = self._rows(batch)
+
+        loss = torch.zeros((), device=self._device)
+        for index, row in enumerate(rows):
+            row_loss = self._row_loss(row) / num_response_tokens
+            row_loss.backward()
+            loss += row_loss.detach()
+            self._optimizer.collect_gradients(first=index == 0)
+
+        # The only wait for the device in a step.
+        loss_value, norm = torch.stack([loss, self._optimizer.gradient_norm()]).tolist()
+        return StepOutcome(
+            loss_value,
+            norm,
+            learning_rate,
+            num_tokens=sum(len(example.prompt_ids) + len(example.response_ids) for example in batch),
+            num_computed_tokens=sum(row.ids_BT.numel() for row in rows),
+            num_attended_tokens=sum(row.num_attended_tokens for row in rows),
+            num_response_tokens=num_response_tokens,
+        )
+
+    def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
+        """Make rows of half as many tokens, for this step again and for all to come, where examples share a row."""
+        longest_tokens = max(len(example.prompt_ids) + len(example.response_ids) for example in batch)
+        if self._budget_tokens <= longest_tokens:
+            raise TooLittleMemoryError(
+                f"the longest example of step {step}, {longest_tokens} tokens, does not fit into memory even alone: "
+                f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
+            )
+        logger.warning(
+            "step %d: memory ran out with %d tokens at once; from now on %d (%s)",
+            step,
+            self._budget_tokens,
+            self._budget_tokens // 2,
+            shortage,
+        )
+        self._base.model.zero_grad(set_to_none=True)  # of a row that was cut short
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.compiler.reset()  # other row lengths are to come, and attention is compiled for so many only
+        self._set_budget(self._budget_tokens // 2)
+
+    def _set_budget(self, budget_tokens: int) -> None:
+        self._budget_tokens = budget_tokens
+        packed = self._base.attention in PACKED
+        self._packing = _packing(self._base, budget_tokens, self._prefix_ids) if packed else None
+
     def _rows(self, batch: Sequence[Example]) -> list[Row]:
         if self._packing is None:
-            return plain_rows(batch, self._training.token_budget_tokens, self._device)
+            return plain_rows(batch, self._budget_tokens, self._device)
         return packed_rows(batch, self._packing, self._device)
 
 
-def _packing(base: BaseModel, training: TrainingSettings, prefix_ids: tuple[int, ...]) -> Packing:
-    budget_tokens = training.token_budget_tokens
+def _packing(base: BaseModel, budget_tokens: int, prefix_ids: tuple[int, ...]) -> Packing:
     if base.attention == TREE:
         padding_tokens = _GROUP_PADDING_BY_WIDTH // base.model.config.hidden_size
         return Packing(prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)

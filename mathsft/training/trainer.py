@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +24,18 @@ from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
-from mathsft.errors import UserError
+from mathsft.errors import UserError, told_if_disk_full
 from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
+from mathsft.training.canary import canary_ids, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
+from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
+from mathsft.training.peak_memory import predicted_peak_bytes
 from mathsft.training.rows import common_prefix
-from mathsft.training.state import load_base, publish
+from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.training.utilization import Utilization
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class _Held:
     training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
+    predicted_memory_bytes: int | None
+    """At its peak; None for a model whose memory is not known."""
     step: int = 0
     num_tokens: int = 0
     diverged: Checkpoint | None = None
@@ -64,8 +69,11 @@ class Trainer:
         self._settings = settings
         self._device = torch.device(settings.hardware.device)
         model_folder = Path(settings.experiment.model.path)
-        self._base = load_base(model_folder, settings.hardware.attention)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+        self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
+        self._resident_bytes_before = resident_bytes()
+        self._base = load_base(model_folder, settings.hardware.attention)
+        self._utilization = Utilization(self._base.model, self._device)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
         self._base_fingerprint = fingerprint(model_folder)
@@ -77,15 +85,20 @@ class Trainer:
         """Train the run to the step and publish its weights, or tell at which step it diverged.
 
         Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
-        the same. Raises UserError if the data cannot be read or the disk is full.
+        the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
+        example needs more memory than there is.
         """
+        with told_if_disk_full(self._run_dir(run), "space for the run's metrics and checkpoints"):
+            return self._advance(run, to_step)
+
+    def _advance(self, run: Run, to_step: int) -> Checkpoint:
         timings: dict[str, float] = {}
         if self._held is not None:
             self._held.training_step.move_to(self._device)
-        if self._held is None or self._held.run != _identity(run) or self._held.step > to_step:
+        held = self._held_for(run, to_step)
+        if held is None:
             self._held = None
-            self._held = self._start(run, to_step, timings)
-        held = self._held
+            held = self._held = self._start(run, to_step, timings)
         if to_step > held.num_steps:
             raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = held.num_tokens
@@ -93,13 +106,22 @@ class Trainer:
             self._train(held, to_step)
         if held.diverged and to_step >= held.diverged.step:
             return held.diverged
+        weights = rounded(self._base, held.training_step.weights())
+        with _timed(timings, "canary_seconds"):
+            token_ids = canary_ids(held.examples)
+            canary = make_canary(self._base.model, weights, token_ids, self._engine_dtype, self._device)
+        if not all(map(math.isfinite, canary.logprobs)):
+            held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
+            return held.diverged
         folder = self._run_dir(run) / f"step-{to_step:06d}"
         with _timed(timings, "save_seconds"):
-            publish(self._base, held.training_step.weights(), folder)
+            publish(self._base, weights, folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
+        if held.predicted_memory_bytes is not None:
+            timings["predicted_memory_bytes"] = held.predicted_memory_bytes
         path = folder.relative_to(self._settings.study_dir).as_posix()
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings)
+        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
@@ -117,10 +139,11 @@ class Trainer:
                 batch = optimizer_batch(held.examples, held.training.batch_size, held.run.seed, step)
                 outcome = held.training_step.take(batch, step)
                 if not outcome.is_finite:
-                    held.diverged = _diverged(held, step, outcome)
+                    held.diverged = _diverged(held, step, _what_is_not_finite(outcome))
                     return
                 held.step = step
                 held.num_tokens += outcome.num_tokens
+                seconds = time.perf_counter() - started
                 metrics = StepMetrics(
                     run=held.run.name,
                     step=step,
@@ -128,12 +151,25 @@ class Trainer:
                     learning_rate=outcome.learning_rate,
                     gradient_norm=outcome.gradient_norm,
                     num_tokens=outcome.num_tokens,
-                    seconds=time.perf_counter() - started,
+                    num_computed_tokens=outcome.num_computed_tokens,
+                    seconds=seconds,
+                    flop_utilization=self._utilization.share(outcome, held.training.precision, seconds),
                 )
                 metrics_file.write(json.dumps(asdict(metrics)) + "\n")
                 metrics_file.flush()
-                if self._save_pace.is_due(metrics.seconds):
+                if self._save_pace.is_due(seconds):
                     self._save_state(held)
+
+    def _held_for(self, run: Run, to_step: int) -> _Held | None:
+        """Return the held run if it can go on to the step and its metrics are still those of its own steps, cut to these."""
+        held = self._held
+        if held is None or held.run != _identity(run) or held.step > to_step:
+            return None
+        num_bytes = _metrics_bytes(self._metrics_path(run), held.step)
+        if num_bytes is None:
+            return None
+        os.truncate(self._metrics_path(run), num_bytes)  # another trainer may have taken the run further meanwhile
+        return held
 
     def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
@@ -144,8 +180,12 @@ class Trainer:
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(self._base, training, num_steps, self._device, common_prefix(encoded.examples))
-        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity)
+        row = training_step.largest_row(encoded.examples)
+        predicted_bytes = predicted_peak_bytes(self._base, training, row, self._device)
+        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted_bytes)
         self._resume(held, to_step)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         logger.info(
             "run %s: %d steps from %s, %d examples, %d too long and dropped",
             run.name,
@@ -200,9 +240,10 @@ class Trainer:
         return self._encoded[1:]
 
     def _peak_memory_bytes(self) -> int:
+        """Return the most memory that training took: of the device since the run began, of a CPU since the worker began."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_resident_bytes() - self._resident_bytes_before
 
     def _run_dir(self, run: Run) -> Path:
         return self._settings.study_dir / "runs" / run.name
@@ -234,8 +275,11 @@ def _metrics_bytes(path: Path, num_steps: int) -> int | None:
     return sum(map(len, lines))
 
 
-def _diverged(held: _Held, step: int, outcome: StepOutcome) -> Checkpoint:
-    what = f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
+def _what_is_not_finite(outcome: StepOutcome) -> str:
+    return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
+
+
+def _diverged(held: _Held, step: int, what: str) -> Checkpoint:
     reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
     return Checkpoint(held.run.name, step, path="", fingerprint="", diverged=reason)
 

@@ -41,6 +41,10 @@ class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the 
 class RemoteError(Exception):
     """The target's code raised an error; its traceback is a note of this one. Asking again would raise it again."""
 
+    def __init__(self, message: str, type_name: str) -> None:
+        super().__init__(message)
+        self.type_name = type_name
+
 
 class Failed(Exception):  # noqa: N818 - the word that runs and reports use
     """The worker died in every attempt to answer a call."""
@@ -163,7 +167,8 @@ class Worker:
         if isinstance(reply, UserMistake):
             raise UserError(reply.message)
         if isinstance(reply, CodeError):
-            error = RemoteError(f"{self._name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})")
+            message = f"{self._name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})"
+            error = RemoteError(message, reply.type_name)
             error.add_note(reply.traceback)
             raise error
         return reply.value

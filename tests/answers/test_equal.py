@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.answers.equal import decide, equal
-from mathsft.answers.grade import grade
 
 # No deadline: the machine may be busy.
 repeatable = settings(derandomize=True, deadline=None)
@@ -115,19 +114,14 @@ def test_a_rounded_constant_is_never_the_constant(factor: Fraction, num_digits: 
 
 @repeatable
 @given(answer_like, answer_like)
-def test_decide_is_symmetric_and_grade_never_raises(first: str, second: str) -> None:
+def test_decide_is_symmetric(first: str, second: str) -> None:
     assert decide(first, second) is decide(second, first)
-    assert grade(f"</think> <answer>{first}</answer>", "stop", second).category in (
-        "correct",
-        "wrong_answer",
-        "format_failure",
-    )
 
 
 @repeatable
-@given(st.text(), st.text(), st.text(min_size=1))
-def test_grade_never_raises_on_arbitrary_text(text: str, finish_reason: str, gold: str) -> None:
-    assert grade(text, finish_reason, gold).category in ("correct", "wrong_answer", "format_failure")
+@given(st.text(), st.text(min_size=1))
+def test_decide_never_raises_on_arbitrary_text(answer: str, gold: str) -> None:
+    assert decide(answer, gold) in (True, False, None)
 
 
 @repeatable

@@ -27,9 +27,17 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
     except ValueError:
         return
     parsed = parse(render_target(solution, gold), finish_reason)
-    assert parsed.format_ok
+    assert parsed.format_ok and parsed.is_strict
     assert parsed.body == gold
     assert parsed.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("joint", "is_strict"), [(" ", True), ("", False), ("  ", False), ("\n", False), ("\t", False), (" \n", False)]
+)
+def test_the_strict_format_has_exactly_one_space_between_the_tags(joint: str, is_strict: bool) -> None:
+    parsed = parse(f"so </think>{joint}<answer> 4 </answer> then </think> <answer>", "stop")
+    assert (parsed.format_ok, parsed.is_strict) == (True, is_strict)
 
 
 @repeatable
@@ -37,6 +45,7 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
 def test_a_body_a_reason_and_the_format_go_together(text: str, finish_reason: str) -> None:
     parsed = parse(text, finish_reason)
     assert parsed.format_ok == (parsed.body is not None) == (parsed.reason == "")
+    assert parsed.format_ok or not parsed.is_strict
     if not parsed.format_ok and finish_reason == "length":
         assert parsed.reason == "incomplete_generation"
 

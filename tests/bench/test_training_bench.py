@@ -15,12 +15,12 @@ def measurement(cpu_seconds: float, num_examples: int = BATCH_SIZE) -> Measureme
     return Measurement(cpu_seconds, num_examples, 100, 1, 2.0, 2**20, 10, 55, 4)
 
 
-def test_the_rows_give_four_batches_of_different_problems_by_seed() -> None:
+def test_the_rows_give_eight_batches_of_different_problems_by_seed() -> None:
     problems = load_problems(str(ROWS))
-    chosen = choose_problems(problems, 4, seed=0)
-    assert len({problem.id for problem in chosen}) == 4 * BATCH_SIZE
-    assert choose_problems(problems, 4, seed=0) == chosen
-    assert choose_problems(problems, 4, seed=1) != chosen
+    chosen = choose_problems(problems, 8, seed=0)
+    assert len({problem.id for problem in chosen}) == 8 * BATCH_SIZE
+    assert choose_problems(problems, 8, seed=0) == chosen
+    assert choose_problems(problems, 8, seed=1) != chosen
 
 
 def test_the_last_line_is_one_json_object_of_the_agreed_names() -> None:

@@ -236,6 +236,11 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("data.source=[", "--set: data.source: [: not valid YAML: expected the node content, but found '<stream end>'"),
         ("evaluation.stop=[a]", "--set: evaluation.stop: cannot be set to ['a'] by name; write it in the experiment's file"),
         (
+            "evaluation.num_samples=4",
+            "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response again and again; set temperature "
+            "above 0, or num_samples to 1",
+        ),
+        (
             "search.training.batch_size.choices=[0]",
             "studies/mine.yaml:4: search: training.batch_size: must be at least 1, got 0",
         ),

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = [
     *("--set", "trial.num_examples=256"),
     *("--set", "data.pools.search=60"),
+    *("--set", "data.pools.confirm=60"),
     *("--set", "data.pools.watch=60"),
     *("--set", "data.pools.test=60"),
 ]
@@ -72,8 +73,8 @@ def end(process: subprocess.Popen[str], with_signal: int) -> tuple[int, str]:
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(with_signal)
-    rest, _ = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(family, timeout=60)
+    rest, _ = process.communicate(timeout=300)
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not alive
     return process.returncode, rest
 
@@ -99,7 +100,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with started(STUDY, workplace) as process:
         read_until(process, r"trial-1 .*started")
         with started(STUDY, workplace) as second:
-            assert second.wait(60) == 2
+            assert second.wait(300) == 2
             assert second.stdout is not None
             assert f"process {process.pid} is already at work" in second.stdout.read()
         assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
@@ -127,10 +128,11 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
 def test_scores_rest_on_the_responses_in_the_book(finished: Finished) -> None:
     book = finished.book()
     scores = book.scores()
-    assert {score.pool for score in scores} == {"search", "watch", "test"}
+    assert {score.pool.partition(":")[0] for score in scores} == {"search", "confirm", "watch", "test"}
     for score in scores:
         responses = book.responses(score)
-        assert len({response.problem_id for response in responses}) == score.num_problems == 60
+        assert len({response.problem_id for response in responses}) == score.num_problems
+        assert score.num_problems == 60 or score.pool.startswith("confirm:")
         categories = [response.verdict.category for response in responses]
         assert {category: categories.count(category) for category in score.counts} == score.counts
         checkpoint = book.checkpoint(score.run, score.step)

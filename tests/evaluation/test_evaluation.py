@@ -1,297 +1,35 @@
-"""The engine and the evaluator, real vLLM included.
-
-All that needs an engine runs in one child process: importing vLLM costs more than everything else here, and it changes its
-process (reseeds, keeps torch from setting threads). The child is this file run as a script; it writes what it saw to
-report.json, and each test asserts on its own part of that.
-"""
+"""The engine and the evaluator, real vLLM included: each test asserts on its own part of what engine_process.py saw."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mathsft.config.schema import (
-    DataSettings,
-    EvaluationSettings,
-    Experiment,
-    ModelSettings,
-    PoolSizes,
-    PromptSettings,
-    TrainingSettings,
-)
-from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Hardware, Response, Verdict, WorkerSettings
+from mathsft.records import Hardware, Response, Verdict
 from mathsft.workers.placement import CPU_EVALUATOR_ENV
 
-HARDWARE = Hardware(
-    device="cpu", num_threads=1, attention="sdpa", engine_dtype="float32", engine_memory_share=0.5, sleep_mode=False
-)
-NUM_POSITIONS = 256
-PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
 KINDS = ("correct", "wrong_answer", "format_failure")
-PROMPTS = [f"User: what is {n} + {n * n}?" + " Think hard." * (n % 5) for n in range(12)]
 
 
-# --- models, checkpoints and data ---------------------------------------------------------------------------------------
+def kind_of(problem: dict[str, str]) -> str:
+    """Return what becomes of the response that the model was taught to give to the problem."""
+    return KINDS[ord(problem["letter"]) % 3]
 
 
-def make_tokenizer(folder: Path) -> Any:
-    """One token per ASCII character, so that every model output is valid text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ", "<eos>"]
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
-    wrapped.save_pretrained(folder)
-    return wrapped
-
-
-def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0.3) -> Any:
-    """Write a tiny random Qwen2 whose greedy output wanders (a wide initialisation), and return it."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = make_tokenizer(folder)
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=NUM_POSITIONS,
-        tie_word_embeddings=tied,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=initializer_range,
-    )
-    model = Qwen2ForCausalLM(config)
-    model.save_pretrained(folder)
-    return model
-
-
-def make_experiment(folder: Path) -> Experiment:
-    """Write problems, each a single letter with its code as the answer, and a prompt template."""
-    rows = [{"problem": letter, "solution": "Look it up.", "answer": str(ord(letter))} for letter in PROBLEMS]
-    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "template.txt").write_text("{problem}: <think>")
-    return Experiment(
-        model=ModelSettings(path=str(folder / "base")),
-        data=DataSettings(source=str(folder / "problems.jsonl"), pools=PoolSizes(search=9, confirm=4, watch=1, test=1)),
-        prompt=PromptSettings(template=str(folder / "template.txt")),
-        training=TrainingSettings(learning_rate=1e-3, batch_size=1),
-        evaluation=EvaluationSettings(max_tokens=48),
-    )
-
-
-def taught_kind(letter: str) -> str:
-    """Return what becomes of the response that a model is taught to give to the problem."""
-    return KINDS[ord(letter) % 3]
-
-
-def teach(model: Any, folder: Path) -> None:
-    """Have the model learn by heart, for every problem, a response of its taught_kind, and write it to the folder."""
-    import torch
-
-    tokenizer = make_tokenizer(folder)
-    responses = {
-        "correct": " </think> <answer>{code}</answer>",
-        "wrong_answer": " </think> <answer>{code}0</answer>",
-        "format_failure": " </think> {code}</answer>",
-    }
-    rows = [f"{letter}: <think>" + responses[taught_kind(letter)].format(code=ord(letter)) + "<eos>" for letter in PROBLEMS]
-    ids_BT = tokenizer(rows, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
-    num_steps, learning_rate = 150, 3e-3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    for step in range(num_steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)
-        loss = model(input_ids=ids_BT, labels=ids_BT).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-
-
-def damage(good: Path, bad: Path, how: str) -> None:
-    """Write a copy of the good checkpoint that must not, or hardly, be served."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    if how == "missing folder":
-        return
-    shutil.copytree(good, bad)
-    file = bad / "model.safetensors"
-    tensors = load_file(file)
-    name = "model.layers.1.mlp.down_proj.weight"
-    if how == "truncated file":
-        file.write_bytes(file.read_bytes()[:-1000])
-        return
-    if how == "wrong shape":
-        tensors[name] = tensors[name][:, :-1].contiguous()
-    elif how == "missing tensor":
-        del tensors[name]
-    elif how == "unknown tensor":
-        tensors["model.layers.2.mlp.down_proj.weight"] = tensors[name].clone()
-    elif how == "NaN":
-        tensors[name][0, 0] = torch.nan
-    elif how == "overflow":
-        # Finite weights whose activations are not.
-        values_name = "model.layers.0.self_attn.v_proj.weight"
-        tensors[values_name] = tensors[values_name] * 1e38
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-BAD_CHECKPOINTS = ("missing folder", "truncated file", "wrong shape", "missing tensor", "unknown tensor", "NaN")
-
-
-# --- what the child process does ----------------------------------------------------------------------------------------
-
-
-def run_checks(folder: Path) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    report = {
-        "tied": check_engine(folder / "tied", tied=True),
-        "untied": check_engine(folder / "untied", tied=False),
-    }
-    evaluator, base, report["evaluator"] = check_evaluator(folder / "evaluator")
-    (folder / "report.json").write_text(json.dumps(report))
-    score_with_a_broken_reload(evaluator, base)
-    (folder / "survived").touch()
-
-
-def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
-    from mathsft.data.models import fingerprint
-    from mathsft.evaluation.engine import CheckpointError, Engine
-
-    greedy = EvaluationSettings(max_tokens=24)
-    references = {}
-    for name, seed in (("A", 1), ("B", 2)):
-        model = make_model(folder / name, seed, tied)
-        references[name] = reference_texts(model, make_tokenizer(folder / name), greedy.max_tokens)
-    for how in (*BAD_CHECKPOINTS, "overflow"):
-        damage(folder / "B", folder / how, how)
-
-    tokenizer = make_tokenizer(folder / "tokenizer")
-    prompts_ids = tokenizer(PROMPTS)["input_ids"]
-    engine = Engine(folder / "A", HARDWARE, max_model_len=NUM_POSITIONS)
-    fingerprints = [engine.loaded_fingerprint]
-
-    def texts(sampling: EvaluationSettings = greedy) -> list[str]:
-        return [one.text for one in engine.generate(prompts_ids, sampling)]
-
-    def swapped_texts(name: str) -> list[str]:
-        fingerprints.append(engine.swap(folder / name))
-        return texts()
-
-    report: dict[str, Any] = {"references": references}
-    report["generations"] = [asdict(one) for one in engine.generate(prompts_ids, greedy)]
-    report["A"], report["B"], report["A again"] = texts(), swapped_texts("B"), swapped_texts("A")
-    report["refusals"] = {}
-    for how in BAD_CHECKPOINTS:
-        try:
-            engine.swap(folder / how)
-            refusal = "accepted"
-        except CheckpointError as error:
-            refusal = str(error)
-        report["refusals"][how] = {"message": refusal, "texts": texts(), "fingerprint": engine.loaded_fingerprint}
-    swapped_texts("overflow")
-    report["A after overflow"] = swapped_texts("A")
-    report["fingerprints"] = fingerprints
-    report["expected fingerprints"] = [fingerprint(folder / name) for name in ("A", "B", "A", "overflow", "A")]
-    sampled = EvaluationSettings(max_tokens=24, temperature=1.0, seed=1)
-    report["sampled"], report["sampled again"] = texts(sampled), texts(sampled)
-    report["sampled with another seed"] = texts(sampled.model_copy(update={"seed": 2}))
-    report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, sampled)]
-    engine.close()
-    return report
-
-
-def reference_texts(model: Any, tokenizer: Any, max_tokens: int) -> list[str]:
-    """Return what transformers generates greedily, one prompt at a time."""
-    texts = []
-    for prompt in PROMPTS:
-        prompt_ids_1T = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        output_ids_1T = model.generate(prompt_ids_1T, max_new_tokens=max_tokens, do_sample=False)
-        texts.append(tokenizer.decode(output_ids_1T[0, prompt_ids_1T.shape[1] :], skip_special_tokens=True))
-    return texts
-
-
-def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
-    from mathsft.data.models import fingerprint
-    from mathsft.data.pools import load_pools
-    from mathsft.evaluation.evaluator import Evaluator
-
-    model = make_model(folder / "base", 3, tied=True, initializer_range=0.1)
-    study_dir = folder / "study"
-    taught_path = "runs/trial-0000/step-000400"
-    teach(model, study_dir / taught_path)
-    shutil.copytree(folder / "base", study_dir / "runs/trial-0000/step-000000")
-    experiment = make_experiment(folder)
-    evaluator = Evaluator(WorkerSettings(experiment, HARDWARE, study_dir))
-    taught = Checkpoint("trial-0000", 400, taught_path, fingerprint(study_dir / taught_path))
-    base = Checkpoint("trial-0000", 0, "runs/trial-0000/step-000000", fingerprint(folder / "base"))
-
-    report: dict[str, Any] = {
-        "pools": {
-            name: [{"id": one.id, "kind": taught_kind(one.problem)} for one in pool]
-            for name, pool in load_pools(experiment.data).items()
-        },
-        "base": asdict(evaluator.score(base, {}, "search")),
-        "taught": asdict(evaluator.score(taught, {}, "search")),
-        "slice": asdict(evaluator.score(taught, {}, "confirm:1-4")),
-        "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch")),
-    }
-    mislabelled = Checkpoint("trial-0000", 0, base.path, taught.fingerprint[::-1])
-    report["mislabelled"] = refusal_of(evaluator, mislabelled, {})
-    (folder / "long.txt").write_text("Q" * NUM_POSITIONS + "{problem}")
-    report["long prompt"] = refusal_of(evaluator, taught, {"prompt.template": str(folder / "long.txt")})
-    report["longer"] = refusal_of(evaluator, taught, {"evaluation.max_tokens": 5000})
-    evaluator.park()
-    report["taught again"] = asdict(evaluator.score(taught, {}, "search"))
-    report["files"] = sorted(path.name for path in (study_dir / "runs/trial-0000/responses").iterdir())
-    return evaluator, base, report
-
-
-def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
-    try:
-        evaluator.score(checkpoint, overrides, "search")
-    except (ValueError, UserError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "accepted"
-
-
-def score_with_a_broken_reload(evaluator: Any, checkpoint: Checkpoint) -> None:
-    """Have vLLM's own reload fail half-way, which no check can foresee."""
-    from vllm import LLM
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("planted")
-
-    LLM.apply_model = fail
-    evaluator.score(checkpoint, {}, "search")
-
-
-# --- the tests ----------------------------------------------------------------------------------------------------------
+def has_long_solution(problem: dict[str, str]) -> bool:
+    return ord(problem["letter"]) % 2 == 1
 
 
 @pytest.fixture(scope="module")
 def child(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("evaluation")
     process = subprocess.run(
-        [sys.executable, __file__, str(folder)],
+        [sys.executable, str(Path(__file__).with_name("engine_process.py")), str(folder)],
         env=os.environ | CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -316,7 +54,7 @@ def engine_test(test: Any) -> Any:
 def test_swapping_there_and_back_gives_the_first_outputs_exactly(report: dict[str, Any], kind: str) -> None:
     seen = report[kind]
     assert seen["A again"] == seen["A"]
-    assert sum(a != b for a, b in zip(seen["A"], seen["B"], strict=True)) >= len(PROMPTS) - 1
+    assert sum(a != b for a, b in zip(seen["A"], seen["B"], strict=True)) >= len(seen["A"]) - 1
     assert seen["fingerprints"] == seen["expected fingerprints"]
 
 
@@ -366,6 +104,43 @@ def test_sampling_follows_its_seed_and_the_place_of_the_prompt(report: dict[str,
     assert first != second
 
 
+@engine_test
+def test_entropy_is_that_of_the_distributions_that_tokens_were_drawn_from(report: dict[str, Any], kind: str) -> None:
+    for measured in report[kind]["measured"]:
+        ours, references = measured["entropies"]
+        assert ours == pytest.approx(references, abs=1e-4)
+        assert max(references) - min(references) > 0.1, "responses differ"
+
+
+@engine_test
+def test_log_probabilities_are_those_of_a_forward_pass_whatever_is_cached(report: dict[str, Any], kind: str) -> None:
+    for measured in report[kind]["measured"]:
+        for ours, references in zip(*measured["logprobs"], strict=True):
+            assert ours == pytest.approx(references, abs=1e-4)
+            assert sum(ours) / len(ours) == pytest.approx(sum(references) / len(references), abs=1e-5)
+
+
+@engine_test
+def test_samples_of_a_prompt_differ_and_the_first_is_what_it_would_be_alone(report: dict[str, Any], kind: str) -> None:
+    seen = report[kind]
+    samples = [seen["sampled three times"][start : start + 3] for start in range(0, 3 * len(seen["A"]), 3)]
+    assert [first for first, _, _ in samples] == seen["sampled"]
+    assert all(len(set(texts)) == 3 for texts in samples)
+
+
+@engine_test
+def test_every_finished_response_is_told(report: dict[str, Any], kind: str) -> None:
+    assert report[kind]["finished"] == list(range(1, 3 * len(report[kind]["A"]) + 1))
+
+
+def responses_of(score: dict[str, Any], folder: Path) -> list[Response]:
+    lines = (folder / "evaluator/study" / score["responses_path"]).read_text().splitlines()
+    return [
+        Response(**row | {"verdict": Verdict(**row["verdict"]), "tag_flags": tuple(row["tag_flags"])})
+        for row in map(json.loads, lines)
+    ]
+
+
 @pytest.mark.slow
 def test_scores_are_what_the_model_was_taught(
     report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
@@ -373,17 +148,13 @@ def test_scores_are_what_the_model_was_taught(
     seen = report["evaluator"]
     search = seen["pools"]["search"]
     score = seen["taught"]
-    expected = Counter(problem["kind"] for problem in search)
+    expected = Counter(map(kind_of, search))
     assert score["counts"] == {kind: expected[kind] for kind in (*KINDS, "ungraded")}
     assert score["num_problems"] == len(search) == sum(score["counts"].values())
 
-    lines = (child[0] / "evaluator/study" / score["responses_path"]).read_text().splitlines()
-    responses = [
-        Response(**row | {"verdict": Verdict(**row["verdict"]), "tag_flags": tuple(row["tag_flags"])})
-        for row in map(json.loads, lines)
-    ]
+    responses = responses_of(score, child[0])
     assert [response.problem_id for response in responses] == [problem["id"] for problem in search]
-    assert [response.verdict.category for response in responses] == [problem["kind"] for problem in search]
+    assert [response.verdict.category for response in responses] == [kind_of(problem) for problem in search]
     assert {response.finish_reason for response in responses} == {"stop"}
     assert all(response.text.endswith("</answer>") for response in responses), "the stop string stays"
     flags = {response.verdict.category: response.tag_flags for response in responses}
@@ -398,7 +169,7 @@ def test_scores_are_what_the_model_was_taught(
 @pytest.mark.slow
 def test_slices_and_overrides_reach_the_score(report: dict[str, Any]) -> None:
     seen = report["evaluator"]
-    expected = Counter(problem["kind"] for problem in seen["pools"]["confirm"][1:4])
+    expected = Counter(map(kind_of, seen["pools"]["confirm"][1:4]))
     assert {name: count for name, count in seen["slice"]["counts"].items() if count} == expected
     assert seen["cut"]["counts"]["format_failure"] == seen["cut"]["num_problems"]
     assert seen["cut"]["timings"]["num_response_tokens"] == 5 * seen["cut"]["num_problems"]
@@ -406,8 +177,54 @@ def test_slices_and_overrides_reach_the_score(report: dict[str, Any]) -> None:
         "step-000000-search.jsonl",
         "step-000400-confirm-1-4.jsonl",
         "step-000400-search.jsonl",
+        "step-000400-test.jsonl",
         "step-000400-watch.jsonl",
     ]
+
+
+@pytest.mark.slow
+def test_gold_nll_is_that_of_the_training_target_where_it_fits(
+    report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    seen = report["evaluator"]
+    search = seen["pools"]["search"]
+    expected = [None if has_long_solution(one) else seen["gold nll"][one["letter"]] for one in search]
+    assert 0 < expected.count(None) < len(search)
+    assert [one.gold_nll for one in responses_of(seen["taught"], child[0])] == pytest.approx(expected, abs=1e-5)
+    known = [nll for nll in expected if nll is not None]
+    assert seen["taught"]["gold_nll"] == pytest.approx(sum(known) / len(known), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_problem_has_as_many_responses_as_samples_are_asked_for(
+    report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    score = report["evaluator"]["sampled"]
+    responses = responses_of(score, child[0])
+    (problem,) = report["evaluator"]["pools"]["test"]
+    assert [(one.problem_id, one.sample) for one in responses] == [(problem["id"], sample) for sample in range(3)]
+    assert [one.gold_nll is None for one in responses][1:] == [True, True]
+    assert sum(score["counts"].values()) == 3
+    assert score["num_problems"] == 1
+    assert score["entropy"] == pytest.approx(sum(one.entropy or 0.0 for one in responses) / 3)
+
+
+@pytest.mark.slow
+def test_progress_is_told_of_every_response(report: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in report["evaluator"]["progress"].splitlines()]
+    num_responses = len(report["evaluator"]["pools"]["search"])
+    key = {"run": "trial-0000", "step": 400, "pool": "search", "num_responses": num_responses}
+    assert rows == [key | {"num_finished": number} for number in range(1, num_responses + 1)]
+
+
+@pytest.mark.slow
+def test_a_broken_swap_ends_the_process_once_and_then_fails(report: dict[str, Any]) -> None:
+    seen = report["evaluator"]
+    assert seen["broken swap"].startswith("SystemExit")
+    assert "runs/trial-0000/step-000000" in seen["broken swap"]
+    assert seen["broken swap in a new engine"].startswith("CheckpointError")
+    assert "runs/trial-0000/step-000400" in seen["broken swap in a new engine"]
+    assert seen["mended"] == seen["base"] | {"timings": seen["mended"]["timings"]}
 
 
 @pytest.mark.slow
@@ -420,7 +237,10 @@ def test_what_cannot_be_scored_is_refused(report: dict[str, Any]) -> None:
     assert seen["longer"].startswith("UserError")
     assert "evaluation.max_tokens = 5000" in seen["longer"]
     assert seen["long prompt"].startswith("UserError")
-    assert f"{NUM_POSITIONS + 1} tokens, but the model has only {NUM_POSITIONS} positions" in seen["long prompt"]
+    assert (
+        f"{report['num_positions'] + 1} tokens, but the model has only {report['num_positions']} positions"
+        in seen["long prompt"]
+    )
 
 
 @pytest.mark.slow
@@ -435,9 +255,6 @@ def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: p
     from mathsft.evaluation.engine import Engine
 
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    hardware = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
     with pytest.raises(RuntimeError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"):
-        Engine(tmp_path, HARDWARE, max_model_len=16)
-
-
-if __name__ == "__main__":
-    run_checks(Path(sys.argv[1]))
+        Engine(tmp_path, hardware, max_model_len=16)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, Verdict
+from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, StepMetrics, Verdict
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
 
@@ -53,9 +53,10 @@ def write_study(book: Book) -> None:
     for number, num_correct in enumerate((60, 50, 20)):
         book.write(trial(number, state="finished", value=num_correct / 200))
         for step in (2, 4):
-            book.write(
-                Checkpoint(f"trial-{number}", step, "p", "f", "", {"train_seconds": 3.0, "peak_memory_bytes": 2.0**31})
-            )
+            memory = {"predicted_memory_bytes": 2.0**30, "peak_memory_bytes": 2.0**31}
+            book.write(Checkpoint(f"trial-{number}", step, "p", "f", "", {"train_seconds": 3.0, **memory}))
+            utilization = None if number == 2 else 0.25
+            book.write(StepMetrics(f"trial-{number}", step, 1.0, 1e-3, 1.0, 640, 320, 0.5 * step, utilization))
         write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     book.write(Promotion("trial-0", trial(0).overrides, "highest accuracy", {}))
@@ -103,8 +104,16 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
     assert trials[4][-1] == r"failed: three deaths \| \!\[x\](http://evil)"
     assert "The base model solves 5.0%" in report
     costs = section(report, "## Time and memory")
-    assert costs[1] == ["trial-0", "6.0 s", "2.00 GiB"]
+    assert costs[0] == ["trainer", "train", "peak memory", "predicted memory"]
+    assert costs[1] == ["trial-0", "6.0 s", "2.00 GiB", "1.00 GiB"]
     assert ["evaluator", "generate", "grade", "peak memory"] in costs
+    speed = section(report, "### Training speed")
+    assert speed[:2] == [
+        ["trainer", "useful tokens/s", "computed tokens/s", "FLOP utilisation"],
+        ["trial-0", "427", "213", "25.0%"],
+    ]
+    assert speed[3] == ["trial-2", "427", "213"], "a model whose operations are not known"
+    assert speed[4] == ["**all**", "427", "213", "25.0%"]
     assert ["data.source", r"a\|b"] in section(report, "## Settings of all runs")
     assert "SECRET" not in report
 

@@ -73,7 +73,7 @@ def test_recorded_settings_make_the_same_experiment(experiment: Experiment) -> N
 
 
 def test_loss_curves_are_compared_to_the_bit() -> None:
-    old = [StepMetrics("trial-3", step, 1 / step, 1e-3, 1.0, 10, 0.1) for step in (1, 2, 3)]
+    old = [StepMetrics("trial-3", step, 1 / step, 1e-3, 1.0, 10, 10, 0.1, None) for step in (1, 2, 3)]
     assert compare_losses(old, old) == (None, 0.0)
     assert compare_losses(old, old[:2]) == (3, 0.0)
     nudged = [old[0], replace(old[1], loss=0.5 + 2**-50), old[2]]

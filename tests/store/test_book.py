@@ -36,7 +36,7 @@ class Listener:
 
 
 def test_every_record_is_read_back_equal(book: Book) -> None:
-    metrics = StepMetrics("trial-0", 1, 2.5, 1e-4, 0.7, 812, 0.04)
+    metrics = StepMetrics("trial-0", 1, 2.5, 1e-4, 0.7, 812, 640, 0.04, 0.5)
     promotion = Promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
     for record in (RUN, metrics, CHECKPOINT, promotion):
         book.write(record)
@@ -60,7 +60,7 @@ def test_observers_hear_news_only_and_may_fail(book: Book) -> None:
     book.write(RUN)
     ended = replace(RUN, state="finished", value=0.5)
     book.write(ended)
-    steps = [StepMetrics("trial-0", step, 1.0, 1e-4, 0.5, 10, 0.1) for step in (1, 2)]
+    steps = [StepMetrics("trial-0", step, 1.0, 1e-4, 0.5, 10, 10, 0.1, None) for step in (1, 2)]
     book.write_metrics(steps[:1])
     book.write_metrics(steps)
     assert listener.heard == [RUN, ended, *steps]

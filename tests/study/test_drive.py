@@ -3,7 +3,9 @@
 import asyncio
 import json
 import math
+import re
 import sqlite3
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,24 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import Checkpoint, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.worker import Failed
+from mathsft.workers.worker import Failed, RemoteError
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
+NUM_PROBLEMS = 50
+NUM_CONFIRM = 100
+
+
+CALLS_IN_A_LIFE = 5
+"""Of workers, before a driver that is to be killed is."""
 
 
 class KilledError(BaseException):
@@ -56,7 +65,7 @@ class ToyTrainer:
             raise Failed("out of luck")
         path = f"runs/{run.name}/step-{step:06d}"
         (self.folder / path).mkdir(parents=True, exist_ok=True)
-        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 0.1) for number in range(1, step + 1)]
+        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 10, 0.1, None) for number in range(1, step + 1)]
         lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
         (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
         self.kills.strike(is_end=True)
@@ -69,19 +78,27 @@ class ToyEvaluator:
     def __init__(self, folder: Path, kills: Kills) -> None:
         self.folder, self.kills = folder, kills
 
-    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str) -> Score:
+    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path) -> Score:
         assert method == "score"
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)
         assert (self.folder / checkpoint.path).exists()
         distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
-        num_correct = round(200 * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        counts = {"correct": num_correct, "wrong_answer": 200 - num_correct, "format_failure": 0, "ungraded": 0}
+        num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
+        counts = {"correct": num_correct, "wrong_answer": NUM_PROBLEMS - num_correct, "format_failure": 0, "ungraded": 0}
         path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
-        path.write_text("")
+        verdicts = [Verdict("correct")] * num_correct + [Verdict("wrong_answer")] * (NUM_PROBLEMS - num_correct)
+        responses = [Response(f"p{number:02}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
+        path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
         return Score(
-            checkpoint.run, checkpoint.step, pool, 200, counts, checkpoint.fingerprint, str(path.relative_to(self.folder))
+            checkpoint.run,
+            checkpoint.step,
+            pool,
+            NUM_PROBLEMS,
+            counts,
+            checkpoint.fingerprint,
+            str(path.relative_to(self.folder)),
         )
 
 
@@ -97,6 +114,7 @@ def study_config(**changes: Any) -> StudyConfig:
         "final": {"num_examples": 256, "eval_points": [0.5, 1.0]},
         "sampler": {"name": "TPESampler", "arguments": {"n_startup_trials": 3}},
         "pruner": {"name": "PercentilePruner", "arguments": {"percentile": 50.0, "n_startup_trials": 3}},
+        "selection": {"num_proposed": 1, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
     }
     return StudyConfig.model_validate({**given, **changes})
 
@@ -125,9 +143,10 @@ class Driver:
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
         search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
-        if not is_over(search, self.book):
-            asyncio.run(run_study(config, search, self.crew(), self.book))
-        promote(self.book, self.folder.path)
+        rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
+        if not is_over(search, self.book, rule):
+            asyncio.run(run_study(config, rule, search, self.crew(), self.book))
+        promote(rule, self.book, self.folder.path)
 
     def final(self, config: StudyConfig) -> Run:
         promotion = self.book.promotion()
@@ -148,10 +167,10 @@ class Driver:
         return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 
 
-@pytest.fixture
-def undisturbed(tmp_path: Path, experiment: Experiment) -> tuple[dict[str, Any], int]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> tuple[dict[str, Any], int]:
     kills = Kills()
-    driver = Driver(tmp_path / "undisturbed", experiment, kills)
+    driver = Driver(tmp_path_factory.mktemp("study") / "undisturbed", experiment, kills)
     driver.study(study_config())
     driver.final(study_config())
     return driver.summary(), kills.num_calls
@@ -176,18 +195,22 @@ def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undistu
 def test_killed_anywhere_it_ends_as_if_undisturbed(
     tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
 ) -> None:
+    """Every life of the driver but the last is killed after some calls, so that the kills fall on all stages of a study."""
     expected, num_calls = undisturbed
-    for after in range(at_end, num_calls, 11):
-        folder = tmp_path / f"killed-{at_end}-{after}"
-        with pytest.raises(BaseException) as caught:
-            driver = Driver(folder, experiment, Kills(after, at_end))
+    num_lives = 0
+    while True:
+        driver = Driver(tmp_path / "killed", experiment, Kills(after=CALLS_IN_A_LIFE, at_end=at_end))
+        num_lives += 1
+        try:
             driver.study(study_config())
             driver.final(study_config())
-        assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
-        again = Driver(folder, experiment, Kills())
-        again.study(study_config())
-        again.final(study_config())
-        assert again.summary() == expected, f"killed after {after} calls"
+        except BaseException as error:
+            if not any(isinstance(leaf, KilledError) for leaf in leaves(error)):
+                raise
+        else:
+            break
+    assert num_lives > num_calls / CALLS_IN_A_LIFE
+    assert driver.summary() == expected
 
 
 def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:
@@ -234,6 +257,60 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None:
+    """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
+    score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()
+
+    async def call(
+        self: ToyEvaluator, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path
+    ) -> Score:
+        num_refused[checkpoint.path, pool] += 1
+        if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
+            raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
+        return await score(self, method, checkpoint, overrides, pool, progress)
+
+    monkeypatch.setattr(ToyEvaluator, "call", call)
+
+
+def test_corrupt_weights_are_trained_again_and_nothing_else_changes(
+    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, num_calls = undisturbed
+    refuse(monkeypatch, "runs/", num_times=1)
+    kills = Kills()
+    driver = Driver(tmp_path / "s", experiment, kills)
+    driver.study(study_config())
+    driver.final(study_config())
+    assert driver.summary() == expected
+    assert kills.num_calls > num_calls
+
+
+def test_a_failed_trial_says_why_and_is_replaced(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "runs/trial-1/", num_times=99)
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(num_trials=3, pruner={"name": "NopPruner"}))
+    trials = driver.book.runs("trial-")
+    assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
+    assert trials[1].value is None
+    assert re.fullmatch(r"runs/trial-1/step-\d+ cannot be read", trials[1].reason)
+    assert [state for _, _, state, _ in driver.optuna_trials()] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_path: Path, experiment: Experiment) -> None:
+    search = {"training.learning_rate": {"type": "categorical", "choices": [9e-3]}}
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study_config(search=search, num_trials=2))
+    for trial in driver.book.runs("trial-"):
+        assert (trial.state, trial.value) == ("diverged", 0.0)
+        assert re.fullmatch(r"loss is nan at step \d+", trial.reason)
+    trials = optuna.load_study(study_name="toy", storage=driver.folder.database_url).trials
+    assert [(trial.state.name, trial.value, trial.user_attrs["state"]) for trial in trials] == [
+        ("COMPLETE", 0.0, "diverged")
+    ] * 2
+
+
 def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
     tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,9 +335,10 @@ def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: 
 
 def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -> None:
     """The pruner is armed: after good trials, one with a hopeless learning rate is stopped at its first eval point."""
+    by_sampler = {"num_proposed": 0, "round_trials": [], "round_problems": []}
     good = {"training.learning_rate": {"type": "float", "low": 9e-4, "high": 1.1e-3}}
-    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4))
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(search=good, num_trials=4, selection=by_sampler))
     bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.study(study_config(search=bad, num_trials=5))
+    driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
     assert driver.book.runs("trial-")[-1].state == "pruned"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, StepMetrics
+from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.store.book import Book, Record
 from mathsft.tracking.live import LiveProgress
 
@@ -38,7 +38,7 @@ def trial(number: int, **changes: object) -> Run:
 
 
 def step(run: str, number: int) -> StepMetrics:
-    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 0.1)
+    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 640, 0.1, None)
 
 
 def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Score:
@@ -68,17 +68,23 @@ def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
             (15, score("trial-0", 10, 49)),
             (15, trial(0, state="finished", value=0.245)),
             (16, trial(1)),
-            (20, trial(1, state="diverged", value=0.0, reason="loss is nan\nat step 3")),
-            (20, Promotion("trial-0", {}, "highest accuracy", {})),
+            (18, step("trial-1", 1)),
+            (22, trial(1, state="finished", value=0.1)),
+            (23, trial(2)),
+            (24, trial(2, state="diverged", value=0.0, reason="loss is nan\nat step 3")),
+            (24, Promotion("trial-0", {}, "highest accuracy", {})),
         ],
+        num_trials=4,
     ) == [
         "[    1.0s]  trial-0  learning_rate 1.20e-03  batch_size 16  started",
         "[    9.0s]  trial-0  step 10/10  trained  loss 1.5000",
         "[   15.0s]  trial-0  step 10/10  24.5% (19.1% – 30.9%) on search  format 50.0%",
-        "[   15.0s]  trial-0  finished 24.5%  best so far trial-0 24.5%  about 10 s left",
+        "[   15.0s]  trial-0  finished 24.5%  best so far trial-0 24.5%",
         "[   16.0s]  trial-1  learning_rate 1.20e-03  batch_size 16  started",
-        "[   20.0s]  trial-1  diverged 0.0%  loss is nan  best so far trial-0 24.5%",
-        "[   20.0s]  promoted  trial-0  highest accuracy",
+        "[   22.0s]  trial-1  finished 10.0%  best so far trial-0 24.5%  about 14 s left",
+        "[   23.0s]  trial-2  learning_rate 1.20e-03  batch_size 16  started",
+        "[   24.0s]  trial-2  diverged 0.0%  loss is nan  best so far trial-0 24.5%  about 4 s left",
+        "[   24.0s]  promoted  trial-0  highest accuracy",
     ]
 
 
@@ -97,7 +103,7 @@ def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None
         ],
     )
     assert lines[-2].endswith(
-        "step 4/20  15.0% (10.7% – 20.6%) on watch  format 50.0%  best so far step 0 20.0%  about 15 min left"
+        "step 4/20  15.0% (10.7% – 20.6%) on watch  format 50.0%  best so far step 0 20.0%  about 18 min left"
     )
     assert "best so far step 0 20.0%" in lines[-1], "nothing is chosen on the test pool"
 
@@ -106,9 +112,28 @@ def test_a_new_driver_counts_what_earlier_ones_did_as_done(book: Book) -> None:
     lines_of(book, [(0, trial(0)), (1, step("trial-0", 5))])
     ended = trial(0, state="finished", value=0.5)
     again = replace(step("trial-0", 5), seconds=0.2)
-    lines = lines_of(book, [(3, again), (3, trial(1, state="failed")), (8, step("trial-0", 10)), (8, ended)], num_trials=2)
-    assert lines[0].endswith("trial-1  failed"), "nothing new is done, so there is no pace yet"
+    scored = score("trial-0", 5, 49)
+    events = [(1, scored), (3, again), (3, trial(1, state="failed")), (8, step("trial-0", 10)), (8, ended)]
+    lines = lines_of(book, events, num_trials=2)
+    assert lines[1].endswith("trial-1  failed"), "nothing new is done, so there is no pace yet"
     assert lines[-1].endswith("about 10 s left"), "half a trial took 5 s, a whole one is left"
+
+
+def test_the_time_that_the_engine_takes_to_start_is_not_taken_for_the_pace(book: Book) -> None:
+    lines = lines_of(
+        book,
+        [
+            (0, trial(0)),
+            (10, step("trial-0", 1)),
+            (11, step("trial-0", 5)),  # from here on training waits
+            (60, trial(1, state="failed")),
+            (100, score("trial-0", 5, 49)),
+            (102, step("trial-0", 10)),
+            (102, trial(0, state="finished", value=0.2)),
+        ],
+    )
+    assert "left" not in lines[1], "nobody knows yet for how long"
+    assert lines[-1].endswith("about 4 s left"), "half a trial took 2 s, a whole one is left"
 
 
 def test_a_terminal_shows_the_events_above_a_moving_line(book: Book) -> None:
@@ -116,8 +141,31 @@ def test_a_terminal_shows_the_events_above_a_moving_line(book: Book) -> None:
     console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
     with LiveProgress(console, book, 2, EXPERIMENT, clock) as live:
         book.observers = [live]
-        for clock.seconds, record in [(1, trial(0)), (2, step("trial-0", 1)), (4, step("trial-0", 5)), (5, trial(1))]:
+        for clock.seconds, record in [
+            (1, trial(0)),
+            (2, step("trial-0", 1)),
+            (2, score("trial-0", 1, 49)),
+            (4, step("trial-0", 5)),
+        ]:
             book.write(record)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
     assert "started" in shown
     assert re.search(r"━+ trial-0  step 5/10  loss 1\.5000  about \d+ s left", shown)
+
+
+def test_the_moving_line_tells_of_a_scoring_until_its_score_is_there(book: Book) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    progress = "scoring trial-0 step 5: 120 of 200"
+    with LiveProgress(console, book, 2, EXPERIMENT) as live:
+        book.observers = [live]
+        for record in (trial(0), step("trial-0", 5)):
+            book.write(record)
+        book.announce(Scoring("trial-0", 5, "search", 120, 200))
+        live._live.refresh()
+        assert progress in output.getvalue()
+        book.write(score("trial-0", 5, 60))
+        output.truncate(0)
+        live._live.refresh()
+        assert progress not in output.getvalue()
+        assert "trial-0" in output.getvalue()

@@ -47,7 +47,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 
 def step(number: int, run: str = "trial-0", seconds: float = 0.1) -> StepMetrics:
-    return StepMetrics(run, number, 2.0 / number, 1e-3, 0.5, 640, seconds)
+    return StepMetrics(run, number, 2.0 / number, 1e-3, 0.5, 640, 640, seconds, 0.5)
 
 
 def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "search") -> Score:

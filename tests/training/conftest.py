@@ -41,6 +41,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare every trainer of a test the tenths of a second in which it would find the best rate of products."""
+    monkeypatch.setattr("mathsft.training.gemm.SIZES", (64,))
+
+
 @pytest.fixture
 def make_model(tmp_path: Path) -> MakeModel:
     """Make a model folder with random weights and a tokenizer of single bytes."""

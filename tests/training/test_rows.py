@@ -50,6 +50,7 @@ def test_every_response_token_is_predicted_from_exactly_what_comes_before_it(
         assert len(ids) % multiple == 0
         assert len(ids) <= budget or sum(group.count for group in row.groups) == 1
         seen = paths(row)
+        assert row.num_attended_tokens == sum(map(len, seen)) + len(ids) - len(seen)  # one that only pads sees itself
         for predictor, target in zip(row.predictors_N.tolist(), row.targets_N.tolist(), strict=True):
             if target != NO_TARGET:
                 actual.append((*(ids[place] for place in seen[predictor]), target))
@@ -92,6 +93,7 @@ def test_plain_rows_hold_every_response_token_once_within_the_budget(lengths: li
     seen = {}
     for row in plain_rows(batch, budget, CPU):
         assert row.ids_BT.numel() <= budget or len(row.ids_BT) == 1
+        assert row.num_attended_tokens == row.ids_BT.new_ones(row.ids_BT.shape).cumsum(1).sum()
         inputs = row.ids_BT.flatten()[row.predictors_N].tolist()
         seen.update(zip(row.targets_N.tolist(), inputs, strict=True))
     # All tokens differ, so each one names the token it must be predicted from.

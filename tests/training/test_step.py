@@ -83,7 +83,7 @@ def test_loss_and_every_gradient_are_those_of_the_plain_padded_batch(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, object], tied: bool
 ) -> None:
     folder = make_model(kind, tied, **settings)
-    monkeypatch.setattr(loss_module, "_CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
     for seed, prefix_tokens in enumerate((0, 3, 40)):
         batch = random_batch(seed, prefix_tokens)
         expected_loss, expected = plain_loss_and_gradients(folder, batch)
@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_model: MakeModel) -> Non
 
 
 def test_the_loss_never_holds_more_logits_than_a_chunk(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_LOGITS", 257 * 10)
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)
     sizes = []
 
     class Recorder(TorchFunctionMode):

@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.records import Checkpoint, Plan, Run, WorkerSettings
+from mathsft.training.flops import model_flops
+from mathsft.training.footprint import full_state_path
 from mathsft.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
+
+TIMED = ("seconds", "flop_utilization")
 
 CHANGED = {
     "learning_rate": 1e-3,
@@ -58,9 +62,9 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
-    """Return the run's metrics but for the seconds, which are never the same twice."""
+    """Return the run's metrics but for those that are never the same twice."""
     lines = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
 
 
 def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: WorkerSettings) -> None:
@@ -83,7 +87,8 @@ def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: Wo
     assert (again.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
     back = trainer.advance(run, 4)
     assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
-    assert names_in(settings.study_dir / "runs" / run.name) == ["metrics.jsonl", "step-000004", "step-000010"]
+    left = set(names_in(settings.study_dir / "runs" / run.name)) - {full_state_path(Path()).name}  # a slow run saves one
+    assert left == {"metrics.jsonl", "step-000004", "step-000010"}
 
 
 def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,10 +100,13 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     assert set(checkpoint.timings) == {
         "encode_seconds",
         "train_seconds",
+        "canary_seconds",
         "save_seconds",
         "peak_memory_bytes",
+        "predicted_memory_bytes",
         "num_tokens",
     }
+    assert checkpoint.timings["peak_memory_bytes"] > 0
     assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, make_run()))
     assert "encode_seconds" not in trainer.advance(make_run("trial-1", max_length_tokens=90), 2).timings
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
@@ -159,9 +167,50 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
     assert trainer.advance(wild, 10) == diverged
     assert len(curve(settings, wild)) == num_steps
     # What the diverging step would have changed was not applied: the steps before it can still be had.
-    assert trainer.advance(wild, num_steps).diverged == ""
-    assert (settings.study_dir / "runs" / "trial-1" / f"step-{num_steps:06d}" / "model.safetensors").exists()
+    assert trainer.advance(wild, 0).diverged == ""
+    assert (settings.study_dir / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
     assert trainer.advance(make_run(), 3).fingerprint == expected.fingerprint
+
+
+def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_step(settings: WorkerSettings) -> None:
+    run = make_run()
+    expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings, run)
+    first, second = Trainer(settings), Trainer(settings)
+    first.advance(run, 4)
+    for to_step in (9, 2):  # further than the first trainer, and less far
+        second.advance(run, to_step)
+        assert (first.advance(run, 6).fingerprint, curve(settings, run)) == expected
+        first.advance(run, 4)
+
+
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: WorkerSettings) -> None:
+    run = make_run()
+    trainer = Trainer(settings)
+    expected = Trainer(replace(settings, study_dir=settings.study_dir.with_name("undisturbed"))).advance(run, 4).fingerprint
+    metrics = settings.study_dir / "runs" / run.name / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.symlink_to("/dev/full")  # the kernel's own refusal
+    with pytest.raises(UserError, match="trial-0: the disk is full; free space for the run's metrics and checkpoints"):
+        trainer.advance(run, 4)
+    metrics.unlink()
+    assert trainer.advance(run, 4).fingerprint == expected
+    assert [line["step"] for line in curve(settings, run)] == [1, 2, 3, 4]
+
+
+def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_products(
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mathsft.training.utilization.best_gemm_flops_per_second", lambda dtype, device: 1e9)
+    run = make_run()
+    Trainer(settings).advance(run, 1)
+    [line] = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+    step = json.loads(line)
+    config = AutoConfig.from_pretrained(settings.experiment.model.path)
+    # At least all tokens in all layers; at most as if each attended to a row of its own length, and all had logits.
+    computed = step["num_computed_tokens"]
+    flops = model_flops(config)
+    least, most = (flops.total(computed, *others) / 1e9 for others in ((computed, 0), (computed * computed, computed)))
+    assert least < step["flop_utilization"] * step["seconds"] < most
 
 
 def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:

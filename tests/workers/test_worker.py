@@ -162,6 +162,12 @@ def test_three_deaths_fail_with_the_end_of_the_log_and_fewer_do_not(team: Team) 
     assert run(calls()) == 4
 
 
+def test_what_cannot_work_in_any_process_fails_with_the_reason_it_gave(team: Team) -> None:
+    with pytest.raises(Failed, match="died 3 times without getting further") as caught:
+        run(team.hire().call("break_down"))
+    assert str(caught.value).endswith("SystemExit: the engine broke: OutOfMemoryError")
+
+
 def test_deaths_that_get_further_each_time_are_not_counted(team: Team) -> None:
     """Five deaths, each after another line of progress, where three without any would end the call."""
     worker = team.hire()

@@ -86,6 +86,9 @@ class Toy:
         threading.Thread(target=time.sleep, args=(600,)).start()  # which an orderly exit would wait for
         raise SystemExit("the engine is broken")
 
+    def break_down(self) -> None:
+        raise SystemExit("the engine broke: OutOfMemoryError")
+
     def hold(self) -> None:
         """Tell that the request arrived, then never reply."""
         self._note("hold")

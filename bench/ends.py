@@ -1,0 +1,115 @@
+"""What a study and its final run came to, and how two of them differ where they must not. Runs nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from mathsft.data.models import fingerprint
+from mathsft.records import Promotion, Run
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class End:
+    """All that must not depend on when what was killed."""
+
+    runs: dict[str, Run]
+    promotion: Promotion | None
+    trials: dict[int, Any]
+    """Optuna's: parameters, state, value and what was reported, by number."""
+    scores: dict[tuple[str, int, str], Any]
+    """Weights' fingerprint, counts and responses by run, step and pool."""
+    curves: dict[str, list[Any]]
+    """A run's steps as the trainer saw them, but for the time they took."""
+    num_repeated_steps: int
+    """Lines of metrics files beyond one a step."""
+    num_half_files: int
+    """Leftovers of files that were being written, and weights that are not what the book says."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How one end differs from another; a stopped trial's steps and scores after its stop may be there or not."""
+
+    lost: int
+    """Runs, trials, scores and steps that are missing."""
+    doubled: int
+    """Those that are too many."""
+    curves_differ: int
+    """Runs whose steps are not the same to the bit."""
+    results_differ: int
+    """Runs, trials, scores and promotions that are there but not the same."""
+
+
+def read_end(folder: StudyFolder, study: str) -> End:
+    """Read a study's end from its database and its files."""
+    book = Book.open(folder.database_url, study)
+    runs = {run.name: run for run in book.runs()}
+    storage = optuna.storages.RDBStorage(folder.database_url)
+    steps = [step for name in runs for step in _steps_on_disk(folder.run(name) / "metrics.jsonl")]
+    weights = [checkpoint for name in runs for checkpoint in book.checkpoints(name) if checkpoint.path]
+    corrupt = [
+        checkpoint
+        for checkpoint in weights
+        if (folder.path / checkpoint.path).exists() and fingerprint(folder.path / checkpoint.path) != checkpoint.fingerprint
+    ]
+    end = End(
+        runs=runs,
+        promotion=book.promotion(),
+        trials={
+            trial.number: (trial.params, trial.state.name, trial.value, trial.intermediate_values)
+            for trial in optuna.load_study(study_name=study, storage=storage).trials
+        },
+        scores={
+            (score.run, score.step, score.pool): (
+                score.fingerprint,
+                score.counts,
+                [(given.problem_id, given.sample, given.text, given.verdict) for given in book.responses(score)],
+            )
+            for score in book.scores()
+        },
+        curves={name: [replace(step, seconds=0.0) for step in book.metrics(name)] for name in runs},
+        num_repeated_steps=len(steps) - len(set(steps)),
+        num_half_files=len(corrupt) + len(list(folder.path.rglob("*.partial"))),
+    )
+    book.close()
+    return end
+
+
+def compare(expected: End, actual: End) -> Differences:
+    """Tell how an end differs from the expected one."""
+    lost = doubled = results_differ = 0
+    stopped = {run.name for run in actual.runs.values() if run.state == "pruned"}
+    tables: list[tuple[Mapping[Any, Any], Mapping[Any, Any]]] = [
+        (expected.runs, actual.runs),
+        (expected.trials, actual.trials),
+        (_but_of(stopped, expected.scores), _but_of(stopped, actual.scores)),
+        ({"": expected.promotion}, {"": actual.promotion}),
+    ]
+    for old, new in tables:
+        lost += len(old.keys() - new.keys())
+        doubled += len(new.keys() - old.keys())
+        results_differ += sum(old[key] != new[key] for key in old.keys() & new.keys())
+    curves_differ = 0
+    for name in expected.curves.keys() & actual.curves.keys():
+        old_curve, new_curve = expected.curves[name], actual.curves[name]
+        num_common = min(len(old_curve), len(new_curve))
+        curves_differ += old_curve[:num_common] != new_curve[:num_common]
+        if name not in stopped:
+            lost += len(old_curve) - num_common
+            doubled += len(new_curve) - num_common
+    return Differences(lost, doubled + actual.num_repeated_steps, curves_differ, results_differ)
+
+
+def _but_of(runs: set[str], scores: Mapping[tuple[str, int, str], Any]) -> dict[tuple[str, int, str], Any]:
+    return {key: score for key, score in scores.items() if key[0] not in runs}
+
+
+def _steps_on_disk(path: Path) -> list[tuple[str, int]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [(row["run"], row["step"]) for row in rows]

@@ -1,0 +1,286 @@
+"""Times the evaluator on one CPU thread: a swap beside a new engine, and a score beside a bare `LLM.generate`.
+
+`python -m bench.evaluator` prints a table and, last, one JSON line. For each model the bare engine and ours run in turns in
+processes of their own that have imported vLLM before the clock starts; every figure is the median of its repeats. Seconds
+are the process's CPU-seconds. What the responses say is not looked at.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.config.schema import (
+    DataSettings,
+    EvaluationSettings,
+    Experiment,
+    ModelSettings,
+    PoolSizes,
+    PromptSettings,
+    TrainingSettings,
+)
+from mathsft.data.models import fingerprint, resolve_model
+from mathsft.records import Checkpoint, Hardware, WorkerSettings
+from mathsft.workers.placement import CPU_EVALUATOR_ENV
+
+HARDWARE = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
+ENVIRONMENT = CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
+TRAINING = TrainingSettings(learning_rate=1e-5, batch_size=1)
+POOL = "search"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, the problems it answers, and how often all is repeated."""
+
+    experiment: Experiment
+    num_repeats: int
+
+
+WORKLOADS = {
+    "tiny": Workload(
+        Experiment(
+            model=ModelSettings(path="quickstart"),
+            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=200, confirm=1, watch=1, test=1)),
+            prompt=PromptSettings(template="short"),
+            training=TRAINING,
+            evaluation=EvaluationSettings(max_tokens=96),
+        ),
+        num_repeats=7,
+    ),
+    "135m": Workload(
+        Experiment(
+            model=ModelSettings(path="smollm2-135m"),
+            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=24, confirm=1, watch=1, test=1)),
+            training=TRAINING,
+            evaluation=EvaluationSettings(max_tokens=64),
+        ),
+        num_repeats=3,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """CPU-seconds of the evaluator and of a bare engine."""
+
+    new_engine: float
+    swap: float
+    canary: float
+    bare: float
+    """LLM.generate with the same prompts and sampling."""
+    generate: float
+    """Our engine's generate, entropy included."""
+    score: float
+    """All that the evaluator does but swapping and the gold NLL: canary, responses, progress, grading and storing."""
+    score_and_gold: float
+    """The same with the gold NLL, which other evaluations do not have."""
+
+    @property
+    def swap_speedup(self) -> float:
+        return self.new_engine / self.swap
+
+    @property
+    def throughput_share(self) -> float:
+        return self.bare / self.score
+
+    @property
+    def entropy_cost(self) -> float:
+        return self.generate / self.bare - 1
+
+
+def main() -> None:
+    """Parse the command line, run the bench and print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.evaluator", description="The evaluator beside bare vLLM.")
+    parser.parse_args()
+    os.environ.update(ENVIRONMENT)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    measured = {}
+    for name, workload in WORKLOADS.items():
+        console.print(f"{name}: {workload.num_repeats} repeats")
+        with tempfile.TemporaryDirectory() as scratch, _processes() as (ours, bare):
+            measured[name] = _measure(workload, Path(scratch), ours, bare)
+    console.print(_table(measured))
+    tiny, large = measured["tiny"], measured["135m"]
+    result = {
+        "swap_speedup_tiny": round(tiny.swap_speedup, 1),
+        "swap_speedup_135m": round(large.swap_speedup, 1),
+        "throughput_share": round(large.throughput_share, 3),
+        "entropy_cost": round(large.entropy_cost, 3),
+    }
+    # Not through the console, which would wrap the line.
+    print(json.dumps(result), flush=True)
+
+
+Call = Callable[..., Any]
+
+
+@contextmanager
+def _processes() -> Iterator[tuple[Call, Call]]:
+    """Yield two functions that run others, with their arguments, in a process each."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as ours, ProcessPoolExecutor(1, context) as bare:
+        yield (
+            lambda function, *arguments: ours.submit(function, *arguments).result(),
+            lambda function, *arguments: bare.submit(function, *arguments).result(),
+        )
+
+
+def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measurement:
+    folder = resolve_model(workload.experiment.model.path)
+    experiment = workload.experiment.model_copy(update={"model": ModelSettings(path=str(folder))})
+    checkpoints = ours(publish_two, folder, scratch)
+    prompts_ids, max_model_len = ours(start_ours, WorkerSettings(experiment, HARDWARE, scratch), checkpoints[0])
+    starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len) for _ in range(3)]
+    rounds = [
+        ours(time_ours, checkpoints) | {"bare": bare(time_bare, prompts_ids, experiment.evaluation)}
+        for _ in range(workload.num_repeats)
+    ]
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    return Measurement(new_engine=statistics.median(starts), **medians)
+
+
+def _table(measured: dict[str, Measurement]) -> Table:
+    table = Table(title="CPU-seconds on one thread, medians", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in measured:
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Callable[[Measurement], str]]] = [
+        ("new engine", lambda one: f"{one.new_engine:.3f}"),
+        ("swap", lambda one: f"{one.swap:.4f}"),
+        ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
+        ("canary", lambda one: f"{one.canary:.4f}"),
+        ("bare LLM.generate", lambda one: f"{one.bare:.3f}"),
+        ("our generate, entropy included", lambda one: f"{one.generate:.3f}"),
+        ("  entropy costs", lambda one: f"{one.entropy_cost:.1%}"),
+        ("our score, grading and storing included", lambda one: f"{one.score:.3f}"),
+        ("  share of the bare throughput", lambda one: f"{one.throughput_share:.1%}"),
+        ("our score with the gold NLL", lambda one: f"{one.score_and_gold:.3f}"),
+        ("  share of the bare throughput", lambda one: f"{one.bare / one.score_and_gold:.1%}"),
+    ]
+    for row, show in rows:
+        table.add_row(row, *map(show, measured.values()))
+    return table
+
+
+# ---- in the processes, whose engines live from call to call
+
+_STATE: dict[str, Any] = {}
+
+
+def publish_two(folder: Path, study_dir: Path) -> list[Checkpoint]:
+    """Write the model and a slightly different one as checkpoints with their canaries."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    from mathsft.data.examples import load_template
+    from mathsft.training.canary import NUM_CANARY_TOKENS, make_canary
+    from mathsft.training.state import load_base
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    token_ids = tuple(tokenizer(load_template("r1_zero"))["input_ids"][:NUM_CANARY_TOKENS])
+    checkpoints = []
+    for step, factor in enumerate((1.0, 1.001)):
+        path = f"runs/bench/step-{step:06d}"
+        shutil.copytree(folder, study_dir / path)
+        for file in (study_dir / path).glob("*.safetensors"):
+            save_file({name: tensor * factor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+        base = load_base(study_dir / path, "sdpa")
+        canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
+        checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), canary=canary))
+    return checkpoints
+
+
+def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[tuple[int, ...]], int]:
+    """Start our evaluator by a first score; return the pool's prompts and the engine's room for prompt and response."""
+    from mathsft.data.pools import load_pools, select
+    from mathsft.evaluation.evaluator import Evaluator
+
+    evaluator = _STATE["evaluator"] = Evaluator(settings)
+    evaluator.score(checkpoint, {}, POOL)
+    problems = select(load_pools(settings.experiment.data), POOL)
+    prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
+    _STATE.update(study_dir=settings.study_dir, prompts_ids=prompts_ids, sampling=settings.experiment.evaluation)
+    return prompts_ids, evaluator._engine.max_model_len
+
+
+def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
+    """Return the seconds of a swap to the first checkpoint and of what follows, each time with an empty cache."""
+    from mathsft.evaluation import evaluator as module
+
+    evaluator, (checkpoint, other) = _STATE["evaluator"], checkpoints
+    engine = evaluator._engine
+
+    def with_empty_cache(action: Callable[[], Any]) -> float:
+        engine._llm.reset_prefix_cache()
+        return _seconds(action)
+
+    engine.swap(_STATE["study_dir"] / other.path)
+    seconds = {
+        "swap": _seconds(lambda: engine.swap(_STATE["study_dir"] / checkpoint.path)),
+        "canary": _seconds(lambda: evaluator._check_canary(engine, checkpoint, checkpoint.canary)),
+        "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
+        "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL)),
+    }
+    read_gold, module._gold_nlls = module._gold_nlls, lambda engine, examples: [None] * len(examples)
+    seconds["score"] = with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL))
+    module._gold_nlls = read_gold
+    return seconds
+
+
+def start_bare(folder: Path, max_model_len: int) -> float:
+    """Return the seconds of a new engine, as ours but without what is ours; vLLM is imported before, an older one closed."""
+    from vllm import LLM
+
+    if "llm" in _STATE:
+        _STATE.pop("llm").llm_engine.engine_core.shutdown()
+
+    def start() -> None:
+        _STATE["llm"] = LLM(
+            str(folder),
+            dtype="float32",
+            max_model_len=max_model_len,
+            enforce_eager=True,
+            block_size=32,
+            async_scheduling=False,
+        )
+
+    return _seconds(start)
+
+
+def time_bare(prompts_ids: list[tuple[int, ...]], sampling: EvaluationSettings) -> float:
+    """Return the seconds of LLM.generate with nothing in the cache."""
+    from vllm import SamplingParams
+
+    _STATE["llm"].reset_prefix_cache()
+    parameters = SamplingParams(
+        temperature=0, max_tokens=sampling.max_tokens, stop=list(sampling.stop), include_stop_str_in_output=True
+    )
+    requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
+    return _seconds(lambda: _STATE["llm"].generate(requests, parameters, use_tqdm=False))
+
+
+def _seconds(action: Callable[[], Any]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()

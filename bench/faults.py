@@ -1,0 +1,337 @@
+"""Kills what works: small studies and final runs under random SIGKILLs must end like one that nobody disturbed.
+
+`python -m bench.faults --kills K --seed S` runs the quickstart's scripts as a user does, in a temporary folder, kills the
+driver or one of its workers K times, gives the same command again until it is done, and prints a table and, last, one JSON
+line. What dies and when is drawn from the seed, from all writes of the undisturbed run alike. Nothing is timed.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
+
+import psutil
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.ends import Differences, compare, read_end
+from mathsft.store.folder import StudyFolder
+
+ROOT = Path(__file__).parents[1]
+STUDY = "quickstart"
+SMALL = {
+    "trial.num_examples": "256",
+    "final.num_examples": "512",
+    "final.eval_points": "[0.5,1]",
+    "data.pools.search": "60",
+    "data.pools.confirm": "60",
+    "data.pools.watch": "60",
+    "data.pools.test": "60",
+}
+KILLS_PER_STUDY = 8
+POLL_SECONDS = 0.05
+OUTRUN_SECONDS = 1
+"""Into a command that has nothing left to do, a strike falls at the latest."""
+MAX_LIFE_SECONDS = 3600
+"""No command takes that long, however often its workers die."""
+GONE_SECONDS = 10
+"""How long what a driver started may outlive it."""
+INTERRUPT_PAUSE_SECONDS = 0.2
+MAX_PAUSE_SECONDS = 5
+"""How long after a write a strike falls at most: else most would fall while the engine starts."""
+
+DRIVER, TRAINER, EVALUATOR, GRADER, INTERRUPT = "driver", "trainer", "evaluator", "grader", "Ctrl-C twice"
+WEIGHTS = {DRIVER: 2, TRAINER: 4, EVALUATOR: 2, GRADER: 1, INTERRUPT: 1}
+"""How often each is meant; a dead trainer is replaced in seconds, an engine takes twenty."""
+WORKS_ON = {TRAINER: "runs/*/metrics.jsonl", EVALUATOR: "runs/*/responses/*.jsonl"}
+"""The files in which a worker's progress shows."""
+
+Timeline: TypeAlias = list[tuple[float, int]]
+"""Seconds since a command's start, and the bytes of progress there were from then on; the last entry is its end."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """Who is to die, `seconds` after there was so much progress."""
+
+    victim: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One that was done; the victim may be the driver in place of one that was not there."""
+
+    study: int
+    command: str
+    seconds: float
+    """Since the command was given."""
+    num_bytes: int
+    victim: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the kills did."""
+
+    kills: list[Kill]
+    differences: Differences
+    num_half_files: int
+    num_leftover_processes: int
+    num_tracebacks: int
+    """Shown to the user."""
+
+    def line(self) -> str:
+        """Return the result as one JSON object."""
+        victims = Counter(kill.victim for kill in self.kills)
+        return json.dumps(
+            {
+                "kills": len(self.kills),
+                **asdict(self.differences),
+                "half_files": self.num_half_files,
+                "leftover_processes": self.num_leftover_processes,
+                "tracebacks": self.num_tracebacks,
+                "victims": {name: victims[name] for name in WEIGHTS},
+            }
+        )
+
+
+class Workplace:
+    """A folder with the quickstart's study in it, and the commands that run there."""
+
+    def __init__(self, root: Path, number: int, num_trials: int) -> None:
+        self._root, self._number = root, number
+        for name in ("studies", "experiments", "tmp"):
+            (root / name).mkdir(parents=True)
+        for name in ("studies", "experiments"):
+            shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
+        sets = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+        common = ["--study", STUDY, *sets]
+        self.commands = (
+            ["run_study.py", *common, "--trials", str(num_trials)],
+            ["run_final.py", *common, "--from-best"],
+        )
+        self.folder = StudyFolder(root / "studies" / STUDY)
+        self.kills: list[Kill] = []
+        self.num_leftovers = self.num_tracebacks = 0
+        self._progress_at_kill: dict[str, int] = {}
+
+    def run_undisturbed(self, command: Sequence[str]) -> Timeline:
+        """Run a command to its end and return how it got on."""
+        timeline: Timeline = [(0.0, self._num_bytes())]
+        with self._started(command) as process:
+            for seconds in self._life(process):
+                if (num_bytes := self._num_bytes()) != timeline[-1][1]:
+                    timeline.append((seconds, num_bytes))
+        self._expect(process, 0)
+        return [*timeline, (seconds, self._num_bytes())]
+
+    def run_disturbed(self, command: Sequence[str], strikes: Sequence[Strike]) -> None:
+        """Give a command again and again, with a strike now and then, until all are done and it ended well."""
+        due, is_finished = deque(strikes), False
+        while due or not is_finished:
+            reached: float | None = None
+            killed_by = ""
+            with self._started(command) as process:
+                for seconds in self._life(process):
+                    if not due or killed_by:
+                        continue
+                    if reached is None and (is_finished or self._num_bytes() >= due[0].num_bytes):
+                        reached = seconds
+                    # What a command outran, because it was faster this time, strikes it when it is given again.
+                    wait_seconds = min(due[0].seconds, OUTRUN_SECONDS) if is_finished else due[0].seconds
+                    if reached is not None and seconds - reached >= wait_seconds:
+                        victim = self._strike(process, due.popleft().victim)
+                        self.kills.append(Kill(self._number, command[0], seconds, self._num_bytes(), victim))
+                        reached = None
+                        killed_by = victim if victim in (DRIVER, INTERRUPT) else ""
+            if killed_by == DRIVER:
+                self._expect(process, -signal.SIGKILL)
+            elif not killed_by:
+                self._expect(process, 0)
+            is_finished = is_finished or process.returncode == 0
+
+    @contextmanager
+    def _started(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
+        """Start a command in a session of its own; when it has ended, wait for what it started to be gone, too."""
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": self._temporary}
+        with self._output_path.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / command[0]), *command[1:]],
+                cwd=self._root,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            left = self._left_processes()
+            self.num_leftovers += len(left)
+            for other in left:
+                other.kill()
+        self.num_tracebacks += self._output_path.read_bytes().count(b"Traceback (most recent call last)")
+
+    def _life(self, process: "subprocess.Popen[bytes]") -> Iterator[float]:
+        """Yield the seconds since now, again and again, until the process has ended."""
+        began = time.monotonic()
+        while process.poll() is None:
+            seconds = time.monotonic() - began
+            if seconds > MAX_LIFE_SECONDS:
+                raise RuntimeError(f"{self._root} hangs:\n{self._output_path.read_text()}")
+            yield seconds
+            time.sleep(POLL_SECONDS)
+
+    def _expect(self, process: "subprocess.Popen[bytes]", exit_code: int) -> None:
+        if process.returncode not in (exit_code, 0):
+            output = self._output_path.read_text()
+            raise RuntimeError(f"{process.args!r} in {self._root} ended with {process.returncode}:\n{output}")
+
+    def _strike(self, driver: "subprocess.Popen[bytes]", victim: str) -> str:
+        """Kill the victim, or the driver where there is none; return who it was."""
+        if victim == INTERRUPT:
+            for _ in range(2):  # to all, as a terminal does
+                os.killpg(driver.pid, signal.SIGINT)
+                time.sleep(INTERRUPT_PAUSE_SECONDS)
+            return INTERRUPT
+        pid = self._pid_of(victim, driver.pid)
+        os.kill(pid or driver.pid, signal.SIGKILL)
+        return victim if pid else DRIVER
+
+    def _pid_of(self, victim: str, driver_pid: int) -> int | None:
+        """Return the process that may die now: three deaths of a worker without progress are rightly a failure."""
+        if victim == GRADER:
+            evaluator = self._worker_pid(EVALUATOR, driver_pid)
+            children = psutil.Process(evaluator).children() if evaluator else []
+            graders = [child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+            return graders[0] if graders else None
+        if victim not in WORKS_ON:
+            return None
+        progress = sum(path.stat().st_size for path in self.folder.path.glob(WORKS_ON[victim]))
+        pid = self._worker_pid(victim, driver_pid)
+        if pid is None or progress <= self._progress_at_kill.get(victim, -1):
+            return None
+        self._progress_at_kill[victim] = progress
+        return pid
+
+    def _worker_pid(self, name: str, driver_pid: int) -> int | None:
+        """Return the process that a worker's log names last, if it is alive and this driver's."""
+        logs = "".join(path.read_text(errors="replace") for path in self.folder.path.glob(f"logs/{name}*.log"))
+        pids = re.findall(rf"{name}\S*: process (\d+) serves", logs)
+        try:
+            return int(pids[-1]) if pids and psutil.Process(int(pids[-1])).ppid() == driver_pid else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def _left_processes(self) -> list[psutil.Process]:
+        """Return the processes that a command's environment was handed down to and that do not end in time."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TMPDIR") == self._temporary:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        _, alive = psutil.wait_procs(found, timeout=GONE_SECONDS)
+        return alive
+
+    @property
+    def _temporary(self) -> str:
+        return str(self._root / "tmp")
+
+    @property
+    def _output_path(self) -> Path:
+        return self._root / "output.txt"
+
+    def _num_bytes(self) -> int:
+        paths = [path for pattern in WORKS_ON.values() for path in self.folder.path.glob(pattern)]
+        return sum(path.stat().st_size for path in paths)
+
+
+def main() -> None:
+    """Parse the command line, run the bench and print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description="Small studies under random SIGKILLs.")
+    parser.add_argument("--kills", type=int, default=8, help="how often something is killed (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="decides who is killed and when (default 0)")
+    parser.add_argument("--trials", type=int, default=3, help="trials of each study (default 3)")
+    arguments = parser.parse_args()
+    if min(arguments.kills, arguments.trials) < 1:
+        parser.error("--kills and --trials must be at least 1")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        result = measure(arguments.kills, arguments.seed, arguments.trials, Path(scratch), console)
+    console.print(_table(result))
+    console.print(result.line(), soft_wrap=True)
+
+
+def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: Console) -> Result:
+    """Run one study undisturbed, and others with num_kills kills in all, in the scratch folder; compare their ends."""
+    undisturbed = Workplace(scratch / "undisturbed", 0, num_trials)
+    timelines = [undisturbed.run_undisturbed(command) for command in undisturbed.commands]
+    expected = read_end(undisturbed.folder, STUDY)
+    console.print(f"undisturbed: {' + '.join(f'{timeline[-1][0]:.0f}' for timeline in timelines)} s")
+    places, differences, num_half_files = [undisturbed], list[Differences](), expected.num_half_files
+    rng = random.Random(seed)
+    while num_left := num_kills - sum(len(place.kills) for place in places):
+        place = Workplace(scratch / str(len(places)), len(places), num_trials)
+        places.append(place)
+        for command, strikes in zip(place.commands, _draw(rng, min(num_left, KILLS_PER_STUDY), timelines), strict=True):
+            place.run_disturbed(command, strikes)
+        end = read_end(place.folder, STUDY)
+        differences.append(compare(expected, end))
+        num_half_files += end.num_half_files
+        console.print(f"study {len(differences)}: {len(place.kills)} kills; {differences[-1]}")
+    return Result(
+        kills=[kill for place in places for kill in place.kills],
+        differences=Differences(*map(sum, zip(*map(astuple, differences), strict=True))),
+        num_half_files=num_half_files,
+        num_leftover_processes=sum(place.num_leftovers for place in places),
+        num_tracebacks=sum(place.num_tracebacks for place in places),
+    )
+
+
+def _draw(rng: random.Random, num_kills: int, timelines: Sequence[Timeline]) -> list[list[Strike]]:
+    """Draw who is to die and when, for each of the commands: in some pause between two writes, all pauses alike."""
+    pauses = [
+        (command, num_bytes, until - since)
+        for command, timeline in enumerate(timelines)
+        for (since, num_bytes), (until, _) in pairwise(timeline)
+    ]
+    strikes: list[list[Strike]] = [[] for _ in timelines]
+    for index in sorted(rng.choices(range(len(pauses)), k=num_kills)):
+        command, num_bytes, pause_seconds = pauses[index]
+        victim = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        strikes[command].append(Strike(victim, num_bytes, rng.uniform(0, min(pause_seconds, MAX_PAUSE_SECONDS))))
+    return strikes
+
+
+def _table(result: Result) -> Table:
+    table = Table(title="Kills", title_justify="left", box=box.SIMPLE_HEAD)
+    for header in ("study", "command", "seconds after its start", "kB of metrics and responses", "killed"):
+        table.add_column(header, justify="left" if header in ("command", "killed") else "right")
+    for kill in result.kills:
+        table.add_row(str(kill.study), kill.command, f"{kill.seconds:.1f}", f"{kill.num_bytes / 1e3:.1f}", kill.victim)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Studies in simulation: the rule of `mathsft.study.decide` against taking the best score, at equal numbers of responses.
+
+    python -m bench.selection [--studies 40] [--processes 2]
+
+Optuna's own TPESampler searches simulated surfaces with the quickstart's ranges; trials differ by seed, problems by
+difficulty, and trials are scored on the same problems. Ours runs 20 trials on 200 problems, the last of them where `propose`
+says, then the confirm stage. Naive promotes the best score; it spends what the confirm stage costs on more trials or on
+more search problems, whichever has the lower regret in that family. Regret: the best setting's accuracy minus that of the
+promoted one, both over all seeds and problems. Optimism: the accuracy that is announced minus that of the checkpoint over
+all problems. Coverage: how often the announced 95 % interval holds the latter.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing import Pool
+from statistics import fmean
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from bench.surfaces import FAMILIES, NUM_CONFIRM, NUM_SEARCH, ROUGH, SMOOTH, SPACE, Trained, World
+from mathsft.config.schema import Scalar, SelectionSettings
+from mathsft.records import Promotion
+from mathsft.study.decide import Rule, decide, propose
+from mathsft.study.search import distribution
+
+NUM_TRIALS = 20
+RULE = Rule(SPACE, SelectionSettings(), NUM_CONFIRM)
+CONFIRM_COST = 9 * 125 + 5 * 250 + 3 * 500
+"""Responses of the confirm stage with trial 0 beside the finalists: what naive gets on top of the search."""
+MORE_TRIALS = NUM_TRIALS + -(-CONFIRM_COST // NUM_SEARCH)
+MORE_PROBLEMS = NUM_SEARCH + -(-CONFIRM_COST // NUM_TRIALS)
+
+OURS, NAIVE_TRIALS, NAIVE_PROBLEMS = "ours", f"{MORE_TRIALS} trials", f"{MORE_PROBLEMS} problems"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule made of one study; shares of all problems."""
+
+    regret: float
+    optimism: float
+    covered: bool = False
+    false_proof: bool = False
+    """It announced that the winner beats a trial that is in truth no worse."""
+
+
+def simulate(study: tuple[str, int]) -> dict[str, Outcome]:
+    """Return each rule's outcome in the study of this family and seed."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    world = World(*study)
+    return {
+        OURS: _ours(world, study[1]),
+        NAIVE_TRIALS: _naive(world, study[1], MORE_TRIALS, NUM_SEARCH),
+        NAIVE_PROBLEMS: _naive(world, study[1], NUM_TRIALS, MORE_PROBLEMS),
+    }
+
+
+def _ours(world: World, seed: int) -> Outcome:
+    num_proposed = RULE.selection.num_proposed
+    trials = _search(world, seed, NUM_TRIALS - num_proposed, NUM_SEARCH)
+    for number in range(len(trials), NUM_TRIALS):
+        trials.append(world.train(number, propose([trial.result() for trial in trials], SPACE)))
+    promotion = _confirmed(trials)
+    by_name = {trial.run.name: trial for trial in trials}
+    winner, announced = by_name[promotion.run], promotion.evidence
+    return Outcome(
+        regret=world.best - winner.setting_accuracy,
+        optimism=announced["accuracy"] - winner.accuracy,
+        covered=announced["low"] <= winner.accuracy <= announced["high"],
+        false_proof=_is_false_proof(promotion, by_name),
+    )
+
+
+def _confirmed(trials: list[Trained]) -> Promotion:
+    """Play the driver: score what `decide` asks for until it promotes."""
+    scored: dict[str, tuple[str, ...]] = {trial.run.name: () for trial in trials}
+    while True:
+        decision = decide([trial.result(scored[trial.run.name]) for trial in trials], RULE)
+        if isinstance(decision, Promotion):
+            return decision
+        assert decision is not None
+        for name in decision.trials:
+            scored[name] += (decision.pool,)
+
+
+def _is_false_proof(promotion: Promotion, by_name: dict[str, Trained]) -> bool:
+    words = promotion.reason.split(" beats ")
+    if len(words) == 1:
+        return False
+    beaten = "trial-" + words[1].split()[1]
+    return by_name[promotion.run].accuracy <= by_name[beaten].accuracy
+
+
+def _naive(world: World, seed: int, num_trials: int, num_problems: int) -> Outcome:
+    trials = _search(world, seed, num_trials, num_problems)
+    winner = max(trials, key=lambda trial: trial.search[:num_problems].sum())
+    announced = float(winner.search[:num_problems].mean())
+    return Outcome(world.best - winner.setting_accuracy, announced - winner.accuracy)
+
+
+def _search(world: World, seed: int, num_trials: int, num_problems: int) -> list[Trained]:
+    """Return the trials that TPE asks for after the experiment's own settings."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study.enqueue_trial(world.own_settings)
+    space = {name: distribution(given) for name, given in SPACE.items()}
+    trials: list[Trained] = []
+    for number in range(num_trials):
+        asked = study.ask(space)
+        settings: dict[str, Scalar] = dict(asked.params)
+        trials.append(world.train(number, settings))
+        study.tell(asked, float(trials[-1].search[:num_problems].mean()))
+    return trials
+
+
+# ---- the figures
+
+
+def result_line(outcomes: dict[str, dict[str, list[Outcome]]]) -> str:
+    """Return the last line: ratios of ours to naive over families, each family's naive the better of the two."""
+    every = [outcome for family in outcomes.values() for outcome in family[OURS]]
+    ratios = {
+        "regret_ratio_smooth": _ratio(outcomes, SMOOTH, _regret),
+        "regret_ratio_rough": _ratio(outcomes, ROUGH, _regret),
+        "regret_ratio_quickstart": _ratio(outcomes, ["quickstart"], _regret),
+        "optimism_ratio": _ratio(outcomes, FAMILIES, _optimism),
+        "coverage": fmean([outcome.covered for outcome in every]),
+        "false_proofs": fmean([outcome.false_proof for outcome in every]),
+    }
+    return json.dumps({name: round(value, 3) for name, value in ratios.items()})
+
+
+def _ratio(
+    outcomes: dict[str, dict[str, list[Outcome]]], families: Iterable[str], figure: Callable[[list[Outcome]], float]
+) -> float:
+    chosen = [outcomes[name] for name in families]
+    naive = fmean([figure(family[_better_naive(family)]) for family in chosen])
+    return abs(fmean([figure(family[OURS]) for family in chosen])) / naive
+
+
+def _better_naive(family: dict[str, list[Outcome]]) -> str:
+    return min((NAIVE_TRIALS, NAIVE_PROBLEMS), key=lambda rule: _regret(family[rule]))
+
+
+def _regret(outcomes: list[Outcome]) -> float:
+    return fmean([outcome.regret for outcome in outcomes])
+
+
+def _optimism(outcomes: list[Outcome]) -> float:
+    return fmean([outcome.optimism for outcome in outcomes])
+
+
+def _table(outcomes: dict[str, dict[str, list[Outcome]]]) -> Table:
+    num_studies = len(next(iter(outcomes.values()))[OURS])
+    table = Table(title=f"points of accuracy, means of {num_studies} studies a family; naive takes the best score")
+    table.add_column("surface")
+    for rule in (OURS, NAIVE_TRIALS, NAIVE_PROBLEMS):
+        name = rule if rule == OURS else f"naive, {rule}"
+        table.add_column(f"regret\n{name}", justify="right")
+        table.add_column(f"optimism\n{name}", justify="right")
+    table.add_column("regret\nto naive", justify="right")
+    table.add_column("coverage\nours", justify="right")
+    for name, family in outcomes.items():
+        figures = [f"{100 * figure(rule):.2f}" for rule in family.values() for figure in (_regret, _optimism)]
+        ratio, coverage = _ratio(outcomes, [name], _regret), fmean([outcome.covered for outcome in family[OURS]])
+        table.add_row(name, *figures, f"{ratio:.2f}", f"{coverage:.1%}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=40, help="simulated studies of each family (default: 40)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that simulate (default: 2)")
+    arguments = parser.parse_args()
+    studies = [(family, seed) for family in FAMILIES for seed in range(arguments.studies)]
+    with Pool(arguments.processes) as pool:
+        found = pool.map(simulate, studies, chunksize=5)
+    outcomes: dict[str, dict[str, list[Outcome]]] = {}
+    for (family, _), rules in zip(studies, found, strict=True):
+        for rule, outcome in rules.items():
+            outcomes.setdefault(family, {}).setdefault(rule, []).append(outcome)
+    Console(width=132).print(_table(outcomes))
+    print(result_line(outcomes))
+
+
+if __name__ == "__main__":
+    main()

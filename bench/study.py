@@ -1,0 +1,184 @@
+"""Runs the same eight settings through the pipeline that everyone writes and through run_study, side by side.
+
+`python -m bench.study` prints a table and, last, one JSON line. (a) is one script: an in-process Optuna objective,
+transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine with vLLM's defaults that
+scores its weights. (b) is run_study.py on the quickstart. Both train each setting on as many examples, in as many steps, and
+score it once on the same 200 problems. The first trial, with the first start of each side's processes, is left out on both
+sides. What the settings learn is shown, not compared.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+import psutil
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.runs.ledger import IDLE, cost_ledger
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = ((1e-3, 32), (3e-4, 16), (1e-3, 64), (3e-3, 64), (3e-3, 32), (1e-3, 16), (3e-4, 8), (3e-3, 128))
+"""Learning rate and batch size of each trial; the first is the experiment's own, which is any study's trial 0."""
+NUM_EXAMPLES = 1536
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side took for all trials after the first, and in what activities."""
+
+    name: str
+    wall_seconds: float
+    cpu_seconds: float
+    activities: dict[str, float]
+    accuracies: tuple[float, ...]
+
+
+def main() -> None:
+    """Run both sides in turn and print the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m bench.study", description="A study beside the naive pipeline.")
+    parser.add_argument("--trials", type=int, default=len(SETTINGS), help=f"trials of each side, 2 to {len(SETTINGS)}")
+    num_trials = parser.parse_args().trials
+    if not 2 <= num_trials <= len(SETTINGS):
+        parser.error(f"--trials must lie between 2 and {len(SETTINGS)}, but is {num_trials}")
+    settings, console = SETTINGS[:num_trials], Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with tempfile.TemporaryDirectory() as scratch:
+        console.print("run_study …")
+        ours, overhead = run_ours(settings, Path(scratch))
+        console.print("the naive pipeline …")
+        naive = run_naive(settings, Path(scratch))
+    console.print(_table((naive, ours)))
+    print(result_line(naive, ours, overhead), flush=True)
+
+
+def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side, float]:
+    """Run the settings with run_study.py; return what they took, and the driver's overhead."""
+    for name in ("experiments", "studies"):
+        (scratch / name).mkdir()
+    shutil.copy(ROOT / "experiments" / "quickstart.yaml", scratch / "experiments")
+    study = {
+        "experiment": "quickstart",
+        "num_trials": len(settings),
+        "search": {
+            "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+            "training.batch_size": {"type": "categorical", "choices": [8, 16, 32, 64, 128]},
+        },
+        "enqueue": [{"training.learning_rate": rate, "training.batch_size": size} for rate, size in settings[1:]],
+        "trial": {"num_examples": NUM_EXAMPLES, "eval_points": [1.0]},
+        "final": {"num_examples": NUM_EXAMPLES, "eval_points": [1.0]},
+        "selection": {"num_proposed": 0, "round_trials": [], "round_problems": []},
+    }
+    path = scratch / "studies" / "bench.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "run_study.py"), "--study", str(path)]
+    cpu_seconds = _run(command, scratch)
+    folder = StudyFolder(path.with_suffix(""))
+    return _read_ours(folder, cpu_seconds)
+
+
+def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
+    """Read the study's times from its records: from the first trial's end, when all workers are up, to the last tell."""
+    book = Book.open(folder.database_url, folder.path.name)
+    try:
+        trials = book.runs("trial-")
+        later = [run.name for run in trials[1:]]
+        train = sum(_seconds(one.timings) for name in later for one in book.checkpoints(name))
+        evaluate = sum(_seconds(one.timings) for name in later for one in book.scores(name))
+        activities = {
+            f"{account.worker}: {activity}": seconds
+            for account in cost_ledger(book).accounts
+            for activity, seconds in account.seconds.items()
+            if activity != IDLE
+        }
+        accuracies = tuple(trial.value or 0.0 for trial in trials)
+    finally:
+        book.close()
+    ends = [
+        _told(trial.datetime_complete) for trial in optuna.load_study(study_name=None, storage=folder.database_url).trials
+    ]
+    wall_seconds = (ends[-1] - ends[0]).total_seconds()
+    overhead = wall_seconds / max(train, evaluate) - 1
+    return Side("run_study", wall_seconds, cpu_seconds, activities, accuracies), overhead
+
+
+def _told(ended: datetime | None) -> datetime:
+    assert ended is not None
+    return ended
+
+
+def _seconds(timings: dict[str, float]) -> float:
+    return sum(value for name, value in timings.items() if name.endswith("_seconds"))
+
+
+def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:
+    """Run the settings through the naive pipeline in a process of its own."""
+    out = scratch / "naive.json"
+    command = [sys.executable, "-m", "bench.naive_study", str(out), str(NUM_EXAMPLES), json.dumps(settings)]
+    _run(command, scratch)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    trials = found["trials"][1:]
+    activities: dict[str, float] = {}
+    for trial in found["trials"]:
+        for name, seconds in trial["seconds"].items():
+            activities[name] = activities.get(name, 0.0) + seconds
+    return Side(
+        "naive pipeline",
+        sum(trial["wall_seconds"] for trial in trials),
+        found["cpu_seconds"],
+        activities,
+        tuple(trial["accuracy"] for trial in found["trials"]),
+    )
+
+
+def _run(command: Sequence[str], scratch: Path) -> float:
+    """Run a command to its end; return the CPU-seconds of it and of all that it started. Raises on failure."""
+    before = _children_seconds()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return _children_seconds() - before
+
+
+def _children_seconds() -> float:
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)
+
+
+def _table(sides: Sequence[Side]) -> Table:
+    table = Table(title="Trials after the first", title_justify="left", box=box.SIMPLE_HEAD)
+    for header in ("", "wall", "CPU-s in all", "where the time of all trials goes", "accuracies"):
+        table.add_column(header)
+    for side in sides:
+        spent = sorted(side.activities.items(), key=lambda item: -item[1])
+        where = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent if seconds >= 0.05)
+        accuracies = " ".join(f"{accuracy:.1%}" for accuracy in side.accuracies)
+        table.add_row(side.name, f"{side.wall_seconds:.1f} s", f"{side.cpu_seconds:.0f}", where, accuracies)
+    return table
+
+
+def result_line(naive: Side, ours: Side, overhead: float) -> str:
+    """Return the bench's last line: one JSON object."""
+    ratios = {
+        "naive_over_ours": round(naive.wall_seconds / ours.wall_seconds, 2),
+        "driver_overhead": round(overhead, 4),
+        "naive_cpu_over_ours": round(naive.cpu_seconds / ours.cpu_seconds, 2),
+    }
+    return json.dumps(ratios)
+
+
+if __name__ == "__main__":
+    main()

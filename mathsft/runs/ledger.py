@@ -1,0 +1,102 @@
+"""What a study has cost: how long drivers held their workers, and what these did meanwhile. From the book alone."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mathsft.records import Checkpoint, Run, RunState, Score, Session
+from mathsft.store.book import Book, News
+
+SUFFIX = "_seconds"
+IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Account:
+    """One kind of worker: seconds by activity (train, save, generate, grade, …, idle), of all that it was held for."""
+
+    worker: str
+    held_seconds: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The cost of all runs so far; a second of two workers held at once counts as two."""
+
+    accounts: tuple[Account, ...]
+    pruned_seconds: float
+    """Spent on runs that the pruner stopped."""
+    lost_seconds: float
+    """Spent on runs that failed."""
+    points_per_device_hour: float | None
+    """Points of accuracy that the promoted trial is above the base model on the search pool, by all that was spent."""
+
+    @property
+    def device_hours(self) -> float:
+        """Return the hours that workers were held, idle or not."""
+        return sum(account.held_seconds for account in self.accounts) / 3600
+
+
+class Timekeeper:
+    """An observer of the book that records how long this driver has held its workers, as of the last result."""
+
+    def __init__(self, book: Book, num_trainers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._book, self._num_trainers, self._clock = book, num_trainers, clock
+        self._began, self._start = datetime.now(UTC).isoformat(), clock()
+
+    def notify(self, record: News) -> None:
+        """Count the time up to a result."""
+        if isinstance(record, Checkpoint | Score):
+            self._book.write(Session(self._began, self._num_trainers, self._clock() - self._start))
+
+
+def cost_ledger(book: Book) -> Ledger:
+    """Return the cost of all runs in the book."""
+    runs = book.runs()
+    checkpoints = {run.name: book.checkpoints(run.name) for run in runs}
+    scores = {run.name: book.scores(run.name) for run in runs}
+    trained = _sum(checkpoint.timings for found in checkpoints.values() for checkpoint in found)
+    evaluated = _sum(score.timings for found in scores.values() for score in found)
+
+    def spent(state: RunState) -> float:
+        names = [run.name for run in runs if run.state == state]
+        of_training = _sum(checkpoint.timings for name in names for checkpoint in checkpoints[name])
+        of_scoring = _sum(score.timings for name in names for score in scores[name])
+        return sum(of_training.values()) + sum(of_scoring.values())
+
+    sessions = book.sessions()
+    accounts = (
+        _account("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
+        _account("evaluator", sum(session.seconds for session in sessions), evaluated),
+    )
+    hours = sum(account.held_seconds for account in accounts) / 3600
+    gain = _gain_points(book, runs)
+    return Ledger(accounts, spent("pruned"), spent("failed"), gain / hours if gain is not None and hours else None)
+
+
+def _account(worker: str, held_seconds: float, busy: Mapping[str, float]) -> Account:
+    # What a killed driver did not live to record was not idle, and is in neither.
+    idle = max(0.0, held_seconds - sum(busy.values()))
+    return Account(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
+
+
+def _sum(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the seconds of each activity."""
+    total: dict[str, float] = {}
+    for timed in timings:
+        for name, seconds in timed.items():
+            if name.endswith(SUFFIX):
+                activity = name.removesuffix(SUFFIX)
+                total[activity] = total.get(activity, 0.0) + seconds
+    return total
+
+
+def _gain_points(book: Book, runs: Iterable[Run]) -> float | None:
+    promotion = book.promotion()
+    promoted = next((run for run in runs if promotion is not None and run.name == promotion.run), None)
+    baseline = book.run("baseline")
+    if promoted is None or promoted.value is None or baseline is None or baseline.value is None:
+        return None
+    return (promoted.value - baseline.value) * 100

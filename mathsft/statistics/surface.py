@@ -1,0 +1,131 @@
+"""A smooth surface through trials' noisy accuracies: where it is high, and how sure that is. It chooses no winner."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathsft.config.schema import Choices, Scalar, SearchRange
+from mathsft.records import Overrides
+
+Floats = NDArray[np.float64]
+
+NUM_CANDIDATES = 2048
+LENGTH_SCALES = (0.15, 3.0)
+"""Least and greatest share of a range over which accuracy changes: shorter scales would follow single trials."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A trial's accuracy at its settings; variance is what counting few problems adds to it, the seed's share excluded."""
+
+    settings: Overrides
+    accuracy: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The smoothed accuracy at the observations, in their order."""
+
+    means: tuple[float, ...]
+    """Posterior means."""
+    sds: tuple[float, ...]
+    """Posterior standard deviations, of the surface alone: the seed's is not in them."""
+
+
+Posterior: TypeAlias = Callable[[Sequence[Overrides]], tuple[Floats, Floats]]
+"""From settings to the surface's means and standard deviations there."""
+
+
+def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Surface:
+    """Return the surface through the observations; the same observations in the same order give the same surface.
+
+    It is a Gaussian process over the searched settings. Its kernel is a Matern 5/2 with a length of its own for each
+    setting, plus white noise for the seed of a run; all are those of the highest marginal likelihood. Source: Rasmussen and
+    Williams, "Gaussian Processes for Machine Learning", chapters 4 and 5 (2006).
+    """
+    means, sds = _fit(space, observations)([observation.settings for observation in observations])
+    return Surface(tuple(means.tolist()), tuple(sds.tolist()))
+
+
+def optimum(
+    space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0
+) -> dict[str, Scalar]:
+    """Return the settings in the space where the surface's mean plus `boldness` standard deviations is highest."""
+    candidates = [dict(observation.settings) for observation in observations] + _candidates(space)
+    means, sds = _fit(space, observations)(candidates)
+    return candidates[int(np.argmax(means + boldness * sds))]
+
+
+def position(given: SearchRange, value: Scalar) -> float | None:
+    """Return where a value lies in its range, 0 the low end and 1 the high end; None where choices have no order."""
+    if isinstance(given, Choices):
+        if not _are_numbers(given):
+            return None
+        return float(np.interp(float(value), sorted(map(float, given.choices)), np.linspace(0, 1, len(given.choices))))
+    at, low, high = float(value), float(given.low), float(given.high)
+    if given.log:
+        at, low, high = np.log(at), np.log(low), np.log(high)
+    return float((at - low) / (high - low))
+
+
+def _fit(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Posterior:
+    from sklearn.exceptions import ConvergenceWarning  # seconds to import: not at the start of every command
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    points = _embed(space, [observation.settings for observation in observations])
+    accuracies = np.array([observation.accuracy for observation in observations])
+    variances = np.array([observation.variance for observation in observations])
+    centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
+
+    lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(0.05, (1e-5, 1.0))
+    process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # that a bound was reached: this is what bounds are for
+        process.fit(points, (accuracies - centre) / scale)
+    seed_variance = process.kernel_.k2.noise_level
+
+    def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
+        means, sds = process.predict(_embed(space, settings), return_std=True)
+        return centre + scale * means, scale * np.sqrt(np.maximum(0.0, sds**2 - seed_variance))
+
+    return posterior
+
+
+def _embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
+    """Return settings as points (N x D) of the unit cube; choices without an order take a dimension each."""
+    columns: list[list[float]] = []
+    for name, given in space.items():
+        values = [chosen[name] for chosen in settings]
+        if isinstance(given, Choices) and not _are_numbers(given):
+            columns += [[float(value == choice) for value in values] for choice in given.choices]
+        else:
+            columns.append([position(given, value) or 0.0 for value in values])
+    return np.array(columns, dtype=np.float64).T
+
+
+def _candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+    """Return settings that fill the space evenly."""
+    from scipy.stats import qmc
+
+    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
+    return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
+
+
+def _value(given: SearchRange, share: float) -> Scalar:
+    """Return the value at a share in [0, 1) of a range, the inverse of `position`."""
+    if isinstance(given, Choices):
+        return given.choices[int(share * len(given.choices))]
+    low, high = float(given.low), float(given.high)
+    at = low * (high / low) ** share if given.log else low + (high - low) * share
+    return at if given.type == "float" else round(at)
+
+
+def _are_numbers(given: Choices) -> bool:
+    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in given.choices)

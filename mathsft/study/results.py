@@ -1,0 +1,26 @@
+"""Reads out of the book what the rule decides on: each trial's outcomes, problem by problem."""
+
+from statistics import fmean
+
+from mathsft.records import Run
+from mathsft.store.book import Book
+from mathsft.study.decide import SEARCH_POOL, TrialResult
+
+TRIAL_PREFIX = "trial-"
+
+
+def recorded_results(book: Book) -> list[TrialResult]:
+    """Return what every trial's last checkpoint reached on each pool that scored it."""
+    return [_recorded_result(run, book) for run in book.runs(TRIAL_PREFIX)]
+
+
+def _recorded_result(run: Run, book: Book) -> TrialResult:
+    scores = book.scores(run.name)
+    last_step = max((score.step for score in scores), default=0)
+    responses = {score.pool: book.responses(score) for score in scores if score.step == last_step}
+    nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
+    return TrialResult(
+        run,
+        {pool: tuple(each.verdict.category == "correct" for each in given) for pool, given in responses.items()},
+        fmean(nlls) if nlls else None,
+    )

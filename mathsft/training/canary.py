@@ -1,0 +1,55 @@
+"""What a checkpoint's weights make of a fixed text, as the trainer computes it; comparing is the evaluator's business."""
+
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from mathsft.records import Canary, Example
+
+NUM_CANARY_TOKENS = 65
+"""The first is only given: 64 log probabilities, over which the noise of bf16 averages out."""
+
+
+def canary_ids(examples: Iterable[Example]) -> tuple[int, ...]:
+    """Return the tokens of the text, that of the first examples: what is far from them, weights predict only wildly."""
+    tokens = chain.from_iterable(example.prompt_ids + example.response_ids for example in examples)
+    return tuple(islice(tokens, NUM_CANARY_TOKENS))
+
+
+@torch.no_grad()
+def make_canary(
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    token_ids: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Canary:
+    """Return the canary of these weights; layers compute in the dtype, the head in fp32, and the model keeps its own."""
+    tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
+    ids_T = torch.tensor(token_ids, device=device)
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # that of packed rows wants to be told of their segments
+    try:
+        logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
+    finally:
+        model.set_attn_implementation(attention)
+    return Canary(token_ids, tuple(logprobs_T.tolist()))
+
+
+class _TokenLogprobs(nn.Module):
+    """The log probability of every token but the first, in nats."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        hidden_TE = self.model.base_model(input_ids=ids_T[None, :-1], use_cache=False).last_hidden_state[0]
+        head = self.model.get_output_embeddings()
+        bias_V = None if head.bias is None else head.bias.float()
+        logits_TV = nn.functional.linear(hidden_TE.float(), head.weight.float(), bias_V)
+        return logits_TV.log_softmax(1).gather(1, ids_T[1:, None])[:, 0]

@@ -1,0 +1,92 @@
+"""Predicts the most memory that a run's tensors take at once, from shapes alone; measures nothing.
+
+A step holds most either when the loss of its largest row is computed (its activations, the head's gradient, a chunk of
+logits) or when that row's backward pass ends (the gradient of every parameter). Counted are the tensors that autograd keeps
+in a layer of the Llama or Qwen2 kind, as its code in transformers reads, in the manner of Korthikanti et al. 2022
+(arXiv:2205.05198, section 4.1). What a process holds beside its tensors is not counted: gaps in the heap, compiled kernels.
+"""
+
+import torch
+
+from mathsft.config.schema import TrainingSettings
+from mathsft.training.attention import EAGER, TREE, Tree
+from mathsft.training.dimensions import Dimensions, dimensions_of
+from mathsft.training.footprint import held_bytes
+from mathsft.training.loss import CHUNK_LOGITS
+from mathsft.training.rows import Row
+from mathsft.training.state import BaseModel
+from mathsft.training.step import DTYPES
+
+_FP32_BYTES = 4
+
+
+def predicted_peak_bytes(base: BaseModel, training: TrainingSettings, row: Row, device: torch.device) -> int | None:
+    """Return the bytes at the peak of a step whose largest row this is, the base weights included where they share memory.
+
+    None for a model of another kind.
+    """
+    sizes, dtype = dimensions_of(base.model), DTYPES[training.precision]
+    if sizes is None:
+        return None
+    num_parameters: int = sum(weight.numel() for weight in base.model.parameters())
+    held = held_bytes(num_parameters, training.precision)
+    if device.type == "cpu":
+        held += sum(weight.nbytes for weight in base.weights.values())
+    in_loss = activation_bytes(sizes, row, base.attention, training) + _loss_bytes(sizes, row, dtype)
+    return held + max(in_loss, num_parameters * dtype.itemsize)
+
+
+def activation_bytes(sizes: Dimensions, row: Row, attention: str, training: TrainingSettings) -> int:
+    """Return what layers and last norm keep for the backward pass; with checkpointing all inputs, and all of one layer."""
+    dtype = DTYPES[training.precision]
+    layer = _layer_bytes(sizes, row, attention, dtype)
+    hidden = row.ids_BT.numel() * sizes.hidden_size
+    last_norm = hidden * (_FP32_BYTES + dtype.itemsize)
+    if training.gradient_checkpointing:
+        return sizes.num_layers * hidden * dtype.itemsize + layer + last_norm
+    return sizes.num_layers * layer + last_norm
+
+
+def _layer_bytes(sizes: Dimensions, row: Row, attention: str, dtype: torch.dtype) -> int:
+    """Return what a layer keeps for its backward pass.
+
+    Of each of the two norms the input in fp32, the normalised and the output; of the MLP the gate, its activation, up and
+    their product; of attention its output and what is its own.
+    """
+    norms = 2 * sizes.hidden_size * (_FP32_BYTES + 2 * dtype.itemsize)
+    mlp = 4 * sizes.intermediate_size * dtype.itemsize
+    attended = sizes.num_heads * sizes.head_dim * dtype.itemsize
+    return row.ids_BT.numel() * (norms + mlp + attended) + _attention_bytes(sizes, row, attention, dtype)
+
+
+def _attention_bytes(sizes: Dimensions, row: Row, attention: str, dtype: torch.dtype) -> int:
+    """Return the bytes of queries, keys and values and, unless a fused kernel spares them, of the softmax weights."""
+    num_rows, num_columns = row.ids_BT.shape
+    num_queries = num_keys = row.ids_BT.numel()
+    num_weights = weight_bytes = 0
+    if attention == TREE:
+        # A segment keeps the keys and values of its whole path.
+        tree = Tree(row.groups)
+        dtype = tree.dtype(dtype)
+        paths = list(zip(row.groups, tree.path_lengths, strict=True))
+        num_keys = sum(group.count * path_length for group, path_length in paths)
+        num_weights = sum(group.count * group.length * path_length for group, path_length in paths)
+        weight_bytes = dtype.itemsize
+    elif attention == EAGER:
+        num_weights = num_rows * num_columns**2
+        weight_bytes = _FP32_BYTES + (dtype.itemsize if dtype.itemsize < _FP32_BYTES else 0)
+    vectors = num_queries * sizes.num_heads + 2 * num_keys * sizes.num_key_heads
+    return vectors * sizes.head_dim * dtype.itemsize + num_weights * sizes.num_heads * weight_bytes
+
+
+def _loss_bytes(sizes: Dimensions, row: Row, dtype: torch.dtype) -> int:
+    """Return the bytes of the loss's hidden states and their gradient, of the head's gradient, and of a chunk of logits.
+
+    A logit exists as computed, as log-probability and, unless it is computed so, in fp32.
+    """
+    num_targets = len(row.targets_N)
+    hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
+    head = sizes.vocabulary_size * sizes.hidden_size * _FP32_BYTES
+    num_logits = min(CHUNK_LOGITS, num_targets * sizes.vocabulary_size)
+    in_fp32 = 2 if dtype.itemsize < _FP32_BYTES else 1
+    return hidden + head + num_logits * (dtype.itemsize + in_fp32 * _FP32_BYTES)

@@ -1,0 +1,65 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.ends import Differences, End, compare
+from bench.faults import measure
+from mathsft.records import Plan, Run, StepMetrics
+
+SAME = Differences(lost=0, doubled=0, curves_differ=0, results_differ=0)
+
+
+def end() -> End:
+    """Two trials of two steps, the second of which was pruned, each scored at both."""
+    plan = Plan(2, (0.5, 1.0), "search", 2, "last")
+    runs = [Run("trial-0", {"lr": 1.0}, plan, 0, "finished", 0.5), Run("trial-1", {"lr": 2.0}, plan, 1, "pruned")]
+    return End(
+        runs={run.name: run for run in runs},
+        promotion=None,
+        trials={number: run.value for number, run in enumerate(runs)},
+        scores={(run.name, step, "search"): step / 2 for run in runs for step in (1, 2)},
+        curves={
+            run.name: [StepMetrics(run.name, step, 1 / step, 1.0, 1.0, 8, 8, 0.0, None) for step in (1, 2)] for run in runs
+        },
+        num_repeated_steps=0,
+        num_half_files=0,
+    )
+
+
+def test_ends_that_differ_in_what_was_only_speculative_are_the_same() -> None:
+    actual = end()
+    del actual.scores["trial-1", 2, "search"]
+    del actual.curves["trial-1"][-1]
+    assert compare(end(), actual) == compare(actual, end()) == SAME
+
+
+def test_whatever_is_missing_too_much_or_another_is_counted() -> None:
+    actual = end()
+    del actual.scores["trial-0", 2, "search"]
+    del actual.curves["trial-0"][-1]
+    assert compare(end(), actual) == replace(SAME, lost=2)
+    assert compare(actual, end()) == replace(SAME, doubled=2)
+    actual = end()
+    actual.runs["trial-2"], actual.trials[2] = replace(actual.runs["trial-0"], name="trial-2"), 0.5
+    assert compare(end(), replace(actual, num_repeated_steps=3)) == replace(SAME, doubled=5)
+    actual = end()
+    actual.runs["trial-0"] = replace(actual.runs["trial-0"], value=0.25)
+    actual.trials[0] = 0.25
+    actual.scores["trial-0", 1, "search"] = 0.25
+    assert compare(end(), actual) == replace(SAME, results_differ=3)
+    actual = end()
+    first, last = actual.curves["trial-0"]
+    actual.curves["trial-0"] = [first, replace(last, loss=last.loss * (1 + 1e-15))]
+    assert compare(end(), actual) == replace(SAME, curves_differ=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_eight_kills_change_nothing(tmp_path: Path) -> None:
+    result = json.loads(measure(8, seed=0, num_trials=3, scratch=tmp_path, console=Console()).line())
+    victims = result.pop("victims")
+    assert result.pop("kills") == sum(victims.values()) == 8
+    assert set(result.values()) == {0}, result

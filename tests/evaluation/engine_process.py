@@ -1,0 +1,371 @@
+"""A process with engines: does all that test_evaluation.py looks at, and writes what it saw to report.json.
+
+One process for all: importing vLLM costs more than everything else here, and it changes its process (reseeds, keeps torch
+from setting threads).
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mathsft.config.schema import (
+    DataSettings,
+    EvaluationSettings,
+    Experiment,
+    ModelSettings,
+    PoolSizes,
+    PromptSettings,
+    TrainingSettings,
+)
+from mathsft.errors import UserError
+from mathsft.records import Checkpoint, Hardware, WorkerSettings
+
+HARDWARE = Hardware(
+    device="cpu", num_threads=1, attention="sdpa", engine_dtype="float32", engine_memory_share=0.5, sleep_mode=False
+)
+NUM_POSITIONS = 256
+PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
+KINDS = ("correct", "wrong_answer", "format_failure")
+PROMPTS = [f"User: what is {n} + {n * n}?" + " Think hard." * (n % 5) for n in range(12)]
+LONG_PROMPTS = [f"{n}" * 60 + "?" for n in range(100, 200)]
+"""More tokens than the engine reads in one step: it reads some of these prompts in chunks."""
+GREEDY = EvaluationSettings(max_tokens=24)
+SAMPLED = EvaluationSettings(max_tokens=24, temperature=0.7, seed=1)
+
+
+# --- models, checkpoints and data ---------------------------------------------------------------------------------------
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """One token per ASCII character, so that every model output is valid text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ", "<eos>"]
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0.3) -> Any:
+    """Write a tiny random Qwen2 whose greedy output wanders (a wide initialisation), and return it."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = make_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=NUM_POSITIONS,
+        tie_word_embeddings=tied,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=initializer_range,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(folder)
+    return model
+
+
+def make_experiment(folder: Path) -> Experiment:
+    """Write problems, each a single letter with its code as the answer, and a prompt template."""
+    rows = [{"problem": letter, "solution": solution(letter), "answer": str(ord(letter))} for letter in PROBLEMS]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "template.txt").write_text("{problem}: <think>")
+    return Experiment(
+        model=ModelSettings(path=str(folder / "base")),
+        data=DataSettings(source=str(folder / "problems.jsonl"), pools=PoolSizes(search=9, confirm=4, watch=1, test=1)),
+        prompt=PromptSettings(template=str(folder / "template.txt")),
+        training=TrainingSettings(learning_rate=1e-3, batch_size=1),
+        evaluation=EvaluationSettings(max_tokens=48),
+    )
+
+
+def solution(letter: str) -> str:
+    """Return the problem's solution; every other one is too long for the engine to read."""
+    return "Look it up." * (1 + 30 * (ord(letter) % 2))
+
+
+def taught_kind(letter: str) -> str:
+    """Return what becomes of the response that a model is taught to give to the problem."""
+    return KINDS[ord(letter) % 3]
+
+
+def teach(model: Any, folder: Path) -> None:
+    """Have the model learn by heart, for every problem, a response of its taught_kind, and write it to the folder."""
+    import torch
+
+    tokenizer = make_tokenizer(folder)
+    responses = {
+        "correct": " </think> <answer>{code}</answer>",
+        "wrong_answer": " </think> <answer>{code}0</answer>",
+        "format_failure": " </think> {code}</answer>",
+    }
+    rows = [f"{letter}: <think>" + responses[taught_kind(letter)].format(code=ord(letter)) + "<eos>" for letter in PROBLEMS]
+    ids_BT = tokenizer(rows, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
+    num_steps, learning_rate = 150, 3e-3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)
+        loss = model(input_ids=ids_BT, labels=ids_BT).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+
+
+def damage(good: Path, bad: Path, how: str) -> None:
+    """Write a copy of the good checkpoint that must not, or hardly, be served."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if how == "missing folder":
+        return
+    shutil.copytree(good, bad)
+    file = bad / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.down_proj.weight"
+    if how == "truncated file":
+        file.write_bytes(file.read_bytes()[:-1000])
+        return
+    if how == "wrong shape":
+        tensors[name] = tensors[name][:, :-1].contiguous()
+    elif how == "missing tensor":
+        del tensors[name]
+    elif how == "unknown tensor":
+        tensors["model.layers.2.mlp.down_proj.weight"] = tensors[name].clone()
+    elif how == "NaN":
+        tensors[name][0, 0] = torch.nan
+    elif how == "overflow":
+        # Finite weights whose activations are not.
+        values_name = "model.layers.0.self_attn.v_proj.weight"
+        tensors[values_name] = tensors[values_name] * 1e38
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+BAD_CHECKPOINTS = ("missing folder", "truncated file", "wrong shape", "missing tensor", "unknown tensor", "NaN")
+
+
+# --- what the child process does ----------------------------------------------------------------------------------------
+
+
+def run_checks(folder: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    report = {
+        "num_positions": NUM_POSITIONS,
+        "tied": check_engine(folder / "tied", tied=True),
+        "untied": check_engine(folder / "untied", tied=False),
+    }
+    evaluator, taught, report["evaluator"] = check_evaluator(folder / "evaluator")
+    (folder / "report.json").write_text(json.dumps(report))
+    score_with_a_broken_reload(evaluator, taught)
+    (folder / "survived").touch()
+
+
+def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
+    from mathsft.data.models import fingerprint
+    from mathsft.evaluation.engine import CheckpointError, Engine
+
+    references, models = {}, {}
+    for name, seed in (("A", 1), ("B", 2)):
+        models[name] = make_model(folder / name, seed, tied)
+        references[name] = reference_texts(models[name], make_tokenizer(folder / name), GREEDY.max_tokens)
+    for how in (*BAD_CHECKPOINTS, "overflow"):
+        damage(folder / "B", folder / how, how)
+
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    prompts_ids = tokenizer(PROMPTS)["input_ids"]
+    engine = Engine(folder / "A", HARDWARE, max_model_len=NUM_POSITIONS)
+    fingerprints = [engine.loaded_fingerprint]
+
+    def texts(sampling: EvaluationSettings = GREEDY) -> list[str]:
+        return [one.text for one in engine.generate(prompts_ids, sampling)]
+
+    def swapped_texts(name: str) -> list[str]:
+        fingerprints.append(engine.swap(folder / name))
+        return texts()
+
+    report: dict[str, Any] = {"references": references}
+    report["generations"] = [asdict(one) for one in engine.generate(prompts_ids, GREEDY)]
+    report["measured"] = [
+        measure(engine, models["A"], tokenizer, prompts, sampling)
+        for prompts in (PROMPTS, LONG_PROMPTS)
+        for sampling in (GREEDY, SAMPLED)
+    ]
+    report["A"], report["B"], report["A again"] = texts(), swapped_texts("B"), swapped_texts("A")
+    report["refusals"] = {}
+    for how in BAD_CHECKPOINTS:
+        try:
+            engine.swap(folder / how)
+            refusal = "accepted"
+        except CheckpointError as error:
+            refusal = str(error)
+        report["refusals"][how] = {"message": refusal, "texts": texts(), "fingerprint": engine.loaded_fingerprint}
+    swapped_texts("overflow")
+    report["A after overflow"] = swapped_texts("A")
+    report["fingerprints"] = fingerprints
+    report["expected fingerprints"] = [fingerprint(folder / name) for name in ("A", "B", "A", "overflow", "A")]
+    report["sampled"], report["sampled again"] = texts(SAMPLED), texts(SAMPLED)
+    report["sampled with another seed"] = texts(SAMPLED.model_copy(update={"seed": 2}))
+    report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, SAMPLED)]
+    finished: list[int] = []
+    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), finished.append)
+    report["sampled three times"], report["finished"] = [one.text for one in three_times], finished
+    engine.close()
+    return report
+
+
+def measure(
+    engine: Any, model: Any, tokenizer: Any, prompts: list[str], sampling: EvaluationSettings
+) -> dict[str, list[list[Any]]]:
+    """Return entropies of responses, and log probabilities of prompts with responses: the engine's, then transformers'."""
+    prompts_ids = tokenizer(prompts)["input_ids"]
+    generations = engine.generate(prompts_ids, sampling)
+    # The engine's own texts, all of which its prefix cache may know.
+    texts_ids = [
+        prompt_ids + (tokenizer(one.text)["input_ids"] + [tokenizer.eos_token_id])[: one.num_tokens]
+        for prompt_ids, one in zip(prompts_ids, generations, strict=True)
+    ]
+    entropies, logprobs = [], []
+    for text_ids, one in zip(texts_ids, generations, strict=True):
+        logits_TV = logits_of(model, text_ids)
+        drawn_TV = (logits_TV[-one.num_tokens :] / (sampling.temperature or 1)).log_softmax(1)
+        entropies.append(-(drawn_TV.exp() * drawn_TV).sum(1).mean().item())
+        logprobs.append(token_logprobs_of(logits_TV, text_ids)[-one.num_tokens :])
+    return {
+        "entropies": [[one.entropy for one in generations], entropies],
+        "logprobs": [engine.token_logprobs(texts_ids, [len(prompt_ids) for prompt_ids in prompts_ids]), logprobs],
+    }
+
+
+def logits_of(model: Any, text_ids: list[int]) -> Any:
+    """Return transformers' logits for each token of the text but the first."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([text_ids])).logits[0, :-1]
+
+
+def token_logprobs_of(logits_TV: Any, text_ids: list[int]) -> list[float]:
+    import torch
+
+    logprobs: list[float] = logits_TV.log_softmax(1).gather(1, torch.tensor(text_ids)[1:, None])[:, 0].tolist()
+    return logprobs
+
+
+def reference_texts(model: Any, tokenizer: Any, max_tokens: int) -> list[str]:
+    """Return what transformers generates greedily, one prompt at a time."""
+    texts = []
+    for prompt in PROMPTS:
+        prompt_ids_1T = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        output_ids_1T = model.generate(prompt_ids_1T, max_new_tokens=max_tokens, do_sample=False)
+        texts.append(tokenizer.decode(output_ids_1T[0, prompt_ids_1T.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
+    from mathsft.data.pools import load_pools
+    from mathsft.evaluation import engine
+    from mathsft.evaluation.evaluator import Evaluator
+
+    model = make_model(folder / "base", 3, tied=True, initializer_range=0.1)
+    study_dir = folder / "study"
+    run_dir = study_dir / "runs/trial-0000"
+    teach(model, run_dir / "step-000400")
+    shutil.copytree(folder / "base", run_dir / "step-000000")
+    experiment = make_experiment(folder)
+    settings = WorkerSettings(experiment, HARDWARE, study_dir)
+    evaluator = Evaluator(settings)
+    base, taught = (checkpoint_of(study_dir, step) for step in (0, 400))
+
+    report: dict[str, Any] = {
+        "pools": {
+            name: [{"id": one.id, "letter": one.problem} for one in pool]
+            for name, pool in load_pools(experiment.data).items()
+        },
+        "base": asdict(evaluator.score(base, {}, "search")),
+        "taught": asdict(evaluator.score(taught, {}, "search")),
+        "progress": (run_dir / "scoring.jsonl").read_text(),
+        "slice": asdict(evaluator.score(taught, {}, "confirm:1-4")),
+        "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch")),
+        "sampled": asdict(evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test")),
+        "gold nll": {letter: gold_nll(model, folder / "base", letter) for letter in PROBLEMS},
+    }
+    mislabelled = replace(base, fingerprint=taught.fingerprint[::-1])
+    report["mislabelled"] = refusal_of(evaluator, mislabelled, {})
+    (folder / "long.txt").write_text("Q" * NUM_POSITIONS + "{problem}")
+    report["long prompt"] = refusal_of(evaluator, taught, {"prompt.template": str(folder / "long.txt")})
+    report["longer"] = refusal_of(evaluator, taught, {"evaluation.max_tokens": 5000})
+    evaluator.park()
+    report["taught again"] = asdict(evaluator.score(taught, {}, "search"))
+    report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
+
+    repack, engine._repack_head = engine._repack_head, lambda model: None
+    report["broken swap"] = refusal_of(evaluator, base, {})
+    evaluator._engine.close()
+    evaluator = Evaluator(settings)
+    report["broken swap in a new engine"] = refusal_of(evaluator, taught, {})
+    engine._repack_head = repack
+    report["mended"] = asdict(evaluator.score(base, {}, "search"))
+    return evaluator, taught, report
+
+
+def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
+    """Return the checkpoint of a published folder as the trainer would."""
+    import torch
+
+    from mathsft.data.models import fingerprint
+    from mathsft.training.canary import make_canary
+    from mathsft.training.state import load_base
+
+    path = f"runs/trial-0000/step-{step:06d}"
+    base = load_base(study_dir / path, "sdpa")
+    token_ids = tuple(make_tokenizer(study_dir / "tokenizer")(" ".join(PROMPTS))["input_ids"][:65])
+    canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
+    return Checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary=canary)
+
+
+def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:
+    """Return the mean negative log likelihood that transformers gives the problem's training target, EOS included."""
+    tokenizer = make_tokenizer(tokenizer_folder)
+    prompt_ids = tokenizer(f"{letter}: <think>")["input_ids"]
+    target = f" {solution(letter)} </think> <answer> {ord(letter)} </answer>"
+    text_ids = (prompt_ids + tokenizer(target)["input_ids"] + [tokenizer.eos_token_id])[:NUM_POSITIONS]
+    logprobs = token_logprobs_of(logits_of(model, text_ids), text_ids)[len(prompt_ids) - 1 :]
+    return -sum(logprobs) / len(logprobs)
+
+
+def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
+    try:
+        evaluator.score(checkpoint, overrides, "search")
+    except (ValueError, UserError, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "accepted"
+
+
+def score_with_a_broken_reload(evaluator: Any, checkpoint: Checkpoint) -> None:
+    """Have vLLM's own reload fail half-way, which no check can foresee."""
+    from vllm import LLM
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("planted")
+
+    LLM.apply_model = fail
+    evaluator.score(checkpoint, {}, "search")
+
+
+if __name__ == "__main__":
+    run_checks(Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""The smoothed surface on planted ones."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mathsft.config.schema import Choices, FloatRange, IntRange, Scalar, SearchRange
+from mathsft.statistics.surface import Observation, optimum, position, smooth
+
+RATE = FloatRange(type="float", low=1e-5, high=1e-2, log=True)
+BATCH = Choices(type="categorical", choices=(8, 16, 32, 64, 128))
+SPACE: dict[str, SearchRange] = {"rate": RATE, "batch": BATCH}
+
+
+def planted(rate: float, batch: int) -> float:
+    return 0.5 - 0.1 * math.log10(rate / 5e-4) ** 2 - 0.03 * math.log2(batch / 16) ** 2
+
+
+def observations(noise: float, num: int = 30) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(num):
+        rate, batch = 10 ** rng.uniform(-5, -2), int(rng.choice(BATCH.choices))  # type: ignore[arg-type]
+        found.append(Observation({"rate": rate, "batch": batch}, planted(rate, batch) + rng.normal(0, noise), noise**2))
+    return found
+
+
+def test_the_optimum_of_a_planted_surface_is_found_and_noise_is_smoothed_away() -> None:
+    given = observations(noise=0.03)
+    surface = smooth(SPACE, given)
+    best = optimum(SPACE, given)
+    assert best["batch"] in (8, 16, 32)
+    assert 2e-4 < float(best["rate"]) < 1.2e-3
+    truth = np.array([planted(**each.settings) for each in given])  # type: ignore[arg-type]
+    raw_error = np.abs([each.accuracy for each in given] - truth).mean()
+    assert np.abs(np.array(surface.means) - truth).mean() < 0.75 * raw_error
+    assert np.mean(np.abs(np.array(surface.means) - truth) < 2 * np.array(surface.sds)) > 0.8
+
+
+def test_a_bold_optimum_lies_where_less_is_known() -> None:
+    given = [Observation({"rate": rate, "batch": 16}, 0.3, 1e-4) for rate in (1e-5, 2e-5, 4e-5, 8e-5)]
+    assert float(optimum(SPACE, given, boldness=2.0)["rate"]) > 1e-3
+
+
+def test_the_same_observations_give_the_same_surface() -> None:
+    assert smooth(SPACE, observations(0.03)) == smooth(SPACE, observations(0.03))
+    assert optimum(SPACE, observations(0.03), 2.0) == optimum(SPACE, observations(0.03), 2.0)
+
+
+def test_replicates_of_a_setting_share_a_mean_and_are_surer_than_one() -> None:
+    given = observations(0.01, 8)
+    again = Observation(given[0].settings, given[0].accuracy - 0.04, given[0].variance)
+    surface, alone = smooth(SPACE, [*given, again]), smooth(SPACE, given)
+    assert surface.means[0] == pytest.approx(surface.means[-1])
+    assert given[0].accuracy - 0.04 < surface.means[0] < alone.means[0]
+
+
+def test_one_observation_or_equal_ones_are_enough() -> None:
+    alone = Observation({"rate": 1e-3, "batch": 8}, 0.3, 0.001)
+    assert smooth(SPACE, [alone]).means == pytest.approx([0.3])
+    assert smooth(SPACE, [alone, alone]).means == pytest.approx([0.3, 0.3])
+
+
+def test_choices_without_an_order_are_told_apart() -> None:
+    space: dict[str, SearchRange] = {"precision": Choices(type="categorical", choices=("bf16", "fp32", "fp8"))}
+    accuracies: dict[Scalar, float] = {"bf16": 0.2, "fp32": 0.6, "fp8": 0.2}
+    given = [Observation({"precision": name}, accuracy, 1e-4) for name, accuracy in accuracies.items() for _ in range(3)]
+    assert optimum(space, given) == {"precision": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "expected"),
+    [
+        (RATE, 1e-5, 0.0),
+        (RATE, 10**-3.5, 0.5),
+        (BATCH, 128, 1.0),
+        (BATCH, 24, 0.375),  # the experiment's own value may be none of the choices
+        (IntRange(type="int", low=1, high=5), 2, 0.25),
+        (Choices(type="categorical", choices=(True, False)), True, None),
+    ],
+)
+def test_a_value_lies_at_a_share_of_its_range(given: SearchRange, value: Scalar, expected: float | None) -> None:
+    assert position(given, value) == pytest.approx(expected)

@@ -1,0 +1,85 @@
+"""The canary: what published weights make of a fixed text, and nothing else changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mathsft.records import Example, Plan, Run, WorkerSettings
+from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, make_canary
+from mathsft.training.state import load_base, publish, rounded
+from mathsft.training.trainer import Trainer
+
+MakeModel = Callable[..., Path]
+MakeSettings = Callable[..., WorkerSettings]
+CPU = torch.device("cpu")
+TOKEN_IDS = tuple(range(1, NUM_CANARY_TOKENS + 1))
+
+
+def reference(folder: Path, token_ids: tuple[int, ...]) -> list[float]:
+    """Return the log probabilities that transformers, in fp32, gives the tokens but the first."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logprobs_TV = model(torch.tensor([token_ids])).logits[0, :-1].log_softmax(1)
+    return [logprobs_TV[place, token].item() for place, token in enumerate(token_ids[1:])]
+
+
+def test_the_text_is_that_of_the_first_examples() -> None:
+    examples = [Example("", (1, 2), (3,)), Example("", (4,), (5,) * 100)]
+    assert canary_ids(examples) == (1, 2, 3, 4, *(5,) * 61)
+    assert canary_ids(examples[:1]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("attention", ["tree", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_canary_is_of_the_published_weights(
+    make_model: MakeModel, tmp_path: Path, tied: bool, dtype: torch.dtype, attention: str
+) -> None:
+    folder = make_model(tied=tied, dtype=dtype)
+    base = load_base(folder, attention)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
+    canary = make_canary(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
+    publish(base, weights, tmp_path / "published")
+    assert len(canary.logprobs) == NUM_CANARY_TOKENS - 1
+    assert canary.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
+    assert base.model.config._attn_implementation == attention
+
+
+def test_a_bf16_canary_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
+    folder = make_model(dtype=torch.bfloat16)
+    base = load_base(folder, "tree")
+    exact, coarse = (
+        make_canary(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert exact != coarse
+    assert sum(coarse) / len(coarse) == pytest.approx(sum(exact) / len(exact), abs=0.05)
+
+
+def test_every_checkpoint_has_a_canary_the_baseline_too(make_model: MakeModel, make_settings: MakeSettings) -> None:
+    settings = make_settings(make_model(tied=True))
+    trainer = Trainer(settings)
+    run = Run("trial-0", {}, Plan(8, (0.0, 1.0), "search", 1, "last"), seed=0)
+    canaries = []
+    for step in (0, 2):
+        checkpoint = trainer.advance(run, step)
+        assert checkpoint.canary is not None
+        expected = reference(settings.study_dir / checkpoint.path, checkpoint.canary.token_ids)
+        assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
+        canaries.append(checkpoint.canary)
+    assert canaries[0] != canaries[1]
+
+
+def test_weights_that_predict_nothing_finite_have_diverged(
+    make_model: MakeModel, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(make_settings(make_model()))
+    run = Run("trial-0", {"training.learning_rate": 1e38}, Plan(8, (0.5, 1.0), "search", 1, "last"), seed=0)
+    checkpoint = trainer.advance(run, 1)  # the step itself is finite, as its loss is that of the weights before it
+    assert checkpoint.path == ""
+    assert "not finite at step 1" in checkpoint.diverged
+    assert trainer.advance(run, 2) == checkpoint
