@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 from mathsft.training.attention import attention_arguments
 from mathsft.training.rows import NO_TARGET, Row
 
-CHUNK_LOGITS = 2**24
-"""Logits that exist at once: 64 MiB in fp32, whatever the batch size and the vocabulary."""
+CHUNK_LOGITS = 2**26
+"""Logits that exist at once, in the model's precision: 128 MiB in bf16, whatever the batch size and the vocabulary."""
+
+BLOCK_LOGITS = 2**22
+"""Those of them that exist in fp32, too: they stay in a CPU's cache from the logits to their gradient."""
 
 
 class RowLoss(nn.Module):
@@ -37,30 +40,22 @@ class RowLoss(nn.Module):
 
 
 class _ChunkedCrossEntropy(Function):
-    """Head and cross-entropy in one: the gradient of a chunk's logits is made while they are there."""
+    """Head and cross-entropy in one: the gradient of a chunk's logits takes their place while they are there."""
 
     @staticmethod
     def forward(ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
-        num_chunk_tokens = max(1, CHUNK_LOGITS // len(weight_VE))
-        is_target_N1 = (targets_N != NO_TARGET)[:, None]
-        targets_N1 = targets_N.clamp(min=0)[:, None]
-        minus_one_N1 = torch.full_like(targets_N1, -1, dtype=torch.float32)
         loss = torch.zeros((), device=hidden_NE.device)
         hidden_grad_NE = torch.empty_like(hidden_NE)
-        # Sums over chunks in fp32: the parts may each be in bf16.
-        weight_grad_VE = torch.zeros_like(weight_VE, dtype=torch.float32)
-        bias_grad_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-        for start in range(0, len(hidden_NE), num_chunk_tokens):
-            chunk = slice(start, start + num_chunk_tokens)
-            logprobs_CV = linear(hidden_NE[chunk], weight_VE, bias_V).float().log_softmax(-1)
-            loss -= (logprobs_CV.gather(1, targets_N1[chunk]) * is_target_N1[chunk]).sum()
-            # d loss / d logits = softmax - 1 at the target.
-            grad_CV = logprobs_CV.exp_().scatter_add_(1, targets_N1[chunk], minus_one_N1[chunk])
-            grad_CV = grad_CV.mul_(is_target_N1[chunk]).to(hidden_NE.dtype)
-            torch.mm(grad_CV, weight_VE, out=hidden_grad_NE[chunk])
-            weight_grad_VE += grad_CV.t() @ hidden_NE[chunk]
-            if bias_grad_V is not None:
-                bias_grad_V += grad_CV.sum(0)
+        weight_grad_VE = bias_grad_V = None
+        for chunk in _slices(len(hidden_NE), CHUNK_LOGITS // len(weight_VE)):
+            hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
+            logits_CV = linear(hidden_CE, weight_VE, bias_V)
+            for block in _slices(len(logits_CV), BLOCK_LOGITS // len(weight_VE)):
+                loss += _loss_and_gradient_(logits_CV[block], targets_C[block])
+            torch.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
+            weight_grad_VE = _sum(weight_grad_VE, logits_CV.t() @ hidden_CE)
+            if bias_V is not None:
+                bias_grad_V = _sum(bias_grad_V, logits_CV.sum(0))
         ctx.save_for_backward(hidden_grad_NE, weight_grad_VE, bias_grad_V)
         ctx.dtype = weight_VE.dtype
         return loss
@@ -74,3 +69,25 @@ class _ChunkedCrossEntropy(Function):
             None if bias_grad_V is None else (bias_grad_V * loss_grad).to(ctx.dtype),
             None,
         )
+
+
+def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor) -> Tensor:
+    """Return the cross-entropy in nats summed over the targets, and put its gradient in the place of the logits."""
+    is_target_B1 = (targets_B != NO_TARGET)[:, None]
+    targets_B1 = targets_B.clamp(min=0)[:, None]
+    logprobs_BV = logits_BV.log_softmax(-1, dtype=torch.float32)
+    loss = -(logprobs_BV.gather(1, targets_B1) * is_target_B1).sum()
+    # d loss / d logits = softmax - 1 at the target.
+    gradient_BV = logprobs_BV.exp_().scatter_add_(1, targets_B1, -is_target_B1.float())
+    logits_BV.copy_(gradient_BV.mul_(is_target_B1))
+    return loss
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    """Return the sum, in fp32 where there are several parts, which may each be in bf16."""
+    return part if total is None else total.float().add_(part)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    """Cut a length into slices of the size, or of 1 where that is less."""
+    return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]

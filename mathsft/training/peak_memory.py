@@ -12,7 +12,7 @@ from mathsft.config.schema import TrainingSettings
 from mathsft.training.attention import EAGER, TREE, Tree
 from mathsft.training.dimensions import Dimensions, dimensions_of
 from mathsft.training.footprint import held_bytes
-from mathsft.training.loss import CHUNK_LOGITS
+from mathsft.training.loss import BLOCK_LOGITS, CHUNK_LOGITS
 from mathsft.training.rows import Row
 from mathsft.training.state import BaseModel
 from mathsft.training.step import DTYPES
@@ -82,11 +82,12 @@ def _attention_bytes(sizes: Dimensions, row: Row, attention: str, dtype: torch.d
 def _loss_bytes(sizes: Dimensions, row: Row, dtype: torch.dtype) -> int:
     """Return the bytes of the loss's hidden states and their gradient, of the head's gradient, and of a chunk of logits.
 
-    A logit exists as computed, as log-probability and, unless it is computed so, in fp32.
+    Where there are several chunks, the head's gradient is summed in fp32 beside the part of one of them.
     """
     num_targets = len(row.targets_N)
+    num_logits = num_targets * sizes.vocabulary_size
     hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
-    head = sizes.vocabulary_size * sizes.hidden_size * _FP32_BYTES
-    num_logits = min(CHUNK_LOGITS, num_targets * sizes.vocabulary_size)
-    in_fp32 = 2 if dtype.itemsize < _FP32_BYTES else 1
-    return hidden + head + num_logits * (dtype.itemsize + in_fp32 * _FP32_BYTES)
+    head_itemsize = dtype.itemsize + (_FP32_BYTES if num_logits > CHUNK_LOGITS else 0)
+    head = sizes.vocabulary_size * sizes.hidden_size * head_itemsize
+    in_fp32 = min(BLOCK_LOGITS, num_logits) * _FP32_BYTES
+    return hidden + head + min(CHUNK_LOGITS, num_logits) * dtype.itemsize + in_fp32

@@ -24,6 +24,8 @@ from mathsft.training.trainer import Trainer
 
 BATCH_SIZE = 4
 POLL_SECONDS = 2e-4
+MAX_STEPS_BETWEEN_KILLS = 12
+MAX_SECONDS_INTO_STEP = 0.02
 
 
 def settings_of(model: str, data: str, study_dir: Path) -> WorkerSettings:
@@ -71,6 +73,9 @@ def kill_and_train(settings: WorkerSettings, run: Run, num_steps: int, num_kills
     def changed_ns() -> int:
         return metrics.stat().st_mtime_ns if metrics.exists() else 0
 
+    def steps_done() -> int:
+        return metrics.read_bytes().count(b"\n")
+
     steps_at_kills, num_in_save = [], 0
     for number in count():
         unchanged_ns = changed_ns()
@@ -78,15 +83,19 @@ def kill_and_train(settings: WorkerSettings, run: Run, num_steps: int, num_kills
         if number < num_kills:
             while not has_ended(pid) and changed_ns() == unchanged_ns:
                 time.sleep(POLL_SECONDS)  # it still loads the model
-            moment = time.perf_counter() + rng.uniform(0, 0.2)
+            # In steps and not in seconds, so that kills are spread over the run on a machine of any speed.
+            last_step = steps_done() + rng.randrange(MAX_STEPS_BETWEEN_KILLS)
+            while not has_ended(pid) and steps_done() < last_step:
+                time.sleep(POLL_SECONDS)
+            moment = time.perf_counter() + rng.uniform(0, MAX_SECONDS_INTO_STEP)
             # Every third process is killed when it is seen to save.
-            while not has_ended(pid) and (time.perf_counter() < moment or (number % 3 == 0 and not partial.exists())):
+            while not has_ended(pid) and not (partial.exists() if number % 3 == 0 else time.perf_counter() > moment):
                 time.sleep(POLL_SECONDS)
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):
             break
-        steps_at_kills.append(metrics.read_bytes().count(b"\n"))
+        steps_at_kills.append(steps_done())
         num_in_save += partial.exists()
     if status:
         raise SystemExit(f"the trainer's process ended with {status}")

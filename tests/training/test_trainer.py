@@ -106,7 +106,8 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
         "predicted_memory_bytes",
         "num_tokens",
     }
-    assert checkpoint.timings["peak_memory_bytes"] > 0
+    # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
+    assert 0 <= checkpoint.timings["peak_memory_bytes"] < 2**30
     assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, make_run()))
     assert "encode_seconds" not in trainer.advance(make_run("trial-1", max_length_tokens=90), 2).timings
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
