@@ -1,17 +1,22 @@
-"""The report's figures: a final run's accuracy by step, and the trials' accuracy by their two settings."""
+"""The report's figures: a final run's accuracy, answers and loss by step, and the trials' accuracy by their two settings."""
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
-from mathsft.records import Run, Score
+from mathsft.records import Run, Score, StepMetrics
 from mathsft.reporting.svg import PAPER, Axis, Chart
 from mathsft.statistics.intervals import wilson
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
+CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}
 LOW_COLOR, HIGH_COLOR = (214, 226, 240), (8, 48, 107)
 X_SETTING, Y_SETTING = "training.learning_rate", "training.batch_size"
 MAX_MARKS = 6
 LOG_RATIO = 4
 """An axis whose ends differ by more than this factor shows the logarithm."""
+SMOOTHED_SHARE = 0.05
+"""Share of a run's steps that a point of its smoothed loss is the mean of."""
 
 
 def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
@@ -44,6 +49,65 @@ def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
     best = max(scores, key=lambda score: (score.accuracy, -score.step))
     chart.text(best.step, best.accuracy, f"{best.accuracy:.1%}")
     return chart.render()
+
+
+def category_shares(run: Run, scores: Sequence[Score]) -> str | None:
+    """Return an SVG of what became of a run's responses by step, stacked; None where there is one score or none."""
+    if len(scores) < 2:
+        return None
+    steps = [score.step for score in scores]
+    chart = Chart(
+        f"{run.name}: what became of the responses",
+        Axis("optimizer step", steps[0], steps[-1]),
+        Axis("share of responses", 0.0, 1.0, form="{:.0%}".format),
+        f"on {scores[0].num_problems:,} problems of the pool {scores[0].pool}",
+    )
+    lower = [0.0] * len(scores)
+    for category, color in CATEGORY_COLORS.items():
+        counts = [score.counts.get(category, 0) for score in scores]
+        if any(counts):
+            totals = [sum(score.counts.values()) for score in scores]
+            upper = [below + count / total for below, count, total in zip(lower, counts, totals, strict=True)]
+            chart.band(_points(steps, lower), _points(steps, upper), color, category.replace("_", " "), opacity=0.75)
+            lower = upper
+    return chart.render()
+
+
+def loss_curve(run: Run, metrics: Sequence[StepMetrics]) -> str | None:
+    """Return an SVG of a run's training loss by step, each step's and smoothed; None for fewer than two steps."""
+    losses = [step.loss for step in metrics]
+    window = max(1, round(len(losses) * SMOOTHED_SHARE))
+    smoothed = [fmean(losses[max(0, index - window + 1) : index + 1]) for index in range(len(losses))]
+    name = f"{run.name}: training loss by optimizer step"
+    chart = _step_chart(name, metrics, "nats per response token", losses)
+    if chart is None:
+        return None
+    steps = [step.step for step in metrics]
+    chart.line(_points(steps, losses), GREY, "a step's own batch", width=1)
+    chart.line(_points(steps, smoothed), BLUE, f"mean of the last {window}")
+    return chart.render()
+
+
+def learning_rate_curve(run: Run, metrics: Sequence[StepMetrics]) -> str | None:
+    """Return an SVG of a run's learning rate by step; None for fewer than two steps."""
+    rates = [step.learning_rate for step in metrics]
+    chart = _step_chart(f"{run.name}: learning rate by optimizer step", metrics, "learning rate", rates)
+    if chart is None:
+        return None
+    chart.line(_points([step.step for step in metrics], rates), BLUE)
+    return chart.render()
+
+
+def _step_chart(title: str, metrics: Sequence[StepMetrics], label: str, values: Sequence[float]) -> Chart | None:
+    if len(metrics) < 2 or not all(map(math.isfinite, values)) or max(values) <= 0:
+        return None
+    first, last = metrics[0].step, metrics[-1].step
+    vertical = Axis(label, 0.0, max(values) * 1.05)
+    return Chart(title, Axis("optimizer step", first, last), vertical, f"steps {first:,} to {last:,}")
+
+
+def _points(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
+    return [(float(step), value) for step, value in zip(steps, values, strict=True)]
 
 
 def study_map(trials: Sequence[Run]) -> str | None:

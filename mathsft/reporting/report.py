@@ -1,11 +1,12 @@
-"""Writes report.md and its figures from the book alone. It says what was measured, on how many problems, and no more."""
+"""Writes report.md and report.html from the book alone. It says what was measured, on how many problems, and no more."""
 
 from pathlib import Path
 
 from mathsft.records import Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.costs import cost_section
-from mathsft.reporting.figures import accuracy_curve, study_map
+from mathsft.reporting.figures import accuracy_curve, category_shares, learning_rate_curve, loss_curve, study_map
+from mathsft.reporting.html import render_html
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.book import Book
@@ -17,16 +18,21 @@ INTERVALS = (
 
 
 def write_report(book: Book, folder: Path) -> Path:
-    """Write report.md into the folder, its figures beside it, and return its path; works on whatever the book has so far."""
+    """Write report.md, its figures and report.html, which needs none beside it, into the folder; return the latter's path.
+
+    Works on whatever the book has so far.
+    """
     finals = book.runs("final-")
     sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS]
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
     sections += [cost_section(book), _settings_section(book)]
-    path = folder / "report.md"
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
-    return path
+    markdown = "\n\n".join(section for section in sections if section) + "\n"
+    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    page = folder / "report.html"
+    page.write_text(render_html(f"{book.study}: report", markdown, folder), encoding="utf-8")
+    return page
 
 
 # ---- the conclusion
@@ -94,12 +100,26 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
     if not watched:
         return sections
     sections += [f"### Progress on the pool {watched[0].pool} ({watched[0].num_problems:,} problems)", _progress(watched)]
-    if (curve := accuracy_curve(run, watched)) is not None:
-        figure = folder / f"accuracy-{run.name}.svg"
-        figure.write_text(curve, encoding="utf-8")
-        sections.append(f"![accuracy of {run.name} by step]({figure.name})")
+    sections += [
+        _figure(folder, f"accuracy-{run.name}", accuracy_curve(run, watched)),
+        _figure(folder, f"responses-{run.name}", category_shares(run, watched)),
+    ]
     responses = {score.step: book.responses(score) for score in watched}
-    return [*sections, failure_section(responses), length_section(responses)]
+    sections += [failure_section(responses), length_section(responses)]
+    metrics = book.metrics(run.name)
+    curves = [
+        _figure(folder, f"loss-{run.name}", loss_curve(run, metrics)),
+        _figure(folder, f"learning-rate-{run.name}", learning_rate_curve(run, metrics)),
+    ]
+    return [*sections, "### Training", *curves] if any(curves) else sections
+
+
+def _figure(folder: Path, name: str, drawn: str | None) -> str:
+    """Write a figure, if there is one, into the folder and return the Markdown that shows it."""
+    if drawn is None:
+        return ""
+    (folder / f"{name}.svg").write_text(drawn, encoding="utf-8")
+    return f"![{name}]({name}.svg)"
 
 
 def _comparison(book: Book, run: Run, watched: list[Score]) -> str:
@@ -163,9 +183,7 @@ def _study_sections(book: Book, folder: Path) -> list[str]:
     if not trials:
         return []
     sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
-    if (drawn := study_map(trials)) is not None:
-        (folder / "study.svg").write_text(drawn, encoding="utf-8")
-        sections.append("![trials by learning rate and batch size](study.svg)")
+    sections.append(_figure(folder, "study", study_map(trials)))
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     headers = (

@@ -60,17 +60,24 @@ class Chart:
     _legend: list[tuple[str, str]] = field(default_factory=list)
     _written: list[tuple[float, float]] = field(default_factory=list)
 
-    def line(self, points: Sequence[tuple[float, float]], color: str, label: str = "", dashes: str = "") -> None:
+    def line(
+        self, points: Sequence[tuple[float, float]], color: str, label: str = "", dashes: str = "", width: float = 2
+    ) -> None:
         """Draw a line through the points."""
-        stroke = f'stroke="{color}" stroke-width="2"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
+        stroke = f'stroke="{color}" stroke-width="{width:g}"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
         self._marks.append(f'<polyline points="{self._path(points)}" fill="none" {stroke}/>')
         self._explain(f'<line x1="0" y1="-4" x2="22" y2="-4" {stroke}/>', label)
 
     def band(
-        self, lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]], color: str, label: str = ""
+        self,
+        lower: Sequence[tuple[float, float]],
+        upper: Sequence[tuple[float, float]],
+        color: str,
+        label: str = "",
+        opacity: float = 0.16,
     ) -> None:
         """Fill the area between two lines."""
-        fill = f'fill="{color}" fill-opacity="0.16"'
+        fill = f'fill="{color}" fill-opacity="{opacity:g}"'
         self._marks.append(f'<polygon points="{self._path([*lower, *reversed(upper)])}" {fill}/>')
         self._explain(f'<rect x="0" y="-10" width="22" height="12" {fill}/>', label)
 

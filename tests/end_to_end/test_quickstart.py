@@ -184,6 +184,7 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert re.search(rf"(^|\s)({sys.executable}|python) run_final.py --from-best", finished.study_output)
     dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.folder.database_url}"
     assert re.search(dashboard, finished.study_output)
+    assert (finished.folder.path / "report.html").read_text().count("<svg") == 5
     report = (finished.folder.path / "report.md").read_text()
     for heading in (
         "Baseline against final",

@@ -2,6 +2,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def write_final(book: Book, num_correct: int = 120) -> None:
             write_score(book, FINAL.name, step, pool, categories(correct, failed))
 
 
+def markdown_of(book: Book, folder: Path) -> str:
+    return write_report(book, folder).with_suffix(".md").read_text()
+
+
 def section(report: str, title: str) -> list[list[str]]:
     """Return the cells of the tables below a heading."""
     body = re.split(r"^#+ ", report.split(title, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -79,7 +84,7 @@ def section(report: str, title: str) -> list[list[str]]:
 def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
     write_study(book)
     write_final(book)
-    report = write_report(book, tmp_path).read_text()
+    report = markdown_of(book, tmp_path)
 
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
@@ -121,7 +126,7 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("num_correct", "verdict"), [(16, "do not show a difference"), (120, "That is better")])
 def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
     write_final(book, num_correct)
-    report = write_report(book, tmp_path).read_text()
+    report = markdown_of(book, tmp_path)
     assert verdict in report.splitlines()[2]
     assert "## The study" not in report
 
@@ -130,26 +135,24 @@ def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(book
     book.write(replace(FINAL, state="running"))
     for step, correct in ((0, 10), (20, 120), (40, 90)):
         write_score(book, FINAL.name, step, "watch", categories(correct, 20))
-    assert (
-        "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in write_report(book, tmp_path).read_text().splitlines()[2]
-    )
+    assert "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in markdown_of(book, tmp_path).splitlines()[2]
 
 
 def test_only_a_study(book: Book, tmp_path: Path) -> None:
     write_study(book)
-    conclusion = write_report(book, tmp_path).read_text().splitlines()[2]
+    conclusion = markdown_of(book, tmp_path).splitlines()[2]
     assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
     assert "The intervals of 1 of the other 2 overlap" in conclusion
 
 
 def test_an_empty_book(book: Book, tmp_path: Path) -> None:
-    assert "nothing to conclude" in write_report(book, tmp_path).read_text()
+    assert "nothing to conclude" in markdown_of(book, tmp_path)
 
 
 def test_the_figures_show_every_score_and_trial_and_are_linked(book: Book, tmp_path: Path) -> None:
     write_study(book)
     write_final(book)
-    report = write_report(book, tmp_path).read_text()
+    report = markdown_of(book, tmp_path)
     notes = {}
     for name in re.findall(r"!\[[^]]*\]\(([^)]+\.svg)\)", report):
         root = ElementTree.parse(tmp_path / name).getroot()
@@ -165,3 +168,37 @@ def test_the_figures_show_every_score_and_trial_and_are_linked(book: Book, tmp_p
         "trial-2: 10.0%, finished",
         "trial-3: no score, failed",
     ]
+
+
+def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp_path: Path) -> None:
+    write_study(book)
+    write_final(book)
+    for step in range(1, 41):
+        book.write(StepMetrics(FINAL.name, step, 2.0 / step, 1e-3 * (1 - step / 40), 1.0, 640, 320, 0.5, 0.25))
+    page = write_report(book, tmp_path)
+    assert page.name == "report.html"
+    html = page.read_text()
+    titles = re.findall(r'<svg [^>]*aria-label="([^"]*)"', html)
+    assert titles == [
+        "final-0123abcd: accuracy by optimizer step",
+        "final-0123abcd: what became of the responses",
+        "final-0123abcd: training loss by optimizer step",
+        "final-0123abcd: learning rate by optimizer step",
+        "Trials by learning rate and batch size",
+    ]
+    assert "<td>120 of 200</td>" in html.replace(' style="text-align:right"', "")
+    assert not re.search(r"<(img|script|link|iframe)|\b(src|href)=", html)
+    assert "default-src 'none'" in html
+    assert "![x](http://evil)" in html, "shown as text"
+
+
+def test_stacked_shares_end_at_all_responses(book: Book, tmp_path: Path) -> None:
+    write_final(book)
+    write_report(book, tmp_path)
+    tree = ElementTree.parse(tmp_path / f"responses-{FINAL.name}.svg")
+    areas = [area.attrib["points"].split() for area in tree.iter("{http://www.w3.org/2000/svg}polygon")]
+    heights = [[float(point.split(",")[1]) for point in area] for area in areas]
+    assert len(areas) == 3  # nothing was ungraded
+    for below, above in pairwise(heights):
+        assert above[: len(above) // 2] == below[len(below) // 2 :][::-1], "each begins where the one below it ends"
+    assert max(heights[0]) == 420 - 56 and min(heights[-1]) == 90
