@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             observed(loaded, folder, book, placement, console),
             Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
         ):
-            run = run_to_end(run_final(run, promotion, crew, book))
+            run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
         report = write_report(book, folder.path)
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
         concluded, checkpoints = conclusion(book), book.checkpoints(run.name)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 from asyncio import TaskGroup
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from mathsft.config.schema import RunSettings
 from mathsft.records import Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
@@ -11,16 +13,22 @@ from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
 from mathsft.seeds import derive_seed
+from mathsft.statistics.paired import improvement_upper_bound
 from mathsft.store.book import Book
 
 WATCH_POOL = "watch"
+NUM_COMPARED = 3
+"""Scores whose mean is compared with that of as many before: patience over single scores follows their noise."""
+LEAST_RELATIVE_GAIN = 0.1
+"""Below that share of the accuracy a gain is small, whatever min_gain says of better models."""
 
 
 class One:
-    """A source that proposes a single run, unless the book says that it is over."""
+    """A source that proposes a single run, unless the book says that it is over, and ends it where it gains too little."""
 
-    def __init__(self, run: Run, book: Book) -> None:
-        self._book = book
+    def __init__(self, run: Run, book: Book, min_gain: float | None = None) -> None:
+        self._book, self._min_gain = book, min_gain
+        self._gains_little = ""
         self.run = book.run(run.name) or run
         if self.run.state == "failed":  # asked for again, so try again
             self.run = run
@@ -36,11 +44,31 @@ class One:
         return self.run
 
     async def judge(self, run: Run, index: int, score: Score) -> bool:
-        return False
+        if self._min_gain is not None:
+            known = [other for other in self._book.scores(run.name, score.pool) if other.step <= score.step]
+            self._gains_little = _gains_little(known, self._min_gain, self._book)
+        return bool(self._gains_little)
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
+        if state == "pruned":
+            state, reason = "finished", self._gains_little
         self.run = closed(run, state, reason, self._book)
         self._book.write(self.run)
+
+
+def _gains_little(scores: Sequence[Score], min_gain: float, book: Book) -> str:
+    """Return in words that the latest scores, of one pool by step, hardly exceed those before; empty where they may."""
+    compared = scores[-2 * NUM_COMPARED :]
+    if len(compared) < 2 * NUM_COMPARED:
+        return ""
+    solved = [[response.verdict.category == "correct" for response in book.responses(score)] for score in compared]
+    bound = improvement_upper_bound(solved[:NUM_COMPARED], solved[NUM_COMPARED:])
+    if bound >= min(min_gain, LEAST_RELATIVE_GAIN * fmean(score.accuracy for score in compared[NUM_COMPARED:])):
+        return ""
+    return (
+        f"ended early at step {compared[-1].step}: the last {NUM_COMPARED} scores are, with 95 % confidence, at most "
+        f"{100 * bound:.1f} points above the {NUM_COMPARED} before"
+    )
 
 
 def closed(run: Run, state: RunState, reason: str, book: Book) -> Run:
@@ -63,16 +91,16 @@ def final_run(overrides: Overrides, plan: Plan, study_seed: int) -> Run:
     return Run(f"final-{digest}", dict(overrides), plan, seed)
 
 
-async def run_final(run: Run, promotion: Promotion | None, crew: Crew, book: Book) -> Run:
+async def run_final(run: Run, promotion: Promotion | None, crew: Crew, book: Book, min_gain: float | None = None) -> Run:
     """Execute the final run, compare the promoted trial on the same problems, and report baseline, best and last on test."""
     async with TaskGroup() as work:
         if promotion is not None:
             work.create_task(_score_trial(promotion, crew, book))
-        final = One(run, book)
+        final = One(run, book, min_gain)
         await drive(final, crew, book)
     if final.run.state == "finished":
-        best = best_step(book.scores(run.name, WATCH_POOL))
-        reported = [book.checkpoint(run.name, step) for step in {0, best, crew.eval_steps(run)[-1]}]
+        watched = book.scores(run.name, WATCH_POOL)
+        reported = [book.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]
         for checkpoint in reported:
             if checkpoint is not None:
                 await scored(final.run, checkpoint, TEST_POOL, crew, book)

@@ -20,7 +20,7 @@ SEARCH_POOL = "search"
 CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
 """Smoothed accuracies that differ by less are equal: they are computed in floating point."""
-BOLDNESS = 1.0
+BOLDNESS = 2.0
 """Standard deviations above the mean at which proposals are judged: enough to look where little is known."""
 
 

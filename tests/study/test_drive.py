@@ -152,7 +152,7 @@ class Driver:
         promotion = self.book.promotion()
         assert promotion is not None
         run = final_run(promotion.overrides, final_plan(config.final, 100), config.seed)
-        return asyncio.run(run_final(run, promotion, self.crew(), self.book))
+        return asyncio.run(run_final(run, promotion, self.crew(), self.book, config.final.min_gain))
 
     def summary(self) -> dict[str, Any]:
         """What must not depend on kills: runs, their curves, and every score but those of stopped trials."""
@@ -211,6 +211,33 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
             break
     assert num_lives > num_calls / CALLS_IN_A_LIFE
     assert driver.summary() == expected
+
+
+def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: Path, experiment: Experiment) -> None:
+    eval_points = [share / 16 for share in range(17)]
+
+    def ended(min_gain: float | None) -> tuple[Run, Driver]:
+        driver = Driver(tmp_path / str(min_gain), experiment, Kills())
+        config = study_config(final={"num_examples": 512, "eval_points": eval_points, "min_gain": min_gain})
+        driver.study(config)
+        return driver.final(config), driver
+
+    whole, whole_driver = ended(None)
+    assert (whole.state, whole.reason) == ("finished", "")
+    # Of 50 problems, two invented ones among them, 0.05 is hardly more than what no change at all leaves open.
+    early, driver = ended(0.05)
+    steps = [score.step for score in driver.book.scores(early.name, "watch")]
+    all_steps = [score.step for score in whole_driver.book.scores(whole.name, "watch")]
+    assert early.state == "finished"
+    found = re.fullmatch(r"ended early at step (\d+): .* at most 4\.\d points above the 3 before", early.reason)
+    assert found and int(found[1]) in steps  # what was trained by then is scored, too
+    assert 6 <= len(steps) < len(all_steps) and steps == all_steps[: len(steps)]
+    # The toy gains nothing any more where the run ended, and gained before.
+    by_step = {score.step: score.accuracy for score in whole_driver.book.scores(whole.name, "watch")}
+    assert by_step[steps[-1]] == by_step[all_steps[-1]]
+    assert {score.step for score in driver.book.scores(early.name, "test")} >= {0, steps[-1]}
+    again, _ = ended(0.05)
+    assert again == early
 
 
 def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:
