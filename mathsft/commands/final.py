@@ -1,6 +1,7 @@
 """run_final.py: from settings to a full run and how it went."""
 
 import argparse
+from pathlib import Path
 
 from mathsft.commands.common import (
     SCORED_BY,
@@ -18,11 +19,15 @@ from mathsft.commands.common import (
 from mathsft.config.load import identity
 from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
+from mathsft.records import Run
+from mathsft.reporting.card import write_card
 from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.ledger import cost_ledger
+from mathsft.runs.retention import best_step
+from mathsft.store.book import Book
 from mathsft.workers.placement import detect_devices
 
 
@@ -50,11 +55,22 @@ def run(arguments: argparse.Namespace) -> int:
             run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
         report = write_report(book, folder.path)
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
-        concluded, checkpoints = conclusion(book), book.checkpoints(run.name)
+        concluded = conclusion(book)
+        exported = _exported(run, book, folder.path) if run.state == "finished" else None
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
         return FAILED
-    weights = folder.path / checkpoints[-1].path
     console.print(concluded)
-    console.print(f"Report: {report}", f"Weights, a Hugging Face folder: {weights}", sep="\n")
+    console.print(f"Report: {report}", f"Weights, a Hugging Face folder with a model card: {exported}", sep="\n")
     return OK
+
+
+def _exported(run: Run, book: Book, study_dir: Path) -> Path:
+    """Write the model cards of the best and the last checkpoint, which both are kept; return the best one's folder."""
+    watched = book.scores(run.name, run.plan.pool)
+    folders = {}
+    for step in {best_step(watched), watched[-1].step}:
+        checkpoint = book.checkpoint(run.name, step)
+        if checkpoint is not None and (study_dir / checkpoint.path).is_dir():
+            folders[step] = write_card(book, run, checkpoint, study_dir)
+    return folders.get(best_step(watched), study_dir / "runs" / run.name)

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mathsft.records import Checkpoint, Passport, Plan, Run, Score
+from mathsft.reporting.card import write_card
+from mathsft.store.book import Book
+
+RUN = Run(
+    "final-0123abcd",
+    {"training.learning_rate": 1e-3, "training.batch_size": 16},
+    Plan(640, (0.0, 1.0), "watch", 4, "best_and_last"),
+    7,
+    "finished",
+    0.6,
+)
+SETTINGS = {"model.path": "or|g/base", "data.source": "a.jsonl", "prompt.template": "short", "training.learning_rate": 5e-5}
+
+
+@pytest.mark.parametrize("has_passport", [True, False])
+def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(tmp_path: Path, has_passport: bool) -> None:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
+    book.record_settings(SETTINGS)
+    book.write(RUN)
+    checkpoint = Checkpoint(RUN.name, 40, "runs/final/step-000040", "f1ngerpr1nt")
+    for pool, step, num_correct in (
+        ("test", 0, 10),
+        ("test", 40, 120),
+        ("watch", 0, 12),
+        ("watch", 20, 90),
+        ("watch", 40, 110),
+    ):
+        counts = {"correct": num_correct, "wrong_answer": 190 - num_correct, "format_failure": 10, "ungraded": 0}
+        book.write(Score(RUN.name, step, pool, 200, counts, "f", "r"), [])
+    if has_passport:
+        versions = {"torch": "2.13.0"}
+        book.write(Passport(RUN.name, SETTINGS, 7, "abc", "+ x", versions, "cpu", "dat4", "pr0mpt", "t0k", "b4se"))
+    (tmp_path / checkpoint.path).mkdir(parents=True)
+    folder = write_card(book, RUN, checkpoint, tmp_path)
+    book.close()
+
+    card = (folder / "README.md").read_text()
+    front, body = card.removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["pipeline_tag"] == "text-generation"
+    rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
+    assert ["base model", "test", "10 of 200", "5.0% (2.7% – 9.0%)", "95.0%"] in rows
+    assert ["this model", "test", "120 of 200", "60.0% (53.1% – 66.5%)", "95.0%"] in rows
+    assert ["this model", "watch", "110 of 200", "55.0% (48.1% – 61.7%)", "95.0%"] in rows
+    assert ["training.learning_rate", "0.001"] in rows, "the run's own, not the experiment's"
+    assert ["model.path", r"or\|g/base"] in rows
+    assert ["weights (BLAKE3)", "f1ngerpr1nt"] in rows
+    assert (["mathsft's commit", "abc and uncommitted changes"] in rows) == has_passport
+    assert "    User: {problem}\n    Assistant: <think>" in body
