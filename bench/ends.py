@@ -73,7 +73,7 @@ def read_end(folder: StudyFolder, study: str) -> End:
             )
             for score in book.scores()
         },
-        curves={name: [replace(step, seconds=0.0) for step in book.metrics(name)] for name in runs},
+        curves={name: [replace(step, seconds=0.0, flop_utilization=None) for step in book.metrics(name)] for name in runs},
         num_repeated_steps=len(steps) - len(set(steps)),
         num_half_files=len(corrupt) + len(list(folder.path.rglob("*.partial"))),
     )

@@ -147,18 +147,21 @@ class Workplace:
         due, is_finished = deque(strikes), False
         while due or not is_finished:
             reached: float | None = None
+            bytes_when_reached = 0
             killed_by = ""
             with self._started(command) as process:
                 for seconds in self._life(process):
                     if not due or killed_by:
                         continue
-                    if reached is None and (is_finished or self._num_bytes() >= due[0].num_bytes):
-                        reached = seconds
+                    num_bytes = self._num_bytes()
+                    if reached is None and (is_finished or num_bytes >= due[0].num_bytes):
+                        reached, bytes_when_reached = seconds, num_bytes
                     # What a command outran, because it was faster this time, strikes it when it is given again.
                     wait_seconds = min(due[0].seconds, OUTRUN_SECONDS) if is_finished else due[0].seconds
-                    if reached is not None and seconds - reached >= wait_seconds:
+                    # The next write ends the pause that was drawn, sooner or later than it did undisturbed.
+                    if reached is not None and (seconds - reached >= wait_seconds or num_bytes > bytes_when_reached):
                         victim = self._strike(process, due.popleft().victim)
-                        self.kills.append(Kill(self._number, command[0], seconds, self._num_bytes(), victim))
+                        self.kills.append(Kill(self._number, command[0], seconds, num_bytes, victim))
                         reached = None
                         killed_by = victim if victim in (DRIVER, INTERRUPT) else ""
             if killed_by == DRIVER:

@@ -26,8 +26,9 @@ from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
+from mathsft.reporting import text
 from mathsft.reporting.report import write_report
-from mathsft.reporting.terminal import expectation, finalists_table, ledger_table, study_table
+from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import forecast
 from mathsft.runs.ledger import cost_ledger
@@ -71,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return FAILED
     console.print(ledger_table(cost_ledger(book)), finalists_table(promotion))
-    console.print(f"Promoted: {promotion.run}: {promotion.reason}.", expectation(promotion), f"Report: {report}", sep="\n")
+    console.print(
+        f"Promoted: {promotion.run}: {promotion.reason}.", text.expectation(promotion), f"Report: {report}", sep="\n"
+    )
     _print_next(folder, settings_options(arguments, loaded, devices), console)
     return OK
 

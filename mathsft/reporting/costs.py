@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mathsft.records import StepMetrics
 from mathsft.reporting import text
+from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 
 SECONDS, MEMORY = "_seconds", "_memory_bytes"
@@ -18,6 +19,28 @@ SPEED_MEANING = (
     "once per row. FLOP utilisation is the rate of the operations that the computed tokens need, as a share of the best "
     "matrix products in the trainer's own process."
 )
+
+
+LEDGER_MEANING = (
+    "Of the time that the workers were held. What a killed driver did not live to record is in none of it. Trainer and "
+    "evaluator work at once where each has a device; idle is what one waited for the other, for its start, or for the end."
+)
+
+
+def ledger_section(book: Book) -> str:
+    """Return where the workers' time went, in all runs together; empty where none was held."""
+    ledger = cost_ledger(book)
+    rows = [
+        (account.worker, activity, text.seconds(seconds), text.percent(seconds / account.held_seconds))
+        for account in ledger.accounts
+        if account.held_seconds
+        for activity, seconds in account.seconds.items()
+    ]
+    if not rows:
+        return ""
+    wasted = f"{text.seconds(ledger.pruned_seconds)} in pruned runs, {text.seconds(ledger.lost_seconds)} in failed ones"
+    spent = f"{ledger.device_hours:.2f} device-hours ({wasted}). {LEDGER_MEANING}"
+    return "\n\n".join(("## Ledger", spent, text.table(("worker", "activity", "time", "share"), rows, num_left=2)))
 
 
 def cost_section(book: Book) -> str:

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from mathsft.records import Run, Score
+from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
-from mathsft.reporting.costs import cost_section
+from mathsft.reporting.costs import cost_section, ledger_section
 from mathsft.reporting.figures import accuracy_curve, category_shares, learning_rate_curve, loss_curve, study_map
 from mathsft.reporting.html import render_html
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
 INTERVALS = (
@@ -27,7 +28,7 @@ def write_report(book: Book, folder: Path) -> Path:
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
-    sections += [cost_section(book), _settings_section(book)]
+    sections += [ledger_section(book), cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     (folder / "report.md").write_text(markdown, encoding="utf-8")
     page = folder / "report.html"
@@ -201,7 +202,27 @@ def _promotion(book: Book) -> str:
     promotion = book.promotion()
     if promotion is None:
         return "No trial was promoted yet."
-    return f"Promoted: **{promotion.run}** ({text.settings(promotion.overrides)}), {text.cell(promotion.reason)}."
+    # The reason compares trials and says where the winner lies: too much for one cell.
+    reason = "; ".join(map(text.cell, promotion.reason.split("; ")))
+    parts = [f"Promoted: **{promotion.run}** ({text.settings(promotion.overrides)}): {reason}."]
+    if promotion.evidence:
+        parts.append(text.expectation(promotion))
+    rows = [_finalist_row(finalist, finalist.run == promotion.run) for finalist in promotion.finalists]
+    if rows:
+        headers = ("finalist", "search", "smoothed", "fresh problems", "accuracy on them (95 % interval)", "")
+        parts.append(text.table(headers, rows))
+    return "\n\n".join(parts)
+
+
+def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
+    measured = (text.percent(finalist.search_accuracy), text.percent(finalist.smoothed_accuracy))
+    mark = "promoted" if is_promoted else ""
+    if not finalist.num_problems:
+        return finalist.run, *measured, "", "", mark
+    interval = wilson(finalist.num_correct, finalist.num_problems)
+    share = text.percent(finalist.num_correct / finalist.num_problems)
+    confirmed = f"{share} ({text.percent(interval.low)} – {text.percent(interval.high)})"
+    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_problems:,}", confirmed, mark
 
 
 def _baseline(book: Book, pool: str) -> str:

@@ -68,17 +68,6 @@ def finalists_table(promotion: Promotion) -> Table:
     return table
 
 
-def expectation(promotion: Promotion) -> str:
-    """Return what to expect of the promoted settings, beside the best score as it was measured."""
-    known = promotion.evidence
-    best, corrected = known["raw_best_accuracy"], known["corrected_best_accuracy"]
-    raw = f"the search's best as measured {best:.1%}, without its luck {corrected:.1%}"
-    if "num_problems" not in known:
-        return f"Expected accuracy {known['accuracy']:.1%}; {raw}."
-    interval = f"{known['low']:.1%} – {known['high']:.1%}"
-    return f"Accuracy on {known['num_problems']:.0f} fresh problems {known['accuracy']:.1%} ({interval}); {raw}."
-
-
 def progression_table(book: Book, run: Run) -> Table:
     """Return a final run's scores on the watch and test pools by step, with the promoted trial beside them."""
     settings = ", ".join(f"{name.removeprefix('training.')} {_value(run, name)}" for name in sorted(run.overrides))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mathsft.config.schema import Scalar
-from mathsft.records import Overrides, Score
+from mathsft.records import Overrides, Promotion, Score
 from mathsft.statistics.intervals import Interval, wilson
 
 MAX_CELL_CHARACTERS = 160
@@ -29,6 +29,17 @@ def accuracy(score: Score) -> str:
     """Return "24.5% (19.1% – 30.9%)": the accuracy and its 95 % interval."""
     interval = interval_of(score)
     return f"{percent(score.accuracy)} ({percent(interval.low)} – {percent(interval.high)})"
+
+
+def expectation(promotion: Promotion) -> str:
+    """Return what to expect of the promoted settings, beside the best score as it was measured."""
+    known = promotion.evidence
+    best, corrected = known["raw_best_accuracy"], known["corrected_best_accuracy"]
+    raw = f"the search's best as measured {best:.1%}, without its luck {corrected:.1%}"
+    if "num_problems" not in known:
+        return f"Expected accuracy {known['accuracy']:.1%}; {raw}."
+    interval = f"{known['low']:.1%} – {known['high']:.1%}"
+    return f"Accuracy on {known['num_problems']:.0f} fresh problems {known['accuracy']:.1%} ({interval}); {raw}."
 
 
 def value(setting: Scalar) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, StepMetrics, Verdict
+from mathsft.records import Checkpoint, Finalist, Plan, Promotion, Response, Run, Score, Session, StepMetrics, Verdict
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
 
@@ -60,7 +60,11 @@ def write_study(book: Book) -> None:
             book.write(StepMetrics(f"trial-{number}", step, 1.0, 1e-3, 1.0, 640, 320, 0.5 * step, utilization))
         write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
-    book.write(Promotion("trial-0", trial(0).overrides, "highest accuracy", {}))
+    evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
+    finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500), Finalist("trial-1", 0.25, 0.24, 0, 0))
+    reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
+    book.write(Promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
+    book.write(Session("2026-01-01T00:00:00+00:00", 1, 60.0))
 
 
 def write_final(book: Book, num_correct: int = 120) -> None:
@@ -104,7 +108,16 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
     assert failures[5] == ["0", "180", "180", "200"], "flags overlap: more of them than failures"
     assert section(report, "### Response lengths")[2] == ["20", "18.0", "10.0", "30.0", "10", "200"]
 
-    trials = section(report, "## The study: 4 trials")
+    assert "**trial-0** (batch_size 8, learning_rate 0.001): trials 0 and 1 cannot be told apart; 0 promoted" in report
+    assert "Accuracy on 500 fresh problems 31.0% (27.0% – 35.0%); the search's best as measured 30.0%" in report
+    finalists = section(report, "## The study: 4 trials")[:3]
+    assert finalists[1] == ["trial-0", "30.0%", "29.0%", "155 of 500", "31.0% (27.1% – 35.2%)", "promoted"]
+    assert finalists[2] == ["trial-1", "25.0%", "24.0%"]
+    ledger = section(report, "## Ledger")
+    assert ["trainer", "train", "18.0 s", "30.0%"] in ledger
+    assert ["evaluator", "idle", "35.0 s", "58.3%"] in ledger
+
+    trials = section(report, "## The study: 4 trials")[3:]
     assert trials[1] == ["trial-0", "8", "0.001", "30.0% (24.1% – 36.7%)", "60 of 200", "4", "finished"]
     assert trials[4][-1] == r"failed: three deaths \| \!\[x\](http://evil)"
     assert "The base model solves 5.0%" in report
