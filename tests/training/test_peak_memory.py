@@ -86,7 +86,8 @@ def test_all_that_a_step_allocates_is_near_the_prediction(make_model: MakeModel,
     before = allocated_bytes()
     base = load_base(folder, "tree")
     batch = examples(40, num=40)
-    training = TrainingSettings(learning_rate=1e-3, batch_size=40, precision=precision)
+    # One row for the whole batch: the prediction is for the largest row there can be.
+    training = TrainingSettings(learning_rate=1e-3, batch_size=40, precision=precision, token_budget_tokens=4096)
     step = TrainingStep(base, training, 1, CPU, common_prefix(batch))
     row = step.largest_row(batch)
     peak = 0
