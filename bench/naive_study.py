@@ -35,7 +35,7 @@ from transformers import (
 )
 from vllm import LLM, SamplingParams
 
-from mathsft.answers.grade import grade
+from mathsft.answers.grade import Completion, Grader
 from mathsft.config.load import load_settings
 from mathsft.data.examples import encode, load_template, render_prompt
 from mathsft.data.models import resolve_model
@@ -64,6 +64,7 @@ class Pipeline:
             for example in encoded.examples[:num_examples]
         ]
         self._problems = pools["search"]
+        self._grader = Grader()
         self.trials: list[dict[str, Any]] = []
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -94,14 +95,16 @@ class Pipeline:
                 )
                 outputs = [output.outputs[0] for output in engine.generate(texts, sampling, use_tqdm=False)]
         with _timed(seconds, "grade"):
-            verdicts = [
-                grade(output.text, str(output.finish_reason), problem.answer)
-                for output, problem in zip(outputs, self._problems, strict=True)
-            ]
+            graded = self._grader.grade(
+                [
+                    Completion(output.text, str(output.finish_reason), problem.answer)
+                    for output, problem in zip(outputs, self._problems, strict=True)
+                ]
+            )
         with _timed(seconds, "end engine"):
             del engine
             gc.collect()
-        accuracy = sum(verdict.category == "correct" for verdict in verdicts) / len(verdicts)
+        accuracy = sum(one.verdict.category == "correct" for one in graded) / len(graded)
         wall_seconds = time.perf_counter() - started
         self.trials.append({"accuracy": accuracy, "wall_seconds": wall_seconds, "seconds": seconds})
         return accuracy

@@ -3,8 +3,8 @@
 `python -m bench.study` prints a table and, last, one JSON line. (a) is one script: an in-process Optuna objective,
 transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine with vLLM's defaults that
 scores its weights. (b) is run_study.py on the quickstart. Both train each setting on as many examples, in as many steps, and
-score it once on the same 200 problems. The first trial, with the first start of each side's processes, is left out on both
-sides. What the settings learn is shown, not compared.
+score it once on the same 200 problems. The first two trials, with the first start of each side's processes, are left out on
+both sides. What the settings learn is shown, not compared.
 """
 
 import argparse
@@ -34,11 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ((1e-3, 32), (3e-4, 16), (1e-3, 64), (3e-3, 64), (3e-3, 32), (1e-3, 16), (3e-4, 8), (3e-3, 128))
 """Learning rate and batch size of each trial; the first is the experiment's own, which is any study's trial 0."""
 NUM_EXAMPLES = 1536
+NUM_FIRST = 2
+"""Trials left out on both sides: before the evaluator's first answer ours trains two, the third waits for it."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took for all trials after the first, and in what activities."""
+    """What one side took for all trials after the second, and in what activities."""
 
     name: str
     wall_seconds: float
@@ -50,10 +52,10 @@ class Side:
 def main() -> None:
     """Run both sides in turn and print the comparison."""
     parser = argparse.ArgumentParser(prog="python -m bench.study", description="A study beside the naive pipeline.")
-    parser.add_argument("--trials", type=int, default=len(SETTINGS), help=f"trials of each side, 2 to {len(SETTINGS)}")
+    parser.add_argument("--trials", type=int, default=len(SETTINGS), help=f"trials of each side, 3 to {len(SETTINGS)}")
     num_trials = parser.parse_args().trials
-    if not 2 <= num_trials <= len(SETTINGS):
-        parser.error(f"--trials must lie between 2 and {len(SETTINGS)}, but is {num_trials}")
+    if not 3 <= num_trials <= len(SETTINGS):
+        parser.error(f"--trials must lie between 3 and {len(SETTINGS)}, but is {num_trials}")
     settings, console = SETTINGS[:num_trials], Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch:
         console.print("run_study …")
@@ -90,11 +92,11 @@ def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side
 
 
 def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
-    """Read the study's times from its records: from the first trial's end, when all workers are up, to the last tell."""
+    """Read the study's times from its records: from when both workers are warm to the last tell."""
     book = Book.open(folder.database_url, folder.path.name)
     try:
         trials = book.runs("trial-")
-        later = [run.name for run in trials[1:]]
+        later = [run.name for run in trials[NUM_FIRST:]]
         train = sum(_seconds(one.timings) for name in later for one in book.checkpoints(name))
         evaluate = sum(_seconds(one.timings) for name in later for one in book.scores(name))
         activities = {
@@ -106,17 +108,15 @@ def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
         accuracies = tuple(trial.value or 0.0 for trial in trials)
     finally:
         book.close()
-    ends = [
-        _told(trial.datetime_complete) for trial in optuna.load_study(study_name=None, storage=folder.database_url).trials
-    ]
-    wall_seconds = (ends[-1] - ends[0]).total_seconds()
+    asked = optuna.load_study(study_name=folder.path.name, storage=folder.database_url).trials
+    wall_seconds = (_known(asked[-1].datetime_complete) - _known(asked[NUM_FIRST].datetime_start)).total_seconds()
     overhead = wall_seconds / max(train, evaluate) - 1
     return Side("run_study", wall_seconds, cpu_seconds, activities, accuracies), overhead
 
 
-def _told(ended: datetime | None) -> datetime:
-    assert ended is not None
-    return ended
+def _known(moment: datetime | None) -> datetime:
+    assert moment is not None
+    return moment
 
 
 def _seconds(timings: dict[str, float]) -> float:
@@ -129,7 +129,7 @@ def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:
     command = [sys.executable, "-m", "bench.naive_study", str(out), str(NUM_EXAMPLES), json.dumps(settings)]
     _run(command, scratch)
     found = json.loads(out.read_text(encoding="utf-8"))
-    trials = found["trials"][1:]
+    trials = found["trials"][NUM_FIRST:]
     activities: dict[str, float] = {}
     for trial in found["trials"]:
         for name, seconds in trial["seconds"].items():
@@ -159,7 +159,7 @@ def _children_seconds() -> float:
 
 
 def _table(sides: Sequence[Side]) -> Table:
-    table = Table(title="Trials after the first", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="Trials after the second", title_justify="left", box=box.SIMPLE_HEAD)
     for header in ("", "wall", "CPU-s in all", "where the time of all trials goes", "accuracies"):
         table.add_column(header)
     for side in sides:
