@@ -288,6 +288,9 @@ def main() -> None:
 
 def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: Console) -> Result:
     """Run one study undisturbed, and others with num_kills kills in all, in the scratch folder; compare their ends."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So it is in a shell's background job, and what we start would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     undisturbed = Workplace(scratch / "undisturbed", 0, num_trials)
     timelines = [undisturbed.run_undisturbed(command) for command in undisturbed.commands]
     expected = read_end(undisturbed.folder, STUDY)
