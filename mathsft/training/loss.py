@@ -25,8 +25,8 @@ class RowLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, row: Row) -> Tensor:
-        """Return the cross-entropy in nats summed over the row's response tokens, EOS included; a scalar in fp32."""
+    def forward(self, row: Row, scale: float = 1.0) -> Tensor:
+        """Return scale times the cross-entropy in nats summed over response tokens, EOS included; a scalar in fp32."""
         hidden_BTE = self.model.base_model(
             input_ids=row.ids_BT, use_cache=False, **attention_arguments(self.model, row)
         ).last_hidden_state
@@ -34,16 +34,21 @@ class RowLoss(nn.Module):
         hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, row.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_NE, head.weight, head.bias, row.targets_N
+            hidden_NE, head.weight, head.bias, row.targets_N, scale
         )
         return loss
 
 
 class _ChunkedCrossEntropy(Function):
-    """Head and cross-entropy in one: the gradient of a chunk's logits takes their place while they are there."""
+    """Head and cross-entropy in one: the gradient of a chunk's logits takes their place while they are there.
+
+    The scale goes into it there: afterwards it would cost a product with the whole gradient of the head.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, scale: float
+    ) -> Tensor:
         loss = torch.zeros((), device=hidden_NE.device)
         hidden_grad_NE = torch.empty_like(hidden_NE)
         weight_grad_VE = bias_grad_V = None
@@ -51,36 +56,44 @@ class _ChunkedCrossEntropy(Function):
             hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
             logits_CV = linear(hidden_CE, weight_VE, bias_V)
             for block in _slices(len(logits_CV), BLOCK_LOGITS // len(weight_VE)):
-                loss += _loss_and_gradient_(logits_CV[block], targets_C[block])
+                loss += _loss_and_gradient_(logits_CV[block], targets_C[block], scale)
             torch.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
             weight_grad_VE = _sum(weight_grad_VE, logits_CV.t() @ hidden_CE)
             if bias_V is not None:
                 bias_grad_V = _sum(bias_grad_V, logits_CV.sum(0))
-        ctx.save_for_backward(hidden_grad_NE, weight_grad_VE, bias_grad_V)
+        # Not by save_for_backward, which would keep a second hand on them: autograd adds to what it alone holds in place.
+        ctx.grads = [hidden_grad_NE, weight_grad_VE, bias_grad_V]
         ctx.dtype = weight_VE.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        hidden_grad_NE, weight_grad_VE, bias_grad_V = ctx.saved_tensors
+    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        hidden_grad_NE, weight_grad_VE, bias_grad_V = ctx.grads
+        del ctx.grads
         return (
-            hidden_grad_NE * loss_grad,
-            (weight_grad_VE * loss_grad).to(ctx.dtype),
-            None if bias_grad_V is None else (bias_grad_V * loss_grad).to(ctx.dtype),
+            _times(hidden_grad_NE, loss_grad),
+            _times(weight_grad_VE, loss_grad).to(ctx.dtype),
+            None if bias_grad_V is None else _times(bias_grad_V, loss_grad).to(ctx.dtype),
+            None,
             None,
         )
 
 
-def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor) -> Tensor:
-    """Return the cross-entropy in nats summed over the targets, and put its gradient in the place of the logits."""
-    is_target_B1 = (targets_B != NO_TARGET)[:, None]
+def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> Tensor:
+    """Return scale times the cross-entropy in nats summed over the targets; put its gradient in the place of the logits."""
+    weights_B1 = (targets_B != NO_TARGET)[:, None] * scale
     targets_B1 = targets_B.clamp(min=0)[:, None]
     logprobs_BV = logits_BV.log_softmax(-1, dtype=torch.float32)
-    loss = -(logprobs_BV.gather(1, targets_B1) * is_target_B1).sum()
+    loss = -(logprobs_BV.gather(1, targets_B1) * weights_B1).sum()
     # d loss / d logits = softmax - 1 at the target.
-    gradient_BV = logprobs_BV.exp_().scatter_add_(1, targets_B1, -is_target_B1.float())
-    logits_BV.copy_(gradient_BV.mul_(is_target_B1))
+    gradient_BV = logprobs_BV.exp_().mul_(weights_B1).scatter_add_(1, targets_B1, -weights_B1)
+    logits_BV.copy_(gradient_BV)
     return loss
+
+
+def _times(grad: Tensor, factor: Tensor) -> Tensor:
+    """Return their product; where backward begins at the loss the factor is 1, which a CPU sees without waiting."""
+    return grad if factor.device.type == "cpu" and factor == 1 else grad * factor
 
 
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class TrainingStep:
 
         loss = torch.zeros((), device=self._device)
         for index, row in enumerate(rows):
-            row_loss = self._row_loss(row) / num_response_tokens
+            row_loss = self._row_loss(row, 1 / num_response_tokens)
             row_loss.backward()
             loss += row_loss.detach()
             self._optimizer.collect_gradients(first=index == 0)
