@@ -21,12 +21,12 @@ ATTENTION = "tree"
 """As placement chooses it for a CPU."""
 
 
-def run_ours(workload: Workload) -> Measurement:
+def run_ours(workload: Workload, token_budget_tokens: int) -> Measurement:
     """Train the workload's batches in bf16 with fp32 master weights, one step each."""
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples
-    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
+    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, token_budget_tokens=token_budget_tokens)
     step = TrainingStep(base, training, len(workload.batches), CPU, common_prefix(examples))
     counter = Counter(base.model)
     meter.start()

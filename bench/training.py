@@ -2,10 +2,10 @@
 
 `python -m bench.training --model 50m|135m` prints a table and, last, one JSON line. All contenders train the same batches of
 GSM8K with the r1_zero prompt, each in a process of its own, in turns. Where it is not plain which setting of a peer is best,
-candidates run one batch each, and the fastest goes on. Every repeat trains batches that its process has not seen: in a run
-of hundreds of steps the libraries' first calls, which compile kernels for new shapes, are few, so the heats and one more
-batch go before and are not counted. Those that are several times slower than the rest run once. Speed, memory and the
-exactness of gradients are measured, not what is learned.
+candidates run two batches each, and the fastest goes on. Every repeat trains two batches that its process has not seen: in a
+run of hundreds of steps the libraries' first calls, which compile kernels for new shapes, are few, so the heats are not
+counted. Those that are several times slower than the rest run once, one batch. Speed, memory and the exactness of gradients
+are measured, not what is learned.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from bench.meter import Measurement, give_back_memory
 from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
 from mathsft.training.flops import ModelFlops, model_flops
 
-NUM_WARM_UPS = 2
-"""Batches that every process trains first, uncounted: one in the heats, one more."""
+NUM_BATCHES = 2
+"""Of a heat, and of a repeat: between its calls a process gives its memory back, and takes it again with the first batch."""
 
 MAX_SECONDS = 13 * 60
 """No repeat is begun that would probably end later than this; the gradients' comparison comes after it."""
@@ -100,7 +100,8 @@ CONTENDERS = (
         "bench.peers:run_trl",
         {**TRL_FAST, "per_device": 4, "train_sampling_strategy": "group_by_length"},
     ),
-    Contender("ours", "mathsft", "bench.ours:run_ours"),
+    Contender("ours", "mathsft, 2,048 tokens at once", "bench.ours:run_ours", {"token_budget_tokens": 2048}),
+    Contender("ours", "mathsft, 4,096 tokens at once", "bench.ours:run_ours", {"token_budget_tokens": 4096}),
 )
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     """Parse the command line, run the bench and print its table and its JSON line."""
     parser = argparse.ArgumentParser(prog="python -m bench.training", description="SFT on one CPU thread, beside its peers.")
     parser.add_argument("--model", choices=MODELS, default="50m", help="Qwen2 of 50 million parameters, or SmolLM2 135M")
-    parser.add_argument("--repeats", type=int, default=5, help="batches that every contender trains, in turns (default 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="of two batches by every contender, in turns (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the batches and the 50m model's weights (default 0)")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
@@ -117,19 +118,16 @@ def main() -> None:
     # Into a file lines are as long as they are.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
-        workload = make_workload(arguments.model, NUM_WARM_UPS + arguments.repeats, arguments.seed, Path(scratch))
+        workload = make_workload(arguments.model, NUM_BATCHES * (1 + arguments.repeats), arguments.seed, Path(scratch))
         _compare(console, arguments.model, workload, arguments.repeats)
 
 
 def _compare(console: Console, model: str, workload: Workload, num_repeats: int) -> None:
     started = time.monotonic()
-    ours = next(contender for contender in CONTENDERS if contender.group == "ours")
     with _processes(CONTENDERS) as call:
-        console.print("Heats: one batch each, the fastest of a kind goes on; these and one more batch warm up")
+        console.print("Heats: two batches each, which warm up; the fastest of a kind goes on")
         contenders = _run_heats(console, call, workload)
-        for contender in contenders:
-            if not contender.is_slow:
-                call(contender, contender.function, workload.batch(1), **contender.settings)
+        ours = next(contender for contender in contenders if contender.group == "ours")
         measurements: dict[str, list[Measurement]] = {contender.group: [] for contender in contenders}
         gemm_rates = []
         repeat_seconds = 0.0
@@ -143,8 +141,8 @@ def _compare(console: Console, model: str, workload: Workload, num_repeats: int)
             for contender in contenders:
                 if contender.is_slow and repeat > 0:
                     continue
-                batch = workload.batch(NUM_WARM_UPS + repeat)
-                measurement = call(contender, contender.function, batch, **contender.settings)
+                part = workload.part(NUM_BATCHES * (1 + repeat), 1 if contender.is_slow else NUM_BATCHES)
+                measurement = call(contender, contender.function, part, **contender.settings)
                 measurements[contender.group].append(measurement)
                 _print_progress(console, contender, measurement)
             repeat_seconds = time.monotonic() - repeat_started
@@ -213,7 +211,7 @@ def _run_heats(console: Console, call: Call, workload: Workload) -> list[Contend
         if contender.is_slow:
             heats[contender.group] = [(0.0, contender)]
             continue
-        measurement = call(contender, contender.function, workload.batch(0), **contender.settings)
+        measurement = call(contender, contender.function, workload.part(0, NUM_BATCHES), **contender.settings)
         heats.setdefault(contender.group, []).append((_batch_seconds(measurement), contender))
         _print_progress(console, contender, measurement)
     return [min(heat, key=lambda entry: entry[0])[1] for heat in heats.values()]

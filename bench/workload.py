@@ -35,9 +35,9 @@ class Workload:
         """Return the examples of all batches, in order."""
         return [example for batch in self.batches for example in batch]
 
-    def batch(self, index: int) -> "Workload":
-        """Return the workload of this one batch."""
-        return Workload(self.model_folder, self.batches[index : index + 1])
+    def part(self, start: int, num_batches: int) -> "Workload":
+        """Return the workload of this many batches from the one at start."""
+        return Workload(self.model_folder, self.batches[start : start + num_batches])
 
 
 def choose_problems(problems: Sequence[Problem], num_batches: int, seed: int) -> list[Problem]:
