@@ -30,7 +30,7 @@ from mathsft.reporting import text
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
-from mathsft.runs.forecast import forecast
+from mathsft.runs.forecast import FinalDisk, forecast
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -109,6 +109,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         ("devices", placement.description),
         ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
         ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
+        ("final run", _final_disk(predicted.final_disk)),
         (
             "memory",
             f"trainer {_size(predicted.trainer_memory_bytes)} for weights and optimizer, plus activations; "
@@ -118,6 +119,13 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         table.add_row(name, value)
     console.print(table)
     return OK
+
+
+def _final_disk(predicted: FinalDisk) -> str:
+    return (
+        f"up to {_size(predicted.most_bytes)} of disk while it goes on, {_size(predicted.kept_bytes)} when it is over "
+        f"({predicted.num_kept} checkpoints stay)"
+    )
 
 
 def _duration(seconds: float) -> str:
