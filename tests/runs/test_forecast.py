@@ -45,6 +45,14 @@ def test_more_examples_and_trials_cost_more_time_and_disk() -> None:
     assert "matrix product" in plain.basis
 
 
+def test_kept_checkpoints_are_in_the_final_runs_disk() -> None:
+    plain, all_kept = predict(None).final_disk, predict(None, "final.keep_every=1").final_disk
+    every_third = predict(None, "final.keep_every=3").final_disk  # of eight: the third, the sixth, the last, the best
+    assert (plain.num_kept, every_third.num_kept, all_kept.num_kept) == (2, 4, 8)
+    assert plain.kept_bytes < every_third.kept_bytes < all_kept.kept_bytes < all_kept.most_bytes
+    assert plain.most_bytes == all_kept.most_bytes
+
+
 def test_finished_trials_are_the_better_measure(book: Book) -> None:
     plan = Plan(64, (1.0,), "search", 2, "last")
     counts = {"correct": 1, "wrong_answer": 1, "format_failure": 0, "ungraded": 0}
