@@ -41,15 +41,15 @@ class Reading:
 def read_processes(pids: Sequence[int]) -> tuple[dict[int, float], int]:
     """Return the processor time in seconds and the resident bytes of processes with all that they started.
 
-    What has just ended is passed over; its parent has its processor time by then.
+    What has just ended is passed over, since its parent has its processor time by then, and so is what may not be read.
     """
     cpu_seconds: dict[int, float] = {}
     resident_bytes = 0
     for pid in pids:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             worker = psutil.Process(pid)
             for process in (worker, *worker.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess), process.oneshot():
+                with suppress(psutil.Error), process.oneshot():
                     cpu_seconds[pid] = cpu_seconds.get(pid, 0.0) + sum(process.cpu_times()[:4])  # ended children's, too
                     resident_bytes += process.memory_info().rss
     return cpu_seconds, resident_bytes
