@@ -329,3 +329,5 @@ class WorkerSpec:
     cpus: tuple[int, ...]
     """Processor cores that the process may use; empty for all."""
     ranks: int = 1
+    ends_when_parked: bool = False
+    """While another worker has the device there is no process; each turn begins with a new one."""

@@ -16,6 +16,7 @@ from mathsft.commands.common import (
     open_console,
     opened,
     placed,
+    placement_for,
     run_to_end,
     settings_options,
     with_local_model,
@@ -38,7 +39,7 @@ from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.placement import Devices, detect_devices, place
+from mathsft.workers.placement import Devices, detect_devices
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,7 +95,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
     """Print what would run, and its predicted cost."""
     folder = folder_of(loaded)
     experiment = with_local_model(loaded.experiment)
-    placement = place(devices, experiment, folder.path, "study")
+    placement = placement_for(devices, experiment, folder.path, "study")
     book = Book.open(folder.database_url, loaded.study_name) if (folder.path / "study.db").exists() else None
     hardware = placement.evaluator.settings.hardware
     model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)

@@ -19,6 +19,9 @@ START_SECONDS = 25.0
 """Starting the workers and one engine, as measured on a two-core machine."""
 STEP_SECONDS = 0.02
 """What one optimizer or decoding step costs beyond its arithmetic, as measured with a tiny model."""
+TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
+"""What the processes hold beside the model on a CPU, as measured with a tiny one: libraries and small tensors, and in the
+evaluator the KV cache and the processes that grade. A large model's activations are not in it."""
 CHARACTERS_PER_TOKEN = 2.5
 ASSUMED_CUDA_FLOPS = 1e14
 TRAINING_EFFICIENCY = 0.4
@@ -91,6 +94,14 @@ def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) 
         kept_bytes=weight_bytes * num_kept,
         num_kept=num_kept,
     )
+
+
+def is_memory_short(experiment: Experiment, model_folder: Path, free_bytes: int) -> bool:
+    """Tell whether so much memory is less than what a trainer and an evaluator on a CPU are predicted to take together."""
+    num_parameters, weight_bytes = model_size(model_folder)
+    trainer = TRAINER_PROCESS_BYTES + held_bytes(num_parameters, experiment.training.precision) + weight_bytes
+    evaluator = EVALUATOR_PROCESS_BYTES + num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
+    return free_bytes < trainer + evaluator
 
 
 def model_size(folder: Path) -> tuple[int, int]:

@@ -89,14 +89,14 @@ class Device:
 
 
 class Worker:
-    """One target in one process, or in several as ranks of one group; its processes start when it is made."""
+    """One target in one process, or in several as ranks of one group; these start when it is made or has its first turn."""
 
     def __init__(
         self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
     ) -> None:
         self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
         self._limits = limits
-        self._processes = self._start()
+        self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         """Return what the target's method returns (rank 0's, where there are ranks); methods must be idempotent.
@@ -133,6 +133,8 @@ class Worker:
 
     async def park(self) -> None:
         """Have the target leave the device to others; a target that cannot do so loses its process, which does it too."""
+        if self.spec.ends_when_parked:
+            self.close()
         if not self._processes:
             return
         try:
