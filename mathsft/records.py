@@ -49,6 +49,8 @@ class Plan:
     """Checkpoints that may wait for their score while training goes on."""
     keep: Literal["last", "best_and_last"]
     """Whose weights stay on disk when the run is over."""
+    keep_every: int | None = None
+    """Beside those, the weights of every so many eval points stay; the baseline is none of them."""
 
     def num_steps(self, batch_size: int) -> int:
         """Return the optimizer steps of the whole run (0 only for a run without examples)."""
@@ -226,6 +228,35 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Stint:
+    """One call that a worker answered: where and when it worked for a run, and what it used; times are UTC seconds."""
+
+    worker: str
+    """As its log is called: trainer-0, evaluator."""
+    run: str
+    step: int
+    pool: str
+    """Empty for training."""
+    began: float
+    """When the worker was asked; it may have had to start first, or to wait for its turn on a shared device."""
+    ended: float
+    cpus: tuple[int, ...]
+    """Processor cores that its processes may use; empty for all."""
+    cuda_visible_devices: str | None
+    """What CUDA_VISIBLE_DEVICES was set to before its processes started; None where it was left as it is."""
+    cpu_seconds: float
+    """Of its processes and of those that they started."""
+    resident_bytes: int
+    """Most memory that these were seen to hold together; what they share counts once for each."""
+    device_utilization: float | None = None
+    """Mean share of the time that its CUDA devices computed; None without one, or where NVML does not tell."""
+    energy_joules: float | None = None
+    """Of its CUDA devices."""
+    device_bytes: int | None = None
+    """Most memory that was seen in use on one of its CUDA devices."""
+
+
+@dataclass(frozen=True)
 class Session:
     """How long one driver held its workers."""
 
@@ -298,3 +329,5 @@ class WorkerSpec:
     cpus: tuple[int, ...]
     """Processor cores that the process may use; empty for all."""
     ranks: int = 1
+    ends_when_parked: bool = False
+    """While another worker has the device there is no process; each turn begins with a new one."""

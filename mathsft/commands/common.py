@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 from rich.console import Console
 
 from mathsft.config.load import Loaded, load_settings
@@ -19,6 +20,7 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.invocation import python
+from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
@@ -102,9 +104,15 @@ def placed(
     load_template(experiment.prompt.template)
     pools = load_pools(experiment.data)
     book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
-    placement = place(devices, experiment, folder.path, purpose)
+    placement = placement_for(devices, experiment, folder.path, purpose)
     console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
     return experiment, placement
+
+
+def placement_for(devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose) -> Placement:
+    """Return who works where, given how much memory is free now; the experiment's model is local."""
+    is_short = is_memory_short(experiment, Path(experiment.model.path), psutil.virtual_memory().available)
+    return place(devices, experiment, study_dir, purpose, memory_is_short=is_short)
 
 
 @contextmanager

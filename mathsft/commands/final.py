@@ -1,6 +1,7 @@
 """run_final.py: from settings to a full run and how it went."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from mathsft.commands.common import (
@@ -17,14 +18,18 @@ from mathsft.commands.common import (
     settings_options,
 )
 from mathsft.config.load import identity
-from mathsft.config.schema import Scalar
+from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.records import Run
+from mathsft.reporting import text
+from mathsft.reporting.best import best_words
 from mathsft.reporting.card import write_card
 from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
+from mathsft.runs.best import best_checkpoint
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.forecast import final_disk, model_size
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
@@ -48,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             book.record_settings(identity(loaded))
         overrides: dict[str, Scalar] = {**(promotion.overrides if promotion else {}), **loaded.overrides}
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
+        console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
         with (
             observed(loaded, folder, book, placement, console),
             Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
@@ -55,14 +61,28 @@ def run(arguments: argparse.Namespace) -> int:
             run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
         report = write_report(book, folder.path)
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
-        concluded = conclusion(book)
+        concluded, chosen = conclusion(book), best_checkpoint(book, run)
         exported = _exported(run, book, folder.path) if run.state == "finished" else None
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
         return FAILED
     console.print(concluded)
+    if chosen is not None:
+        console.print(best_words(chosen))
     console.print(f"Report: {report}", f"Weights, a Hugging Face folder with a model card: {exported}", sep="\n")
     return OK
+
+
+def _disk(settings: FinalSettings, model_folder: Path, study_dir: Path) -> str:
+    """Return what the run is predicted to take on disk, and how much there is."""
+    predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(study_dir).free
+    said = (
+        f"Disk: up to {text.size(predicted.most_bytes)} while it goes on, {text.size(predicted.kept_bytes)} when it is over "
+        f"({predicted.num_kept} checkpoints stay); {text.size(num_free)} are free"
+    )
+    if num_free > predicted.most_bytes:
+        return said
+    return f"{said}, which may not be enough: free some, or set fewer final.eval_points"
 
 
 def _exported(run: Run, book: Book, study_dir: Path) -> Path:

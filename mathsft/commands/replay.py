@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mathsft.commands.common import log_to, open_console, run_to_end, with_local_model
+from mathsft.commands.common import log_to, open_console, placement_for, run_to_end, with_local_model
 from mathsft.commands.show import find_run, opened_to_read, study_folder
 from mathsft.config.load import unflatten
 from mathsft.config.schema import LimitSettings
@@ -19,7 +19,7 @@ from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import Comparison, replay
 from mathsft.store.book import Book
 from mathsft.tracking.live import LiveProgress
-from mathsft.workers.placement import detect_devices, place
+from mathsft.workers.placement import detect_devices
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
             log_to(Path(scratch) / "logs" / "driver.log")
             # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs.
-            placement = place(detect_devices(), experiment, Path(scratch), "final")
+            placement = placement_for(detect_devices(), experiment, Path(scratch), "final")
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
             office = PassportOffice(book, unflatten(passport.settings), placement.description)

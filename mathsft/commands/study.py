@@ -16,6 +16,7 @@ from mathsft.commands.common import (
     open_console,
     opened,
     placed,
+    placement_for,
     run_to_end,
     settings_options,
     with_local_model,
@@ -30,7 +31,7 @@ from mathsft.reporting import text
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
-from mathsft.runs.forecast import forecast
+from mathsft.runs.forecast import FinalDisk, forecast
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -38,7 +39,7 @@ from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.placement import Devices, detect_devices, place
+from mathsft.workers.placement import Devices, detect_devices
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,7 +95,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
     """Print what would run, and its predicted cost."""
     folder = folder_of(loaded)
     experiment = with_local_model(loaded.experiment)
-    placement = place(devices, experiment, folder.path, "study")
+    placement = placement_for(devices, experiment, folder.path, "study")
     book = Book.open(folder.database_url, loaded.study_name) if (folder.path / "study.db").exists() else None
     hardware = placement.evaluator.settings.hardware
     model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
@@ -109,6 +110,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         ("devices", placement.description),
         ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
         ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
+        ("final run", _final_disk(predicted.final_disk)),
         (
             "memory",
             f"trainer {_size(predicted.trainer_memory_bytes)} for weights and optimizer, plus activations; "
@@ -118,6 +120,13 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         table.add_row(name, value)
     console.print(table)
     return OK
+
+
+def _final_disk(predicted: FinalDisk) -> str:
+    return (
+        f"up to {_size(predicted.most_bytes)} of disk while it goes on, {_size(predicted.kept_bytes)} when it is over "
+        f"({predicted.num_kept} checkpoints stay)"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -195,8 +195,11 @@ class RunSettings(Settings):
 
 
 class FinalSettings(RunSettings):
-    """How long the final run is, where it is scored, and when it may end before."""
+    """How long the final run is, where it is scored, whose weights stay, and when it may end before."""
 
+    keep_every: int | None = Field(None, ge=1)
+    """Beside the best and the last checkpoint, the weights of every so many eval points stay on disk, the baseline not
+    counted: 2 keeps the second, the fourth, …. Null: only those two stay."""
     min_gain: float | None = Field(None, gt=0, lt=1)
     """Accuracy that the mean of the last three scores may still be above that of the three before; the run ends once, with
     95 % confidence, it is by less, or by less than a tenth of the accuracy. None: it goes to its end. 1,000 problems seldom

@@ -1,9 +1,10 @@
-"""The report's section on cost: seconds, memory and speed of the workers, from the records' timings and the steps."""
+"""The report's section on cost: what the workers took of time and machine, and how fast they were; from the book alone."""
 
 from collections.abc import Mapping, Sequence
 
-from mathsft.records import StepMetrics
+from mathsft.records import StepMetrics, Stint
 from mathsft.reporting import text
+from mathsft.runs.concurrency import concurrency
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 
@@ -43,6 +44,103 @@ def ledger_section(book: Book) -> str:
     return "\n\n".join(("## Ledger", spent, text.table(("worker", "activity", "time", "share"), rows, num_left=2)))
 
 
+TWO_DEVICES_MEANING = (
+    "Of the time by the clock from the first piece of work to the last, each driver's life by itself. "
+    "Neither starting a worker nor waiting for a turn counts as busy. A checkpoint waits from its publication, or from the "
+    "start of the driver that had it scored, until the evaluator is at work on it."
+)
+WORKERS_MEANING = (
+    "Seen every few seconds while the worker was asked for something. Cores are processor seconds by seconds; resident "
+    "memory is that of its processes together, those that grade included. Utilisation, energy and device memory are NVML's, "
+    "the device's as a whole; without a CUDA device there are none."
+)
+COMPONENTS = ("weights", "gradients", "optimizer", "activations", "logits")
+
+
+def two_devices_section(book: Book) -> str:
+    """Return how much of the time trainer and evaluator were busy at once, and how long checkpoints waited; may be empty."""
+    rows = [
+        (
+            label,
+            text.seconds(found.wall_seconds),
+            *(text.percent(part / found.wall_seconds) for part in (found.trainer_seconds, found.evaluator_seconds)),
+            text.percent(found.both_busy_share),
+            str(len(found.waits)),
+            text.seconds(found.median_wait_seconds),
+            text.seconds(found.max_wait_seconds),
+        )
+        for label, runs in _groups(book).items()
+        if (found := concurrency(book, runs)) is not None
+    ]
+    if not rows:
+        return ""
+    headers = ("", "time", "trainer busy", "evaluator busy", "both busy", "checkpoints", "median wait", "longest wait")
+    return "\n\n".join(("### Two devices", text.table(headers, rows), TWO_DEVICES_MEANING))
+
+
+def workers_section(book: Book) -> str:
+    """Return where each worker worked and what it used of the machine; may be empty."""
+    stints = book.stints()
+    rows = [
+        _use_row(label, worker, used)
+        for label, runs in _groups(book).items()
+        for worker in sorted({stint.worker for stint in stints if stint.run in runs}, reverse=True)  # trainers first
+        if (used := [stint for stint in stints if stint.worker == worker and stint.run in runs])
+    ]
+    if not rows:
+        return ""
+    headers = ("", "worker", "device", "asked for", "cores", "resident memory", "utilisation", "energy", "device memory")
+    return "\n\n".join(("### What the workers used", text.table(headers, rows, num_left=3), WORKERS_MEANING))
+
+
+def _groups(book: Book) -> dict[str, list[str]]:
+    """Return the runs by what they are shown as: each final run by its name, the latest first, and the study's together."""
+    finals = [run.name for run in reversed(book.runs("final-"))]
+    others = [run.name for run in book.runs() if run.name not in finals]
+    return {**{name: [name] for name in finals}, "study": others}
+
+
+def _use_row(label: str, worker: str, stints: Sequence[Stint]) -> tuple[str, ...]:
+    seconds = sum(stint.ended - stint.began for stint in stints)
+    shares = [
+        (stint.device_utilization, stint.ended - stint.began) for stint in stints if stint.device_utilization is not None
+    ]
+    joules = [stint.energy_joules for stint in stints if stint.energy_joules is not None]
+    held = [stint.device_bytes for stint in stints if stint.device_bytes is not None]
+    places = sorted({worker_place(stint) for stint in stints})
+    return (
+        label,
+        worker,
+        "; ".join(places),
+        text.seconds(seconds),
+        f"{sum(stint.cpu_seconds for stint in stints) / seconds:.2f}",
+        text.size(max(stint.resident_bytes for stint in stints)),
+        text.percent(sum(share * time for share, time in shares) / sum(time for _, time in shares)) if shares else "",
+        f"{sum(joules) / 3600:,.1f} Wh" if joules else "",
+        text.size(max(held)) if held else "",
+    )
+
+
+def worker_place(stint: Stint) -> str:
+    """Return where a stint's processes worked: "CUDA_VISIBLE_DEVICES=1", "core 0", "all cores"."""
+    if stint.cuda_visible_devices is not None:
+        return text.cell(f"CUDA_VISIBLE_DEVICES={stint.cuda_visible_devices}")
+    if not stint.cpus:
+        return "all cores"
+    return f"core{'s' if len(stint.cpus) > 1 else ''} {', '.join(map(str, stint.cpus))}"
+
+
+def _components_table(trained: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Return what the trainer's predicted memory is for, a run a row; empty where nothing is predicted."""
+    names = [f"predicted_{name}_bytes" for name in COMPONENTS]
+    rows = [
+        (run, *(text.size(predicted[-1][name]) for name in names))
+        for run, of_run in trained.items()
+        if (predicted := [timed for timed in of_run if timed.keys() >= set(names)])
+    ]
+    return text.table(("predicted memory", *COMPONENTS), rows) if rows else ""
+
+
 def cost_section(book: Book) -> str:
     """Return seconds by activity and memory of trainer and evaluator, and the trainer's speed, run by run."""
     runs = [run.name for run in book.runs()]
@@ -51,10 +149,11 @@ def cost_section(book: Book) -> str:
     tables = [_worker_table(worker, timings) for worker, timings in (("trainer", trained), ("evaluator", scored))]
     parts = [table for table in tables if table]
     if parts:
-        parts.append(MEMORY_MEANING)
+        parts += [table for table in (_components_table(trained), MEMORY_MEANING) if table]
     steps = {run: metrics for run in runs if (metrics := book.metrics(run))}
     if steps:
         parts += ["### Training speed", _speed_table(steps), SPEED_MEANING]
+    parts += [section for section in (two_devices_section(book), workers_section(book)) if section]
     return "\n\n".join(["## Time and memory", *parts]) if parts else ""
 
 

@@ -6,6 +6,7 @@ from rich.table import Table
 from mathsft.records import Promotion, Run, Score
 from mathsft.reporting import text
 from mathsft.runs.ledger import Ledger
+from mathsft.runs.retention import best_step
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
@@ -72,13 +73,18 @@ def progression_table(book: Book, run: Run) -> Table:
     """Return a final run's scores on the watch and test pools by step, with the promoted trial beside them."""
     settings = ", ".join(f"{name.removeprefix('training.')} {_value(run, name)}" for name in sorted(run.overrides))
     table = _table(f"{run.name}: {settings or 'the settings of the experiment'}")
-    for header in ("run", "pool", "problems", "step", "accuracy", "95 % interval", "format", "wrong answer"):
+    for header in ("run", "pool", "problems", "step", "accuracy", "95 % interval", "format", "wrong answer", ""):
         table.add_column(header, justify="left" if header in ("run", "pool") else "right", no_wrap=True)
     promotion = book.promotion()
-    shown = book.scores(promotion.run, "watch") if promotion else []
-    for score in [*shown, *book.scores(run.name, "watch"), *book.scores(run.name, "test")]:
+    of_trial = book.scores(promotion.run, "watch") if promotion else []
+    watched = book.scores(run.name, "watch")
+    marks = {best_step(watched): "best", watched[-1].step: "last"} if watched else {}
+    if len(marks) == 1 and len(watched) > 1:
+        marks = dict.fromkeys(marks, "best and last")
+    for score in [*of_trial, *watched, *book.scores(run.name, "test")]:
         wrong = f"{score.counts['wrong_answer'] / score.num_problems:.1%}"
-        table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong)
+        mark = marks.get(score.step, "") if score.run == run.name else ""
+        table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong, mark)
     return table
 
 

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, LimitSettings
-from mathsft.records import Checkpoint, Run
+from mathsft.records import Checkpoint, Run, WorkerSpec
+from mathsft.workers.gauge import Nvml
 from mathsft.workers.placement import Placement
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
@@ -17,6 +18,17 @@ from mathsft.workers.worker import Device, Worker
 
 class WorkerLike(Protocol):
     """A worker as the loop sees it: `call` is idempotent, survives deaths, and raises Failed, RemoteError or UserError."""
+
+    name: str
+    spec: WorkerSpec
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Return its processes."""
+
+    @property
+    def has_device(self) -> bool:
+        """Tell whether what its device does now it does for this worker."""
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any: ...
 
@@ -58,6 +70,8 @@ class Crew:
     evaluators: Lending
     experiment: Experiment
     study_dir: Path
+    nvml: Nvml | None = None
+    """Tells what their CUDA devices do, where they have any."""
 
     def eval_steps(self, run: Run) -> tuple[int, ...]:
         """Return the optimizer steps that the run is scored at."""
@@ -76,9 +90,11 @@ class Crew:
         devices = {spec.device: Device() for spec in specs.values()}
         workers = {name: Worker(SpawnProcess, spec, name, devices[spec.device], limits) for name, spec in specs.items()}
         evaluator = workers["evaluator"]
+        on_cuda = evaluator.spec.settings.hardware.device == "cuda"
         try:
             trainers = [worker for worker in workers.values() if worker is not evaluator]
-            yield cls(Lending(trainers), Lending([evaluator]), experiment, study_dir)
+            with closing(Nvml()) if on_cuda else nullcontext() as nvml:
+                yield cls(Lending(trainers), Lending([evaluator]), experiment, study_dir, nvml)
         finally:
             for worker in workers.values():
                 worker.close()

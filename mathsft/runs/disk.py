@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mathsft.records import FINISHED
@@ -26,6 +26,8 @@ def holdings(book: Book, study_dir: Path) -> list[Holding]:
     runs = book.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
     unneeded = deletable(runs, checkpoints, book.scores(), book.promotion())
+    plain_runs = [replace(run, plan=replace(run.plan, keep_every=None)) for run in runs]
+    kept_by_setting = deletable(plain_runs, checkpoints, book.scores(), book.promotion())
     scored = [study_dir / score.responses_path for score in book.scores()]
     ended = [full_state_path(study_dir / "runs" / run.name) for run in runs if run.state in FINISHED]
     kinds: list[tuple[str, list[Path], str]] = [
@@ -34,9 +36,10 @@ def holdings(book: Book, study_dir: Path) -> list[Holding]:
             sorted(study_dir.glob("runs/**/*.partial")),
             "a kill left them",
         ),
-        ("weights", [study_dir / checkpoint.path for checkpoint in unneeded], "scored, and not the best or the last"),
+        ("weights", [study_dir / checkpoint.path for checkpoint in unneeded], "scored, and not to be kept"),
         ("training states", ended, "their runs have ended"),
         ("response files", scored, "the database has every response"),
+        ("weights that final.keep_every keeps", [study_dir / checkpoint.path for checkpoint in kept_by_setting], ""),
         ("weights", sorted(study_dir.glob("runs/*/step-*")), ""),
         ("training states", sorted(study_dir.glob("runs/*/full-state.*")), ""),
         ("W&B's files", [study_dir / "wandb"], ""),

@@ -15,6 +15,7 @@ from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
 from mathsft.runs.progress import following, metrics_path, scoring_path, watching
 from mathsft.runs.retention import delete_weights
+from mathsft.runs.stints import at_work
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
 
@@ -98,7 +99,7 @@ def recorded(run: Run, step: int, crew: Crew, book: Book) -> Checkpoint | None:
 
 async def trained(run: Run, step: int, trainer: WorkerLike, crew: Crew, book: Book) -> Checkpoint:
     """Have the run trained to the step; its metrics reach the book while it trains."""
-    async with following(run, crew.study_dir, book):
+    async with following(run, crew.study_dir, book), at_work(trainer, run.name, step, "", crew, book):
         progress = metrics_path(crew.study_dir, run.name)
         checkpoint: Checkpoint = await trainer.call("advance", run, step, progress=progress)
     book.write(checkpoint)
@@ -132,7 +133,10 @@ async def scored(
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book) -> Score:
     async with crew.evaluators.lease() as evaluator:
-        async with watching(checkpoint, pool, crew.study_dir, book):
+        async with (
+            watching(checkpoint, pool, crew.study_dir, book),
+            at_work(evaluator, checkpoint.run, checkpoint.step, pool, crew, book),
+        ):
             progress = scoring_path(crew.study_dir, checkpoint.run)
             score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, progress=progress)
         book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from mathsft.config.schema import RunSettings
-from mathsft.records import Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
+from mathsft.config.schema import FinalSettings
+from mathsft.records import FINISHED, Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
@@ -29,9 +29,9 @@ class One:
     def __init__(self, run: Run, book: Book, min_gain: float | None = None) -> None:
         self._book, self._min_gain = book, min_gain
         self._gains_little = ""
-        self.run = book.run(run.name) or run
-        if self.run.state == "failed":  # asked for again, so try again
-            self.run = run
+        known = book.run(run.name)
+        # One that goes on takes its plan as it is now: what is kept may have changed. One that failed is tried again.
+        self.run = known if known is not None and known.state in FINISHED else run
         self._is_proposed = False
 
     def done(self) -> bool:
@@ -77,10 +77,10 @@ def closed(run: Run, state: RunState, reason: str, book: Book) -> Run:
     return replace(run, state=state, reason=reason, value=value() if value else None)
 
 
-def final_plan(settings: RunSettings, max_unscored: int) -> Plan:
+def final_plan(settings: FinalSettings, max_unscored: int) -> Plan:
     """Return the final run's plan; it always begins with the baseline."""
     eval_points = tuple(sorted({0.0, *settings.eval_points}))
-    return Plan(settings.num_examples, eval_points, WATCH_POOL, max_unscored, keep="best_and_last")
+    return Plan(settings.num_examples, eval_points, WATCH_POOL, max_unscored, "best_and_last", settings.keep_every)
 
 
 def final_run(overrides: Overrides, plan: Plan, study_seed: int) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.records import Hardware, Problem
 from mathsft.store.book import Book
@@ -19,17 +19,33 @@ START_SECONDS = 25.0
 """Starting the workers and one engine, as measured on a two-core machine."""
 STEP_SECONDS = 0.02
 """What one optimizer or decoding step costs beyond its arithmetic, as measured with a tiny model."""
+TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
+"""What the processes hold beside the model on a CPU, as measured with a tiny one: libraries and small tensors, and in the
+evaluator the KV cache and the processes that grade. A large model's activations are not in it."""
 CHARACTERS_PER_TOKEN = 2.5
 ASSUMED_CUDA_FLOPS = 1e14
 TRAINING_EFFICIENCY = 0.4
 
 
 @dataclass(frozen=True)
+class FinalDisk:
+    """Predicted bytes on disk of a final run, its full states included while it goes on."""
+
+    most_bytes: int
+    """While it goes on, should scoring fall so far behind that no checkpoint can be deleted before the last is written."""
+    kept_bytes: int
+    """When it is over."""
+    num_kept: int
+    """Checkpoints whose weights stay: the last, every keep_every-th, and the best as if it were another one."""
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """Predicted cost of the trials that are left; basis says what the time rests on."""
+    """Predicted cost of the trials that are left and disk of the final run; basis says what the time rests on."""
 
     seconds: float
     disk_bytes: int
+    final_disk: FinalDisk
     trainer_memory_bytes: int
     evaluator_memory_bytes: int
     num_parameters: int
@@ -59,11 +75,33 @@ def forecast(
         seconds=START_SECONDS + num_left * per_trial if num_left else 0.0,
         disk_bytes=weight_bytes * (config.num_trials + 2)
         + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        final_disk=final_disk(config.final, num_parameters, weight_bytes),
         trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
         evaluator_memory_bytes=engine_bytes,
         num_parameters=num_parameters,
         basis=basis,
     )
+
+
+def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) -> FinalDisk:
+    """Predict what a final run of a model with weights of so many bytes takes on disk."""
+    num_trained = sum(point > 0 for point in settings.eval_points)
+    every = settings.keep_every or num_trained
+    named = {num_trained, *range(every, num_trained + 1, every)}
+    num_kept = min(num_trained, len(named) + 1)  # and the best one
+    return FinalDisk(
+        most_bytes=weight_bytes * (num_trained + 1) + (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        kept_bytes=weight_bytes * num_kept,
+        num_kept=num_kept,
+    )
+
+
+def is_memory_short(experiment: Experiment, model_folder: Path, free_bytes: int) -> bool:
+    """Tell whether so much memory is less than what a trainer and an evaluator on a CPU are predicted to take together."""
+    num_parameters, weight_bytes = model_size(model_folder)
+    trainer = TRAINER_PROCESS_BYTES + held_bytes(num_parameters, experiment.training.precision) + weight_bytes
+    evaluator = EVALUATOR_PROCESS_BYTES + num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
+    return free_bytes < trainer + evaluator
 
 
 def model_size(folder: Path) -> tuple[int, int]:

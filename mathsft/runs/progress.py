@@ -59,7 +59,7 @@ async def following(run: Run, study_dir: Path, book: Book) -> AsyncIterator[None
     """Write the run's steps to the book while the body waits for the trainer, the last ones when it ends."""
     tail = MetricsTail(metrics_path(study_dir, run.name))
     try:
-        async with _polling(lambda: book.write_metrics(tail.read())):
+        async with polling(lambda: book.write_metrics(tail.read()), POLL_SECONDS):
             yield
     finally:
         book.write_metrics(tail.read())
@@ -76,19 +76,21 @@ async def watching(checkpoint: Checkpoint, pool: str, study_dir: Path, book: Boo
         if scoring is not None and (scoring.step, scoring.pool) == (checkpoint.step, pool):
             book.announce(scoring)
 
-    async with _polling(look):
+    async with polling(look, POLL_SECONDS):
         yield
 
 
 @asynccontextmanager
-async def _polling(look: Callable[[], None]) -> AsyncIterator[None]:
+async def polling(look: Callable[[], None], seconds: float) -> AsyncIterator[None]:
+    """Look again and again while the body runs, the first time after so many seconds."""
+
     async def poll() -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(seconds)
             look()
 
-    polling = asyncio.create_task(poll())
+    task = asyncio.create_task(poll())
     try:
         yield
     finally:
-        polling.cancel()
+        task.cancel()

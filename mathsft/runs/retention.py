@@ -17,23 +17,27 @@ def deletable(
     """Return the checkpoints whose weights nobody will ask for again.
 
     Nothing unscored; a run's last weights not while it goes on; a trial's last not before the promotion is recorded,
-    the promoted one's never; of a final run its best and last never, its baseline not before its test score.
+    the promoted one's never; of a final run its best, its last and every keep_every-th never, its baseline not before its
+    test score.
     """
     by_name = {run.name: run for run in runs}
     scored = {(score.run, score.step, score.pool) for score in scores}
 
     def is_needed(checkpoint: Checkpoint) -> bool:
         run = by_name[checkpoint.run]
-        own_steps = [other.step for other in checkpoints if other.run == run.name]
+        own_steps = sorted(other.step for other in checkpoints if other.run == run.name)
         own_scores = [score for score in scores if score.run == run.name and score.pool == run.plan.pool]
-        is_last = checkpoint.step == max(own_steps)
+        is_last = checkpoint.step == own_steps[-1]
         if (run.name, checkpoint.step, run.plan.pool) not in scored or (is_last and run.state == "running"):
             return True
         if run.plan.keep == "last":
             return is_last and run.number is not None and (promotion is None or promotion.run == run.name)
         if checkpoint.step == 0:
             return (run.name, 0, TEST_POOL) not in scored
-        return is_last or checkpoint.step == best_step(own_scores)
+        # A final run begins with its baseline, so a step's place in the list is the number of its eval point.
+        every = run.plan.keep_every
+        is_kept = every is not None and own_steps.index(checkpoint.step) % every == 0
+        return is_last or is_kept or checkpoint.step == best_step(own_scores)
 
     return [checkpoint for checkpoint in checkpoints if checkpoint.path and not is_needed(checkpoint)]
 

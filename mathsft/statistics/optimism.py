@@ -19,13 +19,14 @@ class BestOfK:
     """raw - optimism: what the chosen trial may be expected to reach on other problems."""
 
 
-def best_of_k(results: Sequence[Sequence[bool]], seed: int) -> BestOfK:
-    """Return the best of k trials and its accuracy corrected for the choice; results are [trial][problem], same problems.
+def best_of_k(results: Sequence[Sequence[float]], seed: int) -> BestOfK:
+    """Return the best of k trials and its accuracy corrected for the choice.
 
-    Out-of-bag bootstrap: problems are drawn with replacement, the best trial on those drawn is scored on those that were
-    not, and the mean over all draws is the corrected accuracy. Source: Tsamardinos, Greasidou and Borboudakis,
-    "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation", Machine Learning 107 (2018).
-    A draw says less about the trials than all problems do, so where they truly differ the correction is a little too large.
+    results [trial][problem] are shares of correct responses, for all trials on the same problems. Out-of-bag bootstrap:
+    problems are drawn with replacement, the best trial on those drawn is scored on those that were not, and the mean over
+    all draws is the corrected accuracy. Source: Tsamardinos, Greasidou and Borboudakis, "Bootstrapping the out-of-sample
+    predictions for efficient and accurate cross-validation", Machine Learning 107 (2018). A draw says less about the trials
+    than all problems do, so where they truly differ the correction is a little too large.
 
     Raises ValueError unless there is a trial and each has results on the same two or more problems.
     """

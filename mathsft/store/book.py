@@ -14,12 +14,24 @@ from sqlalchemy.exc import DBAPIError
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Scoring, Session, StepMetrics
+from mathsft.records import (
+    Checkpoint,
+    Passport,
+    Problem,
+    Promotion,
+    Response,
+    Run,
+    Score,
+    Scoring,
+    Session,
+    StepMetrics,
+    Stint,
+)
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Session | Promotion
+Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
 News: TypeAlias = Record | Scoring
 LOCK_TIMEOUT_SECONDS = 60
 
@@ -36,6 +48,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
     Score: tables.scores,
+    Stint: tables.stints,
     Session: tables.sessions,
     Promotion: tables.promotions,
 }
@@ -198,6 +211,9 @@ class Book:
     def responses(self, score: Score) -> list[Response]:
         key = {"run": score.run, "step": score.step, "pool": score.pool}
         return self._select(tables.responses, order=("problem_id", "sample"), **key)
+
+    def stints(self) -> list[Stint]:
+        return self._select(tables.stints, order=("began",))
 
     def sessions(self) -> list[Session]:
         return self._select(tables.sessions, order=("began",))

@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData, Table, Text, func
 
-from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Session, StepMetrics
+from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Session, StepMetrics, Stint
 
 SCHEMA_NUMBER = 2
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
@@ -63,5 +63,6 @@ scores = _record_table("msft_score", Score, ("run", "step", "pool"))
 responses = _record_table(
     "msft_response", Response, ("run", "step", "pool", "problem_id", "sample"), run=str, step=int, pool=str
 )
+stints = _record_table("msft_stint", Stint, ("worker", "began"))
 sessions = _record_table("msft_session", Session, ("began",))
 promotions = _record_table("msft_promotion", Promotion, ())

@@ -47,6 +47,7 @@ class LiveProgress:
         self._is_scoring = False  # this process's engine is up
         self._pace_start: tuple[float, float] | None = None  # the clock and the share done when it also trained
         self._best = ""
+        self._queue = ""  # how many of the final run's checkpoints are published and not yet scored
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             starting = Text("starting the workers", style="dim")
@@ -93,23 +94,26 @@ class LiveProgress:
         self._tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._count_queue(self._runs[checkpoint.run])
         if checkpoint.diverged or checkpoint.step == 0:
             return  # its run's end says more; nothing was trained
         last = self._last_steps.get(checkpoint.run)
         loss = f"loss {last.loss:.4f}" if last is not None else ""
-        self._tell(checkpoint.run, self._step_of(self._runs[checkpoint.run], checkpoint.step), "trained", loss)
+        run = self._runs[checkpoint.run]
+        self._tell(run.name, self._step_of(run, checkpoint.step), "trained", loss, self._queue)
 
     def _tell_score(self, score: Score) -> None:
         run = self._runs[score.run]
         self._is_scoring = True
         self._start_pace()
         self._find_best(run)
+        self._count_queue(run)
         num_responses = sum(score.counts.values())
         interval = wilson(score.counts["correct"], num_responses)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
-        best, left = (self._best, self._time_left(run)) if _is_final(run) else ("", "")
-        self._tell(run.name, self._step_of(run, score.step), accuracy, form, best, left)
+        progress = (self._queue, self._best, self._time_left(run)) if _is_final(run) else ()
+        self._tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
 
     def _take_step(self, metrics: StepMetrics) -> None:
         self._shown_run = self._runs[metrics.run]
@@ -134,6 +138,13 @@ class LiveProgress:
         if found:
             value, name = max(found, key=lambda pair: pair[0] or 0.0)
             self._best = f"best so far {name} {value:.1%}"
+
+    def _count_queue(self, run: Run) -> None:
+        """Note how many checkpoints of a final run wait for their score on its own pool, the one being scored included."""
+        if _is_final(run):
+            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name) if not checkpoint.diverged}
+            num_waiting = len(published - {score.step for score in self._book.scores(run.name, run.plan.pool)})
+            self._queue = f"{num_waiting} to score" if num_waiting else ""
 
     def _share_done(self, run: Run) -> float:
         """Return the share of this process's work that is done: of a final run's steps, else of the study's trials."""
@@ -169,11 +180,12 @@ class LiveProgress:
         return f"step {step}/{self._num_steps(run)}"
 
     def _moving_line(self, run: Run) -> RenderableType:
-        """Return the line below the events: how far all is, the run's last step, a scoring, the best, the time left."""
+        """Return the line below the events: how far all is, the last step, queue and scoring, the best, the time left."""
         last = self._last_steps[run.name]
         step, loss = self._step_of(run, last.step), f"loss {last.loss:.4f}"
         scoring = _progress(self._scoring) if self._scoring is not None else ""
-        parts = [part for part in (run.name, step, loss, scoring, self._best, self._time_left(run)) if part]
+        shown = (run.name, step, loss, self._queue, scoring, self._best, self._time_left(run))
+        parts = [part for part in shown if part]
         line = Table.grid(padding=(0, 1))
         line.add_row(
             ProgressBar(total=1.0, completed=self._share_done(run), width=BAR_WIDTH),

@@ -6,12 +6,14 @@ in a layer of the Llama or Qwen2 kind, as its code in transformers reads, in the
 (arXiv:2205.05198, section 4.1). What a process holds beside its tensors is not counted: gaps in the heap, compiled kernels.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.training.attention import EAGER, TREE, Tree
 from mathsft.training.dimensions import Dimensions, dimensions_of
-from mathsft.training.footprint import held_bytes
+from mathsft.training.footprint import GRADIENT_BYTES, MOMENTS_BYTES, held_bytes
 from mathsft.training.loss import BLOCK_LOGITS, CHUNK_LOGITS
 from mathsft.training.rows import Row
 from mathsft.training.state import BaseModel
@@ -20,20 +22,40 @@ from mathsft.training.step import DTYPES
 _FP32_BYTES = 4
 
 
-def predicted_peak_bytes(base: BaseModel, training: TrainingSettings, row: Row, device: torch.device) -> int | None:
-    """Return the bytes at the peak of a step whose largest row this is, the base weights included where they share memory.
+@dataclass(frozen=True)
+class PeakMemory:
+    """Predicted bytes at the peak of a step, by what they are for."""
 
-    None for a model of another kind.
-    """
+    weights: int
+    """The optimizer's, those computed with, and the base model's where they share its memory."""
+    gradients: int
+    optimizer: int
+    """AdamW's two moments."""
+    activations: int
+    logits: int
+    """Of a chunk, and what the loss holds beside: hidden states, their gradient, the head's gradient."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def predicted_peak(base: BaseModel, training: TrainingSettings, row: Row, device: torch.device) -> PeakMemory | None:
+    """Return the memory at the peak of a step whose largest row this is; None for a model of another kind."""
     sizes, dtype = dimensions_of(base.model), DTYPES[training.precision]
     if sizes is None:
         return None
     num_parameters: int = sum(weight.numel() for weight in base.model.parameters())
-    held = held_bytes(num_parameters, training.precision)
+    gradients, optimizer = num_parameters * GRADIENT_BYTES, num_parameters * MOMENTS_BYTES
+    weights = held_bytes(num_parameters, training.precision) - gradients - optimizer
     if device.type == "cpu":
-        held += sum(weight.nbytes for weight in base.weights.values())
-    in_loss = activation_bytes(sizes, row, base.attention, training) + _loss_bytes(sizes, row, dtype)
-    return held + max(in_loss, num_parameters * dtype.itemsize)
+        weights += sum(weight.nbytes for weight in base.weights.values())
+    activations = activation_bytes(sizes, row, base.attention, training)
+    logits = _loss_bytes(sizes, row, dtype)
+    computed_gradients = num_parameters * dtype.itemsize
+    if computed_gradients > activations + logits:  # then the peak is where the backward pass ends, which needs neither
+        return PeakMemory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
+    return PeakMemory(weights, gradients, optimizer, activations, logits)
 
 
 def activation_bytes(sizes: Dimensions, row: Row, attention: str, training: TrainingSettings) -> int:

@@ -31,7 +31,7 @@ from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
-from mathsft.training.peak_memory import predicted_peak_bytes
+from mathsft.training.peak_memory import PeakMemory, predicted_peak
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
@@ -51,7 +51,7 @@ class _Held:
     training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
-    predicted_memory_bytes: int | None
+    predicted_memory: PeakMemory | None
     """At its peak; None for a model whose memory is not known."""
     step: int = 0
     num_tokens: int = 0
@@ -118,8 +118,9 @@ class Trainer:
             publish(self._base, weights, folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
-        if held.predicted_memory_bytes is not None:
-            timings["predicted_memory_bytes"] = held.predicted_memory_bytes
+        if held.predicted_memory is not None:
+            timings["predicted_memory_bytes"] = held.predicted_memory.total
+            timings |= {f"predicted_{name}_bytes": num for name, num in asdict(held.predicted_memory).items()}
         path = folder.relative_to(self._settings.study_dir).as_posix()
         return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
@@ -181,8 +182,8 @@ class Trainer:
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(self._base, training, num_steps, self._device, common_prefix(encoded.examples))
         row = training_step.largest_row(encoded.examples)
-        predicted_bytes = predicted_peak_bytes(self._base, training, row, self._device)
-        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted_bytes)
+        predicted = predicted_peak(self._base, training, row, self._device)
+        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
         self._resume(held, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -91,9 +91,16 @@ def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, 
     return tuple(names)
 
 
-def place(devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose) -> Placement:
-    """Return the workers for these devices; a final run has one trainer, a study as many as devices allow."""
+def place(
+    devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose, *, memory_is_short: bool = False
+) -> Placement:
+    """Return the workers for these devices; a final run has one trainer, a study as many as devices allow.
+
+    Without a CUDA device and with less memory than both need, the evaluator's process ends when training has its turn.
+    """
     ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
+    if not devices.cuda and memory_is_short:
+        return _place_in_turns(_place_on_cpu(devices.cpus, experiment, study_dir, ahead))
     if not devices.cuda:
         return _place_on_cpu(devices.cpus, experiment, study_dir, ahead)
     if len(devices.cuda) == 1:
@@ -122,6 +129,12 @@ def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, 
         max_unscored=max_unscored,
         description=f"no CUDA device: {_cores(trainer_cpus)} for training, {_cores(evaluator_cpus)} for scoring",
     )
+
+
+def _place_in_turns(placement: Placement) -> Placement:
+    evaluator = replace(placement.evaluator, device=placement.trainers[0].device, ends_when_parked=True)
+    description = f"{placement.description}, in turns, since memory is short for both at once"
+    return replace(placement, evaluator=evaluator, max_unscored=TAKING_TURNS, description=description)
 
 
 def _place_on_one_cuda_device(devices: Devices, experiment: Experiment, study_dir: Path) -> Placement:

@@ -34,6 +34,8 @@ class SpawnProcess:
             resource_tracker.ensure_running()
         with _environment(spec.env), _interrupts_blocked():
             self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
         child_pipe.close()  # so that the child's end is the only one, and its death ends the pipe
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:

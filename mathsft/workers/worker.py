@@ -54,6 +54,7 @@ class Process(Protocol):
     """One process of a worker, started when made."""
 
     log_path: Path
+    pid: int
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
         """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may follow."""
@@ -82,16 +83,20 @@ class Device:
             self._awake = worker
             yield
 
+    def is_free_for(self, worker: "Worker") -> bool:
+        """Tell whether the worker has the device, or nobody has."""
+        return not self._lock.locked() or self._awake is worker
+
 
 class Worker:
-    """One target in one process, or in several as ranks of one group; its processes start when it is made."""
+    """One target in one process, or in several as ranks of one group; these start when it is made or has its first turn."""
 
     def __init__(
         self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
     ) -> None:
-        self._start_process, self._spec, self._name, self._device = start_process, spec, name, device
+        self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
         self._limits = limits
-        self._processes = self._start()
+        self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         """Return what the target's method returns (rank 0's, where there are ranks); methods must be idempotent.
@@ -109,21 +114,33 @@ class Worker:
                     return await self._request(method, args, watch)
                 except WorkerDied as death:
                     num_deaths = 1 if watch.got_further() else num_deaths + 1
-                    logger.warning("%s.%s, death %d of %d: %s", self._name, method, num_deaths, ATTEMPTS, death)
+                    logger.warning("%s.%s, death %d of %d: %s", self.name, method, num_deaths, ATTEMPTS, death)
                     if num_deaths == ATTEMPTS:
                         raise Failed(
-                            f"{self._name}.{method}: the worker died {ATTEMPTS} times without getting further; at last: "
+                            f"{self.name}.{method}: the worker died {ATTEMPTS} times without getting further; at last: "
                             f"{death}; the log ends with\n" + _last_lines(death.log_path)
                         ) from death
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return its processes, one a rank; none where they ended and the next call will start others."""
+        return tuple(process.pid for process in self._processes)
+
+    @property
+    def has_device(self) -> bool:
+        """Tell whether what the device does now it does for this worker, should this one be asked for anything."""
+        return self._device.is_free_for(self)
+
     async def park(self) -> None:
         """Have the target leave the device to others; a target that cannot do so loses its process, which does it too."""
+        if self.spec.ends_when_parked:
+            self.close()
         if not self._processes:
             return
         try:
             await self._request("park", (), Watch(None, self._limits))
         except (WorkerDied, RemoteError, UserError) as error:
-            logger.warning("%s.park: %s; its process is ended instead", self._name, error)
+            logger.warning("%s.park: %s; its process is ended instead", self.name, error)
 
     def close(self) -> None:
         """End the processes and wait until they are gone; not while a call is under way."""
@@ -167,22 +184,22 @@ class Worker:
         if isinstance(reply, UserMistake):
             raise UserError(reply.message)
         if isinstance(reply, CodeError):
-            message = f"{self._name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})"
+            message = f"{self.name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})"
             error = RemoteError(message, reply.type_name)
             error.add_note(reply.traceback)
             raise error
         return reply.value
 
     def _start(self) -> list[Process]:
-        num_ranks = self._spec.ranks
+        num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device only, its number 0
         if num_ranks > 1:
             # A new port each time: the last group's may still be taken. Loopback, whatever the host's name resolves to.
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
-            spec = replace(self._spec, env={**self._spec.env, **group, "RANK": str(rank)})
-            name = self._name if num_ranks == 1 else f"{self._name}-rank{rank}"
+            spec = replace(self.spec, env={**self.spec.env, **group, "RANK": str(rank)})
+            name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
             processes.append(self._start_process(spec, name))
         return processes
 

@@ -10,7 +10,7 @@ from mathsft.config.load import load_settings
 from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
 from mathsft.records import Checkpoint, Plan, Run, Score
-from mathsft.runs.forecast import START_SECONDS, Forecast, forecast, model_size
+from mathsft.runs.forecast import START_SECONDS, Forecast, forecast, is_memory_short, model_size
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import Devices, place
@@ -43,6 +43,20 @@ def test_more_examples_and_trials_cost_more_time_and_disk() -> None:
     states_of_another_trainer = predict(None, num_trainers=2).disk_bytes - plain.disk_bytes
     assert states_of_another_trainer == 2 * full_state_bytes(plain.num_parameters)
     assert "matrix product" in plain.basis
+
+
+def test_kept_checkpoints_are_in_the_final_runs_disk() -> None:
+    plain, all_kept = predict(None).final_disk, predict(None, "final.keep_every=1").final_disk
+    every_third = predict(None, "final.keep_every=3").final_disk  # of eight: the third, the sixth, the last, the best
+    assert (plain.num_kept, every_third.num_kept, all_kept.num_kept) == (2, 4, 8)
+    assert plain.kept_bytes < every_third.kept_bytes < all_kept.kept_bytes < all_kept.most_bytes
+    assert plain.most_bytes == all_kept.most_bytes
+
+
+def test_memory_is_short_where_both_workers_do_not_fit_at_once() -> None:
+    experiment = load_settings("quickstart", None, []).experiment
+    assert is_memory_short(experiment, base_model_folder(), 2 * 2**30)
+    assert not is_memory_short(experiment, base_model_folder(), 4 * 2**30)
 
 
 def test_finished_trials_are_the_better_measure(book: Book) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mathsft.records import Checkpoint, Plan, Promotion, Run, Score
+from mathsft.runs.disk import holdings
 from mathsft.runs.retention import best_step, deletable, delete_weights
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_path
@@ -51,6 +52,34 @@ def test_a_final_run_keeps_best_and_last_and_its_baseline_until_it_is_tested() -
     assert steps(deletable([FINAL], checkpoints(FINAL, 0, 4, 6, 8), scores, None)) == [6]
     scores.append(score(FINAL, 0, 1, pool="test"))
     assert steps(deletable([done], checkpoints(FINAL, 0, 4, 6, 8), scores, None)) == [0, 6]
+
+
+def test_a_final_run_keeps_every_so_many_eval_points_the_baseline_not_counted() -> None:
+    every_second = replace(FINAL, plan=replace(FINAL.plan, keep_every=2), state="finished")
+    scores = [score(FINAL, step, 9 if step == 1 else 5) for step in range(8)] + [score(FINAL, 0, 1, pool="test")]
+    published = checkpoints(FINAL, *reversed(range(8)))
+    kept = {0, 1, 2, 3, 4, 5, 6, 7} - set(steps(deletable([every_second], published, scores, None)))
+    assert kept == {1, 2, 4, 6, 7}
+
+
+def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(book: Book, tmp_path: Path) -> None:
+    run = replace(FINAL, plan=replace(FINAL.plan, keep_every=2), state="finished")
+    book.write(run)
+    for checkpoint in checkpoints(run, 0, 2, 4, 6, 8):
+        book.write(checkpoint)
+        book.write(score(run, checkpoint.step, 9 if checkpoint.step == 8 else 5))
+        folder = tmp_path / checkpoint.path
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"1234")
+    book.write(score(run, 0, 1, pool="test"))
+    found = [
+        (holding.kind, holding.num_bytes, holding.free) for holding in holdings(book, tmp_path) if "weights" in holding.kind
+    ]
+    assert found == [
+        ("weights", 12, "scored, and not to be kept"),
+        ("weights that final.keep_every keeps", 4, ""),
+        ("weights", 4, ""),
+    ]
 
 
 def test_the_best_step_is_the_earliest_of_equals() -> None:

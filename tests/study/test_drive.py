@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import re
 import sqlite3
 from collections import Counter
@@ -15,14 +16,18 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict
+from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict, WorkerSpec
+from mathsft.runs.concurrency import concurrency
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.ledger import Timekeeper
+from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
+from mathsft.workers.placement import Devices, place
 from mathsft.workers.worker import Failed, RemoteError
 
 FAILS = 0.5
@@ -52,10 +57,18 @@ class Kills:
             raise KilledError
 
 
-class ToyTrainer:
-    def __init__(self, folder: Path, kills: Kills) -> None:
-        self.folder, self.kills = folder, kills
+class Toy:
+    """What the loop asks of every worker; its process is this one."""
 
+    has_device = True
+    pids = (os.getpid(),)
+
+    def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
+        self.name, self.spec, self.kills = name, spec, kills
+        self.folder = spec.settings.study_dir
+
+
+class ToyTrainer(Toy):
     async def call(self, method: str, run: Run, step: int, progress: Path) -> Checkpoint:
         assert method == "advance"
         self.kills.strike(is_end=False)
@@ -74,10 +87,7 @@ class ToyTrainer:
         return Checkpoint(run.name, step, path, f"{run.name}@{step}")
 
 
-class ToyEvaluator:
-    def __init__(self, folder: Path, kills: Kills) -> None:
-        self.folder, self.kills = folder, kills
-
+class ToyEvaluator(Toy):
     async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path) -> Score:
         assert method == "score"
         self.kills.strike(is_end=False)
@@ -138,8 +148,11 @@ class Driver:
 
     def crew(self) -> Crew:
         folder = self.folder.path
-        trainers = [ToyTrainer(folder, self.kills) for _ in range(self.num_trainers)]
-        return Crew(Lending(trainers), Lending([ToyEvaluator(folder, self.kills)]), self.experiment, folder)
+        placement = place(Devices((0, 1), ()), self.experiment, folder, "study")
+        [spec] = placement.trainers
+        trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
+        evaluator = ToyEvaluator("evaluator", placement.evaluator, self.kills)
+        return Crew(Lending(trainers), Lending([evaluator]), self.experiment, folder)
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
         search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
@@ -239,6 +252,51 @@ def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: 
     assert {score.step for score in driver.book.scores(early.name, "test")} >= {0, steps[-1]}
     again, _ = ended(0.05)
     assert again == early
+
+
+def test_baseline_and_last_step_are_scored_and_every_checkpoint_is(tmp_path: Path, experiment: Experiment) -> None:
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    config = study_config(num_trials=2, final={"num_examples": 256, "eval_points": [0.3, 0.7, 1.0]})
+    driver.study(config)
+    run = driver.final(config)
+    batch_size = run.overrides["training.batch_size"]
+    assert isinstance(batch_size, int)
+    steps = run.plan.eval_steps(batch_size)
+    assert (steps[0], steps[-1], len(steps)) == (0, 256 // batch_size, 4)
+    assert tuple(score.step for score in driver.book.scores(run.name, "watch")) == steps
+    assert {0, steps[-1]} <= {score.step for score in driver.book.scores(run.name, "test")}
+
+
+def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, experiment: Experiment) -> None:
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.book.observers.append(Timekeeper(driver.book, 1))
+    driver.study(study_config(num_trials=2))
+    run = driver.final(study_config())
+    stints = driver.book.stints()
+    results = [(one.run, one.step, "") for known in driver.book.runs() for one in driver.book.checkpoints(known.name)]
+    results += [(score.run, score.step, score.pool) for score in driver.book.scores()]
+    assert Counter((stint.run, stint.step, stint.pool) for stint in stints) == Counter(results)
+    assert {stint.worker for stint in stints if not stint.pool} == {"trainer-0"}
+    assert {(stint.worker, stint.cpus) for stint in stints if stint.pool} == {("evaluator", (1,))}
+    found = concurrency(driver.book, [run.name])
+    assert found is not None
+    assert [wait.step for wait in found.waits] == [score.step for score in driver.book.scores(run.name, "watch")]
+
+
+def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: Path, experiment: Experiment) -> None:
+    eval_points = [share / 8 for share in range(9)]
+    whole = {"num_examples": 256, "eval_points": eval_points}
+    Driver(tmp_path / "s", experiment, Kills()).study(study_config(num_trials=2))
+    with pytest.raises(BaseException) as caught:
+        Driver(tmp_path / "s", experiment, Kills(after=4)).final(study_config(final=whole))
+    assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    run = driver.final(study_config(final={**whole, "keep_every": 3}))
+    assert len(driver.book.runs("final-")) == 1, "what is kept names no other run"
+    scores = driver.book.scores(run.name, "watch")
+    left = {path.name for path in (tmp_path / "s" / "runs" / run.name).glob("step-*")}
+    wanted = {scores[3].step, scores[6].step, scores[-1].step, best_step(scores)}
+    assert left == {f"step-{step:06d}" for step in wanted}
 
 
 def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:

@@ -108,6 +108,27 @@ def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None
     assert "best so far step 0 20.0%" in lines[-1], "nothing is chosen on the test pool"
 
 
+def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored(book: Book) -> None:
+    final = Run("final-0123abcd", {}, replace(PLAN, pool="watch"), seed=0)
+    lines = lines_of(
+        book,
+        [
+            (0, final),
+            (1, Checkpoint(final.name, 0, "p", "f")),
+            (2, step(final.name, 10)),
+            (2, Checkpoint(final.name, 10, "p", "f")),
+            (3, step(final.name, 20)),
+            (3, Checkpoint(final.name, 20, "p", "f")),
+            (4, score(final.name, 0, 40, "watch")),
+            (5, score(final.name, 0, 40, "test")),
+            (6, score(final.name, 10, 40, "watch")),
+            (7, score(final.name, 20, 40, "watch")),
+        ],
+    )
+    queues = [re.findall(r"(\d+) to score", line) for line in lines]
+    assert queues == [[], ["2"], ["3"], ["2"], ["2"], ["1"], []]
+
+
 def test_a_new_driver_counts_what_earlier_ones_did_as_done(book: Book) -> None:
     lines_of(book, [(0, trial(0)), (1, step("trial-0", 5))])
     ended = trial(0, state="finished", value=0.5)

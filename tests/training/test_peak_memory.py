@@ -13,7 +13,7 @@ from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.dimensions import dimensions_of
 from mathsft.training.loss import RowLoss
-from mathsft.training.peak_memory import activation_bytes, predicted_peak_bytes
+from mathsft.training.peak_memory import activation_bytes, predicted_peak
 from mathsft.training.rows import Row, common_prefix
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
@@ -73,7 +73,9 @@ def test_checkpointing_and_a_smaller_budget_are_predicted_to_take_less(make_mode
         training = TrainingSettings(learning_rate=1e-3, batch_size=12, precision="fp32", **settings)
         row = TrainingStep(base, training, 1, CPU, common_prefix(batch)).largest_row(batch)
         assert row.ids_BT.numel() <= training.token_budget_tokens
-        return predicted_peak_bytes(base, training, row, CPU) or 0
+        found = predicted_peak(base, training, row, CPU)
+        assert found is not None
+        return found.total
 
     assert 0 < predicted(token_budget_tokens=300) < predicted()
     assert predicted(gradient_checkpointing=True) < predicted()
@@ -100,9 +102,13 @@ def test_all_that_a_step_allocates_is_near_the_prediction(make_model: MakeModel,
         if isinstance(module, torch.nn.Linear):
             module.register_full_backward_pre_hook(look)
     step.take(batch, 1)
-    predicted = predicted_peak_bytes(base, training, row, CPU)
+    predicted = predicted_peak(base, training, row, CPU)
     assert predicted is not None
-    assert 0.9 < peak / predicted < 1.15
+    assert 0.9 < peak / predicted.total < 1.15
+    num_parameters = sum(parameter.numel() for parameter in base.model.parameters())
+    assert predicted.optimizer == 8 * num_parameters
+    assert predicted.gradients >= 4 * num_parameters
+    assert predicted.weights >= (8 if precision == "fp32" else 6) * num_parameters, "the base model's, too"
 
 
 def allocated_bytes() -> int:

@@ -20,6 +20,7 @@ from mathsft.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
 
+PREDICTED = {f"predicted_{name}_bytes" for name in ("weights", "gradients", "optimizer", "activations", "logits")}
 TIMED = ("seconds", "flop_utilization")
 
 CHANGED = {
@@ -104,9 +105,11 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
         "save_seconds",
         "peak_memory_bytes",
         "predicted_memory_bytes",
+        *PREDICTED,
         "num_tokens",
     }
     # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
+    assert sum(checkpoint.timings[name] for name in PREDICTED) == checkpoint.timings["predicted_memory_bytes"]
     assert 0 <= checkpoint.timings["peak_memory_bytes"] < 2**30
     assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, make_run()))
     assert "encode_seconds" not in trainer.advance(make_run("trial-1", max_length_tokens=90), 2).timings

@@ -5,6 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
@@ -35,6 +36,22 @@ def test_visible_devices_are_those_that_cuda_shows(
     num_installed: int, visible: str | None, expected: tuple[str, ...]
 ) -> None:
     assert visible_cuda_devices(num_installed, visible) == expected
+
+
+@pytest.mark.parametrize("purpose", ["study", "final"])
+def test_where_memory_is_short_training_and_scoring_alternate_and_the_evaluator_ends_between(
+    experiment: Experiment, purpose: Literal["study", "final"]
+) -> None:
+    placement = place(Devices((0, 1), ()), experiment, STUDY_DIR, purpose, memory_is_short=True)
+    [trainer] = placement.trainers
+    assert placement.evaluator.device == trainer.device
+    assert (trainer.ends_when_parked, placement.evaluator.ends_when_parked) == (False, True)
+    assert placement.max_unscored == 1
+    assert "in turns" in placement.description
+    on_cuda = Devices((0, 1), ("0", "1"))
+    assert place(on_cuda, experiment, STUDY_DIR, purpose, memory_is_short=True) == place(
+        on_cuda, experiment, STUDY_DIR, purpose
+    )
 
 
 class FakeNvmlError(Exception):

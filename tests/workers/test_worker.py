@@ -42,10 +42,11 @@ class Team:
         env: dict[str, str] | None = None,
         cpus: tuple[int, ...] = (),
         ranks: int = 1,
+        ends_when_parked: bool = False,
         limits: LimitSettings = LimitSettings(),  # noqa: B008 - frozen
     ) -> Worker:
         settings = WorkerSettings(EXPERIMENT, HARDWARE, self.study_dir)
-        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks)
+        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked)
         worker = Worker(self._start_process, spec, name, device or Device(), limits)
         self._workers.append(worker)
         return worker
@@ -236,6 +237,23 @@ def test_worker_that_cannot_park_loses_its_process(team: Team, caplog: pytest.Lo
         assert await other.call("add", 1, 2) == 3
         assert "cannot sleep" in caplog.text
         assert has_ended(pid)
+
+    run(calls())
+
+
+def test_worker_that_ends_when_parked_has_a_process_in_its_turns_only(team: Team) -> None:
+    device = Device()
+    brief, other = team.hire(name="brief", device=device, ends_when_parked=True), team.hire(name="other", device=device)
+
+    async def calls() -> None:
+        assert (brief.pids, len(other.pids)) == ((), 1)
+        assert await other.call("add", 1, 1) == 2
+        pids = [await brief.call("pid"), await brief.call("pid")]
+        assert pids == [*brief.pids] * 2, "between two calls of its own it stays"
+        assert await other.call("add", 1, 2) == 3
+        assert brief.pids == ()
+        assert has_ended(pids[0])
+        assert await brief.call("pid") != pids[0]
 
     run(calls())
 

@@ -1,0 +1,151 @@
+"""Measures what scoring on a second device costs training on the first, and how far both work at once.
+
+`python -m bench.two_devices` prints a table and, last, one JSON line. A pair trains the same final run of the quickstart
+twice, to the same checkpoints: once with nobody scoring them, once with the evaluator at work on them meanwhile. Both are
+done by the very workers, placement and loop of run_final.py; on a machine with two cores trainer and evaluator have one
+each. The training's share of its own speed is the median over the pairs, whose order alternates.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.commands.common import with_local_model
+from mathsft.config.load import load_settings
+from mathsft.records import Run
+from mathsft.runs.concurrency import Concurrency, concurrency
+from mathsft.runs.crew import Crew
+from mathsft.runs.execute import drive, trained
+from mathsft.runs.final import One, final_plan, final_run
+from mathsft.runs.ledger import Timekeeper
+from mathsft.store.book import Book
+from mathsft.workers.placement import detect_devices, place
+
+NUM_PAIRS = 5
+WARM_UP = "final-warm-up"
+SHORTER = ("final.num_examples=3072", "data.pools.watch=500", "training.batch_size=8")
+"""Of the quickstart's final run a quarter of its examples and half of the problems that watch it: so the evaluator has more
+to do than there, and all pairs take minutes."""
+GOAL = 0.9
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Tokens of examples a second that training took in, without and with scoring meanwhile."""
+
+    alone: float
+    scored: float
+
+    @property
+    def share(self) -> float:
+        return self.scored / self.alone
+
+
+def main() -> None:
+    """Run the pairs and print how they compare."""
+    parser = argparse.ArgumentParser(prog="python -m bench.two_devices", description="Training with and without scoring.")
+    parser.add_argument("--pairs", type=int, default=NUM_PAIRS, help=f"pairs of runs (default: {NUM_PAIRS})")
+    num_pairs = parser.parse_args().pairs
+    if num_pairs < 1:
+        parser.error(f"--pairs must be at least 1, but is {num_pairs}")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs, found = measure(num_pairs, Path(scratch), console)
+    console.print(table(pairs))
+    console.print(words(found), soft_wrap=True)
+    console.print(f"Goal: training with evaluation on is at least {GOAL:.0%} as fast as without.")
+    print(result_line(pairs, found))
+
+
+def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair], Concurrency]:
+    """Return the pairs, and how far both workers worked at once in the runs that were scored."""
+    loaded = load_settings("quickstart", None, SHORTER)
+    experiment = with_local_model(loaded.experiment)
+    placement = place(detect_devices(), experiment, folder, "final")
+    console.print(f"{num_pairs} pairs; {placement.description}")
+    book = Book.open(f"sqlite:///{folder / 'study.db'}", "two-devices")
+    book.observers.append(Timekeeper(book, len(placement.trainers)))
+    run = final_run({}, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
+
+    async def paired() -> list[Pair]:
+        await drive(One(replace(run, name=WARM_UP), book), crew, book)  # processes, engine and encoded examples are there
+        pairs = []
+        for number in range(num_pairs):
+            speeds = {}
+            for kind in ("alone", "scored") if number % 2 == 0 else ("scored", "alone"):
+                named = replace(run, name=f"final-{kind}-{number}")
+                await (drive(One(named, book), crew, book) if kind == "scored" else train_alone(named, crew, book))
+                speeds[kind] = training_speed(book, named.name)
+            pairs.append(Pair(**speeds))
+            console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")
+        return pairs
+
+    with Crew.hired(placement, experiment, folder, loaded.study.limits) as crew:
+        pairs = asyncio.run(paired())
+    found = concurrency(book, [f"final-scored-{number}" for number in range(num_pairs)])
+    book.close()
+    assert found is not None
+    return pairs, found
+
+
+async def train_alone(run: Run, crew: Crew, book: Book) -> None:
+    """Train the run to the same checkpoints, which nobody scores."""
+    book.write(run)
+    async with crew.trainers.lease() as trainer:
+        for step in crew.eval_steps(run):
+            await trained(run, step, trainer, crew, book)
+    book.write(replace(run, state="finished"))
+
+
+def training_speed(book: Book, run: str) -> float:
+    """Return the tokens a second from the run's first request for training to its last answer."""
+    stints = [stint for stint in book.stints() if stint.run == run and not stint.pool]
+    num_tokens = sum(checkpoint.timings["num_tokens"] for checkpoint in book.checkpoints(run))
+    return num_tokens / (stints[-1].ended - stints[0].began)
+
+
+def table(pairs: list[Pair]) -> Table:
+    """Return the pairs, one a row."""
+    shown = Table(title="Training speed, tokens of examples a second", title_justify="left", box=box.SIMPLE_HEAD)
+    for header in ("pair", "evaluation off", "evaluation on", "share"):
+        shown.add_column(header, justify="right")
+    for number, pair in enumerate(pairs, 1):
+        shown.add_row(str(number), f"{pair.alone:,.0f}", f"{pair.scored:,.0f}", f"{pair.share:.1%}")
+    return shown
+
+
+def words(found: Concurrency) -> str:
+    """Return how busy the workers were, and how long checkpoints waited, in the runs that were scored."""
+    shares = (part / found.wall_seconds for part in (found.both_seconds, found.trainer_seconds, found.evaluator_seconds))
+    both, trainer, evaluator = (f"{share:.1%}" for share in shares)
+    until_scored = statistics.median(wait.until_scored_seconds for wait in found.waits)
+    return (
+        f"With evaluation on, of {found.wall_seconds:.0f} s by the clock: both busy {both}, trainer {trainer}, evaluator "
+        f"{evaluator}. {len(found.waits)} checkpoints waited {found.median_wait_seconds:.1f} s (median) until their scoring "
+        f"began, {found.max_wait_seconds:.1f} s at most, and {until_scored:.1f} s (median) for their score."
+    )
+
+
+def result_line(pairs: list[Pair], found: Concurrency) -> str:
+    """Return the ratios and waits as one JSON line."""
+    return json.dumps(
+        {
+            "training_speed_share": round(statistics.median(pair.share for pair in pairs), 4),
+            "both_busy_share": round(found.both_busy_share, 4),
+            "median_wait_seconds": round(found.median_wait_seconds, 2),
+            "max_wait_seconds": round(found.max_wait_seconds, 2),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

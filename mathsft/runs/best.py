@@ -1,0 +1,58 @@
+"""The final run's best checkpoint: what it was chosen by, how much the choice flatters that, and what chose nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from statistics import fmean
+
+from mathsft.records import Response, Run, Score
+from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.statistics.optimism import best_of_k
+from mathsft.store.book import Book
+
+
+@dataclass(frozen=True)
+class BestCheckpoint:
+    """The most accurate checkpoint of a run on the pool that watches it."""
+
+    run: str
+    step: int
+    num_checkpoints: int
+    """It was chosen from these, the baseline among them."""
+    watched: Score
+    """By which it was chosen."""
+    corrected_accuracy: float
+    """That score's accuracy without the advantage of having been chosen for it, by a bootstrap over problems."""
+    tested: Score | None
+    """On problems that chose nothing; None before they were asked."""
+
+    @property
+    def optimism(self) -> float:
+        """Return how much of the accuracy that it was chosen by is, on average, luck."""
+        return self.watched.accuracy - self.corrected_accuracy
+
+
+def best_checkpoint(book: Book, run: Run) -> BestCheckpoint | None:
+    """Return the run's best checkpoint; None where nothing can be chosen: of one scored checkpoint, or by one problem."""
+    watched = book.scores(run.name, run.plan.pool)
+    if len(watched) < 2 or watched[0].num_problems < 2:
+        return None
+    step = best_step(watched)
+    chosen = next(score for score in watched if score.step == step)
+    optimism = best_of_k([_accuracies(book.responses(score)) for score in watched], run.seed).optimism
+    # Verdicts are by the lenient format rule, the score by that of the settings: the advantage is as good as the same.
+    return BestCheckpoint(
+        run=run.name,
+        step=step,
+        num_checkpoints=len(watched),
+        watched=chosen,
+        corrected_accuracy=chosen.accuracy - optimism,
+        tested=book.score(run.name, step, TEST_POOL),
+    )
+
+
+def _accuracies(responses: Sequence[Response]) -> list[float]:
+    """Return each problem's share of correct responses; responses are by problem."""
+    by_problem = groupby(responses, key=attrgetter("problem_id"))
+    return [fmean(response.verdict.category == "correct" for response in of_problem) for _, of_problem in by_problem]

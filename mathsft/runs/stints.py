@@ -1,0 +1,86 @@
+"""Writes down where and when a worker worked for a run, and what it used of the machine meanwhile."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from statistics import fmean
+
+from mathsft.records import Stint
+from mathsft.runs.crew import Crew, WorkerLike
+from mathsft.runs.progress import polling
+from mathsft.store.book import Book
+from mathsft.workers.gauge import Reading, read_processes
+
+READ_SECONDS = 2.0
+"""Often enough to see memory rise and fall; a reading takes some milliseconds of the driver."""
+
+
+class Tally:
+    """Adds up readings of one worker: what was used between them, and the most that was held at any of them."""
+
+    def __init__(self) -> None:
+        self.cpu_seconds = 0.0
+        self.resident_bytes = 0
+        self.device_bytes: int | None = None
+        self.energy_joules: float | None = None
+        self._utilizations: list[float] = []
+        self._last: Reading | None = None
+
+    @property
+    def device_utilization(self) -> float | None:
+        """Return the mean of the readings that tell one."""
+        return fmean(self._utilizations) if self._utilizations else None
+
+    def add(self, reading: Reading) -> None:
+        """Count what was used since the reading before; a process that is new since then counts from its start."""
+        if self._last is not None:
+            before = self._last.cpu_seconds
+            self.cpu_seconds += sum(max(0.0, now - before.get(pid, 0.0)) for pid, now in reading.cpu_seconds.items())
+        self.resident_bytes = max(self.resident_bytes, reading.resident_bytes)
+        self._add_device(reading)
+        self._last = reading
+
+    def _add_device(self, reading: Reading) -> None:
+        if reading.device is None:
+            return
+        if reading.device.utilization is not None:
+            self._utilizations.append(reading.device.utilization)
+        if reading.device.used_bytes is not None:
+            self.device_bytes = max(self.device_bytes or 0, reading.device.used_bytes)
+        before = self._last.device if self._last is not None else None  # None also where another worker had the device
+        if before is not None and before.energy_joules is not None and reading.device.energy_joules is not None:
+            self.energy_joules = (self.energy_joules or 0.0) + reading.device.energy_joules - before.energy_joules
+
+
+@asynccontextmanager
+async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew, book: Book) -> AsyncIterator[None]:
+    """Record a stint of the worker around the body that waits for it, unless that raises."""
+    tally, began = Tally(), time.time()
+    visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
+
+    def read() -> None:
+        cpu_seconds, resident_bytes = read_processes(worker.pids)
+        # On a shared device, what it does while the worker waits for its turn it does for another one.
+        device = crew.nvml.read(visible) if crew.nvml is not None and visible and worker.has_device else None
+        tally.add(Reading(cpu_seconds, resident_bytes, device))
+
+    read()
+    async with polling(read, READ_SECONDS):
+        yield
+    read()
+    stint = Stint(
+        worker=worker.name,
+        run=run,
+        step=step,
+        pool=pool,
+        began=began,
+        ended=time.time(),
+        cpus=worker.spec.cpus,
+        cuda_visible_devices=visible,
+        cpu_seconds=tally.cpu_seconds,
+        resident_bytes=tally.resident_bytes,
+        device_utilization=tally.device_utilization,
+        energy_joules=tally.energy_joules,
+        device_bytes=tally.device_bytes,
+    )
+    book.write(stint)

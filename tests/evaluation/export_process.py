@@ -1,0 +1,64 @@
+"""A process that trains the quickstart's model for some steps and lets transformers and vLLM, each as anyone would use it,
+load the published folder and answer prompts; what they said is in export.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mathsft.config.load import load_settings
+from mathsft.data.examples import load_template, render_prompt
+from mathsft.data.pools import load_pools
+from mathsft.data.quickstart import base_model_folder
+from mathsft.records import Checkpoint, Hardware, Plan, Run, WorkerSettings
+
+NUM_EXAMPLES, MAX_TOKENS = 2048, 64
+SMALL = ("data.pools.train=2048", "data.pools.search=24", "data.pools.confirm=1", "data.pools.watch=1", "data.pools.test=1")
+
+
+def main(folder: Path) -> None:
+    loaded = load_settings("quickstart", None, [*SMALL, f"model.path={base_model_folder()}"])
+    checkpoint = train(WorkerSettings(loaded.experiment, Hardware("cpu", 1, "tree", "float32", 0.5, False), folder))
+    template = load_template(loaded.experiment.prompt.template)
+    prompts = [render_prompt(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]
+    exported = folder / checkpoint.path
+    said = {"transformers": by_transformers(exported, prompts), "vllm": by_vllm(exported, prompts)}
+    (folder / "export.json").write_text(json.dumps(said))
+
+
+def train(settings: WorkerSettings) -> Checkpoint:
+    from mathsft.training.trainer import Trainer
+
+    plan = Plan(NUM_EXAMPLES, (1.0,), "search", max_unscored=1, keep="last")
+    return Trainer(settings).advance(Run("final-x", {}, plan, seed=0), plan.num_steps(32))
+
+
+def by_transformers(exported: Path, prompts: list[str]) -> list[list[int]]:
+    """Return the tokens that transformers generates greedily in fp32, a prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    generated = []
+    for prompt in prompts:
+        prompt_ids_1T = tokenizer(prompt, return_tensors="pt").input_ids
+        output_ids_1T: Any = model.generate(prompt_ids_1T, max_new_tokens=MAX_TOKENS, do_sample=False)
+        generated.append(output_ids_1T[0, prompt_ids_1T.shape[1] :].tolist())
+    return generated
+
+
+def by_vllm(exported: Path, prompts: list[str]) -> list[list[int]]:
+    """Return the tokens that vLLM generates greedily in fp32, with all else as the folder says."""
+    from vllm import LLM
+
+    llm = LLM(str(exported), dtype="float32", enforce_eager=True, max_model_len=256, use_tqdm_on_load=False)
+    sampling = llm.get_default_sampling_params()
+    sampling.temperature, sampling.max_tokens = 0.0, MAX_TOKENS
+    outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

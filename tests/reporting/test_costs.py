@@ -1,0 +1,101 @@
+"""The report's tables of who was busy, who waited, and what the workers used."""
+
+import io
+import re
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from mathsft.records import Checkpoint, Plan, Run, Score, Session, Stint
+from mathsft.reporting.costs import cost_section, two_devices_section, workers_section
+from mathsft.reporting.terminal import progression_table
+from mathsft.store.book import Book
+
+PLAN = Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last")
+FINAL = Run("final-x", {}, PLAN, 0, "finished", 0.5)
+GIB = 2**30
+
+
+def write_final(book: Book, visible: tuple[str | None, str | None] = (None, None), watts: float | None = None) -> None:
+    """Record a final run whose checkpoints take 10 s to train and 15 s to score."""
+    book.write(FINAL)
+    book.write(Session(datetime.fromtimestamp(1000, UTC).isoformat(), 1, 60.0))
+    components = {f"predicted_{name}_bytes": GIB for name in ("weights", "gradients", "optimizer", "activations", "logits")}
+    for number, (step, num_correct) in enumerate(((0, 10), (2, 60), (4, 50))):
+        trained, scored = 1000.0 + 10 * number, 1010.0 + 15 * number
+        timings = {"train_seconds": 10.0, "predicted_memory_bytes": 5.0 * GIB, **components}
+        book.write(Checkpoint(FINAL.name, step, "p", "f", timings=timings))
+        counts = {"correct": num_correct, "wrong_answer": 100 - num_correct, "format_failure": 0, "ungraded": 0}
+        book.write(Score(FINAL.name, step, "watch", 100, counts, "f", "r", {"generate_seconds": 15.0}))
+        used = (8.0, GIB, None, None, None) if watts is None else (8.0, GIB, 0.25 * (number + 1), 10 * watts, 40 * GIB)
+        book.write(Stint("trainer-0", FINAL.name, step, "", trained, trained + 10, (0,), visible[0], *used))
+        book.write(Stint("evaluator", FINAL.name, step, "watch", scored, scored + 15, (1,), visible[1], *used))
+
+
+def row(section: str, first: str, second: str = "") -> list[str]:
+    """Return the cells of the table's row that begins so."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()]
+    [found] = [cells for cells in lines if cells[0] == first and (not second or cells[1:2] == [second])]
+    return found
+
+
+def test_the_report_says_how_much_both_were_busy_and_how_long_checkpoints_waited(book: Book) -> None:
+    assert two_devices_section(book) == ""
+    write_final(book)
+    # Training from 0 to 30 s, scoring from 10 to 55 s; checkpoints are published at 10, 20 and 30 s, begun at 10, 25, 40 s.
+    assert row(two_devices_section(book), "final-x") == [
+        *("final-x", "55.0 s", "54.5%", "81.8%", "36.4%"),
+        *("3", "5.0 s", "10.0 s"),
+    ]
+
+
+def test_on_a_cpu_cores_and_memory_are_shown_and_nothing_of_devices(book: Book) -> None:
+    assert workers_section(book) == ""
+    write_final(book)
+    assert row(workers_section(book), "final-x", "trainer-0") == [
+        *("final-x", "trainer-0", "core 0", "30.0 s", "0.80", "1.00 GiB", "", "", "")
+    ]
+
+
+def test_cuda_workers_show_what_they_could_see_and_what_nvml_told(book: Book) -> None:
+    write_final(book, visible=("0", "GPU-a|b"), watts=360.0)
+    section = workers_section(book)
+    assert row(section, "final-x", "trainer-0") == [
+        *("final-x", "trainer-0", "CUDA_VISIBLE_DEVICES=0", "30.0 s", "0.80", "1.00 GiB", "50.0%", "3.0 Wh", "40.00 GiB")
+    ]
+    assert r"CUDA_VISIBLE_DEVICES=GPU-a\|b" in section
+
+
+def test_predicted_memory_is_shown_by_component_in_the_cost_section(book: Book) -> None:
+    write_final(book)
+    section = cost_section(book)
+    assert row(section, "predicted memory") == [
+        "predicted memory",
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "logits",
+    ]
+    assert ["final-x", *["1.00 GiB"] * 5] in [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()
+    ]
+    assert section.count("### Two devices") == section.count("### What the workers used") == 1
+
+
+@pytest.mark.parametrize(("last_correct", "marks"), [(50, {2: "best", 4: "last"}), (70, {4: "best and last"})])
+def test_the_table_after_a_final_run_marks_the_best_and_the_last(
+    book: Book, last_correct: int, marks: dict[int, str]
+) -> None:
+    write_final(book)
+    counts = {"correct": last_correct, "wrong_answer": 100 - last_correct, "format_failure": 0, "ungraded": 0}
+    book.write(Score(FINAL.name, 4, "watch", 100, counts, "f", "r"))
+    book.write(Score(FINAL.name, 4, "test", 100, counts, "f", "r"))
+    output = io.StringIO()
+    Console(file=output, width=150).print(progression_table(book, FINAL))
+    found = re.findall(r"final-x +(watch|test) +100 +(\d+) .*?(best and last|best|last)? *\n", output.getvalue())
+    assert [(pool, int(step), mark) for pool, step, mark in found] == [
+        *(("watch", step, marks.get(step, "")) for step in (0, 2, 4)),
+        ("test", 4, marks[4]),
+    ]

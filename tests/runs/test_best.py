@@ -1,0 +1,50 @@
+"""The best checkpoint and what its choice is worth."""
+
+import random
+
+import pytest
+
+from mathsft.records import Plan, Response, Run, Score, Verdict
+from mathsft.reporting.best import best_words
+from mathsft.runs.best import best_checkpoint
+from mathsft.store.book import Book
+
+RUN = Run("final-x", {}, Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last"), seed=3)
+NUM_PROBLEMS = 100
+
+
+def write_score(book: Book, step: int, correct: set[int], pool: str = "watch") -> None:
+    verdicts = [Verdict("correct" if number in correct else "wrong_answer") for number in range(NUM_PROBLEMS)]
+    responses = [Response(f"p{number:03}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
+    counts = {"correct": len(correct), "wrong_answer": NUM_PROBLEMS - len(correct), "format_failure": 0, "ungraded": 0}
+    book.write(Score(RUN.name, step, pool, NUM_PROBLEMS, counts, "f", "r"), responses)
+
+
+def test_equal_checkpoints_flatter_their_best_and_a_clear_one_is_not_flattered(book: Book) -> None:
+    book.write(RUN)
+    rng = random.Random(0)
+    for step in range(9):
+        write_score(book, step, set(rng.sample(range(NUM_PROBLEMS), 48 + step % 3)))
+    flattered = best_checkpoint(book, RUN)
+    assert flattered is not None
+    assert (flattered.step, flattered.num_checkpoints, flattered.tested) == (2, 9, None)
+    assert 0.02 < flattered.optimism < 0.12
+    write_score(book, 9, set(range(95)))
+    write_score(book, 9, set(range(90)), pool="test")
+    clear = best_checkpoint(book, RUN)
+    assert clear is not None
+    assert (clear.step, clear.watched.accuracy) == (9, 0.95)
+    assert clear.optimism == pytest.approx(0, abs=0.005)
+    assert clear.tested is not None and clear.tested.accuracy == 0.9
+    words = best_words(clear)
+    assert words.startswith(
+        "The best of 10 checkpoints is that of step 9, by its 95.0% (88.8% – 97.8%) of 100 watch problems."
+    )
+    assert words.endswith("The test problems chose nothing: 90.0% (82.6% – 94.5%).")
+    assert f"about {100 * flattered.optimism:.1f} points" in best_words(flattered)
+
+
+def test_one_checkpoint_was_not_chosen(book: Book) -> None:
+    book.write(RUN)
+    write_score(book, 0, {1})
+    assert best_checkpoint(book, RUN) is None

@@ -1,0 +1,77 @@
+"""What a worker is recorded to have used, from readings and from a real process."""
+
+import asyncio
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mathsft.config.schema import Experiment
+from mathsft.runs.crew import Crew, Lending
+from mathsft.runs.stints import Tally, at_work
+from mathsft.store.book import Book
+from mathsft.workers.gauge import DeviceReading, Reading
+from mathsft.workers.placement import Devices, place
+
+
+def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> None:
+    tally = Tally()
+    for cpu_seconds, resident_bytes, device in (
+        ({7: 10.0}, 100, DeviceReading(0.2, 1000.0, 5)),
+        ({7: 11.5}, 300, DeviceReading(0.6, 1400.0, 9)),
+        ({7: 12.0}, 200, None),  # another worker's turn
+        ({7: 12.0}, 200, DeviceReading(0.7, 9000.0, 8)),
+        ({8: 2.0}, 200, DeviceReading(None, 9100.0, None)),  # a new process in place of one that died
+    ):
+        tally.add(Reading(cpu_seconds, resident_bytes, device))
+    assert tally.cpu_seconds == 1.5 + 0.5 + 2.0
+    assert tally.resident_bytes == 300
+    assert tally.device_utilization == pytest.approx(0.5)
+    assert tally.energy_joules == 400 + 100
+    assert tally.device_bytes == 9
+
+
+def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
+    tally = Tally()
+    tally.add(Reading({1: 1.0}, 1, None))
+    assert (tally.device_utilization, tally.energy_joules, tally.device_bytes) == (None, None, None)
+
+
+def worker(experiment: Experiment, folder: Path, devices: Devices) -> Any:
+    [spec] = place(devices, experiment, folder, "final").trainers
+    return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True)
+
+
+def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: Exception | None = None) -> None:
+    async def body() -> None:
+        crew = Crew(Lending([worker]), Lending([]), experiment, folder)
+        async with at_work(worker, "final-x", 4, "", crew, book):
+            if error is not None:
+                raise error
+
+    asyncio.run(body())
+
+
+def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
+    book: Book, experiment: Experiment, tmp_path: Path
+) -> None:
+    work(worker(experiment, tmp_path, Devices((3, 5), ())), experiment, tmp_path, book)
+    [stint] = book.stints()
+    assert (stint.worker, stint.run, stint.step, stint.pool) == ("trainer-0", "final-x", 4, "")
+    assert (stint.cpus, stint.cuda_visible_devices) == ((3,), None)
+    assert stint.began <= stint.ended
+    assert stint.cpu_seconds >= 0
+    assert stint.resident_bytes > 2**20
+
+
+def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experiment: Experiment, tmp_path: Path) -> None:
+    work(worker(experiment, tmp_path, Devices((0, 1), ("3", "1"))), experiment, tmp_path, book)
+    assert [stint.cuda_visible_devices for stint in book.stints()] == ["3"]
+
+
+def test_what_came_to_nothing_is_no_stint(book: Book, experiment: Experiment, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no use"):
+        work(worker(experiment, tmp_path, Devices((0, 1), ())), experiment, tmp_path, book, RuntimeError("no use"))
+    assert book.stints() == []
