@@ -54,6 +54,13 @@ def run_final(argv: Sequence[str]) -> int:
     )
     _add_settings_options(parser)
     parser.add_argument("--from-best", action="store_true", help="use the settings that won the study")
+    parser.add_argument(
+        "--horizon",
+        choices=("keep", "adjust"),
+        default="keep",
+        help="with --from-best: keep the winner's learning rate, or adjust it to this run's length as the study's horizon "
+        "says (default: keep)",
+    )
     parser.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
     parser.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
     return _run(parser, argv, "final")

@@ -4,6 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from rich.console import Console
+
 from mathsft.commands.common import (
     SCORED_BY,
     folder_of,
@@ -17,19 +19,21 @@ from mathsft.commands.common import (
     run_to_end,
     settings_options,
 )
-from mathsft.config.load import identity
+from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
-from mathsft.records import Run
+from mathsft.records import Promotion, Run
 from mathsft.reporting import text
 from mathsft.reporting.best import best_words
 from mathsft.reporting.card import write_card
+from mathsft.reporting.horizon import horizon_of
 from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.best import best_checkpoint
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.forecast import final_disk, model_size
+from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
@@ -41,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     console, devices = open_console(), detect_devices()
     loaded = load(arguments, devices, console)
     folder, same_settings = folder_of(loaded), settings_options(arguments, loaded, devices)
+    if arguments.horizon == "adjust" and not arguments.from_best:
+        raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
     if arguments.from_best:
         require_database(loaded, folder, same_settings)
     with opened(loaded, folder) as book:
@@ -51,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         experiment, placement = placed(loaded, folder, book, devices, "final", console)
         if not book.runs():
             book.record_settings(identity(loaded))
-        overrides: dict[str, Scalar] = {**(promotion.overrides if promotion else {}), **loaded.overrides}
+        promoted = promotion.overrides if promotion else {}
+        adjusted = _adjusted(loaded, promotion, book, console) if arguments.horizon == "adjust" else {}
+        overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
         console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
         with (
@@ -71,6 +79,24 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(best_words(chosen))
     console.print(f"Report: {report}", f"Weights, a Hugging Face folder with a model card: {exported}", sep="\n")
     return OK
+
+
+def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: Console) -> dict[str, Scalar]:
+    """Return the learning rate for a run of this length as the study's horizon says, and say so."""
+    horizon = horizon_of(book, loaded.study.final.num_examples)
+    if horizon is None or promotion is None:
+        raise UserError(
+            "--horizon adjust: the study's runs at two lengths do not show how the best learning rate moves"
+            if recorded_horizon(book)
+            else "--horizon adjust: the study has no runs at two lengths; set horizon.num_examples in the study file, below "
+            "trial.num_examples, and run run_study.py again"
+        )
+    rate = horizon.learning_rate
+    console.print(
+        f"Learning rate {rate.middle:.3g} ({rate.low:.3g} – {rate.high:.3g}) for {horizon.num_examples:,} examples; "
+        f"promoted was {promotion.overrides[LEARNING_RATE]:.3g}"
+    )
+    return {LEARNING_RATE: rate.middle}
 
 
 def _disk(settings: FinalSettings, model_folder: Path, study_dir: Path) -> str:

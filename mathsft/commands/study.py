@@ -28,6 +28,7 @@ from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
 from mathsft.reporting import text
+from mathsft.reporting.horizon import horizon_words
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
@@ -61,12 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
         search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
         with observed(loaded, folder, book, placement, console):
-            if not is_over(search, book, rule):
+            if not is_over(config, search, book, rule):
                 with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
                     run_to_end(run_study(config, rule, search, crew, book))
             promotion = promote(rule, book, folder.path)
         report = write_report(book, folder.path)
         console.print(study_table(book))
+        ahead = horizon_words(book, config.final.num_examples)
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
@@ -74,7 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         return FAILED
     console.print(ledger_table(cost_ledger(book)), finalists_table(promotion))
     console.print(
-        f"Promoted: {promotion.run}: {promotion.reason}.", text.expectation(promotion), f"Report: {report}", sep="\n"
+        f"Promoted: {promotion.run}: {promotion.reason}.",
+        text.expectation(promotion),
+        *([ahead] if ahead else []),
+        f"Report: {report}",
+        sep="\n",
     )
     _print_next(folder, settings_options(arguments, loaded, devices), console)
     return OK

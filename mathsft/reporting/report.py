@@ -6,6 +6,7 @@ from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.costs import cost_section, ledger_section
 from mathsft.reporting.figures import accuracy_curve, category_shares, learning_rate_curve, loss_curve, study_map
+from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.runs.retention import TEST_POOL, best_step
@@ -28,6 +29,7 @@ def write_report(book: Book, folder: Path) -> Path:
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
+    sections += [horizon_section(book, _final_length(book)), _figure(folder, "horizon", horizon_curves(book))]
     sections += [ledger_section(book), cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     (folder / "report.md").write_text(markdown, encoding="utf-8")

@@ -9,6 +9,7 @@ from mathsft.records import Plan, Promotion, Run
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.final import One
+from mathsft.runs.horizon import are_over, horizon_runs, run_horizon
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.book import Book
@@ -31,24 +32,35 @@ def baseline_run(config: StudyConfig) -> Run:
     return Run(BASELINE, {}, plan, derive_seed(config.seed, BASELINE))
 
 
-def is_over(search: Search, book: Book, rule: Rule) -> bool:
-    """Tell whether baseline, trials and confirm stage are all done, so that nobody need start a worker."""
+def is_over(config: StudyConfig, search: Search, book: Book, rule: Rule) -> bool:
+    """Tell whether baseline, trials, confirm stage and horizon are all done, so that nobody need start a worker."""
     baseline = book.run(BASELINE)
     if baseline is None or baseline.state != "finished" or not search.done():
         return False
-    return not isinstance(decide(recorded_results(book), rule), Confirm)
+    decision = decide(recorded_results(book), rule)
+    return not isinstance(decision, Confirm) and are_over(_horizon_runs(config, decision), book)
 
 
 async def run_study(config: StudyConfig, rule: Rule, search: Search, crew: Crew, book: Book) -> None:
-    """Score the base model, run the trials and confirm the best; StudyFailedError when workers fail again and again."""
+    """Score the base model, run the trials, confirm the best and look at the horizon.
+
+    Raises StudyFailedError when workers fail again and again.
+    """
     async with TaskGroup() as work:
         work.create_task(drive(One(baseline_run(config), book), crew, book))
         work.create_task(drive(search, crew, book))
-    await confirm(rule, crew, book)
+    promotion = await confirm(rule, crew, book)
+    await run_horizon(_horizon_runs(config, promotion), crew, book)
 
 
-async def confirm(rule: Rule, crew: Crew, book: Book) -> None:
-    """Score finalists on fresh problems until the rule knows who won; what the book has is not scored again."""
+def _horizon_runs(config: StudyConfig, promotion: Promotion | None) -> list[Run]:
+    if config.horizon is None or promotion is None:
+        return []
+    return horizon_runs(config.horizon, config.trial, promotion.overrides, config.seed)
+
+
+async def confirm(rule: Rule, crew: Crew, book: Book) -> Promotion | None:
+    """Score finalists on fresh problems until the rule knows who won, and return that; nothing is scored again."""
     while isinstance(wanted := decide(recorded_results(book), rule), Confirm):
         try:
             async with TaskGroup() as scoring:
@@ -56,6 +68,7 @@ async def confirm(rule: Rule, crew: Crew, book: Book) -> None:
                     scoring.create_task(_confirm(name, wanted.pool, crew, book))
         except* (Failed, RemoteError) as errors:
             raise StudyFailedError(f"a finalist could not be scored on {wanted.pool}: {errors.exceptions[0]}") from errors
+    return wanted
 
 
 async def _confirm(name: str, pool: str, crew: Crew, book: Book) -> None:

@@ -1,0 +1,67 @@
+"""The runs that show how the best learning rate moves with length: which they are, and what the book has of them.
+
+They come after the promotion is decided and take no part in it.
+"""
+
+from asyncio import TaskGroup
+
+from mathsft.config.schema import HorizonSettings, RunSettings
+from mathsft.records import FINISHED, Overrides, Plan, Run, Score
+from mathsft.runs.crew import Crew
+from mathsft.runs.execute import drive
+from mathsft.runs.final import One
+from mathsft.seeds import derive_seed
+from mathsft.statistics.horizon import Tried
+from mathsft.store.book import Book
+
+LEARNING_RATE = "training.learning_rate"
+PREFIX = "horizon-"
+POOL = "confirm"
+"""Scores there are only compared with each other, and it holds more problems than the search pool."""
+
+
+def horizon_runs(settings: HorizonSettings, trial: RunSettings, promoted: Overrides, study_seed: int) -> list[Run]:
+    """Return a run for each of the two lengths and each learning rate around the promoted one."""
+    middle = float(promoted[LEARNING_RATE])
+    places = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
+    return [
+        Run(
+            f"{PREFIX}{num_examples}-{place:+d}-at-{middle:.6g}",
+            {**promoted, LEARNING_RATE: middle * settings.spacing**place},
+            Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
+            derive_seed(study_seed, "horizon", num_examples, place),
+        )
+        for num_examples in sorted({settings.num_examples, trial.num_examples})
+        for place in places
+    ]
+
+
+def are_over(runs: list[Run], book: Book) -> bool:
+    """Tell whether all these runs have ended, so that nobody need start a worker for them."""
+    recorded = [book.run(run.name) for run in runs]
+    return all(run is not None and run.state in FINISHED for run in recorded)
+
+
+async def run_horizon(runs: list[Run], crew: Crew, book: Book) -> None:
+    """Execute those of the runs that the book does not have."""
+    async with TaskGroup() as work:
+        for run in runs:
+            work.create_task(drive(One(run, book), crew, book))
+
+
+def recorded_horizon(book: Book) -> list[Tried]:
+    """Return how the finished runs around the promoted learning rate did.
+
+    Diverged ones are left out: where training breaks off says nothing of where it is best.
+    """
+    promotion = book.promotion()
+    if promotion is None or LEARNING_RATE not in promotion.overrides:
+        return []
+    suffix = f"-at-{float(promotion.overrides[LEARNING_RATE]):.6g}"
+    runs = [run for run in book.runs(PREFIX) if run.state == "finished" and run.name.endswith(suffix)]
+    return [_tried(run, book.scores(run.name, POOL)[-1]) for run in runs]
+
+
+def _tried(run: Run, score: Score) -> Tried:
+    num_responses = sum(score.counts.values())
+    return Tried(float(run.overrides[LEARNING_RATE]), run.plan.num_examples, score.counts["correct"], num_responses)
