@@ -47,7 +47,7 @@ def ledger_section(book: Book) -> str:
 TWO_DEVICES_MEANING = (
     "Of the time by the clock from the first piece of work to the last, each driver's life by itself. "
     "Neither starting a worker nor waiting for a turn counts as busy. A checkpoint waits from its publication, or from the "
-    "start of the driver that had it scored, until the evaluator is at work on it."
+    "start of the driver that had it scored, until the evaluator is at work on it; each driver's first waits for the engine."
 )
 WORKERS_MEANING = (
     "Seen every few seconds while the worker was asked for something. Cores are processor seconds by seconds; resident "

@@ -80,7 +80,7 @@ def progression_table(book: Book, run: Run) -> Table:
     watched = book.scores(run.name, "watch")
     marks = {best_step(watched): "best", watched[-1].step: "last"} if watched else {}
     if len(marks) == 1 and len(watched) > 1:
-        marks = dict.fromkeys(marks, "best and last")
+        marks = dict.fromkeys(marks, "best, last")
     for score in [*of_trial, *watched, *book.scores(run.name, "test")]:
         wrong = f"{score.counts['wrong_answer'] / score.num_problems:.1%}"
         mark = marks.get(score.step, "") if score.run == run.name else ""

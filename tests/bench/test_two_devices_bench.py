@@ -3,18 +3,22 @@ import json
 
 from rich.console import Console
 
-from bench.two_devices import Pair, result_line, table, training_speed, words
+from bench.two_devices import Pair, Speed, result_line, table, training_speed, words
 from mathsft.records import Checkpoint, Plan, Run, Stint
 from mathsft.runs.concurrency import Concurrency, Wait
 from mathsft.store.book import Book
 
-PAIRS = [Pair(100.0, 95.0), Pair(100.0, 40.0), Pair(200.0, 184.0)]
+PAIRS = [
+    Pair(Speed(alone, alone), Speed(scored, 0.97 * alone))
+    for alone, scored in ((100.0, 95.0), (100.0, 40.0), (200.0, 184.0))
+]
 FOUND = Concurrency(100.0, 60.0, 90.0, 55.0, (Wait("a", 0, 0.0, 4.0), Wait("a", 4, 1.0, 5.0), Wait("a", 8, 8.0, 12.0)))
 
 
 def test_the_line_has_the_median_pair_and_the_waits() -> None:
     assert json.loads(result_line(PAIRS, FOUND)) == {
         "training_speed_share": 0.92,
+        "training_processor_share": 0.97,
         "both_busy_share": 0.55,
         "median_wait_seconds": 1.0,
         "max_wait_seconds": 8.0,
@@ -31,7 +35,7 @@ def test_a_reader_sees_every_pair_and_what_the_workers_did() -> None:
 def test_speed_is_by_the_clock_with_all_that_lies_between_two_requests(book: Book) -> None:
     book.write(Run("final-x", {}, Plan(64, (1.0,), "watch", 9, "best_and_last"), 0))
     for step, began, ended in ((4, 10.0, 12.0), (8, 13.0, 20.0)):
-        book.write(Stint("trainer-0", "final-x", step, "", began, ended, (0,), None, 1.0, 1))
+        book.write(Stint("trainer-0", "final-x", step, "", began, ended, (0,), None, 2.0, 1))
         book.write(Checkpoint("final-x", step, "p", "f", timings={"num_tokens": 500.0}))
     book.write(Stint("evaluator", "final-x", 4, "watch", 12.0, 99.0, (1,), None, 1.0, 1))
-    assert training_speed(book, "final-x") == 100.0
+    assert training_speed(book, "final-x") == Speed(by_clock=100.0, by_processor=250.0)

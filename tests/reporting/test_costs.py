@@ -84,7 +84,7 @@ def test_predicted_memory_is_shown_by_component_in_the_cost_section(book: Book) 
     assert section.count("### Two devices") == section.count("### What the workers used") == 1
 
 
-@pytest.mark.parametrize(("last_correct", "marks"), [(50, {2: "best", 4: "last"}), (70, {4: "best and last"})])
+@pytest.mark.parametrize(("last_correct", "marks"), [(50, {2: "best", 4: "last"}), (70, {4: "best, last"})])
 def test_the_table_after_a_final_run_marks_the_best_and_the_last(
     book: Book, last_correct: int, marks: dict[int, str]
 ) -> None:
@@ -94,7 +94,7 @@ def test_the_table_after_a_final_run_marks_the_best_and_the_last(
     book.write(Score(FINAL.name, 4, "test", 100, counts, "f", "r"))
     output = io.StringIO()
     Console(file=output, width=150).print(progression_table(book, FINAL))
-    found = re.findall(r"final-x +(watch|test) +100 +(\d+) .*?(best and last|best|last)? *\n", output.getvalue())
+    found = re.findall(r"final-x +(watch|test) +100 +(\d+) .*?(best, last|best|last)? *\n", output.getvalue())
     assert [(pool, int(step), mark) for pool, step, mark in found] == [
         *(("watch", step, marks.get(step, "")) for step in (0, 2, 4)),
         ("test", 4, marks[4]),
