@@ -26,7 +26,7 @@ _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Under these the names are Optuna's, not ours."""
 _SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share")
 """Read once when a study's pools and workers are made: searching them would change nothing."""
-_NOT_IDENTITY = ("experiment", "num_trials", "horizon", "final.", "limits.", "wandb.")
+_NOT_IDENTITY = ("experiment", "num_trials", "horizon.", "final.", "limits.", "wandb.")
 """May differ between two starts of one study: where its settings lie, its budget and patience, what follows it, logging."""
 
 

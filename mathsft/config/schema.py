@@ -243,8 +243,8 @@ class SelectionSettings(Settings):
 class HorizonSettings(Settings):
     """Further runs, after the promotion, that show how the best learning rate moves with a run's length."""
 
-    num_examples: int = Field(ge=1)
-    """Examples of the shorter half of these runs; the others are as long as a trial."""
+    num_examples: int | None = Field(None, ge=1)
+    """Examples of the shorter half of these runs, the others being as long as a trial; null for no such runs."""
     num_rates: int = Field(5, ge=3)
     """Learning rates at each of the two lengths, the promoted one in their middle."""
     spacing: float = Field(2.0, gt=1)
@@ -286,21 +286,22 @@ class StudyConfig(Settings):
     """A class of optuna.samplers; its seed follows from the study's."""
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
-    horizon: HorizonSettings | None = None
-    """Shorter and equal runs around the promoted learning rate, for `run_final.py --horizon adjust`; null for none."""
+    horizon: HorizonSettings = HorizonSettings()
     limits: LimitSettings = LimitSettings()
     selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
 
     @model_validator(mode="after")
     def _horizon_has_two_lengths_and_a_rate(self) -> Self:
-        if self.horizon is not None and self.horizon.num_examples >= self.trial.num_examples:
+        if self.horizon.num_examples is None:
+            return self
+        if self.horizon.num_examples >= self.trial.num_examples:
             raise ValueError(
                 f"horizon.num_examples = {self.horizon.num_examples} must be below trial.num_examples = "
                 f"{self.trial.num_examples}: two lengths are compared"
             )
-        if self.horizon is not None and not isinstance(self.search.get("training.learning_rate"), FloatRange):
-            raise ValueError("horizon needs training.learning_rate in search, as a float")
+        if not isinstance(self.search.get("training.learning_rate"), FloatRange):
+            raise ValueError("horizon.num_examples needs training.learning_rate in search, as a float")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The report's section on the horizon: how the best learning rate moves with length, and whether the prediction came true."""
+"""The report's section on the horizon: how the best learning rate moves with length, and what came of the prediction."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from mathsft.records import Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
-from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
+from mathsft.runs.horizon import recorded_horizon
 from mathsft.statistics.horizon import Bracket, Horizon, Tried, fit_horizon
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
@@ -41,15 +41,17 @@ def horizon_words(book: Book, num_examples: int) -> str:
     return f"{measured}: no proof that it moves, so keep the promoted one ({ahead})."
 
 
-def horizon_section(book: Book, num_examples: int) -> str:
+def horizon_section(book: Book) -> str:
     """Return the section without its figure; empty where the study did not look at the horizon."""
-    tried = recorded_horizon(book)
+    tried, finals = recorded_horizon(book), book.runs("final-")
     if not tried:
         return ""
+    # Before there is a final run, of one twice as long as a trial.
+    num_examples = finals[-1].plan.num_examples if finals else 2 * max(one.num_examples for one in tried)
     headers = ("learning rate", "examples", "correct", "accuracy (95 % interval)")
     rows = [_row(one) for one in sorted(tried, key=lambda one: (one.num_examples, one.learning_rate))]
     parts = ["## Horizon", horizon_words(book, num_examples), text.table(headers, rows, num_left=0)]
-    parts += [_reached(book, run) for run in book.runs("final-")]
+    parts += [_reached(book, run) for run in finals]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -83,12 +85,12 @@ def _reached(book: Book, run: Run) -> str:
     horizon = horizon_of(book, run.plan.num_examples)
     if run.state != "finished" or not scores or horizon is None:
         return ""
-    rate, predicted = run.overrides.get(LEARNING_RATE), horizon.accuracy
-    inside = predicted.low <= scores[-1].accuracy <= predicted.high
+    predicted, reached = horizon.accuracy, scores[-1]
+    where = "inside" if predicted.low <= reached.accuracy <= predicted.high else "outside"
     return (
-        f"{run.name}, at learning rate {text.value(rate) if rate is not None else 'of the experiment'}: predicted for the best "
-        f"rate {text.percent(predicted.middle)} ({text.percent(predicted.low)} – {text.percent(predicted.high)}), reached "
-        f"{text.accuracy(scores[-1])} on the pool {scores[-1].pool}: {'inside' if inside else 'outside'} of what was predicted."
+        f"{run.name} ({text.settings(run.overrides)}): at the best learning rate {text.percent(predicted.middle)} "
+        f"({text.percent(predicted.low)} – {text.percent(predicted.high)}) was predicted; {text.accuracy(reached)} of the "
+        f"{reached.pool} problems was reached, {where} of that."
     )
 
 

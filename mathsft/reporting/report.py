@@ -29,7 +29,7 @@ def write_report(book: Book, folder: Path) -> Path:
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
-    sections += [horizon_section(book, _final_length(book)), _figure(folder, "horizon", horizon_curves(book))]
+    sections += [horizon_section(book), _figure(folder, "horizon", horizon_curves(book))]
     sections += [ledger_section(book), cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     (folder / "report.md").write_text(markdown, encoding="utf-8")

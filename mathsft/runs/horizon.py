@@ -21,7 +21,9 @@ POOL = "confirm"
 
 
 def horizon_runs(settings: HorizonSettings, trial: RunSettings, promoted: Overrides, study_seed: int) -> list[Run]:
-    """Return a run for each of the two lengths and each learning rate around the promoted one."""
+    """Return a run for each of the two lengths and each learning rate around the promoted one, none without a length."""
+    if settings.num_examples is None:
+        return []
     middle = float(promoted[LEARNING_RATE])
     places = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
     return [

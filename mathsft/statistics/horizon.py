@@ -1,4 +1,4 @@
-"""How the best learning rate moves with a run's length, from short runs at two lengths, and where it may lie for a longer one.
+"""How the best learning rate moves with a run's length, from runs at two lengths, and where it may lie for a longer one.
 
 Nothing is chosen here: the answer is a bracket, and whether the data resolve it at all.
 """

@@ -54,7 +54,7 @@ async def run_study(config: StudyConfig, rule: Rule, search: Search, crew: Crew,
 
 
 def _horizon_runs(config: StudyConfig, promotion: Promotion | None) -> list[Run]:
-    if config.horizon is None or promotion is None:
+    if promotion is None:
         return []
     return horizon_runs(config.horizon, config.trial, promotion.overrides, config.seed)
 

@@ -65,6 +65,8 @@ def test_help_imports_nothing_heavy(script: str) -> None:
             ["--from-best", "--set", "seed=3", "--study", "smollm2-135m-gsm8k"],
             r"run_study\.py --study smollm2-135m-gsm8k --set seed=3$",
         ),
+        (cli.run_final, ["--horizon", "adjust"], r"--horizon adjust .*use it with --from-best$"),
+        (cli.run_study, ["--set", "horizon.num_examples=1536"], r"horizon\.num_examples = 1536 must be below trial\.num"),
         (cli.run_final, ["--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
         (cli.run_final, ["--batch-size", "0"], r"training\.batch_size.*0"),
         (cli.main, ["report"], r"run first: \S*python\S* run_study\.py"),

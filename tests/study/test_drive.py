@@ -1,183 +1,23 @@
 """The one loop with toy workers, a real database and a real Optuna study, killed wherever it can be."""
 
-import asyncio
-import json
-import math
-import os
 import re
 import sqlite3
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict, WorkerSpec
+from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.concurrency import concurrency
-from mathsft.runs.crew import Crew, Lending
-from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.horizon import recorded_horizon
 from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.retention import best_step
-from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
-from mathsft.study.decide import Rule
-from mathsft.study.search import Search
-from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.placement import Devices, place
-from mathsft.workers.worker import Failed, RemoteError
-
-FAILS = 0.5
-"""A learning rate that no toy trainer survives."""
-NUM_PROBLEMS = 50
-NUM_CONFIRM = 100
-
-
-CALLS_IN_A_LIFE = 5
-"""Of workers, before a driver that is to be killed is."""
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: nobody may catch it."""
-
-
-class Kills:
-    """Lets `after` calls of any worker pass, then kills the driver at the beginning or the end of the next one."""
-
-    def __init__(self, after: int | None = None, at_end: bool = False) -> None:
-        self.after, self.at_end, self.num_calls = after, at_end, 0
-
-    def strike(self, is_end: bool) -> None:
-        if not is_end:
-            self.num_calls += 1
-        if self.after is not None and self.num_calls > self.after and is_end == self.at_end:
-            raise KilledError
-
-
-class Toy:
-    """What the loop asks of every worker; its process is this one."""
-
-    has_device = True
-    pids = (os.getpid(),)
-
-    def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
-        self.name, self.spec, self.kills = name, spec, kills
-        self.folder = spec.settings.study_dir
-
-
-class ToyTrainer(Toy):
-    async def call(self, method: str, run: Run, step: int, progress: Path) -> Checkpoint:
-        assert method == "advance"
-        self.kills.strike(is_end=False)
-        await asyncio.sleep(0)
-        learning_rate = run.overrides.get("training.learning_rate", 1e-3)
-        if learning_rate == FAILS:
-            raise Failed("out of luck")
-        path = f"runs/{run.name}/step-{step:06d}"
-        (self.folder / path).mkdir(parents=True, exist_ok=True)
-        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 10, 0.1, None) for number in range(1, step + 1)]
-        lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
-        (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
-        self.kills.strike(is_end=True)
-        if isinstance(learning_rate, float) and learning_rate > 8e-3:
-            return Checkpoint(run.name, step, "", "", diverged=f"loss is nan at step {step}")
-        return Checkpoint(run.name, step, path, f"{run.name}@{step}")
-
-
-class ToyEvaluator(Toy):
-    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path) -> Score:
-        assert method == "score"
-        self.kills.strike(is_end=False)
-        await asyncio.sleep(0)
-        assert (self.folder / checkpoint.path).exists()
-        distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
-        num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        counts = {"correct": num_correct, "wrong_answer": NUM_PROBLEMS - num_correct, "format_failure": 0, "ungraded": 0}
-        path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
-        verdicts = [Verdict("correct")] * num_correct + [Verdict("wrong_answer")] * (NUM_PROBLEMS - num_correct)
-        responses = [Response(f"p{number:02}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
-        path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
-        self.kills.strike(is_end=True)
-        return Score(
-            checkpoint.run,
-            checkpoint.step,
-            pool,
-            NUM_PROBLEMS,
-            counts,
-            checkpoint.fingerprint,
-            str(path.relative_to(self.folder)),
-        )
-
-
-def study_config(**changes: Any) -> StudyConfig:
-    given = {
-        "experiment": "toy",
-        "num_trials": 8,
-        "search": {
-            "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
-            "training.batch_size": {"type": "categorical", "choices": [8, 16]},
-        },
-        "trial": {"num_examples": 128, "eval_points": [0.25, 0.5, 1.0]},
-        "final": {"num_examples": 256, "eval_points": [0.5, 1.0]},
-        "sampler": {"name": "TPESampler", "arguments": {"n_startup_trials": 3}},
-        "pruner": {"name": "PercentilePruner", "arguments": {"percentile": 50.0, "n_startup_trials": 3}},
-        "selection": {"num_proposed": 1, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
-    }
-    return StudyConfig.model_validate({**given, **changes})
-
-
-class Driver:
-    """One life of a driver process over the study in a folder."""
-
-    def __init__(
-        self,
-        folder: Path,
-        experiment: Experiment,
-        kills: Kills,
-        num_trainers: int = 1,
-        given: tuple[dict[str, Any], ...] = (),
-    ) -> None:
-        folder.mkdir(exist_ok=True)
-        self.given = given
-        self.folder, self.num_trainers = StudyFolder(folder), num_trainers
-        self.book = Book.open(self.folder.database_url, "toy")
-        self.experiment, self.kills = experiment, kills
-
-    def crew(self) -> Crew:
-        folder = self.folder.path
-        placement = place(Devices((0, 1), ()), self.experiment, folder, "study")
-        [spec] = placement.trainers
-        trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
-        evaluator = ToyEvaluator("evaluator", placement.evaluator, self.kills)
-        return Crew(Lending(trainers), Lending([evaluator]), self.experiment, folder)
-
-    def study(self, config: StudyConfig, deadline: float | None = None) -> None:
-        search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
-        rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
-        if not is_over(search, self.book, rule):
-            asyncio.run(run_study(config, rule, search, self.crew(), self.book))
-        promote(rule, self.book, self.folder.path)
-
-    def final(self, config: StudyConfig, max_unscored: int = 100) -> Run:
-        promotion = self.book.promotion()
-        assert promotion is not None
-        run = final_run(promotion.overrides, final_plan(config.final, max_unscored), config.seed)
-        return asyncio.run(run_final(run, promotion, self.crew(), self.book, config.final.min_gain))
-
-    def summary(self) -> dict[str, Any]:
-        """What must not depend on kills: runs, their curves, and every score but those of stopped trials."""
-        runs = self.book.runs()
-        kept = {run.name for run in runs if run.state != "pruned"}
-        scores = {(s.run, s.step, s.pool): s.counts["correct"] for s in self.book.scores() if s.run in kept}
-        return {"runs": runs, "scores": scores, "promotion": self.book.promotion(), "optuna": self.optuna_trials()}
-
-    def optuna_trials(self) -> list[Any]:
-        storage = optuna.storages.RDBStorage(self.folder.database_url)
-        trials = optuna.load_study(study_name="toy", storage=storage).trials
-        return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
+from mathsft.workers.worker import RemoteError
+from tests.study.toys import CALLS_IN_A_LIFE, FAILS, Driver, KilledError, Kills, ToyEvaluator, leaves, study_config
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +27,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment
     driver.study(study_config())
     driver.final(study_config())
     return driver.summary(), kills.num_calls
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    return [leaf for part in error.exceptions for leaf in leaves(part)] if isinstance(error, BaseExceptionGroup) else [error]
 
 
 def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undisturbed: tuple[dict[str, Any], int]) -> None:
@@ -297,6 +133,36 @@ def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: 
     left = {path.name for path in (tmp_path / "s" / "runs" / run.name).glob("step-*")}
     wanted = {scores[3].step, scores[6].step, scores[-1].step, best_step(scores)}
     assert left == {f"step-{step:06d}" for step in wanted}
+
+
+def test_the_horizon_is_looked_at_once_and_survives_kills(tmp_path: Path, experiment: Experiment) -> None:
+    config = study_config(horizon={"num_examples": 64, "num_rates": 3}, num_trials=4)
+    whole = Driver(tmp_path / "whole", experiment, Kills())
+    whole.study(config)
+    promoted = whole.book.promotion()
+    assert promoted is not None
+    middle = promoted.overrides["training.learning_rate"]
+    runs = whole.book.runs("horizon-")
+    assert sorted((run.plan.num_examples, run.overrides["training.learning_rate"]) for run in runs) == [
+        (length, middle * factor) for length in (64, 128) for factor in (0.5, 1.0, 2.0)
+    ]
+    assert {run.overrides["training.batch_size"] for run in runs} == {promoted.overrides["training.batch_size"]}
+    assert len(recorded_horizon(whole.book)) == sum(run.state == "finished" for run in runs)
+
+    for after in (7, 12, 18):
+        try:
+            Driver(tmp_path / "killed", experiment, Kills(after)).study(config)
+        except BaseException as error:
+            if not any(isinstance(leaf, KilledError) for leaf in leaves(error)):
+                raise
+    killed = Driver(tmp_path / "killed", experiment, Kills())
+    killed.study(config)
+    for name in ("scores", "promotion", "optuna"):
+        assert killed.summary()[name] == whole.summary()[name]
+    assert sorted(killed.book.runs(), key=lambda run: run.name) == sorted(whole.book.runs(), key=lambda run: run.name)
+    kills = Kills()
+    Driver(tmp_path / "killed", experiment, kills).study(config)
+    assert kills.num_calls == 0
 
 
 def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, experiment: Experiment) -> None:

@@ -1,0 +1,70 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mathsft.config.schema import HorizonSettings, RunSettings
+from mathsft.records import Promotion, Run, Score
+from mathsft.reporting.horizon import horizon_curves, horizon_of, horizon_section, horizon_words
+from mathsft.runs.horizon import horizon_runs
+from mathsft.store.book import Book
+
+PROMOTED = {"training.learning_rate": 1e-3, "training.batch_size": 8}
+TRIAL = RunSettings(num_examples=2048, eval_points=(1.0,))
+SETTINGS = HorizonSettings(num_examples=512)
+STAYS = {512: (120, 240, 300, 236, 124), 2048: (220, 340, 400, 344, 216)}
+MOVES = {512: (30, 90, 200, 330, 400), 2048: (400, 420, 300, 150, 60)}
+MOVES_INSIDE = {512: (40, 120, 260, 330, 300), 2048: (330, 430, 380, 230, 90)}
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
+    yield book
+    book.close()
+
+
+def write(book: Book, correct: dict[int, tuple[int, ...]]) -> list[Run]:
+    book.write(Promotion("trial-1", PROMOTED, "", {}))
+    runs = horizon_runs(SETTINGS, TRIAL, PROMOTED, 0)
+    places = {length: iter(counts) for length, counts in correct.items()}
+    for run in runs:
+        num_correct = next(places[run.plan.num_examples])
+        counts = {"correct": num_correct, "wrong_answer": 800 - num_correct, "format_failure": 0, "ungraded": 0}
+        book.write(Score(run.name, 64, "confirm", 800, counts, "f", "r"))
+        book.write(Run(run.name, run.overrides, run.plan, run.seed, "finished", num_correct / 800))
+    return runs
+
+
+def test_a_rate_that_moves_is_to_be_adjusted_and_one_that_stays_kept(book: Book) -> None:
+    write(book, MOVES_INSIDE)
+    horizon = horizon_of(book, 8192)
+    assert horizon is not None and horizon.factor_per_doubling.high < 1
+    assert horizon.learning_rate.low < horizon.learning_rate.middle < 1e-3
+    assert horizon_words(book, 8192).endswith("use run_final.py --from-best --horizon adjust.")
+    write(book, STAYS)
+    assert "no proof that it moves, so keep the promoted one" in horizon_words(book, 8192)
+
+
+def test_without_a_best_rate_among_those_tried_the_promoted_one_stays(book: Book) -> None:
+    assert horizon_words(book, 8192) == horizon_section(book) == ""
+    assert horizon_curves(book) is None
+    write(book, MOVES)
+    assert horizon_of(book, 8192) is None
+    assert "keep the promoted one" in horizon_words(book, 8192)
+
+
+def test_the_section_holds_what_was_predicted_against_what_was_reached(book: Book) -> None:
+    [run, *_] = write(book, STAYS)
+    plan = type(run.plan)(8192, (1.0,), "watch", 4, "best_and_last")
+    for name, num_correct in (("final-00000001", 520), ("final-00000002", 80)):
+        counts = {"correct": num_correct, "wrong_answer": 800 - num_correct, "format_failure": 0, "ungraded": 0}
+        book.write(Score(name, 1024, "watch", 800, counts, "f", "r"))
+        book.write(Run(name, PROMOTED, plan, 0, "finished", num_correct / 800))
+    section = horizon_section(book)
+    assert "| 0.00025 | 512 | 120 of 800 | 15.0% (12.7% – 17.6%) |" in section
+    assert section.count("was predicted; ") == 2
+    assert "65.0% (61.6% – 68.2%) of the watch problems was reached, inside of that" in section
+    assert "10.0% (8.1% – 12.3%) of the watch problems was reached, outside of that" in section
+    curves = horizon_curves(book)
+    assert curves is not None and "2,048 examples" in curves
