@@ -329,5 +329,8 @@ class WorkerSpec:
     cpus: tuple[int, ...]
     """Processor cores that the process may use; empty for all."""
     ranks: int = 1
+    """Processes that are asked as one, and work together."""
+    rank_env: tuple[dict[str, str], ...] = ()
+    """What the environment of each rank has beside env, such as a device of its own; empty for nothing."""
     ends_when_parked: bool = False
     """While another worker has the device there is no process; each turn begins with a new one."""

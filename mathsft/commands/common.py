@@ -104,15 +104,17 @@ def placed(
     load_template(experiment.prompt.template)
     pools = load_pools(experiment.data)
     book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
-    placement = placement_for(devices, experiment, folder.path, purpose)
+    placement = placement_for(devices, experiment, folder.path, purpose, loaded.study.final.ranks)
     console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
     return experiment, placement
 
 
-def placement_for(devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose) -> Placement:
+def placement_for(
+    devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose, ranks: int | None = None
+) -> Placement:
     """Return who works where, given how much memory is free now; the experiment's model is local."""
     is_short = is_memory_short(experiment, Path(experiment.model.path), psutil.virtual_memory().available)
-    return place(devices, experiment, study_dir, purpose, memory_is_short=is_short)
+    return place(devices, experiment, study_dir, purpose, ranks, memory_is_short=is_short)
 
 
 @contextmanager
@@ -120,7 +122,7 @@ def observed(loaded: Loaded, folder: StudyFolder, book: Book, placement: Placeme
     """Have what the book hears shown on the terminal and in W&B, timed, and every run given its passport."""
     with ExitStack() as stack:
         book.observers.append(PassportOffice(book, loaded.experiment, placement.description))
-        book.observers.append(Timekeeper(book, len(placement.trainers)))
+        book.observers.append(Timekeeper(book, placement.num_training))
         if loaded.study.wandb.mode != "disabled":
             wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
             stack.callback(wandb.close)

@@ -34,8 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         folder = study_folder(arguments.study).absolute()
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
             log_to(Path(scratch) / "logs" / "driver.log")
-            # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs.
-            placement = placement_for(detect_devices(), experiment, Path(scratch), "final")
+            # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs. Only final
+            # runs had ranks, and with another number of them sums are rounded otherwise.
+            ranks = None if run.name.startswith("final-") else 1
+            placement = placement_for(detect_devices(), experiment, Path(scratch), "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
             office = PassportOffice(book, unflatten(passport.settings), placement.description)

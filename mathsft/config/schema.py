@@ -204,6 +204,9 @@ class FinalSettings(RunSettings):
     """Accuracy that the mean of the last three scores may still be above that of the three before; the run ends once, with
     95 % confidence, it is by less, or by less than a tenth of the accuracy. None: it goes to its end. 1,000 problems seldom
     tell gains under 0.02 from none."""
+    ranks: int | None = Field(None, ge=1)
+    """Processes that train the run together, each with a share of every batch and of the weights; it changes no update but
+    by rounding. None: one for each CUDA device but the evaluator's; on a CPU, one."""
 
 
 class Component(Settings):

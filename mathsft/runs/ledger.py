@@ -89,7 +89,8 @@ def _sum(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for name, seconds in timed.items():
             if name.endswith(SUFFIX):
                 activity = name.removesuffix(SUFFIX)
-                total[activity] = total.get(activity, 0.0) + seconds
+                # Ranks train side by side: a second of each counts.
+                total[activity] = total.get(activity, 0.0) + seconds * timed.get("num_ranks", 1)
     return total
 
 

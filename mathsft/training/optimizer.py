@@ -27,6 +27,35 @@ def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> f
     return training.learning_rate * min(warmup, decay)
 
 
+def apply_adamw(
+    masters: list[Tensor],
+    gradients: list[Tensor],
+    moments1: list[Tensor],
+    moments2: list[Tensor],
+    training: TrainingSettings,
+    step: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Apply step 1, 2, … of fused AdamW in place; the lists hold one fp32 tensor per weight."""
+    adamw(
+        masters,
+        gradients,
+        moments1,
+        moments2,
+        max_exp_avg_sqs=[],
+        state_steps=[torch.tensor(step - 1.0, device=master.device) for master in masters],
+        fused=True,
+        amsgrad=False,
+        beta1=training.beta1,
+        beta2=training.beta2,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        eps=_EPSILON,
+        maximize=False,
+    )
+
+
 class MasterAdamW:
     """Fused AdamW that decays matrices (embeddings included) but no biases and no norms.
 
@@ -107,22 +136,7 @@ class MasterAdamW:
         for part, weight_decay in ((decayed, self._training.weight_decay), (others, 0.0)):
             master, gradient, moment1, moment2 = (flat[part] for flat in self._flat.values())
             if len(master):
-                adamw(
-                    [master],
-                    [gradient],
-                    [moment1],
-                    [moment2],
-                    max_exp_avg_sqs=[],
-                    state_steps=[torch.tensor(step - 1.0, device=master.device)],
-                    fused=True,
-                    amsgrad=False,
-                    beta1=self._training.beta1,
-                    beta2=self._training.beta2,
-                    lr=learning_rate,
-                    weight_decay=weight_decay,
-                    eps=_EPSILON,
-                    maximize=False,
-                )
+                apply_adamw([master], [gradient], [moment1], [moment2], self._training, step, learning_rate, weight_decay)
         self._update_model()
 
     def _views(self, kind: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One optimizer step of one run on one device, from a batch to changed weights; chooses no batch, writes no file."""
+"""One optimizer step of one run, on one device or its share of ranks; chooses no batch, writes no file."""
 
 import logging
 import math
@@ -15,7 +15,9 @@ from mathsft.training.attention import PACKED, TREE
 from mathsft.training.loss import RowLoss
 from mathsft.training.memory import is_shortage, keep_freed_memory
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
+from mathsft.training.ranks import ALONE, Ranks
 from mathsft.training.rows import Packing, Row, num_inputs, packed_rows, plain_rows
+from mathsft.training.sharded import ShardedAdamW, shard
 from mathsft.training.state import BaseModel, set_gradient_checkpointing
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class TrainingStep:
         num_steps: int,
         device: torch.device,
         prefix_ids: tuple[int, ...] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         """Start a run of num_steps steps whose prompts all begin with prefix_ids."""
         if device.type == "cpu":
@@ -73,17 +76,23 @@ class TrainingStep:
         self._training = training
         self._num_steps = num_steps
         self._device = device
-        self._base, self._prefix_ids = base, prefix_ids
+        self._base, self._prefix_ids, self._ranks = base, prefix_ids, ranks
         set_gradient_checkpointing(base, training.gradient_checkpointing)
-        self._optimizer = MasterAdamW(base.model, base.weights, training, DTYPES[training.precision], device)
-        self._row_loss = RowLoss(base.model)
+        dtype = DTYPES[training.precision]
+        self._optimizer: MasterAdamW | ShardedAdamW
+        if ranks.size == 1:
+            self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
+            self._row_loss = RowLoss(base.model)
+        else:
+            self._row_loss = shard(base, dtype, device, ranks)
+            self._optimizer = ShardedAdamW(self._row_loss, training, device, ranks)
         self._set_budget(training.token_budget_tokens)
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
         """Take step 1, 2, …, num_steps with the batch, in as many rows as the token budget asks for.
 
         Where memory runs out, the budget is halved for this run and all that follows: no update changes but by rounding.
-        Raises TooLittleMemoryError when the longest example does not fit even alone.
+        Raises TooLittleMemoryError when the longest example does not fit even alone, and for ranks at once.
         """
         while True:
             try:
@@ -113,15 +122,15 @@ class TrainingStep:
         return max(self._rows(longest), key=lambda row: row.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the fp32 master weights by parameter name, tied ones once; no copies."""
+        """Return the fp32 master weights by parameter name, tied ones once, sharded where there are ranks; no copies."""
         return self._optimizer.masters()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that the next step depends on, by flat name; no copies."""
+        """Return all tensors that the next step depends on, by flat name, sharded where there are ranks; no copies."""
         return self._optimizer.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` returned, here or in another process, to the bit."""
+        """Restore what `tensors` returned, here or in another process, to the bit; of ranks the first passes them, whole."""
         self._optimizer.load_tensors(tensors)
 
     def move_to(self, device: torch.device) -> None:
@@ -132,17 +141,19 @@ class TrainingStep:
     def _collect_gradient(self, batch: Sequence[Example], learning_rate: float) -> StepOutcome:
         """Compute the batch's loss and gradient row by row; the weights stay as they are."""
         num_response_tokens = sum(len(example.response_ids) for example in batch)
-        rows = self._rows(batch)
+        # Laid out alike on every rank, so that each knows what the others compute.
+        rows_of_ranks = [self._rows(share) if share else [] for share in self._ranks.deal(batch)]
+        rows = [row for rows in rows_of_ranks for row in rows]
 
         loss = torch.zeros((), device=self._device)
-        for index, row in enumerate(rows):
-            row_loss = self._row_loss(row, 1 / num_response_tokens)
+        for index, (row, counts) in enumerate(self._own(rows_of_ranks)):
+            row_loss = self._row_loss(row, 1 / num_response_tokens if counts else 0.0)
             row_loss.backward()
             loss += row_loss.detach()
             self._optimizer.collect_gradients(first=index == 0)
 
         # The only wait for the device in a step.
-        loss_value, norm = torch.stack([loss, self._optimizer.gradient_norm()]).tolist()
+        loss_value, norm = torch.stack([self._ranks.sum(loss), self._optimizer.gradient_norm()]).tolist()
         return StepOutcome(
             loss_value,
             norm,
@@ -153,8 +164,22 @@ class TrainingStep:
             num_response_tokens=num_response_tokens,
         )
 
+    def _own(self, rows_of_ranks: Sequence[Sequence[Row]]) -> list[tuple[Row, bool]]:
+        """Return this rank's rows, which count, and others that do not, up to what the busiest rank has.
+
+        Ranks share every layer's weights while they compute, so none can go ahead of the others or stay behind.
+        """
+        own, most = rows_of_ranks[self._ranks.rank], max(map(len, rows_of_ranks))
+        smallest = min((row for rows in rows_of_ranks for row in rows), key=lambda row: row.ids_BT.numel())
+        return [(row, True) for row in own] + [(smallest, False)] * (most - len(own))
+
     def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
         """Make rows of half as many tokens, for this step again and for all to come, where examples share a row."""
+        if self._ranks.size > 1:  # the others are in the middle of a pass and wait for this rank's share of a layer
+            raise TooLittleMemoryError(
+                f"memory ran out on rank {self._ranks.rank} in step {step}, with {self._budget_tokens} tokens at once: "
+                f"{shortage}; lower training.token_budget_tokens or set training.gradient_checkpointing"
+            )
         longest_tokens = max(len(example.prompt_ids) + len(example.response_ids) for example in batch)
         if self._budget_tokens <= longest_tokens:
             raise TooLittleMemoryError(

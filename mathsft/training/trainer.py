@@ -1,7 +1,8 @@
 """Trains one run at a time up to a requested step; knows nothing of who asks, of scores or of other workers.
 
 A request goes on from the run held in memory, else from its full state on disk, else from the base weights, and the result
-is the same: a retry, a replay and a first request are one call.
+is the same: a retry, a replay and a first request are one call. Where several ranks train, all are asked for the same, and
+the first alone reads and writes the run's files.
 """
 
 import hashlib
@@ -10,12 +11,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from mathsft.config.load import apply_overrides
@@ -25,13 +27,14 @@ from mathsft.data.examples import Encoded, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import Checkpoint, Example, Run, StepMetrics, WorkerSettings
+from mathsft.records import Canary, Checkpoint, Example, Run, StepMetrics, WorkerSettings
 from mathsft.training.canary import canary_ids, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
 from mathsft.training.peak_memory import PeakMemory, predicted_peak
+from mathsft.training.ranks import join_ranks
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
@@ -52,7 +55,7 @@ class _Held:
     identity: str
     """Hash of all that decides the run's weights."""
     predicted_memory: PeakMemory | None
-    """At its peak; None for a model whose memory is not known."""
+    """At its peak; None for a model whose memory is not known, and for ranks."""
     step: int = 0
     num_tokens: int = 0
     diverged: Checkpoint | None = None
@@ -68,12 +71,13 @@ class Trainer:
         torch.set_num_threads(settings.hardware.num_threads)
         self._settings = settings
         self._device = torch.device(settings.hardware.device)
+        self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
         self._resident_bytes_before = resident_bytes()
         self._base = load_base(model_folder, settings.hardware.attention)
-        self._utilization = Utilization(self._base.model, self._device)
+        self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._held: _Held | None = None
         self._base_fingerprint = fingerprint(model_folder)
@@ -82,7 +86,7 @@ class Trainer:
         """The run's folder that holds the one full state of this trainer."""
 
     def advance(self, run: Run, to_step: int) -> Checkpoint:
-        """Train the run to the step and publish its weights, or tell at which step it diverged.
+        """Train the run to the step and publish its weights, or tell at which step it diverged; rank 0 answers for all.
 
         Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
         the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
@@ -106,22 +110,24 @@ class Trainer:
             self._train(held, to_step)
         if held.diverged and to_step >= held.diverged.step:
             return held.diverged
-        weights = rounded(self._base, held.training_step.weights())
-        with _timed(timings, "canary_seconds"):
-            token_ids = canary_ids(held.examples)
-            canary = make_canary(self._base.model, weights, token_ids, self._engine_dtype, self._device)
-        if not all(map(math.isfinite, canary.logprobs)):
+        weights = self._ranks.whole(held.training_step.weights())
+        published = rounded(self._base, weights) if self._ranks.is_first else {}
+        canary = self._canary(held, published, timings) if self._ranks.is_first else None
+        if not self._ranks.agree(canary is None or all(map(math.isfinite, canary.logprobs))):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged
         folder = self._run_dir(run) / f"step-{to_step:06d}"
+        path = folder.relative_to(self._settings.study_dir).as_posix()
+        if not self._ranks.is_first:
+            return Checkpoint(run.name, to_step, path, fingerprint="")
         with _timed(timings, "save_seconds"):
-            publish(self._base, weights, folder)
+            publish(self._base, published, folder)
         timings["num_tokens"] = held.num_tokens - num_tokens_before
         timings["peak_memory_bytes"] = self._peak_memory_bytes()
         if held.predicted_memory is not None:
             timings["predicted_memory_bytes"] = held.predicted_memory.total
             timings |= {f"predicted_{name}_bytes": num for name, num in asdict(held.predicted_memory).items()}
-        path = folder.relative_to(self._settings.study_dir).as_posix()
+        timings["num_ranks"] = self._ranks.size
         return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
     def park(self) -> None:
@@ -145,32 +151,41 @@ class Trainer:
                 held.step = step
                 held.num_tokens += outcome.num_tokens
                 seconds = time.perf_counter() - started
-                metrics = StepMetrics(
-                    run=held.run.name,
-                    step=step,
-                    loss=outcome.loss,
-                    learning_rate=outcome.learning_rate,
-                    gradient_norm=outcome.gradient_norm,
-                    num_tokens=outcome.num_tokens,
-                    num_computed_tokens=outcome.num_computed_tokens,
-                    seconds=seconds,
-                    flop_utilization=self._utilization.share(outcome, held.training.precision, seconds),
-                )
-                metrics_file.write(json.dumps(asdict(metrics)) + "\n")
-                metrics_file.flush()
-                if self._save_pace.is_due(seconds):
+                if self._ranks.is_first:
+                    metrics_file.write(self._metrics_line(held, outcome, seconds))
+                    metrics_file.flush()
+                if self._ranks.agree(self._save_pace.is_due(seconds)):
                     self._save_state(held)
+
+    def _metrics_line(self, held: _Held, outcome: StepOutcome, seconds: float) -> str:
+        metrics = StepMetrics(
+            run=held.run.name,
+            step=held.step,
+            loss=outcome.loss,
+            learning_rate=outcome.learning_rate,
+            gradient_norm=outcome.gradient_norm,
+            num_tokens=outcome.num_tokens,
+            num_computed_tokens=outcome.num_computed_tokens,
+            seconds=seconds,
+            flop_utilization=self._utilization.share(outcome, held.training.precision, seconds),
+        )
+        return json.dumps(asdict(metrics)) + "\n"
+
+    def _canary(self, held: _Held, published: Mapping[str, Tensor], timings: dict[str, float]) -> Canary:
+        """Return what the published weights make of the run's first examples."""
+        # Ranks keep their devices for their shares: the whole model lies, and computes, on the host.
+        device = self._device if self._ranks.size == 1 else torch.device("cpu")
+        with _timed(timings, "canary_seconds"):
+            return make_canary(self._base.model, published, canary_ids(held.examples), self._engine_dtype, device)
 
     def _held_for(self, run: Run, to_step: int) -> _Held | None:
         """Return the held run if it can go on to the step and its metrics are still those of its own steps, cut to these."""
         held = self._held
         if held is None or held.run != _identity(run) or held.step > to_step:
             return None
-        num_bytes = _metrics_bytes(self._metrics_path(run), held.step)
-        if num_bytes is None:
-            return None
-        os.truncate(self._metrics_path(run), num_bytes)  # another trainer may have taken the run further meanwhile
-        return held
+        # Another trainer may have taken the run further meanwhile.
+        is_its_own = self._ranks.is_first and _cut_metrics(self._metrics_path(run), held.step)
+        return held if self._ranks.agree(is_its_own) else None
 
     def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
@@ -180,9 +195,13 @@ class Trainer:
         num_steps = run.plan.num_steps(training.batch_size)
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
-        training_step = TrainingStep(self._base, training, num_steps, self._device, common_prefix(encoded.examples))
-        row = training_step.largest_row(encoded.examples)
-        predicted = predicted_peak(self._base, training, row, self._device)
+        training_step = TrainingStep(
+            self._base, training, num_steps, self._device, common_prefix(encoded.examples), self._ranks
+        )
+        predicted = None
+        if self._ranks.size == 1:
+            row = training_step.largest_row(encoded.examples)
+            predicted = predicted_peak(self._base, training, row, self._device)
         held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
         self._resume(held, to_step)
         if self._device.type == "cuda":
@@ -199,27 +218,33 @@ class Trainer:
 
     def _resume(self, held: _Held, to_step: int) -> None:
         """Go to the run's full state on disk and cut its metrics to that step; to step 0 where there is none to believe."""
+        state = self._state_on_disk(held, to_step) if self._ranks.is_first else None
+        held.step = self._ranks.agree(state.step if state else 0)
+        held.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
+        if held.step:
+            held.training_step.load_tensors(state.tensors if state else {})
+            self._state_dir = self._run_dir(held.run)
+
+    def _state_on_disk(self, held: _Held, to_step: int) -> FullState | None:
+        """Return the run's full state and cut its metrics to that step; where there is none to believe, empty them."""
         run_dir, metrics_path = self._run_dir(held.run), self._metrics_path(held.run)
         state = load_full_state(run_dir, held.identity, to_step, like=held.training_step.tensors())
-        num_bytes = _metrics_bytes(metrics_path, state.step) if state else None
-        if state is None or num_bytes is None:
+        if state is None or not _cut_metrics(metrics_path, state.step):
             # First of all: a state never outlives the metrics that led to it.
             discard_full_state(run_dir)
             metrics_path.write_text("", encoding="utf-8")
-            return
-        os.truncate(metrics_path, num_bytes)
-        held.training_step.load_tensors(state.tensors)
-        held.step, held.num_tokens = state.step, state.num_tokens
-        self._state_dir = run_dir
+            return None
+        return state
 
     def _save_state(self, held: _Held) -> None:
         """Save the run's full state, then delete the one of another run that this trainer saved before."""
         started = time.perf_counter()
         run_dir = self._run_dir(held.run)
-        tensors = held.training_step.tensors()
-        save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
-        if self._state_dir not in (None, run_dir):
-            discard_full_state(self._state_dir)
+        tensors = self._ranks.whole(held.training_step.tensors())
+        if self._ranks.is_first:
+            save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
+            if self._state_dir not in (None, run_dir):
+                discard_full_state(self._state_dir)
         self._state_dir = run_dir
         self._save_pace.saved(time.perf_counter() - started)
 
@@ -262,18 +287,19 @@ def _hash_of(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _metrics_bytes(path: Path, num_steps: int) -> int | None:
-    """Return the bytes of the file's lines of steps 1 to num_steps, None where it does not begin with just these."""
+def _cut_metrics(path: Path, num_steps: int) -> bool:
+    """Cut the file to its lines of steps 1 to num_steps; tell whether it began with just these, and leave it if not."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)[:num_steps]
         steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is begun anew: %s", path, error)
-        return None
+        return False
     if steps != list(range(1, num_steps + 1)):
         logger.warning("%s is begun anew: it does not hold the steps 1 to %d", path, num_steps)
-        return None
-    return sum(map(len, lines))
+        return False
+    os.truncate(path, sum(map(len, lines)))
+    return True
 
 
 def _what_is_not_finite(outcome: StepOutcome) -> str:

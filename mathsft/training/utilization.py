@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class Utilization:
-    """Rates one model's steps on one device; the best products are measured once, after a precision's first step."""
+    """Rates one model's steps on devices of one kind; the best products are measured once, after a precision's first."""
 
-    def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
+    def __init__(self, model: PreTrainedModel, device: torch.device, num_devices: int = 1) -> None:
         self._flops = model_flops(model.config) if dimensions_of(model) else None
-        self._device = device
+        self._device, self._num_devices = device, num_devices
         self._gemm_rates: dict[str, float] = {}
 
     def share(self, outcome: StepOutcome, precision: str, seconds: float) -> float | None:
@@ -26,7 +26,7 @@ class Utilization:
         if self._flops is None:
             return None
         needed = self._flops.total(outcome.num_computed_tokens, outcome.num_attended_tokens, outcome.num_response_tokens)
-        return needed / seconds / self._gemm_rate(precision)
+        return needed / seconds / (self._num_devices * self._gemm_rate(precision))
 
     def _gemm_rate(self, precision: str) -> float:
         if precision not in self._gemm_rates:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.errors import UserError
 from mathsft.records import Hardware, WorkerSettings, WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,11 @@ class Placement:
     max_unscored: int
     description: str
 
+    @property
+    def num_training(self) -> int:
+        """Return the processes that train: on CUDA, each has a device."""
+        return sum(trainer.ranks for trainer in self.trainers)
+
 
 def detect_devices() -> Devices:
     """Return the cores that this process may use and the CUDA devices that torch can and the user lets us use."""
@@ -92,42 +98,58 @@ def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, 
 
 
 def place(
-    devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose, *, memory_is_short: bool = False
+    devices: Devices,
+    experiment: Experiment,
+    study_dir: Path,
+    purpose: Purpose,
+    ranks: int | None = None,
+    *,
+    memory_is_short: bool = False,
 ) -> Placement:
-    """Return the workers for these devices; a final run has one trainer, a study as many as devices allow.
+    """Return the workers for these devices: a study has as many trainers as they allow, a final run one of many ranks.
 
-    Without a CUDA device and with less memory than both need, the evaluator's process ends when training has its turn.
+    None ranks take all devices but the evaluator's, or one process on a CPU. Without a CUDA device and with less memory than
+    trainer and evaluator need, the latter's process ends when training has its turn. Raises UserError for too few devices.
     """
     ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
-    if not devices.cuda and memory_is_short:
-        return _place_in_turns(_place_on_cpu(devices.cpus, experiment, study_dir, ahead))
     if not devices.cuda:
-        return _place_on_cpu(devices.cpus, experiment, study_dir, ahead)
+        on_cpu = _place_on_cpu(devices.cpus, experiment, study_dir, ahead, 1 if purpose == "study" else ranks or 1)
+        return _place_in_turns(on_cpu) if memory_is_short else on_cpu
+    num_free = max(1, len(devices.cuda) - 1)
+    if purpose == "final" and ranks is not None and ranks > num_free:
+        raise UserError(
+            f"final.ranks: {ranks}, but {len(devices.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
+            f"lower it to {num_free}, or set it to null"
+        )
     if len(devices.cuda) == 1:
         return _place_on_one_cuda_device(devices, experiment, study_dir)
-    return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1 if purpose == "final" else len(devices.cuda) - 1)
+    if purpose == "study":
+        return _place_on_cuda_devices(devices, experiment, study_dir, ahead, num_free, ranks=1)
+    return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1, ranks or num_free)
 
 
-def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int) -> Placement:
+def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int, ranks: int) -> Placement:
     trainer_cpus, evaluator_cpus = _halves(cpus)
 
-    def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...]) -> WorkerSpec:
+    def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
         hardware = Hardware(
             device="cpu",
-            num_threads=len(cpus),
+            num_threads=max(1, len(cpus) // ranks),
             attention="tree",
             engine_dtype=_engine_dtype(experiment.evaluation, "float32"),
             engine_memory_share=experiment.evaluation.memory_share,
             sleep_mode=False,
         )
-        env = env | {"OMP_NUM_THREADS": str(len(cpus))}  # read when OpenMP is loaded; it would count all cores
-        return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), device, env, cpus)
+        # Read when OpenMP is loaded; it would count all cores.
+        env = env | {"OMP_NUM_THREADS": str(hardware.num_threads)}
+        return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), device, env, cpus, ranks)
 
+    training = f"{_cores(trainer_cpus)} for training{_in_ranks(ranks)}"
     return Placement(
-        trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus),),
-        evaluator=spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus),
+        trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus, ranks),),
+        evaluator=spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1),
         max_unscored=max_unscored,
-        description=f"no CUDA device: {_cores(trainer_cpus)} for training, {_cores(evaluator_cpus)} for scoring",
+        description=f"no CUDA device: {training}, {_cores(evaluator_cpus)} for scoring",
     )
 
 
@@ -147,16 +169,23 @@ def _place_on_one_cuda_device(devices: Devices, experiment: Experiment, study_di
 
 
 def _place_on_cuda_devices(
-    devices: Devices, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int
+    devices: Devices, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int, ranks: int
 ) -> Placement:
-    def spec(target: str, index: int) -> WorkerSpec:
-        return _cuda_spec(target, index, devices, experiment, study_dir, num_workers=num_trainers + 1, shared=False)
+    training = devices.cuda[: num_trainers * ranks]
 
+    def spec(target: str, index: int) -> WorkerSpec:
+        return _cuda_spec(target, index, devices, experiment, study_dir, num_workers=len(training) + 1, shared=False)
+
+    trainers = tuple(spec(TRAINER, index) for index in range(num_trainers))
+    if ranks > 1:
+        rank_env = tuple({"CUDA_VISIBLE_DEVICES": device} for device in training)
+        together = {**trainers[0].env, "CUDA_VISIBLE_DEVICES": ",".join(training)}
+        trainers = (replace(trainers[0], env=together, ranks=ranks, rank_env=rank_env),)
     return Placement(
-        trainers=tuple(spec(TRAINER, index) for index in range(num_trainers)),
+        trainers=trainers,
         evaluator=spec(EVALUATOR, len(devices.cuda) - 1),
         max_unscored=max_unscored,
-        description=f"CUDA devices: {', '.join(devices.cuda[:num_trainers])} for training, {devices.cuda[-1]} for scoring",
+        description=f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {devices.cuda[-1]} for scoring",
     )
 
 
@@ -195,6 +224,10 @@ def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the trainer's cores, one more if they are odd, and the evaluator's; a single core is both's."""
     middle = (len(cpus) + 1) // 2
     return tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
+
+
+def _in_ranks(ranks: int) -> str:
+    return f" in {ranks} ranks" if ranks > 1 else ""
 
 
 def _cores(cpus: Sequence[int]) -> str:

@@ -198,7 +198,8 @@ class Worker:
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
-            spec = replace(self.spec, env={**self.spec.env, **group, "RANK": str(rank)})
+            of_rank = self.spec.rank_env[rank] if self.spec.rank_env else {}
+            spec = replace(self.spec, env={**self.spec.env, **of_rank, **group, "RANK": str(rank)})
             name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
             processes.append(self._start_process(spec, name))
         return processes

@@ -1,0 +1,118 @@
+"""A model whose weights are dealt to the ranks of a group by FSDP2, and AdamW over them; the group is made by ranks.py.
+
+Every rank holds a share of each fp32 weight with its gradient and moments. A layer's weights are whole, in the precision of
+training, only while it computes. Source: torch.distributed.fsdp.fully_shard; Zhao et al. 2023, arXiv:2304.11277.
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from mathsft.config.schema import TrainingSettings
+from mathsft.training.loss import RowLoss
+from mathsft.training.optimizer import apply_adamw
+from mathsft.training.ranks import Ranks
+from mathsft.training.state import BaseModel
+
+
+def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> RowLoss:
+    """Return the base model with its loss, sharded over the ranks; base keeps its own weights, on the host.
+
+    It computes in the dtype. Gradients are summed over ranks and backward passes in fp32.
+    """
+    row_loss = RowLoss(deepcopy(base.model))
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    # Inputs are left alone: positions and masks keep their precision, as on a single device.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    layers = [module for module in row_loss.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in (*layers, row_loss):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        assert isinstance(module, FSDPModule)
+        # The loss is divided by the whole batch's tokens: gradients are to be summed, not averaged.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no product before the sum
+    return row_loss
+
+
+class ShardedAdamW:
+    """What MasterAdamW is for a single device, for the weights of a sharded model: each rank updates its shares."""
+
+    def __init__(self, row_loss: RowLoss, training: TrainingSettings, device: torch.device, ranks: Ranks) -> None:
+        """Start from the weights that the model has."""
+        self._training, self._device, self._ranks = training, device, ranks
+        self._parameters = {name: _sharded(parameter) for name, parameter in row_loss.model.named_parameters()}
+        self._moments = {
+            kind: {name: torch.zeros_like(parameter.detach()) for name, parameter in self._parameters.items()}
+            for kind in ("moment1", "moment2")
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that the next update depends on by MasterAdamW's names, sharded; no copies."""
+        kinds = {"master": self.masters(), **self._moments}
+        return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Deal out what rank 0 passes: the tensors by the names of `tensors`, but whole; the others pass none."""
+        for name, shared in self.tensors().items():
+            sharded = _sharded(shared)
+            whole = tensors[name] if self._ranks.is_first else torch.empty(sharded.shape)
+            dealt = distribute_tensor(whole.to(self._device), sharded.device_mesh, sharded.placements)
+            sharded.to_local().copy_(dealt.to_local())
+
+    def masters(self) -> dict[str, Tensor]:
+        """Return the fp32 weights by parameter name, sharded; no copies."""
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
+
+    def move_to(self, device: torch.device) -> None:
+        """Stay where the group is: raises RuntimeError for another device, for its ranks have theirs for themselves."""
+        if device != self._device:
+            raise RuntimeError(f"{self._ranks.size} ranks train on their own devices and cannot leave them")
+
+    def collect_gradients(self, *, first: bool) -> None:
+        """Do nothing: FSDP2 sums gradients as backward passes end, and after an update there are none."""
+
+    def gradient_norm(self) -> Tensor:
+        """Return the L2 norm of the whole gradient, the same on every rank."""
+        squares = [_local(gradient).square().sum() for _, gradient in self._gradients()]
+        return self._ranks.sum(torch.stack(squares).sum()).sqrt()
+
+    def update(self, step: int, learning_rate: float, gradient_scale: float) -> None:
+        """Apply step 1, 2, … with gradient_scale times the gradient, which is then used up."""
+        for decays in (True, False):
+            # A weight of fewer lines than there are ranks leaves some of these without a share.
+            gradients = {
+                name: local
+                for name, gradient in self._gradients()
+                if (gradient.ndim >= 2) == decays and (local := _local(gradient)).numel()
+            }
+            parts: tuple[Mapping[str, Tensor], ...] = (self._parameters, *self._moments.values())
+            masters, moments1, moments2 = ([_local(part[name]) for name in gradients] for part in parts)
+            for gradient in gradients.values():
+                gradient.mul_(gradient_scale)
+            weight_decay = self._training.weight_decay if decays else 0.0
+            apply_adamw(
+                masters, [*gradients.values()], moments1, moments2, self._training, step, learning_rate, weight_decay
+            )
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                yield name, parameter.grad
+
+
+def _sharded(tensor: Tensor) -> DTensor:
+    assert isinstance(tensor, DTensor)
+    return tensor
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's share, possibly empty; no copy."""
+    return _sharded(tensor.detach()).to_local()

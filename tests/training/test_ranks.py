@@ -1,0 +1,196 @@
+"""Ranks train as one device does: real processes, asked through the Worker, two of them, over gloo.
+
+The reference is the trainer on one device, whose gradients test_step.py holds against stock transformers.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain, combinations, count
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mathsft.config.schema import LimitSettings
+from mathsft.records import Checkpoint, Example, Plan, Run, WorkerSettings, WorkerSpec
+from mathsft.training.footprint import full_state_path
+from mathsft.training.full_state import SavePace
+from mathsft.training.ranks import ALONE, Ranks
+from mathsft.training.trainer import Trainer
+from mathsft.workers.spawn import SpawnProcess
+from mathsft.workers.worker import Device, Worker
+
+Hire: TypeAlias = Callable[[WorkerSettings], Worker]
+
+NUM_STEPS, HALFWAY = 12, 6
+TOLERANCE = 1e-5
+SEVERAL_ROWS = {"training.token_budget_tokens": 250}
+"""Some four rows in a batch of eight."""
+BF16_LOSS, BF16_NORM = 5e-3, 5e-2
+"""How far bf16 may be from itself where rows are others: each rounds its gradient, and training goes on from there."""
+
+
+@pytest.fixture
+def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
+    """Start a trainer of two ranks."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # where its processes find rank_trainer
+    workers: list[Worker] = []
+
+    def start(settings: WorkerSettings) -> Worker:
+        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        spec = WorkerSpec("rank_trainer:EagerTrainer", settings, "cpu:0", env, (), ranks=2)
+        workers.append(Worker(SpawnProcess, spec, "trainer", Device(), LimitSettings()))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def make_run(name: str, batch_size: int = 8, **overrides: Any) -> Run:
+    plan = Plan(NUM_STEPS * batch_size, (0.5, 1.0), "search", max_unscored=1, keep="last")
+    settings = {name.replace("__", "."): value for name, value in overrides.items()}
+    return Run(name, {"training.batch_size": batch_size, **SEVERAL_ROWS, **settings}, plan, seed=3)
+
+
+def lines(settings: WorkerSettings, run: Run) -> list[str]:
+    return (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+
+
+def curve(settings: WorkerSettings, run: Run, name: str) -> torch.Tensor:
+    found = [json.loads(line) for line in lines(settings, run)]
+    assert [line["step"] for line in found] == list(range(1, len(found) + 1))
+    return torch.tensor([line[name] for line in found], dtype=torch.float64)
+
+
+def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_file(settings.study_dir / checkpoint.path / "model.safetensors")
+
+
+def elsewhere(settings: WorkerSettings, name: str) -> WorkerSettings:
+    return replace(settings, study_dir=settings.study_dir.with_name(name))
+
+
+def relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().div(other.abs()).max())
+
+
+def train_alone(settings: WorkerSettings, run: Run) -> Checkpoint:
+    trainer = Trainer(settings)
+    trainer.advance(run, HALFWAY)
+    return trainer.advance(run, NUM_STEPS)
+
+
+def assert_same(ours: WorkerSettings, alone: WorkerSettings, run: Run, tolerance: float, norm_tolerance: float) -> None:
+    assert relative(curve(ours, run, "loss"), curve(alone, run, "loss")) < tolerance
+    assert relative(curve(ours, run, "gradient_norm"), curve(alone, run, "gradient_norm")) < norm_tolerance
+    assert curve(ours, run, "num_tokens").equal(curve(alone, run, "num_tokens"))
+
+
+def test_a_batch_is_dealt_whole_and_solutions_of_a_question_stay_together() -> None:
+    rng = random.Random(0)
+    prompts = [tuple(rng.choices(range(50), k=rng.randint(2, 30))) for _ in range(9)]
+    batch = [Example("", rng.choice(prompts), tuple(rng.choices(range(50), k=rng.randint(1, 20)))) for _ in range(24)]
+    shares = Ranks(1, 3).deal(batch)
+    assert sorted(chain(*shares), key=repr) == sorted(batch, key=repr)
+    assert all(not {e.prompt_ids for e in one} & {e.prompt_ids for e in other} for one, other in combinations(shares, 2))
+    sizes = [sum(len(example.prompt_ids) + len(example.response_ids) for example in share) for share in shares]
+    assert max(sizes) < 1.5 * min(sizes)
+    assert ALONE.deal(batch) == [batch]
+    assert Ranks(0, 2).deal(batch[:1]) == [batch[:1], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_two_ranks_give_the_curve_and_the_weights_of_one(
+    make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings], hire: Hire, tied: bool
+) -> None:
+    alone = make_settings(make_model(tied=tied))
+    ours = elsewhere(alone, "ranks")
+    several, few = make_run("several"), make_run("few", batch_size=1)  # a batch of one leaves a rank without an example
+    half = make_run("half", training__precision="bf16", training__gradient_checkpointing=True)
+    worker = hire(ours)
+
+    async def train() -> list[Checkpoint]:
+        found = []
+        for run in (several, few, half):
+            await worker.call("advance", run, HALFWAY)
+            found.append(await worker.call("advance", run, NUM_STEPS))
+        return found
+
+    checkpoints = asyncio.run(train())
+    for run, checkpoint in zip((several, few), checkpoints, strict=False):
+        expected = train_alone(alone, run)
+        assert_same(ours, alone, run, TOLERANCE, TOLERANCE)
+        for name, weight in weights(ours, checkpoint).items():
+            other = weights(alone, expected)[name]
+            assert float((weight - other).norm() / other.norm()) < TOLERANCE, name
+        assert checkpoint.canary is not None and expected.canary is not None
+        assert checkpoint.canary.logprobs == pytest.approx(expected.canary.logprobs, rel=1e-4)
+    train_alone(alone, half)
+    assert_same(ours, alone, half, BF16_LOSS, BF16_NORM)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
+    make_model: Callable[..., Path],
+    make_settings: Callable[..., WorkerSettings],
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = make_settings(make_model())
+    run = make_run("run")
+    train_alone(alone, run)
+
+    # Rank 1 dies in a pass of a later step; all ranks start anew, from the state of every third step.
+    killed = elsewhere(alone, "killed")
+    killed.study_dir.mkdir()
+    order = killed.study_dir / "kill"
+    order.write_text("1 16")
+    worker = hire(killed)
+
+    async def train_through_a_death() -> None:
+        call = asyncio.create_task(worker.call("advance", run, NUM_STEPS))
+        while not call.done():
+            await asyncio.sleep(0.05)  # the order is for one life only
+            if len(lines(killed, run) if (killed.study_dir / "runs/run/metrics.jsonl").exists() else []) >= 3:
+                order.unlink(missing_ok=True)
+        await call
+
+    asyncio.run(train_through_a_death())
+    assert_same(killed, alone, run, TOLERANCE, TOLERANCE)
+
+    # One device takes two ranks' state, and two ranks take one device's.
+    steps = count(1)
+    monkeypatch.setattr(SavePace, "is_due", lambda self, seconds: next(steps) % 3 == 0)
+    shrunk, grown = elsewhere(alone, "shrunk"), elsewhere(alone, "grown")
+    asyncio.run(hire(shrunk).call("advance", run, HALFWAY))
+    Trainer(grown).advance(run, HALFWAY)
+    assert full_state_path(shrunk.study_dir / "runs/run").exists() and full_state_path(grown.study_dir / "runs/run").exists()
+    first_losses = [lines(one, run)[:6] for one in (shrunk, grown)]
+    Trainer(shrunk).advance(run, NUM_STEPS)
+    asyncio.run(hire(grown).call("advance", run, NUM_STEPS))
+    for one, before in zip((shrunk, grown), first_losses, strict=True):
+        assert lines(one, run)[:6] == before, "what the state held was not trained again"
+        assert_same(one, alone, run, TOLERANCE, TOLERANCE)
+
+
+@pytest.mark.slow
+def test_divergence_is_seen_by_all_ranks_and_ends_the_run(
+    make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings], hire: Hire
+) -> None:
+    settings = make_settings(make_model())
+    worker, run = hire(settings), make_run("hot", training__learning_rate=1e30)
+    fine = make_run("fine")
+
+    async def train() -> tuple[Checkpoint, Checkpoint]:
+        return await worker.call("advance", run, NUM_STEPS), await worker.call("advance", fine, HALFWAY)
+
+    hot, after = asyncio.run(train())
+    assert hot.diverged and "learning rate 1e+30" in hot.diverged
+    assert not after.diverged and len(lines(settings, fine)) == HALFWAY
