@@ -10,8 +10,9 @@ from typing import Literal
 import pytest
 
 from mathsft.config.schema import Experiment
+from mathsft.errors import UserError
 from mathsft.workers import placement
-from mathsft.workers.placement import Devices, detect_devices, place, visible_cuda_devices
+from mathsft.workers.placement import Devices, Placement, detect_devices, place, visible_cuda_devices
 
 STUDY_DIR = Path("studies/demo")
 
@@ -134,14 +135,34 @@ def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
     assert evaluator.env["VLLM_USE_V2_MODEL_RUNNER"] == "0"
 
 
-def test_many_gpus_train_a_study_and_all_but_two_rest_in_a_final_run(experiment: Experiment) -> None:
+def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(experiment: Experiment) -> None:
     devices = Devices(tuple(range(16)), ("0", "1", "2", "3"))
     study, final = (place(devices, experiment, STUDY_DIR, purpose) for purpose in ("study", "final"))
     assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in study.trainers] == ["0", "1", "2"]
-    assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in final.trainers] == ["0"]
+    assert [spec.ranks for spec in study.trainers] == [1, 1, 1]
+    (trainer,) = final.trainers
+    assert (trainer.ranks, trainer.env["CUDA_VISIBLE_DEVICES"], final.num_training) == (3, "0,1,2", 3)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in trainer.rank_env] == ["0", "1", "2"]
     assert study.evaluator.env["CUDA_VISIBLE_DEVICES"] == final.evaluator.env["CUDA_VISIBLE_DEVICES"] == "3"
     assert study.trainers[0].settings.hardware.num_threads == 4
     assert len({spec.device for spec in (*study.trainers, study.evaluator)}) == 4
+
+
+def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Experiment) -> None:
+    def final(cpus: int, cuda: int, ranks: int | None) -> Placement:
+        devices = Devices(tuple(range(cpus)), tuple(map(str, range(cuda))))
+        return place(devices, experiment, STUDY_DIR, "final", ranks)
+
+    assert [final(16, 4, ranks).trainers[0].ranks for ranks in (None, 1, 2)] == [3, 1, 2]
+    assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring"
+    assert final(16, 2, None).trainers[0].rank_env == ()
+    on_cpu = final(8, 0, 2).trainers[0]
+    assert (on_cpu.ranks, on_cpu.settings.hardware.num_threads, on_cpu.env["OMP_NUM_THREADS"]) == (2, 2, "2")
+    assert final(2, 0, None).trainers[0].ranks == 1
+    with pytest.raises(
+        UserError, match=r"final\.ranks: 4, but 4 CUDA devices have room for 3 beside the evaluator; lower it"
+    ):
+        final(16, 4, 4)
 
 
 @pytest.mark.parametrize("cuda", [(), ("0", "1"), ("0", "1", "2")])
