@@ -127,7 +127,8 @@ class Trainer:
         if held.predicted_memory is not None:
             timings["predicted_memory_bytes"] = held.predicted_memory.total
             timings |= {f"predicted_{name}_bytes": num for name, num in asdict(held.predicted_memory).items()}
-        timings["num_ranks"] = self._ranks.size
+        if self._ranks.size > 1:
+            timings["num_ranks"] = self._ranks.size
         return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
 
     def park(self) -> None:

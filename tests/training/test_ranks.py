@@ -112,11 +112,14 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
 ) -> None:
     alone = make_settings(make_model(tied=tied))
     ours = elsewhere(alone, "ranks")
+    hot = make_run("hot", training__learning_rate=1e30)
     several, few = make_run("several"), make_run("few", batch_size=1)  # a batch of one leaves a rank without an example
     half = make_run("half", training__precision="bf16", training__gradient_checkpointing=True)
     worker = hire(ours)
 
     async def train() -> list[Checkpoint]:
+        diverged = await worker.call("advance", hot, NUM_STEPS)
+        assert "learning rate 1e+30" in diverged.diverged  # seen by both, which train on
         found = []
         for run in (several, few, half):
             await worker.call("advance", run, HALFWAY)
@@ -144,53 +147,39 @@ def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alone = make_settings(make_model())
-    run = make_run("run")
-    train_alone(alone, run)
-
-    # Rank 1 dies in a pass of a later step; all ranks start anew, from the state of every third step.
-    killed = elsewhere(alone, "killed")
-    killed.study_dir.mkdir()
-    order = killed.study_dir / "kill"
-    order.write_text("1 16")
-    worker = hire(killed)
-
-    async def train_through_a_death() -> None:
-        call = asyncio.create_task(worker.call("advance", run, NUM_STEPS))
-        while not call.done():
-            await asyncio.sleep(0.05)  # the order is for one life only
-            if len(lines(killed, run) if (killed.study_dir / "runs/run/metrics.jsonl").exists() else []) >= 3:
-                order.unlink(missing_ok=True)
-        await call
-
-    asyncio.run(train_through_a_death())
-    assert_same(killed, alone, run, TOLERANCE, TOLERANCE)
-
-    # One device takes two ranks' state, and two ranks take one device's.
+    ours = elsewhere(alone, "ranks")
+    killed, shrunk, grown = make_run("killed"), make_run("shrunk"), make_run("grown")
+    for run in (killed, shrunk, grown):
+        train_alone(alone, run)
     steps = count(1)
     monkeypatch.setattr(SavePace, "is_due", lambda self, seconds: next(steps) % 3 == 0)
-    shrunk, grown = elsewhere(alone, "shrunk"), elsewhere(alone, "grown")
-    asyncio.run(hire(shrunk).call("advance", run, HALFWAY))
-    Trainer(grown).advance(run, HALFWAY)
-    assert full_state_path(shrunk.study_dir / "runs/run").exists() and full_state_path(grown.study_dir / "runs/run").exists()
-    first_losses = [lines(one, run)[:6] for one in (shrunk, grown)]
-    Trainer(shrunk).advance(run, NUM_STEPS)
-    asyncio.run(hire(grown).call("advance", run, NUM_STEPS))
-    for one, before in zip((shrunk, grown), first_losses, strict=True):
-        assert lines(one, run)[:6] == before, "what the state held was not trained again"
-        assert_same(one, alone, run, TOLERANCE, TOLERANCE)
 
+    # Rank 1 dies in a pass of a later step; all ranks start anew, from the state of every third step.
+    ours.study_dir.mkdir()
+    order = ours.study_dir / "kill"
+    order.write_text("1 16")
+    worker = hire(ours)
+    metrics = ours.study_dir / "runs/killed/metrics.jsonl"
 
-@pytest.mark.slow
-def test_divergence_is_seen_by_all_ranks_and_ends_the_run(
-    make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings], hire: Hire
-) -> None:
-    settings = make_settings(make_model())
-    worker, run = hire(settings), make_run("hot", training__learning_rate=1e30)
-    fine = make_run("fine")
+    async def train_through_a_death() -> None:
+        call = asyncio.create_task(worker.call("advance", killed, NUM_STEPS))
+        while not call.done():
+            await asyncio.sleep(0.05)
+            if metrics.exists() and len(lines(ours, killed)) >= 3:
+                order.unlink(missing_ok=True)  # it is for one life only
+        await call
+        await worker.call("advance", shrunk, HALFWAY)
 
-    async def train() -> tuple[Checkpoint, Checkpoint]:
-        return await worker.call("advance", run, NUM_STEPS), await worker.call("advance", fine, HALFWAY)
+    asyncio.run(train_through_a_death())
+    assert_same(ours, alone, killed, TOLERANCE, TOLERANCE)
 
-    hot, after = asyncio.run(train())
-    assert hot.diverged and "learning rate 1e+30" in hot.diverged
-    assert not after.diverged and len(lines(settings, fine)) == HALFWAY
+    # One device takes two ranks' state, and two ranks take one device's.
+    Trainer(ours).advance(grown, HALFWAY)
+    runs = (shrunk, grown)
+    assert all(full_state_path(ours.study_dir / "runs" / run.name).exists() for run in runs)
+    before = [lines(ours, run)[:HALFWAY] for run in runs]
+    Trainer(ours).advance(shrunk, NUM_STEPS)
+    asyncio.run(worker.call("advance", grown, NUM_STEPS))
+    for run, first_lines in zip(runs, before, strict=True):
+        assert lines(ours, run)[:HALFWAY] == first_lines, "what the state held was not trained again"
+        assert_same(ours, alone, run, TOLERANCE, TOLERANCE)
