@@ -46,7 +46,7 @@ class Team:
         limits: LimitSettings = LimitSettings(),  # noqa: B008 - frozen
     ) -> Worker:
         settings = WorkerSettings(EXPERIMENT, HARDWARE, self.study_dir)
-        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked)
+        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked=ends_when_parked)
         worker = Worker(self._start_process, spec, name, device or Device(), limits)
         self._workers.append(worker)
         return worker
