@@ -6,8 +6,10 @@ from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.costs import cost_section, ledger_section
 from mathsft.reporting.figures import accuracy_curve, category_shares, learning_rate_curve, loss_curve, study_map
+from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
+from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.intervals import wilson
@@ -25,7 +27,7 @@ def write_report(book: Book, folder: Path) -> Path:
     Works on whatever the book has so far.
     """
     finals = book.runs("final-")
-    sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS]
+    sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS, findings_section(book)]
     for run in reversed(finals):  # the latest first
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
@@ -99,6 +101,8 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
         f"{text.settings(run.overrides)}; {run.plan.num_examples:,} examples; seed {run.seed}; {run.state}"
         + (f": {text.cell(run.reason)}." if run.reason else "."),
         _comparison(book, run, watched),
+        settings_section(book, run),
+        architecture_section(book, run),
     ]
     if not watched:
         return sections
@@ -140,7 +144,26 @@ def _comparison(book: Book, run: Run, watched: list[Score]) -> str:
         return "No checkpoint is scored yet."
     best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}; nothing was chosen on {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
-    return f"### Baseline against final\n\n{best}\n\n" + text.table(headers, rows, num_left=2)
+    parts = ["### Baseline against final", best, text.table(headers, rows, num_left=2), _improvement(book, run, watched)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _improvement(book: Book, run: Run, watched: list[Score]) -> str:
+    """Return what best and last checkpoint gain over the base model, problem by problem."""
+    rows = []
+    for pool in (TEST_POOL, run.plan.pool):
+        for role, step in (("best", best_step(watched)), ("last", watched[-1].step)) if watched else ():
+            found = paired(book, run, pool, step)
+            if found is not None:
+                gains = [f"{100 * gain.difference:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})" for gain in found]
+                rows.append((role, text.cell(pool), str(step), *gains, f"{found[0].num_gained:,}", f"{found[0].num_lost:,}"))
+    if not rows:
+        return ""
+    headers = ("gain over the base model", "pool", "step", "accuracy, points", "format, points", "gained", "lost")
+    meaning = (
+        "Points with Tango's 95 % interval of the paired difference; problems gained and lost are those of the accuracy."
+    )
+    return text.table(headers, rows, num_left=2) + f"\n\n{meaning}"
 
 
 def _role(score: Score, watched: list[Score]) -> str:

@@ -1,0 +1,274 @@
+"""The report's findings and next steps: sentences made by rules, each with the figures it rests on.
+
+A rule says nothing where the book lacks what it rests on; what it says turns with the figures, and none is fixed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mathsft.records import Response, Run, Score
+from mathsft.reporting import text
+from mathsft.runs.best import best_checkpoint
+from mathsft.runs.ledger import IDLE, Ledger, cost_ledger
+from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.statistics.intervals import wilson
+from mathsft.statistics.paired import PairedDifference, compare
+from mathsft.store.book import Book
+
+NUM_COMPARED = 3
+"""Scores whose responses are compared with those of as many before, to tell whether a curve still rises."""
+MUCH_IDLE, MUCH_LOST, MUCH_CUT = 0.5, 0.2, 0.05
+"""Shares of time or responses from which on idle workers, time lost on stopped runs, and cut responses are worth a word."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The latest final run that is scored, if there is one, with what every rule asks of the book."""
+
+    book: Book
+    run: Run | None
+    watched: Sequence[Score]
+    """Its scores on its own pool, by step."""
+    base: Sequence[Response]
+    """The base model's, on the test pool where the best checkpoint is scored there, too, else on the run's own."""
+    best: Sequence[Response]
+    """The best checkpoint's, on the same pool."""
+    pool: str
+
+
+def findings_section(book: Book) -> str:
+    """Return what the figures say and what to do next; empty where no rule has anything to say."""
+    subject = _subject(book)
+    said = [sentence for rule in FINDINGS if (sentence := rule(subject))]
+    steps = [sentence for rule in NEXT_STEPS if (sentence := rule(subject))]
+    parts = []
+    if said:
+        parts += ["## Key findings", "\n".join(f"- {sentence}" for sentence in said)]
+    if steps:
+        parts += ["## Next steps", "\n".join(f"- {sentence}" for sentence in steps)]
+    return "\n\n".join(parts)
+
+
+def paired(book: Book, run: Run, pool: str, step: int) -> tuple[PairedDifference, PairedDifference] | None:
+    """Return the checkpoint's gain over the base model on the same problems, in accuracy and in format accuracy."""
+    before, after = book.score(run.name, 0, pool), book.score(run.name, step, pool)
+    if before is None or after is None or step == 0:
+        return None
+    if before.num_problems != after.num_problems:
+        return None
+    return (
+        compare(_solved(book, before), _solved(book, after)),
+        compare(_solved(book, before, _is_well_formed), _solved(book, after, _is_well_formed)),
+    )
+
+
+# ---- findings
+
+
+def _final_against_base(subject: Subject) -> str:
+    found = _gain_of_best(subject)
+    if subject.run is None or found is None:
+        return ""
+    gain, form = found
+    verb = "gains" if gain.low > 0 else "loses" if gain.high < 0 else "cannot be told from the base model:"
+    return (
+        f"On the same {gain.num_problems:,} {subject.pool} problems the best checkpoint of {subject.run.name} {verb} "
+        f"{_points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {_points(form)} of "
+        "format accuracy against the base model."
+    )
+
+
+def _where_errors_lie(subject: Subject) -> str:
+    wrong = [response for response in subject.best if response.verdict.category != "correct"]
+    if not wrong:
+        return ""
+    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
+    what = "the format" if num_format > len(wrong) / 2 else "the answers"
+    return (
+        f"What is left to learn is mostly {what}: of its {len(wrong):,} responses that are not correct, {num_format:,} "
+        f"({_share(num_format, len(wrong))}) fail the format."
+    )
+
+
+def _length_of_training(subject: Subject) -> str:
+    promotion = subject.book.promotion()
+    if promotion is None or subject.run is None or not subject.watched:
+        return ""
+    trial = subject.book.scores(promotion.run, subject.run.plan.pool)
+    reached = next(score for score in subject.watched if score.step == best_step(subject.watched))
+    if not trial or trial[-1].num_problems != reached.num_problems:
+        return ""
+    found = compare(*(_solved(subject.book, score) for score in (trial[-1], reached)))
+    verdict = "was worth it" if found.low > 0 else "was harmful" if found.high < 0 else "cannot be told to help"
+    return (
+        f"Training longer than the trial {promotion.run} {verdict}: {_points(found)} on the same {found.num_problems:,} "
+        f"{subject.run.plan.pool} problems."
+    )
+
+
+def _luck_of_the_best(subject: Subject) -> str:
+    chosen = best_checkpoint(subject.book, subject.run) if subject.run is not None else None
+    if chosen is None:
+        return ""
+    return (
+        f"The best of {chosen.num_checkpoints} checkpoints is flattered by {100 * chosen.optimism:.1f} points: "
+        f"{text.percent(chosen.watched.accuracy)} as measured, {text.percent(chosen.corrected_accuracy)} to be expected."
+    )
+
+
+def _change_of_responses(subject: Subject) -> str:
+    if not subject.base or not subject.best:
+        return ""
+    lengths = [fmean(response.num_tokens for response in given) for given in (subject.base, subject.best)]
+    said = f"Responses have {lengths[1]:.0f} tokens on average, {lengths[0]:.0f} before"
+    entropies = [
+        [response.entropy for response in given if response.entropy is not None] for given in (subject.base, subject.best)
+    ]
+    if all(entropies):
+        said += f"; their tokens' entropy is {fmean(entropies[1]):.2f} nats, {fmean(entropies[0]):.2f} before"
+    return f"{said}."
+
+
+def _ungraded(subject: Subject) -> str:
+    counted = [(score, score.counts.get("ungraded", 0)) for score in subject.book.scores()]
+    total = sum(number for _, number in counted)
+    if not total:
+        return ""
+    worst = max(counted, key=lambda pair: pair[1])[0]
+    return (
+        f"{total:,} responses could not be graded in time, most of them in {worst.run} at step {worst.step} on "
+        f"{worst.pool}; they count as not correct."
+    )
+
+
+# ---- next steps
+
+
+def _train_longer(subject: Subject) -> str:
+    if subject.run is None or subject.run.state != "finished" or len(subject.watched) < 2 * NUM_COMPARED:
+        return ""
+    late = subject.watched[-2 * NUM_COMPARED :]
+    means = [fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:])]
+    found = compare(*(_solved(subject.book, score) for score in (late[0], late[-1])))
+    measured = (
+        f"the last {NUM_COMPARED} scores average {text.percent(means[1])}, the {NUM_COMPARED} before "
+        f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {_points(found)}"
+    )
+    if found.low > 0:
+        return f"Train longer (`final.num_examples`): the curve still rises; {measured}."
+    return f"Training longer promises little: {measured}."
+
+
+def _keep_the_best(subject: Subject) -> str:
+    if subject.run is None or len(subject.watched) < 2:
+        return ""
+    best, last = best_step(subject.watched), subject.watched[-1]
+    if best == last.step:
+        return ""
+    reached = next(score for score in subject.watched if score.step == best)
+    found = compare(*(_solved(subject.book, score) for score in (reached, last)))
+    if found.high < 0:
+        return f"Use the checkpoint of step {best}, not the last: that one is {_points(found)} against it."
+    return f"Step {best} scores best, but the last one cannot be told from it ({_points(found)})."
+
+
+def _longer_responses(subject: Subject) -> str:
+    num_cut = sum(response.finish_reason == "length" for response in subject.best)
+    if not subject.best or num_cut < MUCH_CUT * len(subject.best):
+        return ""
+    return (
+        f"Raise `evaluation.max_tokens`: {num_cut:,} of {len(subject.best):,} responses of the best checkpoint "
+        f"({_share(num_cut, len(subject.best))}) were cut at it."
+    )
+
+
+def _use_devices(subject: Subject) -> str:
+    ledger: Ledger = cost_ledger(subject.book)
+    for account in ledger.accounts:
+        idle = account.seconds.get(IDLE, 0.0)
+        if account.held_seconds and idle > MUCH_IDLE * account.held_seconds:
+            return (
+                f"The {account.worker} was idle for {text.percent(idle / account.held_seconds)} of "
+                f"{text.seconds(account.held_seconds)}: a smaller device would do for it."
+            )
+    return ""
+
+
+def _spend_less(subject: Subject) -> str:
+    ledger = cost_ledger(subject.book)
+    worked = sum(account.held_seconds - account.seconds.get(IDLE, 0.0) for account in ledger.accounts)
+    lost = ledger.lost_seconds
+    if not worked or lost < MUCH_LOST * worked:
+        return ""
+    return f"Look into the failed runs first: {text.seconds(lost)} of {text.seconds(worked)} of work were lost on them."
+
+
+def _look_at_errors(subject: Subject) -> str:
+    wrong = [response for response in subject.best if response.verdict.category != "correct"]
+    if subject.run is None or not wrong:
+        return ""
+    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
+    category = "format_failure" if num_format > len(wrong) / 2 else "wrong_answer"
+    return f"Read what went wrong: `python -m mathsft show {text.cell(subject.book.study)} final --responses {category}`."
+
+
+FINDINGS: tuple[Callable[[Subject], str], ...] = (
+    _final_against_base,
+    _length_of_training,
+    _where_errors_lie,
+    _change_of_responses,
+    _luck_of_the_best,
+    _ungraded,
+)
+NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
+    _train_longer,
+    _keep_the_best,
+    _longer_responses,
+    _spend_less,
+    _use_devices,
+    _look_at_errors,
+)
+
+
+def _subject(book: Book) -> Subject:
+    for run in reversed(book.runs("final-")):
+        watched = book.scores(run.name, run.plan.pool)
+        if not watched:
+            continue
+        for pool in (TEST_POOL, run.plan.pool):
+            scores = [book.score(run.name, step, pool) for step in (0, best_step(watched))]
+            base, best = (book.responses(score) if score is not None else [] for score in scores)
+            if base and best:
+                break
+        return Subject(book, run, watched, base, best, pool)
+    return Subject(book, None, (), (), (), "")
+
+
+def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference] | None:
+    if subject.run is None or not subject.watched:
+        return None
+    return paired(subject.book, subject.run, subject.pool, best_step(subject.watched))
+
+
+def _is_correct(response: Response) -> bool:
+    return response.verdict.category == "correct"
+
+
+def _solved(book: Book, score: Score, rule: Callable[[Response], bool] = _is_correct) -> list[bool]:
+    """Return of each problem's first response, problems in one order for all scores, whether the rule holds."""
+    return [rule(response) for response in book.responses(score) if response.sample == 0]
+
+
+def _is_well_formed(response: Response) -> bool:
+    return response.verdict.category != "format_failure"
+
+
+def _points(found: PairedDifference) -> str:
+    """Return "+8.1 points (+5.8 to +10.6)"."""
+    return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def _share(number: int, total: int) -> str:
+    interval = wilson(number, total)
+    return f"{text.percent(number / total)}, {text.percent(interval.low)} – {text.percent(interval.high)}"

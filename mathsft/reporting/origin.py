@@ -1,0 +1,90 @@
+"""The report's sections on a final run's origin: what it ran on, and where each of its settings comes from."""
+
+from mathsft.records import Passport, Run, Stint
+from mathsft.reporting import text
+from mathsft.reporting.costs import worker_place
+from mathsft.store.book import Book
+
+MODEL = {
+    "model.path": "model",
+    "data.source": "data",
+    "prompt.template": "prompt",
+    "training.precision": "precision of training",
+    "training.token_budget_tokens": "tokens computed at once",
+    "training.gradient_checkpointing": "gradient checkpointing",
+    "evaluation.precision": "precision of the engine",
+    "evaluation.temperature": "sampling temperature",
+    "evaluation.max_tokens": "longest response",
+}
+
+
+def architecture_section(book: Book, run: Run) -> str:
+    """Return what the run ran on: processes with their devices, model, precision, versions; empty where nothing is known."""
+    passport = book.passport(run.name)
+    workers = _workers([stint for stint in book.stints() if stint.run == run.name])
+    if passport is None and not workers:
+        return ""
+    parts = ["### Architecture as run"]
+    if workers:
+        parts.append(
+            "One driver, the only writer of the database, and a process for each worker: the trainer publishes checkpoints "
+            "on disk, the evaluator scores them. Devices were assigned before the processes started."
+        )
+        rows = [(name, places, steps) for name, (places, steps) in workers.items()]
+        parts.append(text.table(("worker", "device", "worked on"), rows, num_left=3))
+    if passport is not None:
+        parts.append(
+            text.table(("", ""), [(name, text.cell(value)) for name, value in _facts(passport).items()], num_left=2)
+        )
+    return "\n\n".join(parts)
+
+
+def settings_section(book: Book, run: Run) -> str:
+    """Return the run's own settings with where each comes from; empty where it has the experiment's alone."""
+    if not run.overrides:
+        return ""
+    promotion = book.promotion()
+    promoted = promotion.overrides if promotion is not None else {}
+    known = book.settings() or {}
+    rows = []
+    for name, value in sorted(run.overrides.items()):
+        if name in promoted and promoted[name] == value:
+            source = f"promoted by the study ({promotion.run})" if promotion is not None else ""
+        elif name in promoted:
+            source = f"given by hand or by the horizon, instead of the promoted {text.value(promoted[name])}"
+        else:
+            source = "given by hand"
+        rows.append((text.cell(name), text.cell(text.value(value)), text.cell(_searched(name, known)), source))
+    headers = ("setting", "value", "searched", "where it comes from")
+    return "### Its settings, and where they come from\n\n" + text.table(headers, rows, num_left=4)
+
+
+def _workers(stints: list[Stint]) -> dict[str, tuple[str, str]]:
+    """Return, by worker, its devices and how many steps or scores it worked on."""
+    found = {}
+    for name in sorted({stint.worker for stint in stints}, reverse=True):  # trainers first
+        own = [stint for stint in stints if stint.worker == name]
+        places = "; ".join(sorted({worker_place(stint) for stint in own}))
+        num_scored = sum(bool(stint.pool) for stint in own)
+        work = f"{num_scored} scores" if num_scored else f"training to step {max(stint.step for stint in own)}"
+        found[name] = places, work
+    return found
+
+
+def _facts(passport: Passport) -> dict[str, str]:
+    settings = {label: str(passport.settings[name]) for name, label in MODEL.items() if name in passport.settings}
+    versions = ", ".join(f"{package} {number}" for package, number in passport.versions.items())
+    commit = passport.commit + (" and uncommitted changes" if passport.diff else "")
+    return {**settings, "devices": passport.device, "versions": versions, "commit": commit or "not a git checkout"}
+
+
+def _searched(name: str, settings: dict[str, object]) -> str:
+    """Return a setting's searched range in words; empty where it was not searched."""
+    prefix = f"search.{name}."
+    given = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+    if "choices" in given:
+        choices = given["choices"]
+        return ", ".join(map(str, choices)) if isinstance(choices, list) else str(choices)
+    if "low" in given:
+        return f"{given['low']} to {given['high']}" + (", by its logarithm" if given.get("log") else "")
+    return ""

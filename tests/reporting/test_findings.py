@@ -1,0 +1,111 @@
+"""Opposite figures make opposite sentences: none of them is fixed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mathsft.records import Plan, Promotion, Response, Run, Score, Stint, Verdict
+from mathsft.reporting.findings import findings_section, paired
+from mathsft.reporting.origin import architecture_section, settings_section
+from mathsft.reporting.report import write_report
+from mathsft.store.book import Book
+
+PLAN = Plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "watch", 4, "best_and_last")
+FINAL = Run("final-0123abcd", {"training.learning_rate": 1e-3, "training.batch_size": 16}, PLAN, 7, "finished", 0.6)
+STEPS = (0, 8, 16, 24, 32, 40)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
+    yield book
+    book.close()
+
+
+def write(book: Book, run: str, step: int, pool: str, correct: int, failed: int, cut: int = 0, tokens: int = 30) -> None:
+    names = ["correct"] * correct + ["wrong_answer"] * (200 - correct - failed) + ["format_failure"] * failed
+    responses = [
+        Response(
+            f"p{place:04}", 0, "", "length" if place >= 200 - cut else "stop", tokens, Verdict(name), entropy=tokens / 100
+        )
+        for place, name in enumerate(names)
+    ]
+    counts = {name: names.count(name) for name in ("correct", "wrong_answer", "format_failure", "ungraded")}
+    book.write(Score(run, step, pool, 200, counts, "f", "r"), responses)
+
+
+def write_final(book: Book, watched: tuple[int, ...], failed: int, cut: int = 0) -> None:
+    book.write(FINAL)
+    for step, correct in zip(STEPS, watched, strict=True):
+        write(book, FINAL.name, step, "watch", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
+    best = max(zip(watched, STEPS, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
+    for step, correct in ((0, watched[0]), (best, max(watched))):
+        write(book, FINAL.name, step, "test", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
+
+
+def test_a_rising_run_whose_format_is_learned(book: Book) -> None:
+    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+    said = findings_section(book)
+    assert "the best checkpoint of final-0123abcd gains +50.0 points (+43.1 to +56.9) of accuracy (100 problems" in said
+    assert "mostly the answers: of its 90 responses that are not correct, 0 (0.0%, 0.0% – 4.1%) fail the format" in said
+    assert "Responses have 40 tokens on average, 30 before; their tokens' entropy is 0.40 nats, 0.30 before." in said
+    assert "Train longer (`final.num_examples`): the curve still rises" in said
+    assert "show quickstart final --responses wrong_answer" in said
+    assert "max_tokens" not in said and "not the last" not in said
+
+
+def test_a_run_that_falls_and_fails_the_format(book: Book) -> None:
+    write_final(book, (20, 18, 15, 12, 8, 4), failed=120, cut=110)
+    said = findings_section(book)
+    assert " gains " not in said
+    assert "Training longer promises little" in said
+    assert "Use the checkpoint of step 0, not the last" in said
+    assert "Train longer" not in said
+
+
+def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
+    write_final(book, (10, 20, 30, 40, 50, 60), failed=120, cut=110)
+    said = findings_section(book)
+    assert "mostly the format: of its 140 responses that are not correct, 120 (85.7%" in said
+    assert "Raise `evaluation.max_tokens`: 110 of 200 responses of the best checkpoint (55.0%, 48.1% – 61.7%)" in said
+    assert "show quickstart final --responses format_failure" in said
+
+
+@pytest.mark.parametrize(
+    ("of_trial", "verdict"), [(20, "was worth it"), (110, "cannot be told to help"), (190, "was harmful")]
+)
+def test_whether_more_training_than_the_trials_helped(of_trial: int, verdict: str, book: Book) -> None:
+    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+    book.write(Promotion("trial-3", FINAL.overrides, "", {}))
+    write(book, "trial-3", 40, "watch", of_trial, 0)
+    assert f"Training longer than the trial trial-3 {verdict}:" in findings_section(book)
+
+
+def test_an_empty_book_has_no_findings(book: Book, tmp_path: Path) -> None:
+    assert findings_section(book) == ""
+    assert paired(book, FINAL, "watch", 8) is None
+    book.write(FINAL)
+    assert findings_section(book) == architecture_section(book, FINAL) == ""
+    assert write_report(book, tmp_path).is_file()
+
+
+def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: Book, tmp_path: Path) -> None:
+    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+    searched = "search.training.learning_rate"
+    book.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
+    book.write(Promotion("trial-3", {"training.learning_rate": 1e-3, "training.batch_size": 8}, "", {}))
+    for worker, pool, visible in (("trainer-0", "", "0"), ("evaluator", "watch", "1")):
+        book.write(Stint(worker, FINAL.name, 40, pool, 1.0, 2.0, (), visible, 1.0, 2**30))
+    settings = settings_section(book, FINAL)
+    assert "| training.learning\\_rate" not in settings
+    assert (
+        "| training.learning_rate | 0.001 | 1e-05 to 0.01, by its logarithm | promoted by the study (trial-3) |" in settings
+    )
+    assert "| training.batch_size | 16 |  | given by hand or by the horizon, instead of the promoted 8 |" in settings
+    architecture = architecture_section(book, FINAL)
+    assert "| trainer-0 | CUDA_VISIBLE_DEVICES=0 | training to step 40 |" in architecture
+    assert "| evaluator | CUDA_VISIBLE_DEVICES=1 | 1 scores |" in architecture
+    first = write_report(book, tmp_path).read_bytes()
+    assert write_report(book, tmp_path).read_bytes() == first
+    assert b"Key findings" in first and b"gain over the base model" in first
