@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from mathsft.records import Run, Score, StepMetrics
-from mathsft.reporting.svg import PAPER, Axis, Chart
+from mathsft.reporting.svg import GRID, PAPER, Axis, Chart
+from mathsft.runs.ledger import IDLE, Ledger
 from mathsft.statistics.intervals import wilson
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
 CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}
+ACTIVITY_COLORS = ("#9dc3e6", "#f7d488", "#a8d5ba", "#e6b8c2", "#c9b8e6")
+NAMED_SHARE = 0.08
+"""Share of a bar from which on a part has room for its name."""
 LOW_COLOR, HIGH_COLOR = (214, 226, 240), (8, 48, 107)
 X_SETTING, Y_SETTING = "training.learning_rate", "training.batch_size"
 MAX_MARKS = 6
@@ -139,7 +143,7 @@ def study_map(trials: Sequence[Run]) -> str | None:
         for index, trial in enumerate(group):
             where = (_number(trial, X_SETTING), _number(trial, Y_SETTING))
             shown = "no score" if trial.value is None else f"{trial.value:.1%}"
-            color = PAPER if trial.value is None else _shade(trial.value, min(values), max(values))
+            color = PAPER if trial.value is None else shade(trial.value, min(values), max(values))
             chart.dot(*where, color, f"{trial.name}: {shown}, {trial.state}", radius, ring, "" if index else label)
     for trial in sorted(
         finished, key=lambda trial: -(trial.value or 0.0)
@@ -160,8 +164,9 @@ def _setting_axis(label: str, values: Sequence[float], form: str) -> Axis:
     return Axis(label, low - room, high + room, form=form.format, marks=marks)
 
 
-def _shade(value: float, low: float, high: float) -> str:
-    share = (value - low) / (high - low) if high > low else 1.0
+def shade(value: float, low: float, high: float) -> str:
+    """Return the colour of a value between low (light) and high (dark)."""
+    share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 1.0
     channels = (round(light + share * (dark - light)) for light, dark in zip(LOW_COLOR, HIGH_COLOR, strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in channels)
 
@@ -172,3 +177,27 @@ def _is_number(trial: Run, name: str) -> bool:
 
 def _number(trial: Run, name: str) -> float:
     return float(trial.overrides[name])
+
+
+def ledger_bars(ledger: Ledger) -> str | None:
+    """Return an SVG of what each kind of worker was held for, by activity, idle last; None where nothing was held."""
+    accounts = [account for account in ledger.accounts if account.held_seconds]
+    if not accounts:
+        return None
+    chart = Chart(
+        "What the workers' time went into",
+        Axis("minutes", 0.0, max(account.held_seconds for account in accounts) / 60),
+        Axis("", 0.0, float(len(accounts)), form=lambda _: "", marks=(0.0,)),
+        "each bar is the time that one kind of worker was held; shares under the pointer",
+    )
+    for place, account in enumerate(reversed(accounts)):
+        start = 0.0
+        for index, (activity, seconds) in enumerate(account.seconds.items()):
+            color = GRID if activity == IDLE else ACTIVITY_COLORS[index % len(ACTIVITY_COLORS)]
+            note = f"{activity}: {seconds:,.1f} s ({seconds / account.held_seconds:.1%})"
+            chart.cell(start, start + seconds / 60, place + 0.25, place + 0.7, color, note)
+            if seconds > NAMED_SHARE * account.held_seconds:
+                chart.text(start + seconds / 120, place + 0.47, activity, above=-4)
+            start += seconds / 60
+        chart.text(chart.x.high / 2, place + 0.75, account.worker, above=2)
+    return chart.render()

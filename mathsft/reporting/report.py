@@ -4,13 +4,23 @@ from pathlib import Path
 
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
+from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.costs import cost_section, ledger_section
-from mathsft.reporting.figures import accuracy_curve, category_shares, learning_rate_curve, loss_curve, study_map
+from mathsft.reporting.figures import (
+    accuracy_curve,
+    category_shares,
+    learning_rate_curve,
+    ledger_bars,
+    loss_curve,
+    study_map,
+)
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
 from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.responses import failure_section, length_section
+from mathsft.reporting.surface import importance_bars, surface_map
+from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
@@ -32,7 +42,8 @@ def write_report(book: Book, folder: Path) -> Path:
         sections += _final_sections(book, run, folder)
     sections += _study_sections(book, folder)
     sections += [horizon_section(book), _figure(folder, "horizon", horizon_curves(book))]
-    sections += [ledger_section(book), cost_section(book), _settings_section(book)]
+    sections += [ledger_section(book), _figure(folder, "ledger", ledger_bars(cost_ledger(book)))]
+    sections += [cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     (folder / "report.md").write_text(markdown, encoding="utf-8")
     page = folder / "report.html"
@@ -112,7 +123,7 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
         _figure(folder, f"responses-{run.name}", category_shares(run, watched)),
     ]
     responses = {score.step: book.responses(score) for score in watched}
-    sections += [failure_section(responses), length_section(responses)]
+    sections += [characteristics_section(book, run), failure_section(responses), length_section(responses)]
     metrics = book.metrics(run.name)
     curves = [
         _figure(folder, f"loss-{run.name}", loss_curve(run, metrics)),
@@ -210,6 +221,7 @@ def _study_sections(book: Book, folder: Path) -> list[str]:
         return []
     sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
     sections.append(_figure(folder, "study", study_map(trials)))
+    sections += [_figure(folder, "surface", surface_map(book)), _figure(folder, "importance", importance_bars(book))]
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     headers = (

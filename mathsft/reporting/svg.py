@@ -81,6 +81,12 @@ class Chart:
         self._marks.append(f'<polygon points="{self._path([*lower, *reversed(upper)])}" {fill}/>')
         self._explain(f'<rect x="0" y="-10" width="22" height="12" {fill}/>', label)
 
+    def cell(self, left: float, right: float, bottom: float, top: float, color: str, note: str) -> None:
+        """Fill a rectangle, with a note that appears under the pointer."""
+        (x1, y1), (x2, y2) = self._place(left, bottom), self._place(right, top)
+        shape = f'x="{x1:.1f}" y="{y2:.1f}" width="{x2 - x1:.1f}" height="{y1 - y2:.1f}" fill="{color}"'
+        self._marks.append(f"<rect {shape}><title>{escape(note)}</title></rect>")
+
     def dot(self, x: float, y: float, color: str, note: str, radius: float = 4, ring: str = PAPER, label: str = "") -> None:
         """Draw a dot with a note that appears under the pointer."""
         shape = f'r="{radius:g}" fill="{color}" stroke="{ring}" stroke-width="2"'

@@ -29,7 +29,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Surface:
-    """The smoothed accuracy at the observations, in their order."""
+    """The smoothed accuracy at some settings, in their order."""
 
     means: tuple[float, ...]
     """Posterior means."""
@@ -48,17 +48,30 @@ def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation]
     setting, plus white noise for the seed of a run; all are those of the highest marginal likelihood. Source: Rasmussen and
     Williams, "Gaussian Processes for Machine Learning", chapters 4 and 5 (2006).
     """
-    means, sds = _fit(space, observations)([observation.settings for observation in observations])
+    return predict(space, observations, [observation.settings for observation in observations])
+
+
+def predict(space: Mapping[str, SearchRange], observations: Sequence[Observation], settings: Sequence[Overrides]) -> Surface:
+    """Return the surface of `smooth` at any settings in the space, in their order."""
+    means, sds = _fit(space, observations)(settings)
     return Surface(tuple(means.tolist()), tuple(sds.tolist()))
+
+
+def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+    """Return settings that fill the space evenly, the same at every call."""
+    from scipy.stats import qmc
+
+    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
+    return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
 
 
 def optimum(
     space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0
 ) -> dict[str, Scalar]:
     """Return the settings in the space where the surface's mean plus `boldness` standard deviations is highest."""
-    candidates = [dict(observation.settings) for observation in observations] + _candidates(space)
-    means, sds = _fit(space, observations)(candidates)
-    return candidates[int(np.argmax(means + boldness * sds))]
+    tried = [dict(observation.settings) for observation in observations] + candidates(space)
+    means, sds = _fit(space, observations)(tried)
+    return tried[int(np.argmax(means + boldness * sds))]
 
 
 def position(given: SearchRange, value: Scalar) -> float | None:
@@ -108,14 +121,6 @@ def _embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> F
         else:
             columns.append([position(given, value) or 0.0 for value in values])
     return np.array(columns, dtype=np.float64).T
-
-
-def _candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
-    """Return settings that fill the space evenly."""
-    from scipy.stats import qmc
-
-    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
-    return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
 
 
 def _value(given: SearchRange, share: float) -> Scalar:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.records import Plan, Promotion, Response, Run, Score, Stint, Verdict
+from mathsft.records import Plan, Problem, Promotion, Response, Run, Score, Stint, Verdict
+from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.report import write_report
+from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.store.book import Book
 
 PLAN = Plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "watch", 4, "best_and_last")
@@ -109,3 +111,35 @@ def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: B
     first = write_report(book, tmp_path).read_bytes()
     assert write_report(book, tmp_path).read_bytes() == first
     assert b"Key findings" in first and b"gain over the base model" in first
+
+
+def test_responses_are_described_with_intervals_and_by_subject(book: Book) -> None:
+    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+    kinds = [("Algebra", 1), ("Geometry", 5)]
+    book.record_problems(
+        Problem(f"p{place:04}", "", "", "1", level=kinds[place % 2][1], subject=kinds[place % 2][0]) for place in range(200)
+    )
+    section = characteristics_section(book, FINAL)
+    assert "| mean tokens | 30.00 (30.00 – 30.00) | 40.00 (40.00 – 40.00) |" in section
+    assert "| token entropy, nats | 0.30 (0.30 – 0.30) | 0.40 (0.40 – 0.40) |" in section
+    assert "| Algebra | 5.0% (2.2% – 11.2%) | 55.0% (45.2% – 64.4%) |" in section
+    assert "| 5 | 5.0% (2.2% – 11.2%) | 55.0% (45.2% – 64.4%) |" in section
+
+
+def test_the_surface_is_drawn_where_there_are_trials_enough(book: Book) -> None:
+    rates = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
+    settings = {f"search.training.learning_rate.{name}": value for name, value in rates.items()}
+    sizes = {"search.training.batch_size.type": "categorical", "search.training.batch_size.choices": [8, 16, 32]}
+    book.record_settings({**settings, **sizes})
+    plan = Plan(64, (1.0,), "search", 2, "last")
+    for number in range(6):
+        if number == 5:
+            assert surface_map(book) is not None
+            break
+        assert surface_map(book) is importance_bars(book) is None
+        overrides = {"training.learning_rate": 10.0 ** (-4.5 + number / 2), "training.batch_size": (8, 16, 32)[number % 3]}
+        write(book, f"trial-{number}", 8, "search", 20 + 10 * number, 10)
+        book.write(Run(f"trial-{number}", overrides, plan, number, "finished", 0.1))
+    drawn, bars = surface_map(book), importance_bars(book)
+    assert drawn is not None and drawn.count("<rect") > 3 * 48 and "trial-4: 30.0% (24.1% – 36.7%)" in drawn
+    assert bars is not None and "learning_rate: " in bars

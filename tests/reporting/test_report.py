@@ -198,6 +198,7 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp
         "final-0123abcd: training loss by optimizer step",
         "final-0123abcd: learning rate by optimizer step",
         "Trials by learning rate and batch size",
+        "What the workers' time went into",
     ]
     assert "<td>120 of 200</td>" in html.replace(' style="text-align:right"', "")
     assert not re.search(r"<(img|script|link|iframe)|\b(src|href)=", html)

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from mathsft.config.schema import Choices, FloatRange
+from mathsft.statistics.importance import importance
+from mathsft.statistics.surface import Observation
+
+SPACE = {
+    "rate": FloatRange(type="float", low=1e-5, high=1e-2, log=True),
+    "size": Choices(type="categorical", choices=(8, 16, 32, 64)),
+}
+
+
+def observed(of_rate: float, of_size: float) -> list[Observation]:
+    """Trials whose accuracy is a line in the place of each setting in its range, with so much slope."""
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        at, size = generator.uniform(), int(generator.integers(4))
+        accuracy = 0.4 + of_rate * (at - 0.5) + of_size * (size / 3 - 0.5)
+        found.append(Observation({"rate": 1e-5 * 1000**at, "size": (8, 16, 32, 64)[size]}, accuracy, 1e-4))
+    return found
+
+
+@pytest.mark.parametrize(("of_rate", "of_size"), [(0.4, 0.0), (0.0, 0.4)])
+def test_what_does_nothing_has_no_share(of_rate: float, of_size: float) -> None:
+    shares = importance(SPACE, observed(of_rate, of_size))
+    matters, other = ("rate", "size") if of_rate else ("size", "rate")
+    assert shares[matters] > 0.9 and shares[other] < 0.05
+
+
+def test_shares_are_those_of_the_variances() -> None:
+    # Of uniform shares a slope makes a variance of slope² / 12; of four even choices, slope² x 5 / 36.
+    shares = importance(SPACE, observed(0.3, 0.3))
+    expected = (1 / 12) / (1 / 12 + 5 / 36)
+    assert shares["rate"] == pytest.approx(expected, abs=0.08)
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.05)
