@@ -75,7 +75,7 @@ def read_end(folder: StudyFolder, study: str) -> End:
         },
         curves={name: [replace(step, seconds=0.0, flop_utilization=None) for step in book.metrics(name)] for name in runs},
         num_repeated_steps=len(steps) - len(set(steps)),
-        num_half_files=len(corrupt) + len(list(folder.path.rglob("*.partial"))),
+        num_half_files=len(corrupt) + _num_half_files(folder.path),
     )
     book.close()
     return end
@@ -113,3 +113,8 @@ def _but_of(runs: set[str], scores: Mapping[tuple[str, int, str], Any]) -> dict[
 def _steps_on_disk(path: Path) -> list[tuple[str, int]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return [(row["run"], row["step"]) for row in rows]
+
+
+def _num_half_files(folder: Path) -> int:
+    """Count our own unpublished files and folders, and safetensors' (.tmp…)."""
+    return sum(path.suffix == ".partial" or path.name.startswith(".tmp") for path in folder.rglob("*"))

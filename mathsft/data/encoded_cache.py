@@ -6,11 +6,11 @@ Files hold numbers only (safetensors), lie in the user's cache folder and are sh
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -122,12 +122,10 @@ def _read(path: Path, key: str) -> Arrays:
 
 def _write(path: Path, key: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # other trainers may write the same file
-    try:
-        save_file(dict(arrays), partial, {"digest": _digest(key, arrays)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A folder of our own: other trainers may write the same file.
+    with TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=path.parent) as partial:
+        save_file(dict(arrays), Path(partial, path.name), {"digest": _digest(key, arrays)})
+        Path(partial, path.name).replace(path)
 
 
 def _digest(key: str, arrays: Arrays) -> str:

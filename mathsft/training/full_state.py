@@ -9,6 +9,7 @@ changes no result.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,18 +52,19 @@ def save_full_state(run_dir: Path, state: FullState) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     header = {"format": FORMAT, "identity": state.identity, "step": str(state.step), "num_tokens": str(state.num_tokens)}
     try:
-        save_file(tensors, partial, {**header, "digest": _digest(header, tensors)})
+        partial.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial / path.name, {**header, "digest": _digest(header, tensors)})
         # Not flushed to the medium: after a power cut the digest tells whether the file is whole.
-        partial.replace(path)
+        (partial / path.name).replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         logger.warning("%s: the state of step %d cannot be saved (%s)", path, state.step, error)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_full_state(run_dir: Path, identity: str, max_step: int, like: Mapping[str, Tensor]) -> FullState | None:
     """Return the run's state on disk, on the host; None where there is none of this run, up to this step, shaped `like`."""
     path = full_state_path(run_dir)
-    _partial(path).unlink(missing_ok=True)  # a kill during a save left it
+    shutil.rmtree(_partial(path), ignore_errors=True)  # a kill during a save left it
     if not path.is_file():
         return None
     try:
@@ -82,7 +84,7 @@ def load_full_state(run_dir: Path, identity: str, max_step: int, like: Mapping[s
 def discard_full_state(run_dir: Path) -> None:
     """Delete the run's state on disk, a half-written one too."""
     path = full_state_path(run_dir)
-    _partial(path).unlink(missing_ok=True)
+    shutil.rmtree(_partial(path), ignore_errors=True)
     path.unlink(missing_ok=True)
 
 
@@ -104,6 +106,7 @@ class SavePace:
 
 
 def _partial(path: Path) -> Path:
+    """Return the folder to write the file in: safetensors writes beside it, under a random name that a kill leaves."""
     return path.with_name(f".{path.name}.partial")
 
 

@@ -133,6 +133,27 @@ def test_a_state_that_cannot_be_written_is_logged_and_leaves_the_older_one(
     assert load_full_state(tmp_path, "identity", 7, some_state().tensors) is not None
 
 
+@pytest.mark.parametrize("goes_on", ["load", "discard"])
+def test_what_a_kill_leaves_of_a_save_is_gone_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: str
+) -> None:
+    save_full_state(tmp_path, some_state(6))
+
+    def broken_off(tensors: object, path: Path, metadata: object) -> None:
+        path.with_name(".tmpQ3xYz1").write_bytes(b"half")  # as safetensors writes, renaming it to its target
+        raise Killed
+
+    with monkeypatch.context() as patches, pytest.raises(Killed):
+        patches.setattr(full_state, "save_file", broken_off)
+        save_full_state(tmp_path, some_state(7))
+    assert len(names_in(tmp_path)) == 2
+    if goes_on == "load":
+        assert load_full_state(tmp_path, "identity", 7, some_state().tensors) is not None
+    else:
+        discard_full_state(tmp_path)
+    assert names_in(tmp_path) == ([full_state_path(tmp_path).name] if goes_on == "load" else [])
+
+
 def test_saving_takes_at_most_a_fiftieth_of_the_training() -> None:
     pace, trained, saving = SavePace(state_bytes=10**9), 0.0, 0.0
     for step in range(1000):
