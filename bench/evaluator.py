@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -38,7 +38,6 @@ from mathsft.data.models import fingerprint, resolve_model
 from mathsft.records import Checkpoint, Hardware, WorkerSettings
 from mathsft.workers.placement import CPU_EVALUATOR_ENV
 
-HARDWARE = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
 ENVIRONMENT = CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 TRAINING = TrainingSettings(learning_rate=1e-5, batch_size=1)
 POOL = "search"
@@ -50,6 +49,12 @@ class Workload:
 
     experiment: Experiment
     num_repeats: int
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the engine; on a CPU, the first is the default."""
+
+    @property
+    def hardware(self) -> Hardware:
+        return Hardware("cpu", 1, "sdpa", self.dtype, 0.5, sleep_mode=False)
 
 
 WORKLOADS = {
@@ -73,6 +78,7 @@ WORKLOADS = {
         num_repeats=3,
     ),
 }
+WORKLOADS["135m bf16"] = replace(WORKLOADS["135m"], dtype="bfloat16")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Measurement:
 
     new_engine: float
     swap: float
+    reload: float
+    """vLLM's own part of a swap: copying and packing the weights, unchecked."""
     canary: float
     bare: float
     """LLM.generate with the same prompts and sampling."""
@@ -120,6 +128,7 @@ def main() -> None:
     result = {
         "swap_speedup_tiny": round(tiny.swap_speedup, 1),
         "swap_speedup_135m": round(large.swap_speedup, 1),
+        "swap_speedup_135m_bf16": round(measured["135m bf16"].swap_speedup, 1),
         "throughput_share": round(large.throughput_share, 3),
         "entropy_cost": round(large.entropy_cost, 3),
     }
@@ -144,9 +153,9 @@ def _processes() -> Iterator[tuple[Call, Call]]:
 def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measurement:
     folder = resolve_model(workload.experiment.model.path)
     experiment = workload.experiment.model_copy(update={"model": ModelSettings(path=str(folder))})
-    checkpoints = ours(publish_two, folder, scratch)
-    prompts_ids, max_model_len = ours(start_ours, WorkerSettings(experiment, HARDWARE, scratch), checkpoints[0])
-    starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len) for _ in range(3)]
+    checkpoints = ours(publish_two, folder, scratch, workload.dtype)
+    prompts_ids, max_model_len = ours(start_ours, WorkerSettings(experiment, workload.hardware, scratch), checkpoints[0])
+    starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len, workload.dtype) for _ in range(3)]
     rounds = [
         ours(time_ours, checkpoints) | {"bare": bare(time_bare, prompts_ids, experiment.evaluation)}
         for _ in range(workload.num_repeats)
@@ -164,6 +173,7 @@ def _table(measured: dict[str, Measurement]) -> Table:
         ("new engine", lambda one: f"{one.new_engine:.3f}"),
         ("swap", lambda one: f"{one.swap:.4f}"),
         ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
+        ("  of it vLLM's reload", lambda one: f"{one.reload:.4f}"),
         ("canary", lambda one: f"{one.canary:.4f}"),
         ("bare LLM.generate", lambda one: f"{one.bare:.3f}"),
         ("our generate, entropy included", lambda one: f"{one.generate:.3f}"),
@@ -183,7 +193,7 @@ def _table(measured: dict[str, Measurement]) -> Table:
 _STATE: dict[str, Any] = {}
 
 
-def publish_two(folder: Path, study_dir: Path) -> list[Checkpoint]:
+def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
     """Write the model and a slightly different one as checkpoints with their canaries."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -202,7 +212,7 @@ def publish_two(folder: Path, study_dir: Path) -> list[Checkpoint]:
         for file in (study_dir / path).glob("*.safetensors"):
             save_file({name: tensor * factor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
         base = load_base(study_dir / path, "sdpa")
-        canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
+        canary = make_canary(base.model, base.weights, token_ids, getattr(torch, dtype), torch.device("cpu"))
         checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), canary=canary))
     return checkpoints
 
@@ -234,6 +244,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     engine.swap(_STATE["study_dir"] / other.path)
     seconds = {
         "swap": _seconds(lambda: engine.swap(_STATE["study_dir"] / checkpoint.path)),
+        "reload": _seconds(lambda: engine._reload(_STATE["study_dir"] / checkpoint.path)),
         "canary": _seconds(lambda: evaluator._check_canary(engine, checkpoint, checkpoint.canary)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
         "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL)),
@@ -244,7 +255,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     return seconds
 
 
-def start_bare(folder: Path, max_model_len: int) -> float:
+def start_bare(folder: Path, max_model_len: int, dtype: str) -> float:
     """Return the seconds of a new engine, as ours but without what is ours; vLLM is imported before, an older one closed."""
     from vllm import LLM
 
@@ -254,7 +265,7 @@ def start_bare(folder: Path, max_model_len: int) -> float:
     def start() -> None:
         _STATE["llm"] = LLM(
             str(folder),
-            dtype="float32",
+            dtype=dtype,
             max_model_len=max_model_len,
             enforce_eager=True,
             block_size=32,

@@ -24,8 +24,6 @@ WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """One of these makes a tokenizer."""
 
-READ_BYTES = 2**22
-
 
 def resolve_model(path: str) -> Path:
     """Return the local folder of a model: "quickstart", "smollm2-135m", a folder, or a hub id, which is then downloaded.
@@ -56,9 +54,7 @@ def fingerprint(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} holds no *.safetensors file to fingerprint")
     digest = blake3()  # each swap waits for it, and BLAKE2b takes as long as half of vLLM's reload
     for path in files:
-        with path.open("rb") as weights:
-            while block := weights.read(READ_BYTES):
-                digest.update(block)
+        digest.update_mmap(path)
     return digest.hexdigest(length=16)
 
 

@@ -130,6 +130,7 @@ def test_a_readable_answer_equals_itself(text: str) -> None:
     assert decide(text, text) is True or decide(text, "1") is False
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_hostile_text_costs_no_more_than_its_length() -> None:
     # A power of the length, or of the value that the text denotes, would take minutes for these.

@@ -35,6 +35,7 @@ def process_of(sandbox: Sandbox) -> psutil.Process:
     return psutil.Process(process._process.pid)
 
 
+@pytest.mark.slow
 def test_algebra(sandbox: Sandbox) -> None:
     equal = [
         (r"\sqrt{75}", r"5\sqrt{3}"),
@@ -86,6 +87,7 @@ def test_memory_is_limited() -> None:
     assert familiar.is_equal
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_killed() -> None:
     with closing(Sandbox(limits=Limits(wall_seconds=0.5))) as sandbox:
         sandbox.judge([FAMILIAR])
@@ -96,6 +98,7 @@ def test_a_process_that_hangs_is_killed() -> None:
     assert not child.is_running()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_the_pair_that_it_is_at(sandbox: Sandbox) -> None:
     sandbox.judge([FAMILIAR])
     killer = threading.Thread(target=kill_when_busy, args=(process_of(sandbox),))
@@ -113,6 +116,7 @@ def kill_when_busy(process: psutil.Process) -> None:
     process.kill()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_has_no_pair_loses_none(sandbox: Sandbox) -> None:
     sandbox.judge([FAMILIAR])
     child = process_of(sandbox)
@@ -121,6 +125,7 @@ def test_a_process_that_is_killed_while_it_has_no_pair_loses_none(sandbox: Sandb
     assert sandbox.judge([FAMILIAR])[0].is_equal
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_leaves_no_answer_to_the_next(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.judge([FAMILIAR])
 
@@ -134,6 +139,7 @@ def test_an_interrupted_call_leaves_no_answer_to_the_next(sandbox: Sandbox, monk
     assert not sandbox.judge([Pair("x", "y")])[0].is_equal
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

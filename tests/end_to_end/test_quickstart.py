@@ -191,7 +191,9 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert re.search(rf"(^|\s)({sys.executable}|python) run_final.py --from-best", finished.study_output)
     dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.folder.database_url}"
     assert re.search(dashboard, finished.study_output)
-    assert (finished.folder.path / "report.html").read_text().count("<svg") == 5
+    figures = {path.stem for path in finished.folder.path.glob("*.svg")}
+    assert {name.partition("-final-")[0] for name in figures} >= {"study", "ledger", "accuracy", "loss", "learning-rate"}
+    assert (finished.folder.path / "report.html").read_text().count("<svg") == len(figures)
     report = (finished.folder.path / "report.md").read_text()
     for heading in (
         "Baseline against final",
@@ -201,7 +203,6 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
         "Settings of all runs",
     ):
         assert heading in report
-    assert list(finished.folder.path.glob("accuracy-final-*.svg"))
 
 
 def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finished) -> None:

@@ -73,6 +73,7 @@ def our_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 def test_a_trial_and_its_resumption_after_a_killed_driver(
     book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, r
     assert (by_name["trial-1"].exit_code, by_name["trial-1"].summary["reason"]) == (1, "three deaths")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, "x" * 40])
 def test_without_key_or_server_it_warns_once_and_logs_offline(
     key: str | None,
