@@ -2,7 +2,7 @@
 
 `python -m bench.training --model 50m|135m` prints a table and, last, one JSON line. All contenders train the same batches of
 GSM8K with the r1_zero prompt, each in a process of its own, in turns. Where it is not plain which setting of a peer is best,
-candidates run two batches each, and the fastest goes on. Every repeat trains two batches that its process has not seen: in a
+candidates run a batch each, and the fastest goes on. Every repeat trains two batches that its process has not seen: in a
 run of hundreds of steps the libraries' first calls, which compile kernels for new shapes, are few, so the heats are not
 counted. Those that are several times slower than the rest run once, one batch. Speed, memory and the exactness of gradients
 are measured, not what is learned.
@@ -32,7 +32,7 @@ from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workl
 from mathsft.training.flops import ModelFlops, model_flops
 
 NUM_BATCHES = 2
-"""Of a heat, and of a repeat: between its calls a process gives its memory back, and takes it again with the first batch."""
+"""Of a repeat; a heat has one. Between calls a process gives its memory back, and takes it again with the first batch."""
 
 MAX_SECONDS = 13 * 60
 """No repeat is begun that would probably end later than this; the gradients' comparison comes after it."""
@@ -118,14 +118,14 @@ def main() -> None:
     # Into a file lines are as long as they are.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
-        workload = make_workload(arguments.model, NUM_BATCHES * (1 + arguments.repeats), arguments.seed, Path(scratch))
+        workload = make_workload(arguments.model, 1 + NUM_BATCHES * arguments.repeats, arguments.seed, Path(scratch))
         _compare(console, arguments.model, workload, arguments.repeats)
 
 
 def _compare(console: Console, model: str, workload: Workload, num_repeats: int) -> None:
     started = time.monotonic()
     with _processes(CONTENDERS) as call:
-        console.print("Heats: two batches each, which warm up; the fastest of a kind goes on")
+        console.print("Heats: a batch each, which warms up; the fastest of a kind goes on")
         contenders = _run_heats(console, call, workload)
         ours = next(contender for contender in contenders if contender.group == "ours")
         measurements: dict[str, list[Measurement]] = {contender.group: [] for contender in contenders}
@@ -141,7 +141,7 @@ def _compare(console: Console, model: str, workload: Workload, num_repeats: int)
             for contender in contenders:
                 if contender.is_slow and repeat > 0:
                     continue
-                part = workload.part(NUM_BATCHES * (1 + repeat), 1 if contender.is_slow else NUM_BATCHES)
+                part = workload.part(1 + NUM_BATCHES * repeat, 1 if contender.is_slow else NUM_BATCHES)
                 measurement = call(contender, contender.function, part, **contender.settings)
                 measurements[contender.group].append(measurement)
                 _print_progress(console, contender, measurement)
@@ -211,7 +211,7 @@ def _run_heats(console: Console, call: Call, workload: Workload) -> list[Contend
         if contender.is_slow:
             heats[contender.group] = [(0.0, contender)]
             continue
-        measurement = call(contender, contender.function, workload.part(0, NUM_BATCHES), **contender.settings)
+        measurement = call(contender, contender.function, workload.part(0, 1), **contender.settings)
         heats.setdefault(contender.group, []).append((_batch_seconds(measurement), contender))
         _print_progress(console, contender, measurement)
     return [min(heat, key=lambda entry: entry[0])[1] for heat in heats.values()]
