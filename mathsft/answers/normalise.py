@@ -93,6 +93,9 @@ _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
 _LEADING_TILDE = re.compile(r"^[\s$]*~")
+_VECTOR = re.compile(r"\\(?:mathbf|mathit|boldsymbol|bm|vec|hat) ?(?:\{ ?([A-Za-z]) ?\}|(?<=[a-z] )([A-Za-z]))")
+_LOG_OF_DIGITS = re.compile(r"(?<=\\log_)([0-9])([0-9]+)(?= ?(?:$|[-+=,)}\]]))")
+"""TeX takes one digit for a bare subscript; where an argument follows, all of them are meant."""
 _BARE_SCRIPT = re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)")
 _TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b")
@@ -115,6 +118,7 @@ def normalise(answer: str) -> str:
     # Compatibility forms may unfold into many characters each.
     if len(text) > 2 * MAX_ANSWER_CHARS:
         return ""
+    text = _VECTOR.sub(r" \1\2", text)
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
     # A single dollar sign delimits nothing.
     text = text.replace("$", DOLLAR if text.count("$") == 1 else "")
@@ -123,6 +127,7 @@ def normalise(answer: str) -> str:
     text = _TEXT.sub(_tidy_text, text)
     text = _DEGREE.sub("°", text)
     text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _LOG_OF_DIGITS.sub(r"{\1}\2", text)
     text = _BARE_SCRIPT.sub(r"\1{\2}", text)
     text = _TIMES_TEN.sub(r"\\times ", text)
     text = _ORDINAL.sub("", text)
@@ -179,10 +184,10 @@ def _tidy_text(command: re.Match[str]) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Strip a final full stop, a box, and braces around the whole; a few rounds, for nobody means more."""
+    """Strip final punctuation, a box, and braces around the whole; a few rounds, for nobody means more."""
     for _ in range(4):
         before = text
-        if text.endswith((".", ",")) and not text.endswith(".."):
+        if text.endswith((".", ",", ";")) and not text.endswith(".."):
             text = text[:-1].rstrip()
         text = _without_single_box(text)
         if text.startswith("{") and closing_brace(text, 0) == len(text) - 1:
