@@ -14,6 +14,7 @@ def test_ratios_are_to_the_better_naive_of_each_family() -> None:
     }
     line = json.loads(result_line(dict.fromkeys(FAMILIES, rules)))
     assert line["regret_ratio_smooth"] == line["regret_ratio_rough"] == 0.5
+    assert 0 < line["regret_ratio_smooth_error"] < 0.5
     assert line["optimism_ratio"] == 0.01
     assert line["coverage"] == 0.5
 
@@ -22,6 +23,7 @@ def test_a_simulated_study_depends_on_its_seed_alone_and_nobody_beats_the_best()
     first = simulate(("quickstart", 3))
     assert first == simulate(("quickstart", 3))
     assert all(outcome.regret > -1e-3 for outcome in first.values())
+    assert first[OURS].best_trial_regret <= first[OURS].regret
 
 
 def test_trials_solve_the_share_that_their_surface_says_and_mostly_the_same_problems() -> None:
