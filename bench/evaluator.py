@@ -88,7 +88,7 @@ class Measurement:
     new_engine: float
     swap: float
     reload: float
-    """vLLM's own part of a swap: copying and packing the weights, unchecked."""
+    """A swap without its checks: vLLM's reload, the tied head's packing and the cache's reset."""
     canary: float
     bare: float
     """LLM.generate with the same prompts and sampling."""
