@@ -17,6 +17,7 @@ from mathsft.answers.functions import (
     factorial,
     floor,
     log_to_base,
+    raised,
     sqrt,
 )
 from mathsft.answers.numerals import read_numeral
@@ -113,7 +114,7 @@ class _Parser:
             operands.append(self._factorials(self._argument()))
         value = operands.pop()
         while operands:
-            value = power(operands.pop(), value)
+            value = raised(operands.pop(), value)
         return self._factorials(value)
 
     def _factorials(self, value: Value) -> Value:

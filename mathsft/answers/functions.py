@@ -14,7 +14,7 @@ from mathsft.answers.algebra import (
     sign,
     unevaluated,
 )
-from mathsft.answers.polynomials import MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
+from mathsft.answers.polynomials import IMAGINARY, MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
 _MAX_FACTORIAL = 1_500
 """1,500! has as many digits as the longest integer."""
@@ -64,6 +64,16 @@ def sin(argument: Value) -> Value:
         return known
     factor, positive = _without_minus(argument)
     return number(factor) * unevaluated("sin", positive)
+
+
+def raised(base: Value, exponent: Value) -> Value:
+    """Return base ** exponent, that of e to i times an angle by Euler's formula where its cosine and sine are known."""
+    turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
+    if turns is not None:
+        real, imaginary = _cosine_of_turns(turns), _cosine_of_turns(Fraction(1, 2) - turns)
+        if real is not None and imaginary is not None:
+            return real + atom(IMAGINARY) * imaginary
+    return power(base, exponent)
 
 
 def absolute(argument: Value) -> Value:
@@ -174,15 +184,16 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "cot": lambda argument: cos(argument) / sin(argument),
     "sec": lambda argument: number(1) / cos(argument),
     "csc": lambda argument: number(1) / sin(argument),
+    "cis": lambda argument: cos(argument) + atom(IMAGINARY) * sin(argument),
     "arcsin": _inverse(sin, "arcsin", -6),
     "arccos": _inverse(cos, "arccos", 0),
     "arctan": _inverse(_tan, "arctan", -6),
     "ln": log,
     "log": lambda argument: log_to_base(number(10), argument),
     "lg": lambda argument: log_to_base(number(10), argument),
-    "exp": lambda argument: power(atom(E), argument),
+    "exp": lambda argument: raised(atom(E), argument),
     "sqrt": sqrt,
     "abs": absolute,
 }
 """By the name after a backslash or, in plain text, without one."""
-ANGLE_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc")
+ANGLE_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "cis")

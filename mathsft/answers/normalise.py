@@ -90,6 +90,7 @@ _COMMANDS = {
 }
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_FUNCTION_WORDS = ("sin", "cos", "tan", "cot", "csc", "cis", "arcsin", "arccos", "arctan", "log", "ln")
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
 _LEADING_TILDE = re.compile(r"^[\s$]*~")
@@ -179,6 +180,8 @@ def _plain_digits(digits: str) -> str:
 
 def _tidy_text(command: re.Match[str]) -> str:
     words = command[1].strip()
+    if words in _FUNCTION_WORDS:
+        return rf"\{words} "
     # A conjunction separates the items of a list, whichever way it is set.
     return f" {words} " if words in ("", "and", "or", DOLLAR) else rf"\text{{{words}}}"
 

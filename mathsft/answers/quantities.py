@@ -11,10 +11,11 @@ _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥¢]| [A-Za-z]{2,}|(?<=[0-9}])[A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
 _IS_UNMARKED = re.compile(r" *[A-Za-z]")
-_ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
+_ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc|cis")
 _MAX_UNIT_PLACES = 8
 _IN_BASE = re.compile(
-    r"\(?(?P<digits>-?[0-9A-Z]{1,200})\)? ?(?:_ ?\{? ?(?:\\text\{)?|(?:\\text\{)?(?:in )?base )"
+    r"\(?(?:\\text\{)?(?P<digits>-?(?:[0-9A-Z]{1,200}|(?=[a-z]{0,9}[0-9])[0-9a-z]{1,200}))\}?\)? ?"
+    r"(?:_ ?\{? ?(?:\\text\{)?|(?:\\text\{)?(?:in )?base )"
     r"(?P<base>[0-9]{1,2}|[a-z]{3,6})\}{0,2}"
 )
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

@@ -42,6 +42,7 @@ _MATRIX = re.compile(
     r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
     r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
 )
+_TRANSPOSED = re.compile(r"(?P<inside>.*[)\]}]) ?\^ ?\{? ?(?:\\text\{ ?T ?\}|T|\\top|\\intercal) ?\}?")
 _CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])(?:\)|[.:](?= ))) ?(?P<rest>.+)")
 _LEAD_WORDS = (
@@ -87,6 +88,7 @@ class _Reader:
             _read_clock,
             self._read_well_known_set,
             self._read_matrix,
+            self._read_transposed,
             self._read_list,
             self._read_plus_minus,
             self._read_bracketed,
@@ -146,6 +148,16 @@ class _Reader:
         rows = [row for row in matrix["cells"].split(r"\\") if row.strip()]
         cells = tuple(tuple(_times(factor, self.read(cell.strip())) for cell in row.split("&")) for row in rows)
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
+
+    def _read_transposed(self, text: str) -> Reading | None:
+        transposed = _TRANSPOSED.fullmatch(text)
+        inside = self.read(transposed["inside"]) if transposed else None
+        match inside:
+            case Matrix(False, rows) if len({len(row) for row in rows}) == 1:
+                return Matrix(False, tuple(zip(*rows, strict=True)))
+            case Items("()" | "[]", items) if not any(isinstance(item, Items) for item in items):
+                return Matrix(False, tuple((item,) for item in items))
+        return None
 
     def _read_factor(self, text: str) -> Value | None:
         """Return what stands before a matrix, 1 where nothing does."""
