@@ -88,7 +88,7 @@ class Measurement:
     new_engine: float
     swap: float
     reload: float
-    """A swap without its checks: vLLM's reload, the tied head's packing and the cache's reset."""
+    """A swap without its checks: loading the weights, packing where the model is wide, and the cache's reset."""
     canary: float
     bare: float
     """LLM.generate with the same prompts and sampling."""
@@ -173,7 +173,7 @@ def _table(measured: dict[str, Measurement]) -> Table:
         ("new engine", lambda one: f"{one.new_engine:.3f}"),
         ("swap", lambda one: f"{one.swap:.4f}"),
         ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
-        ("  of it vLLM's reload", lambda one: f"{one.reload:.4f}"),
+        ("  of it loading", lambda one: f"{one.reload:.4f}"),
         ("canary", lambda one: f"{one.canary:.4f}"),
         ("bare LLM.generate", lambda one: f"{one.bare:.3f}"),
         ("our generate, entropy included", lambda one: f"{one.generate:.3f}"),

@@ -6,11 +6,13 @@ reaches into the model, which must therefore live in this very process.
 
 import functools
 import gc
+import json
 import logging
 import math
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ from mathsft.data.models import fingerprint
 from mathsft.errors import UserError
 from mathsft.records import Hardware
 from mathsft.seeds import derive_seed
+from mathsft.workers.placement import PACKED_FROM_WIDTH, packs_weights
 
 if TYPE_CHECKING:
     import torch
@@ -81,21 +84,23 @@ class Engine:
         from mathsft.evaluation.entropy import EntropyTap
 
         on_cpu = hardware.device == "cpu"
-        self._llm = ends_process(LLM)(
-            model=str(folder),
-            dtype=hardware.engine_dtype,
-            max_model_len=max_model_len,
-            gpu_memory_utilization=hardware.engine_memory_share,
-            enable_sleep_mode=hardware.sleep_mode,
-            enable_prefix_caching=True,
-            enforce_eager=on_cpu,
-            block_size=CPU_BLOCK_TOKENS if on_cpu else None,
-            async_scheduling=False,
-            logits_processors=[EntropyTap],
-            # In bf16 a logit near 20 is off by up to 0.06; log probabilities and entropies would be, too.
-            hf_overrides={"head_dtype": "float32"},
-            use_tqdm_on_load=False,
-        )
+        self._packs = packs_weights(hardware, _hidden_size(folder))
+        with nullcontext() if self._packs else _without_packing():
+            self._llm = ends_process(LLM)(
+                model=str(folder),
+                dtype=hardware.engine_dtype,
+                max_model_len=max_model_len,
+                gpu_memory_utilization=hardware.engine_memory_share,
+                enable_sleep_mode=hardware.sleep_mode,
+                enable_prefix_caching=True,
+                enforce_eager=on_cpu,
+                block_size=CPU_BLOCK_TOKENS if on_cpu else None,
+                async_scheduling=False,
+                logits_processors=[EntropyTap],
+                # In bf16 a logit near 20 is off by up to 0.06; log probabilities and entropies would be, too.
+                hf_overrides={"head_dtype": "float32"},
+                use_tqdm_on_load=False,
+            )
         self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = fingerprint(folder)
@@ -281,8 +286,11 @@ class Engine:
         was_asleep = self.loaded_fingerprint is None
         if was_asleep:
             self._llm.wake_up(tags=["weights"])
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._read_tensors(folder)})
-        self._llm.apply_model(_repack_head)
+        if self._packs:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._read_tensors(folder)})
+            self._llm.apply_model(_repack_head)
+        else:
+            self._llm.apply_model(lambda model: _load(model, self._read_tensors(folder)))
         if was_asleep:
             self._llm.wake_up(tags=["kv_cache"])
         if was_asleep or self._has_overflowed:
@@ -318,6 +326,28 @@ def _find_tap(worker: Any) -> "EntropyTap":
 
     taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
     return taps[0]
+
+
+def _hidden_size(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("hidden_size", PACKED_FROM_WIDTH))
+
+
+@contextmanager
+def _without_packing() -> Iterator[None]:
+    """Have vLLM leave the weights as they are: it has no setting for that (0.32)."""
+    from vllm import _custom_ops
+
+    packs, _custom_ops._supports_onednn = _custom_ops._supports_onednn, False
+    try:
+        yield
+    finally:
+        _custom_ops._supports_onednn = packs
+
+
+def _load(model: Any, tensors: Iterator[tuple[str, "torch.Tensor"]]) -> None:
+    """Copy tensors into the model's own; packed weights would have to be made anew."""
+    model.load_weights(tensors)
 
 
 def _repack_head(model: Any) -> None:

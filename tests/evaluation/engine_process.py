@@ -22,6 +22,7 @@ from mathsft.config.schema import (
 )
 from mathsft.errors import UserError
 from mathsft.records import Checkpoint, Hardware, WorkerSettings
+from mathsft.workers.placement import PACKED_FROM_WIDTH
 
 HARDWARE = Hardware(
     device="cpu", num_threads=1, attention="sdpa", engine_dtype="float32", engine_memory_share=0.5, sleep_mode=False
@@ -53,7 +54,7 @@ def make_tokenizer(folder: Path) -> Any:
     return wrapped
 
 
-def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0.3) -> Any:
+def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0.3, hidden_size: int = 64) -> Any:
     """Write a tiny random Qwen2 whose greedy output wanders (a wide initialisation), and return it."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -62,7 +63,7 @@ def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=hidden_size,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -166,8 +167,8 @@ def run_checks(folder: Path) -> None:
     torch.set_num_threads(1)
     report = {
         "num_positions": NUM_POSITIONS,
-        "tied": check_engine(folder / "tied", tied=True),
-        "untied": check_engine(folder / "untied", tied=False),
+        "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
+        "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
     evaluator, taught, report["evaluator"] = check_evaluator(folder / "evaluator")
     (folder / "report.json").write_text(json.dumps(report))
@@ -175,13 +176,13 @@ def run_checks(folder: Path) -> None:
     (folder / "survived").touch()
 
 
-def check_engine(folder: Path, tied: bool) -> dict[str, Any]:
+def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     from mathsft.data.models import fingerprint
     from mathsft.evaluation.engine import CheckpointError, Engine
 
     references, models = {}, {}
     for name, seed in (("A", 1), ("B", 2)):
-        models[name] = make_model(folder / name, seed, tied)
+        models[name] = make_model(folder / name, seed, tied, 2.4 / hidden_size**0.5, hidden_size)
         references[name] = reference_texts(models[name], make_tokenizer(folder / name), GREEDY.max_tokens)
     for how in (*BAD_CHECKPOINTS, "overflow"):
         damage(folder / "B", folder / how, how)
@@ -313,12 +314,12 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     report["taught again"] = asdict(evaluator.score(taught, {}, "search"))
     report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
 
-    repack, engine._repack_head = engine._repack_head, lambda model: None
+    load, engine._load = engine._load, lambda model, tensors: None
     report["broken swap"] = refusal_of(evaluator, base, {})
     evaluator._engine.close()
     evaluator = Evaluator(settings)
     report["broken swap in a new engine"] = refusal_of(evaluator, taught, {})
-    engine._repack_head = repack
+    engine._load = load
     report["mended"] = asdict(evaluator.score(base, {}, "search"))
     return evaluator, taught, report
 

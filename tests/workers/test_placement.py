@@ -11,8 +11,9 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
+from mathsft.records import Hardware
 from mathsft.workers import placement
-from mathsft.workers.placement import Devices, Placement, detect_devices, place, visible_cuda_devices
+from mathsft.workers.placement import Devices, Placement, detect_devices, packs_weights, place, visible_cuda_devices
 
 STUDY_DIR = Path("studies/demo")
 
@@ -181,6 +182,22 @@ def test_precision_is_the_users_where_given(
     evaluation = experiment.evaluation.model_copy(update={"precision": precision})
     asked = experiment.model_copy(update={"evaluation": evaluation})
     assert place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware.engine_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "hidden_size", "packs"),
+    [
+        ("cpu", "float32", 128, False),
+        ("cpu", "float32", 384, False),
+        ("cpu", "float32", 576, True),
+        ("cpu", "bfloat16", 128, True),
+        ("cuda", "bfloat16", 128, True),
+    ],
+)
+def test_weights_stay_as_they_are_where_packing_gains_nothing(
+    device: Literal["cpu", "cuda"], dtype: Literal["float32", "bfloat16"], hidden_size: int, packs: bool
+) -> None:
+    assert packs_weights(Hardware(device, 1, "tree", dtype, 0.5, sleep_mode=False), hidden_size) is packs
 
 
 def test_description_names_the_devices(experiment: Experiment) -> None:
