@@ -69,6 +69,22 @@ def improvement_upper_bound(previous: Sequence[Sequence[bool]], last: Sequence[S
     return float(ttest_1samp(padded_gains, 0, alternative="less").confidence_interval(0.95).high)
 
 
+def mean_correlation(outcomes: Sequence[Sequence[bool]]) -> float:
+    """Return how alike problems fall out for different checkpoints: the pooled correlation of their outcomes, at least 0.
+
+    Outcomes are [checkpoint][problem] on the same problems. The variance of a difference of two accuracies is smaller by
+    this share than that of independent ones. Source: Miller, "Adding error bars to evals", arXiv 2411.00640 (2024).
+    """
+    import numpy as np
+
+    solved_CP = np.array(outcomes, dtype=np.float64)
+    own = float(solved_CP.var(axis=1).sum())
+    if len(solved_CP) < 2 or own == 0:
+        return 0.0
+    shared = float(solved_CP.sum(axis=0).var()) - own
+    return max(0.0, shared / ((len(solved_CP) - 1) * own))
+
+
 def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> float:
     """Return the lower limit of the 95 % score interval of the difference of paired proportions (the upper: by symmetry).
 

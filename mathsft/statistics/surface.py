@@ -1,5 +1,6 @@
 """A smooth surface through trials' noisy accuracies: where it is high, and how sure that is. It chooses no winner."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ Floats = NDArray[np.float64]
 NUM_CANDIDATES = 2048
 LENGTH_SCALES = (0.15, 3.0)
 """Least and greatest share of a range over which accuracy changes: shorter scales would follow single trials."""
+SEED_SDS = (0.005, 0.02)
+"""Least and greatest standard deviation that the seed of a run may add: what differs by more is the surface's own."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,9 @@ def _fit(space: Mapping[str, SearchRange], observations: Sequence[Observation]) 
     variances = np.array([observation.variance for observation in observations])
     centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
 
+    least, greatest = ((sd / scale) ** 2 for sd in SEED_SDS)
     lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
-    kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(0.05, (1e-5, 1.0))
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(math.sqrt(least * greatest), (least, greatest))
     process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # that a bound was reached: this is what bounds are for

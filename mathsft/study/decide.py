@@ -13,6 +13,7 @@ from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.records import Finalist, Promotion, Run
 from mathsft.statistics.intervals import wilson
 from mathsft.statistics.optimism import best_of_k
+from mathsft.statistics.paired import mean_correlation
 from mathsft.statistics.surface import Observation, optimum, smooth
 from mathsft.study.words import edge_notes, own_settings_note, runner_up_note
 
@@ -153,22 +154,26 @@ def _smoothed(
 def _observe(results: Sequence[TrialResult], entrants: Sequence[TrialResult], pools: Sequence[str]) -> list[Observation]:
     """Return what the entrants reached on all these pools and the others on the search pool, each as of the search pool.
 
-    Pools differ in difficulty: what the entrants lose together between the search pool and all pools is given back.
+    Pools differ in difficulty: what the entrants lose together between the search pool and all pools is given back. All
+    trials solve the same problems, and where these fall out alike for all of them the draw of the problems sets none apart.
     """
     lost = fmean([_accuracy(trial, [SEARCH_POOL]) - _accuracy(trial, pools) for trial in entrants]) if entrants else 0.0
     entered = {trial.run.name for trial in entrants}
+    own_share = 1 - mean_correlation([trial.outcomes[SEARCH_POOL] for trial in _finished(results)])
     return [
-        _observation(trial, pools, lost) if trial.run.name in entered else _observation(trial, [SEARCH_POOL], 0.0)
+        _observation(trial, pools, lost, own_share)
+        if trial.run.name in entered
+        else _observation(trial, [SEARCH_POOL], 0.0, own_share)
         for trial in _ended(results)
     ]
 
 
-def _observation(trial: TrialResult, pools: Sequence[str], lost: float) -> Observation:
+def _observation(trial: TrialResult, pools: Sequence[str], lost: float, own_share: float) -> Observation:
     if trial.run.state == "diverged":
         return Observation(trial.run.overrides, 0.0, 0.0)
     solved = trial.solved(pools)
     share = (sum(solved) + 1) / (len(solved) + 2)  # never 0 or 1, which would claim to be certain
-    return Observation(trial.run.overrides, fmean(solved) + lost, share * (1 - share) / len(solved))
+    return Observation(trial.run.overrides, fmean(solved) + lost, own_share * share * (1 - share) / len(solved))
 
 
 def _accuracy(trial: TrialResult, pools: Sequence[str]) -> float:

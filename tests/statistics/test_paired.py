@@ -3,7 +3,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import multinomial
 
-from mathsft.statistics.paired import PairedDifference, compare, improvement_upper_bound
+from mathsft.statistics.paired import PairedDifference, compare, improvement_upper_bound, mean_correlation
 
 NUM_PROBLEMS = 40
 
@@ -133,3 +133,25 @@ def test_improvement_bound_is_not_far_above_the_improvement() -> None:
 def test_nothing_changed_is_not_certainty() -> None:
     unchanged = [[False] * 100] * 3
     assert 0.01 < improvement_upper_bound(unchanged, unchanged) < 0.03
+
+
+@pytest.mark.parametrize("difficulty_sd", [0.0, 1.8])
+def test_the_mean_correlation_tells_how_much_less_differences_vary_than_independent_accuracies(difficulty_sd: float) -> None:
+    rng, num_problems = np.random.default_rng(0), 200
+    correlations, differences, accuracies = [], [], []
+    for _ in range(4000):
+        chances = 1 / (1 + np.exp(rng.normal(0, difficulty_sd, num_problems)))
+        outcomes = rng.random((6, num_problems)) < chances
+        correlations.append(mean_correlation(outcomes.tolist()))
+        differences.append(outcomes[0].mean() - outcomes[1].mean())
+        accuracies.append(outcomes[0].mean())
+    independent = 2 * np.var(accuracies)
+    assert np.var(differences) / independent == pytest.approx(1 - np.mean(correlations), abs=0.1)
+    assert np.mean(correlations) > 0.3 if difficulty_sd else np.mean(correlations) < 0.03
+
+
+def test_what_is_known_of_one_checkpoint_or_never_varies_is_not_correlated() -> None:
+    assert mean_correlation([[True, False]]) == 0.0
+    assert mean_correlation([[True, True], [True, True]]) == 0.0
+    assert mean_correlation([[True, False, True], [True, False, True]]) == 1.0
+    assert mean_correlation([[True, False], [False, True]]) == 0.0
