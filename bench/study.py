@@ -3,8 +3,8 @@
 `python -m bench.study` prints a table and, last, one JSON line. (a) is one script: an in-process Optuna objective,
 transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine with vLLM's defaults that
 scores its weights. (b) is run_study.py on the quickstart. Both train each setting on as many examples, in as many steps, and
-score it once on the same 200 problems. The first two trials, with the first start of each side's processes, are left out on
-both sides. What the settings learn is shown, not compared.
+score it once on the same 200 problems. The first two trials of (b), with the start of its processes, are left out, and
+so are they of (a), which starts its engine anew in each trial and need not run these two. What the settings learn is shown, not compared.
 """
 
 import argparse
@@ -40,7 +40,7 @@ NUM_FIRST = 2
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took for all trials after the second, and in what activities."""
+    """What one side took for the trials after the second, in what activities, and CPU-seconds a trial of those it ran."""
 
     name: str
     wall_seconds: float
@@ -111,7 +111,7 @@ def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
     asked = optuna.load_study(study_name=folder.path.name, storage=folder.database_url).trials
     wall_seconds = (_known(asked[-1].datetime_complete) - _known(asked[NUM_FIRST].datetime_start)).total_seconds()
     overhead = wall_seconds / max(train, evaluate) - 1
-    return Side("run_study", wall_seconds, cpu_seconds, activities, accuracies), overhead
+    return Side("run_study", wall_seconds, cpu_seconds / len(trials), activities, accuracies), overhead
 
 
 def _known(moment: datetime | None) -> datetime:
@@ -124,22 +124,22 @@ def _seconds(timings: dict[str, float]) -> float:
 
 
 def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:
-    """Run the settings through the naive pipeline in a process of its own."""
+    """Run the settings after the second through the naive pipeline in a process of its own."""
     out = scratch / "naive.json"
-    command = [sys.executable, "-m", "bench.naive_study", str(out), str(NUM_EXAMPLES), json.dumps(settings)]
+    command = [sys.executable, "-m", "bench.naive_study", str(out), str(NUM_EXAMPLES), json.dumps(settings[NUM_FIRST:])]
     _run(command, scratch)
     found = json.loads(out.read_text(encoding="utf-8"))
-    trials = found["trials"][NUM_FIRST:]
+    trials = found["trials"]
     activities: dict[str, float] = {}
-    for trial in found["trials"]:
+    for trial in trials:
         for name, seconds in trial["seconds"].items():
             activities[name] = activities.get(name, 0.0) + seconds
     return Side(
         "naive pipeline",
         sum(trial["wall_seconds"] for trial in trials),
-        found["cpu_seconds"],
+        found["cpu_seconds"] / len(trials),
         activities,
-        tuple(trial["accuracy"] for trial in found["trials"]),
+        tuple(trial["accuracy"] for trial in trials),
     )
 
 
@@ -160,7 +160,7 @@ def _children_seconds() -> float:
 
 def _table(sides: Sequence[Side]) -> Table:
     table = Table(title="Trials after the second", title_justify="left", box=box.SIMPLE_HEAD)
-    for header in ("", "wall", "CPU-s in all", "where the time of all trials goes", "accuracies"):
+    for header in ("", "wall", "CPU-s a trial", "where the time of its trials goes", "accuracies"):
         table.add_column(header)
     for side in sides:
         spent = sorted(side.activities.items(), key=lambda item: -item[1])
