@@ -3,8 +3,8 @@
 `python -m bench.study` prints a table and, last, one JSON line. (a) is one script: an in-process Optuna objective,
 transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine with vLLM's defaults that
 scores its weights. (b) is run_study.py on the quickstart. Both train each setting on as many examples, in as many steps, and
-score it once on the same 200 problems. The first two trials of (b), with the start of its processes, are left out, and
-so are they of (a), which starts its engine anew in each trial and need not run these two. What the settings learn is shown, not compared.
+score it once on the same 200 problems. The first two trials of (b), with the start of its processes, are left out;
+(a), which starts its engine anew in each trial, does not run these two. What the settings learn is shown, not compared.
 """
 
 import argparse
