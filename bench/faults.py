@@ -192,7 +192,10 @@ class Workplace:
             self.num_leftovers += len(left)
             for other in left:
                 other.kill()
-        self.num_tracebacks += self._output_path.read_bytes().count(b"Traceback (most recent call last)")
+        output = self._output_path.read_text(encoding="utf-8", errors="replace")
+        if num_tracebacks := output.count("Traceback (most recent call last)"):
+            self.num_tracebacks += num_tracebacks
+            print(output, file=sys.stderr, flush=True)  # a bug to be found
 
     def _life(self, process: "subprocess.Popen[bytes]") -> Iterator[float]:
         """Yield the seconds since now, again and again, until the process has ended."""
