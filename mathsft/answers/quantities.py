@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from mathsft.answers.algebra import Value, number, same_value
 from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.functions import ANGLE_FUNCTIONS
 from mathsft.answers.units import NO_UNIT, Unit, read_unit
 
 _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥¢]| [A-Za-z]{2,}|(?<=[0-9}])[A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
 _IS_UNMARKED = re.compile(r" *[A-Za-z]")
-_ANGLE_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc|cis")
+_ANGLE_FUNCTION = re.compile("|".join(ANGLE_FUNCTIONS))
 _MAX_UNIT_PLACES = 8
 _IN_BASE = re.compile(
     r"\(?(?:\\text\{)?(?P<digits>-?(?:[0-9A-Z]{1,200}|(?=[a-z]{0,9}[0-9])[0-9a-z]{1,200}))\}?\)? ?"
