@@ -305,6 +305,8 @@ class Hardware:
     engine_memory_share: float
     sleep_mode: bool
     """The evaluator gives its memory back while another worker has the device."""
+    packs_from_width: int = 0
+    """The engine packs the weights of models whose hidden size is at least this."""
 
 
 @dataclass(frozen=True)

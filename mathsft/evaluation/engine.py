@@ -23,7 +23,6 @@ from mathsft.data.models import fingerprint
 from mathsft.errors import UserError
 from mathsft.records import Hardware
 from mathsft.seeds import derive_seed
-from mathsft.workers.placement import PACKED_FROM_WIDTH, packs_weights
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +83,7 @@ class Engine:
         from mathsft.evaluation.entropy import EntropyTap
 
         on_cpu = hardware.device == "cpu"
-        self._packs = packs_weights(hardware, _hidden_size(folder))
+        self._packs = not _is_narrower(folder, hardware.packs_from_width)
         with nullcontext() if self._packs else _without_packing():
             self._llm = ends_process(LLM)(
                 model=str(folder),
@@ -328,9 +327,9 @@ def _find_tap(worker: Any) -> "EntropyTap":
     return taps[0]
 
 
-def _hidden_size(folder: Path) -> int:
+def _is_narrower(folder: Path, width: int) -> bool:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("hidden_size", PACKED_FROM_WIDTH))
+    return int(config.get("hidden_size", width)) < width
 
 
 @contextmanager

@@ -132,22 +132,19 @@ def place(
     return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1, ranks or num_free)
 
 
-def packs_weights(hardware: Hardware, hidden_size: int) -> bool:
-    """Tell whether vLLM is to pack a model's weights for its CPU kernels: not where that costs more than it saves."""
-    return hardware.device != "cpu" or hardware.engine_dtype != "float32" or hidden_size >= PACKED_FROM_WIDTH
-
-
 def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int, ranks: int) -> Placement:
     trainer_cpus, evaluator_cpus = _halves(cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
+        engine_dtype = _engine_dtype(experiment.evaluation, "float32")
         hardware = Hardware(
             device="cpu",
             num_threads=max(1, len(cpus) // ranks),
             attention="tree",
-            engine_dtype=_engine_dtype(experiment.evaluation, "float32"),
+            engine_dtype=engine_dtype,
             engine_memory_share=experiment.evaluation.memory_share,
             sleep_mode=False,
+            packs_from_width=PACKED_FROM_WIDTH if engine_dtype == "float32" else 0,
         )
         # Read when OpenMP is loaded; it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(hardware.num_threads)}

@@ -25,7 +25,13 @@ from mathsft.records import Checkpoint, Hardware, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
 
 HARDWARE = Hardware(
-    device="cpu", num_threads=1, attention="sdpa", engine_dtype="float32", engine_memory_share=0.5, sleep_mode=False
+    device="cpu",
+    num_threads=1,
+    attention="sdpa",
+    engine_dtype="float32",
+    engine_memory_share=0.5,
+    sleep_mode=False,
+    packs_from_width=PACKED_FROM_WIDTH,
 )
 NUM_POSITIONS = 256
 PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")

@@ -11,9 +11,8 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
-from mathsft.records import Hardware
 from mathsft.workers import placement
-from mathsft.workers.placement import Devices, Placement, detect_devices, packs_weights, place, visible_cuda_devices
+from mathsft.workers.placement import Devices, Placement, detect_devices, place, visible_cuda_devices
 
 STUDY_DIR = Path("studies/demo")
 
@@ -185,19 +184,15 @@ def test_precision_is_the_users_where_given(
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "hidden_size", "packs"),
-    [
-        ("cpu", "float32", 128, False),
-        ("cpu", "float32", 384, False),
-        ("cpu", "float32", 576, True),
-        ("cpu", "bfloat16", 128, True),
-        ("cuda", "bfloat16", 128, True),
-    ],
+    ("cuda", "precision", "width"),
+    [((), "fp32", placement.PACKED_FROM_WIDTH), ((), "bf16", 0), (("0",), "fp32", 0), (("0",), "bf16", 0)],
 )
-def test_weights_stay_as_they_are_where_packing_gains_nothing(
-    device: Literal["cpu", "cuda"], dtype: Literal["float32", "bfloat16"], hidden_size: int, packs: bool
+def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
+    experiment: Experiment, cuda: tuple[str, ...], precision: str, width: int
 ) -> None:
-    assert packs_weights(Hardware(device, 1, "tree", dtype, 0.5, sleep_mode=False), hidden_size) is packs
+    evaluation = experiment.evaluation.model_copy(update={"precision": precision})
+    asked = experiment.model_copy(update={"evaluation": evaluation})
+    assert place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware.packs_from_width == width
 
 
 def test_description_names_the_devices(experiment: Experiment) -> None:
