@@ -2,7 +2,10 @@
 
 import sys
 
-from mathsft.cli import run_final
+from mathsft.interrupts import end_silently
 
 if __name__ == "__main__":
+    end_silently()  # Ctrl-C while modules are imported
+    from mathsft.cli import run_final
+
     sys.exit(run_final(sys.argv[1:]))

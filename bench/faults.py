@@ -52,6 +52,8 @@ MAX_LIFE_SECONDS = 3600
 GONE_SECONDS = 10
 """How long what a driver started may outlive it."""
 INTERRUPT_PAUSE_SECONDS = 0.2
+BOOT_CPU_SECONDS = 0.1
+"""What Python needs, and more, until a command's first line runs; Ctrl-C before that is answered by Python, with a traceback."""
 MAX_PAUSE_SECONDS = 5
 """How long after a write a strike falls at most: else most would fall while the engine starts."""
 
@@ -215,6 +217,8 @@ class Workplace:
     def _strike(self, driver: "subprocess.Popen[bytes]", victim: str) -> str:
         """Kill the victim, or the driver where there is none; return who it was."""
         if victim == INTERRUPT:
+            while driver.poll() is None and sum(psutil.Process(driver.pid).cpu_times()[:2]) < BOOT_CPU_SECONDS:
+                time.sleep(POLL_SECONDS)
             for _ in range(2):  # to all, as a terminal does
                 os.killpg(driver.pid, signal.SIGINT)
                 time.sleep(INTERRUPT_PAUSE_SECONDS)

@@ -6,12 +6,12 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 import argparse
 import importlib.util
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
+from mathsft.interrupts import ending_at_once
 from mathsft.invocation import python
 
 NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
@@ -142,9 +142,12 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
             file=sys.stderr,
         )
         return USER_ERROR
+    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
+    go_on = f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
+    stopped = f"Stopped{go_on}"
     try:
-        action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
-        return action(arguments)
+        with ending_at_once(stopped):
+            return action(arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -152,9 +155,5 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
         print(f"{parser.prog}: the study ended: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would show a traceback of the ending
-        again = (
-            f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
-        )
-        print(f"\nStopped{again}", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         return INTERRUPTED

@@ -19,6 +19,7 @@ from mathsft.data.examples import load_template
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
+from mathsft.interrupts import cancelling
 from mathsft.invocation import python
 from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
@@ -153,7 +154,8 @@ def run_to_end(work: Coroutine[None, None, Result]) -> Result:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
+        with cancelling(task):
+            return await work
 
     try:
         return asyncio.run(until_terminated())

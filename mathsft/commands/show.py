@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 
 from mathsft.commands.common import open_console
 from mathsft.errors import OK, UserError
+from mathsft.interrupts import raising
 from mathsft.invocation import python
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting.analysis import analyse_run
@@ -161,7 +162,7 @@ def _score_facts(score: Score) -> dict[str, Any]:
 def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
     """Print, page by page where a person looks at it."""
     pages: AbstractContextManager[Any] = console.pager(styles=True) if console.is_terminal else nullcontext()
-    with pages:
+    with raising(), pages:  # Ctrl-C is the pager's, which pydoc waits for
         for part in parts:
             console.print(part, markup=False, soft_wrap=False)
 
