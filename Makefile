@@ -34,15 +34,15 @@ clean:
 	rm -rf .venv .uv
 
 .venv/installed: $(SOURCES) | .venv/bin/python .uv-ready
-	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE)]'
+	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE)]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),dev]'
+	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),dev]'
 	touch $@
 
 .venv/installed-bench: .venv/installed
-	$(UV) pip install --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),bench]'
+	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),bench]'
 	touch $@
 
 .venv/bin/python: | .uv-ready
