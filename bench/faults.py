@@ -53,7 +53,7 @@ GONE_SECONDS = 10
 """How long what a driver started may outlive it."""
 INTERRUPT_PAUSE_SECONDS = 0.2
 BOOT_CPU_SECONDS = 0.1
-"""What Python needs, and more, until a command's first line runs; Ctrl-C before that is answered by Python, with a traceback."""
+"""What Python needs, and more, until a command begins; Ctrl-C before that is answered by Python, with a traceback."""
 MAX_PAUSE_SECONDS = 5
 """How long after a write a strike falls at most: else most would fall while the engine starts."""
 
