@@ -14,8 +14,8 @@ from mathsft.training.rows import NO_TARGET, Row
 CHUNK_LOGITS = 2**26
 """Logits that exist at once, in the model's precision: 128 MiB in bf16, whatever the batch size and the vocabulary."""
 
-BLOCK_LOGITS = 2**22
-"""Those of them that exist in fp32, too: they stay in a CPU's cache from the logits to their gradient."""
+BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**22}
+"""Those of them that exist in fp32, too, by device: they stay in a core's cache from the logits to their gradient."""
 
 
 class RowLoss(nn.Module):
@@ -55,7 +55,7 @@ class _ChunkedCrossEntropy(Function):
         for chunk in _slices(len(hidden_NE), CHUNK_LOGITS // len(weight_VE)):
             hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
             logits_CV = linear(hidden_CE, weight_VE, bias_V)
-            for block in _slices(len(logits_CV), BLOCK_LOGITS // len(weight_VE)):
+            for block in _slices(len(logits_CV), BLOCK_LOGITS[logits_CV.device.type] // len(weight_VE)):
                 loss += _loss_and_gradient_(logits_CV[block], targets_C[block], scale)
             torch.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
             weight_grad_VE = _sum(weight_grad_VE, logits_CV.t() @ hidden_CE)
@@ -83,10 +83,14 @@ def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> T
     """Return scale times the cross-entropy in nats summed over the targets; put its gradient in the place of the logits."""
     weights_B1 = (targets_B != NO_TARGET)[:, None] * scale
     targets_B1 = targets_B.clamp(min=0)[:, None]
-    logprobs_BV = logits_BV.log_softmax(-1, dtype=torch.float32)
-    loss = -(logprobs_BV.gather(1, targets_B1) * weights_B1).sum()
+    # In place, one pass after the other: a log_softmax would take two tensors and a second exponential.
+    gradient_BV = logits_BV.to(torch.float32, copy=True)
+    gradient_BV -= gradient_BV.amax(-1, keepdim=True)
+    target_logits_B1 = gradient_BV.gather(1, targets_B1)
+    sums_B1 = gradient_BV.exp_().sum(-1, keepdim=True)
+    loss = ((sums_B1.log() - target_logits_B1) * weights_B1).sum()
     # d loss / d logits = softmax - 1 at the target.
-    gradient_BV = logprobs_BV.exp_().mul_(weights_B1).scatter_add_(1, targets_B1, -weights_B1)
+    gradient_BV.mul_(weights_B1 / sums_B1).scatter_add_(1, targets_B1, -weights_B1)
     logits_BV.copy_(gradient_BV)
     return loss
 

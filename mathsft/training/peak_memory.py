@@ -62,23 +62,30 @@ def activation_bytes(sizes: Dimensions, row: Row, attention: str, training: Trai
     """Return what layers and last norm keep for the backward pass; with checkpointing all inputs, and all of one layer."""
     dtype = DTYPES[training.precision]
     layer = _layer_bytes(sizes, row, attention, dtype)
-    hidden = row.ids_BT.numel() * sizes.hidden_size
-    last_norm = hidden * (_FP32_BYTES + dtype.itemsize)
+    last_norm = row.ids_BT.numel() * _norm_bytes(sizes, row, dtype)
     if training.gradient_checkpointing:
-        return sizes.num_layers * hidden * dtype.itemsize + layer + last_norm
+        inputs = sizes.num_layers * row.ids_BT.numel() * sizes.hidden_size * dtype.itemsize
+        return inputs + layer + last_norm
     return sizes.num_layers * layer + last_norm
 
 
 def _layer_bytes(sizes: Dimensions, row: Row, attention: str, dtype: torch.dtype) -> int:
     """Return what a layer keeps for its backward pass.
 
-    Of each of the two norms the input in fp32, the normalised and the output; of the MLP the gate, its activation, up and
-    their product; of attention its output and what is its own.
+    Of the two norms what they keep and their outputs; of the MLP the gate, its activation, up and their product; of
+    attention its output and what is its own.
     """
-    norms = 2 * sizes.hidden_size * (_FP32_BYTES + 2 * dtype.itemsize)
+    norms = 2 * (_norm_bytes(sizes, row, dtype) + sizes.hidden_size * dtype.itemsize)
     mlp = 4 * sizes.intermediate_size * dtype.itemsize
     attended = sizes.num_heads * sizes.head_dim * dtype.itemsize
     return row.ids_BT.numel() * (norms + mlp + attended) + _attention_bytes(sizes, row, attention, dtype)
+
+
+def _norm_bytes(sizes: Dimensions, row: Row, dtype: torch.dtype) -> int:
+    """Return what a norm keeps of a token: on a CPU its input and a scale (norms.py), else two copies, the input in fp32."""
+    if row.ids_BT.device.type == "cpu":
+        return sizes.hidden_size * dtype.itemsize + _FP32_BYTES
+    return sizes.hidden_size * (_FP32_BYTES + dtype.itemsize)
 
 
 def _attention_bytes(sizes: Dimensions, row: Row, attention: str, dtype: torch.dtype) -> int:
@@ -111,5 +118,5 @@ def _loss_bytes(sizes: Dimensions, row: Row, dtype: torch.dtype) -> int:
     hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
     head_itemsize = dtype.itemsize + (_FP32_BYTES if num_logits > CHUNK_LOGITS else 0)
     head = sizes.vocabulary_size * sizes.hidden_size * head_itemsize
-    in_fp32 = min(BLOCK_LOGITS, num_logits) * _FP32_BYTES
+    in_fp32 = min(BLOCK_LOGITS[row.ids_BT.device.type], num_logits) * _FP32_BYTES
     return hidden + head + min(CHUNK_LOGITS, num_logits) * dtype.itemsize + in_fp32

@@ -84,7 +84,7 @@ def test_loss_and_every_gradient_are_those_of_the_plain_padded_batch(
 ) -> None:
     folder = make_model(kind, tied, **settings)
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
-    monkeypatch.setattr(loss_module, "BLOCK_LOGITS", 257 * 4)
+    monkeypatch.setattr(loss_module, "BLOCK_LOGITS", {"cpu": 257 * 4})
     for seed, prefix_tokens in enumerate((0, 3, 40)):
         batch = random_batch(seed, prefix_tokens)
         expected_loss, expected = plain_loss_and_gradients(folder, batch)

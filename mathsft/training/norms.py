@@ -1,0 +1,93 @@
+"""RMS norms in a third of the passes over memory, on a CPU, where a model's own computes the same thing.
+
+Stock models convert, square, average, scale and round whole tensors one after the other: a tenth of a step in narrow models.
+Here blocks of tokens stay in the cache from the input to the output.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+_BLOCK_TOKENS = 128
+"""At a width of 1,000 three blocks in fp32 fill most of a core's second-level cache."""
+
+
+def speed_up_norms(model: nn.Module) -> int:
+    """Have the model's RMS norms computed here from now on; return how many. The model is in fp32 on the host."""
+    norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and _is_covered(module)]
+    for norm in norms:
+        _wrap(norm)
+    return len(norms)
+
+
+def _wrap(norm: nn.Module) -> None:
+    own_forward: Callable[[Tensor], Tensor] = norm.forward
+    epsilon = _epsilon(norm)
+
+    def forward(hidden_BTE: Tensor) -> Tensor:
+        if hidden_BTE.device.type != "cpu":
+            return own_forward(hidden_BTE)
+        return _RMSNorm.apply(hidden_BTE, norm.weight, epsilon)  # type: ignore[no-any-return, no-untyped-call]
+
+    norm.forward = forward
+
+
+@torch.no_grad()
+def _is_covered(norm: nn.Module) -> bool:
+    """Compare what the module computes with what is computed here: some scale by 1 + weight, or otherwise."""
+    weight = getattr(norm, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or len(list(norm.parameters())) > 1 or not _epsilon(norm):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    hidden_BTE = torch.randn(1, 4, len(weight), generator=generator)
+    own = norm(hidden_BTE)
+    return isinstance(own, Tensor) and torch.allclose(own, _RMSNorm.apply(hidden_BTE, weight, _epsilon(norm)), rtol=1e-5)  # type: ignore[no-untyped-call]
+
+
+def _epsilon(norm: nn.Module) -> float:
+    return float(getattr(norm, "variance_epsilon", 0.0) or getattr(norm, "eps", 0.0))
+
+
+class _RMSNorm(Function):
+    """weight * hidden / sqrt(mean(hidden ** 2) + epsilon) over the last dimension, in fp32 inside (arXiv:1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_BTE: Tensor, weight_E: Tensor, epsilon: float) -> Tensor:
+        hidden_NE = hidden_BTE.flatten(0, -2)
+        normed_NE = torch.empty_like(hidden_NE)
+        scales_N1 = torch.empty(len(hidden_NE), 1)
+        weight32_E = weight_E.float()
+        for block in _blocks(hidden_NE):
+            values_BE = hidden_NE[block].to(torch.float32, copy=True)
+            norms_B1 = torch.linalg.vector_norm(values_BE, dim=-1, keepdim=True)
+            scales_B1 = scales_N1[block].copy_(norms_B1.square_().div_(len(weight_E)).add_(epsilon).rsqrt_())
+            normed_NE[block] = values_BE.mul_(scales_B1).mul_(weight32_E)
+        ctx.save_for_backward(hidden_NE, weight_E, scales_N1)
+        return normed_NE.view(hidden_BTE.shape)
+
+    @staticmethod
+    def backward(ctx: Any, normed_grad_BTE: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_NE, weight_E, scales_N1 = ctx.saved_tensors
+        normed_grad_NE = normed_grad_BTE.flatten(0, -2)
+        hidden_grad_NE = torch.empty_like(hidden_NE)
+        weight32_E = weight_E.float()
+        weight_grad_E = torch.zeros_like(weight32_E)
+        for block in _blocks(hidden_NE):
+            scales_B1 = scales_N1[block]
+            # With u = hidden * scale and g the gradient of u * weight:
+            # d weight = sum(g * u), d hidden = scale * (g * weight - u * mean(g * weight * u)).
+            units_BE = hidden_NE[block].to(torch.float32, copy=True).mul_(scales_B1)
+            grads_BE = normed_grad_NE[block].to(torch.float32, copy=True)
+            products_BE = grads_BE * units_BE
+            weight_grad_E += products_BE.sum(0)
+            means_B1 = torch.mv(products_BE, weight32_E).div_(len(weight_E))[:, None]
+            grads_BE.mul_(weight32_E).addcmul_(units_BE, means_B1, value=-1).mul_(scales_B1)
+            hidden_grad_NE[block] = grads_BE
+        return hidden_grad_NE.view(normed_grad_BTE.shape), weight_grad_E.to(weight_E.dtype), None
+
+
+def _blocks(hidden_NE: Tensor) -> list[slice]:
+    return [slice(start, start + _BLOCK_TOKENS) for start in range(0, len(hidden_NE), _BLOCK_TOKENS)]
