@@ -4,7 +4,7 @@ Stock models convert, square, average, scale and round whole tensors one after t
 Here blocks of tokens stay in the cache from the input to the output.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
@@ -19,20 +19,20 @@ def speed_up_norms(model: nn.Module) -> int:
     """Have the model's RMS norms computed here from now on; return how many. The model is in fp32 on the host."""
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and _is_covered(module)]
     for norm in norms:
-        _wrap(norm)
+        norm.__class__ = _by_blocks(type(norm))  # the class's, so that copies of the model have it, too
     return len(norms)
 
 
-def _wrap(norm: nn.Module) -> None:
-    own_forward: Callable[[Tensor], Tensor] = norm.forward
-    epsilon = _epsilon(norm)
+@functools.cache
+def _by_blocks(kind: Any) -> type[nn.Module]:
+    """Return the class with another forward on a CPU."""
 
-    def forward(hidden_BTE: Tensor) -> Tensor:
+    def forward(norm: nn.Module, hidden_BTE: Tensor) -> Tensor:
         if hidden_BTE.device.type != "cpu":
-            return own_forward(hidden_BTE)
-        return _RMSNorm.apply(hidden_BTE, norm.weight, epsilon)  # type: ignore[no-any-return, no-untyped-call]
+            return kind.forward(norm, hidden_BTE)  # type: ignore[no-any-return]
+        return _RMSNorm.apply(hidden_BTE, norm.weight, _epsilon(norm))  # type: ignore[no-any-return, no-untyped-call]
 
-    norm.forward = forward
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """RMS norms computed block by block, against transformers' own."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -74,4 +75,12 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     norm = GemmaRMSNorm(48)
     norm.weight.data.fill_(0.5)
     assert speed_up_norms(norm) == 0
-    assert "forward" not in vars(norm)
+    assert type(norm) is GemmaRMSNorm
+
+
+def test_a_copy_computes_with_its_own_weight() -> None:
+    norm, ours = pair(48, torch.float32)
+    copy = deepcopy(ours)
+    copy.weight.data.zero_()
+    assert not copy(torch.ones(1, 3, 48)).any()
+    torch.testing.assert_close(ours(torch.ones(1, 3, 48)), norm(torch.ones(1, 3, 48)))
