@@ -19,7 +19,8 @@ def speed_up_norms(model: nn.Module) -> int:
     """Have the model's RMS norms computed here from now on; return how many. The model is in fp32 on the host."""
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and _is_covered(module)]
     for norm in norms:
-        norm.__class__ = _by_blocks(type(norm))  # the class's, so that copies of the model have it, too
+        kind: Any = type(norm)
+        norm.__class__ = _by_blocks(kind)  # the class's, so that copies of the model have it, too
     return len(norms)
 
 
