@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 _BLOCK_ELEMENTS = 2**17
-"""Three such blocks in fp32 and their like in bf16 fit a core's second-level cache, and are large beside a call's overhead."""
+"""Three such blocks in fp32 fit a core's second-level cache, and are large beside a call's overhead."""
 
 
 def speed_up_norms(model: nn.Module) -> int:
