@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from mathsft.answers.algebra import same_value
 from mathsft.answers.normalise import normalise
+from mathsft.answers.polynomials import CannotComputeError, NoValueError
 from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
 from mathsft.answers.reading import readings
 from mathsft.answers.relations import as_relation, same_relation
@@ -36,7 +37,15 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if first == second:
         return True
-    return _any(_compare_answers(one, other) for one in readings(first) for other in readings(second))
+    return _any(_compare_or_leave(one, other) for one in readings(first) for other in readings(second))
+
+
+def _compare_or_leave(first: Reading, second: Reading) -> bool | None:
+    """Compare whole answers; None where both can be read, but what they have in common is beyond our arithmetic."""
+    try:
+        return _compare_answers(first, second)
+    except (CannotComputeError, NoValueError):
+        return None
 
 
 def _compare_answers(first: Reading, second: Reading) -> bool | None:
