@@ -36,7 +36,7 @@ from mathsft.config.schema import (
 )
 from mathsft.data.models import fingerprint, resolve_model
 from mathsft.records import Checkpoint, Hardware, WorkerSettings
-from mathsft.workers.placement import CPU_EVALUATOR_ENV, PACKED_FROM_WIDTH
+from mathsft.workers.placement import CPU_EVALUATOR_ENV, packs_from_width
 
 ENVIRONMENT = CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 TRAINING = TrainingSettings(learning_rate=1e-5, batch_size=1)
@@ -54,8 +54,7 @@ class Workload:
 
     @property
     def hardware(self) -> Hardware:
-        width = PACKED_FROM_WIDTH if self.dtype == "float32" else 0
-        return Hardware("cpu", 1, "sdpa", self.dtype, 0.5, sleep_mode=False, packs_from_width=width)
+        return Hardware("cpu", 1, "sdpa", self.dtype, 0.5, False, packs_from_width(self.dtype))
 
 
 WORKLOADS = {

@@ -132,6 +132,11 @@ def place(
     return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1, ranks or num_free)
 
 
+def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
+    """Return the hidden size from which an engine on a CPU packs weights: where that does not cost more than it saves."""
+    return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
+
+
 def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int, ranks: int) -> Placement:
     trainer_cpus, evaluator_cpus = _halves(cpus)
 
@@ -144,7 +149,7 @@ def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, 
             engine_dtype=engine_dtype,
             engine_memory_share=experiment.evaluation.memory_share,
             sleep_mode=False,
-            packs_from_width=PACKED_FROM_WIDTH if engine_dtype == "float32" else 0,
+            packs_from_width=packs_from_width(engine_dtype),
         )
         # Read when OpenMP is loaded; it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(hardware.num_threads)}

@@ -11,6 +11,7 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
+from mathsft.records import Hardware
 from mathsft.workers import placement
 from mathsft.workers.placement import Devices, Placement, detect_devices, place, visible_cuda_devices
 
@@ -173,14 +174,18 @@ def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run
     assert place(Devices((0, 1), cuda), experiment, STUDY_DIR, "final").max_unscored > 10_000
 
 
+def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> Hardware:
+    evaluation = experiment.evaluation.model_copy(update={"precision": precision})
+    asked = experiment.model_copy(update={"evaluation": evaluation})
+    return place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
 @pytest.mark.parametrize("cuda", [(), ("0",)])
 def test_precision_is_the_users_where_given(
     experiment: Experiment, precision: str, dtype: str, cuda: tuple[str, ...]
 ) -> None:
-    evaluation = experiment.evaluation.model_copy(update={"precision": precision})
-    asked = experiment.model_copy(update={"evaluation": evaluation})
-    assert place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware.engine_dtype == dtype
+    assert engine_hardware(experiment, cuda, precision).engine_dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -190,9 +195,7 @@ def test_precision_is_the_users_where_given(
 def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
     experiment: Experiment, cuda: tuple[str, ...], precision: str, width: int
 ) -> None:
-    evaluation = experiment.evaluation.model_copy(update={"precision": precision})
-    asked = experiment.model_copy(update={"evaluation": evaluation})
-    assert place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware.packs_from_width == width
+    assert engine_hardware(experiment, cuda, precision).packs_from_width == width
 
 
 def test_description_names_the_devices(experiment: Experiment) -> None:
