@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from bench.meter import Counter, Measurement, Meter
@@ -12,13 +13,15 @@ from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.rows import common_prefix
-from mathsft.training.state import load_base
+from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 
 ATTENTION = "tree"
 """As placement chooses it for a CPU."""
+
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::baddbmm")
 
 PLAIN_ROWS = 4
 """Padded rows whose logits are held at once where gradients are computed the textbook way."""
@@ -29,8 +32,7 @@ def run_ours(workload: Workload, token_budget_tokens: int) -> Measurement:
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples
-    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, token_budget_tokens=token_budget_tokens)
-    step = TrainingStep(base, training, len(workload.batches), CPU, common_prefix(examples))
+    step = _step(base, workload, token_budget_tokens)
     counter = Counter(base.model)
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches, start=1)]
@@ -51,6 +53,23 @@ def run_ours(workload: Workload, token_budget_tokens: int) -> Measurement:
         num_attended_tokens=counter.num_attended_tokens,
         num_predicted_tokens=num_response_tokens,
     )
+
+
+def product_share(workload: Workload, token_budget_tokens: int) -> float:
+    """Return the share of a step's time that matrix products take, of the last batch's: the others warm up."""
+    step = _step(load_base(workload.model_folder, ATTENTION), workload, token_budget_tokens)
+    *before, last = workload.batches
+    for number, batch in enumerate(before, start=1):
+        step.take(batch, number)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        step.take(last, len(workload.batches))
+    seconds = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    return sum(seconds[name] for name in PRODUCTS) / sum(seconds.values())
+
+
+def _step(base: BaseModel, workload: Workload, token_budget_tokens: int) -> TrainingStep:
+    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, token_budget_tokens=token_budget_tokens)
+    return TrainingStep(base, training, len(workload.batches), CPU, common_prefix(workload.examples))
 
 
 def max_gradient_error(workload: Workload) -> float:

@@ -92,7 +92,12 @@ def _make_50m(tokenizer_folder: Path, folder: Path, seed: int) -> Path:
 
 
 def result_line(
-    model: str, ours_vs_trl_best: float, ours_vs_strongest_peer: float, gemm_share: float, max_grad_error: float
+    model: str,
+    ours_vs_trl_best: float,
+    ours_vs_strongest_peer: float,
+    gemm_share: float,
+    product_share: float,
+    max_grad_error: float,
 ) -> str:
     """Return the bench's last line: one JSON object, rounded to what the figures are good for."""
     return json.dumps(
@@ -101,6 +106,7 @@ def result_line(
             "ours_vs_trl_best": round(ours_vs_trl_best, 3),
             "ours_vs_strongest_peer": round(ours_vs_strongest_peer, 3),
             "gemm_share": round(gemm_share, 4),
+            "product_share": round(product_share, 3),
             "max_grad_error": float(f"{max_grad_error:.3g}"),
         }
     )

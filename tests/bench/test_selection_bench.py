@@ -19,6 +19,7 @@ def test_ratios_are_to_the_better_naive_of_each_family() -> None:
     assert line["coverage"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_simulated_study_depends_on_its_seed_alone_and_nobody_beats_the_best() -> None:
     first = simulate(("quickstart", 3))
     assert first == simulate(("quickstart", 3))

@@ -7,6 +7,7 @@ from mathsft.statistics.optimism import best_of_k
 NUM_STUDIES = 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.3])
 def test_the_corrected_accuracy_is_nearly_unbiased_where_the_raw_one_is_not(spread: float) -> None:
     """20 trials on 200 problems of very different difficulty; the trials' abilities (in logits) have this deviation."""

@@ -89,12 +89,14 @@ def test_only_what_is_not_yet_scored_is_asked_for() -> None:
     assert decide(results, RULE) == Confirm(tuple(name for name in first.trials if name != done), first.pool)
 
 
+@pytest.mark.slow
 def test_the_order_of_results_does_not_matter_and_nothing_is_remembered() -> None:
     results = hill()
     assert decide(results, RULE) == decide(results, RULE)
     assert confirmed(results, RULE, 0.4)[0] == confirmed(results[::-1], RULE, 0.4)[0]
 
 
+@pytest.mark.slow
 def test_a_small_confirm_pool_shrinks_the_rounds_in_proportion() -> None:
     _, asked = confirmed(hill(), replace(RULE, num_confirm=70), 0.4)
     assert [each.pool for each in asked] == ["confirm:0-10", "confirm:10-30", "confirm:30-70"]

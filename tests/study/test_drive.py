@@ -19,6 +19,8 @@ from mathsft.runs.retention import best_step
 from mathsft.workers.worker import RemoteError
 from tests.study.toys import CALLS_IN_A_LIFE, FAILS, Driver, KilledError, Kills, ToyEvaluator, leaves, study_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> tuple[dict[str, Any], int]:
@@ -40,7 +42,6 @@ def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undistu
     assert (summary["promotion"].run, "watch") in {(run, pool) for run, _, pool in summary["scores"]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at_end", [False, True])
 def test_killed_anywhere_it_ends_as_if_undisturbed(
     tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
@@ -63,7 +64,6 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     assert driver.summary() == expected
 
 
-@pytest.mark.slow
 def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: Path, experiment: Experiment) -> None:
     eval_points = [share / 16 for share in range(17)]
 
@@ -138,7 +138,6 @@ def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: 
     assert left == {f"step-{step:06d}" for step in wanted}
 
 
-@pytest.mark.slow
 def test_the_horizon_is_looked_at_once_and_survives_kills(tmp_path: Path, experiment: Experiment) -> None:
     config = study_config(horizon={"num_examples": 64, "num_rates": 3}, num_trials=4)
     whole = Driver(tmp_path / "whole", experiment, Kills())
@@ -179,7 +178,6 @@ def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, 
     assert len(again.book.runs("trial-")) == 5
 
 
-@pytest.mark.slow
 def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, experiment: Experiment) -> None:
     given = ({"training.learning_rate": 2e-3, "training.batch_size": 8}, {"training.batch_size": 16})
     whole = Driver(tmp_path / "whole", experiment, Kills(), given=given)
@@ -196,7 +194,6 @@ def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, 
     assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.book.runs("trial-")]
 
 
-@pytest.mark.slow
 def test_several_trainers_end_with_exactly_n_trials(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills(), num_trainers=3)
     driver.study(study_config())
@@ -230,7 +227,6 @@ def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None
     monkeypatch.setattr(ToyEvaluator, "call", call)
 
 
-@pytest.mark.slow
 def test_corrupt_weights_are_trained_again_and_nothing_else_changes(
     tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
     assert capfd.readouterr() == ("", ""), "W&B must leave the terminal alone"
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, read_offline_runs: Reader) -> None:
     final = replace(TRIAL, name="final-0123abcd")
     failed = replace(TRIAL, name="trial-1", state="failed", reason="three deaths")

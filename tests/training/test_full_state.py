@@ -169,6 +169,7 @@ def test_saving_takes_at_most_a_fiftieth_of_the_training() -> None:
     assert [small.is_due(0.4) for _ in range(3)] == [False, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "call", "resumed_from"),
     [
@@ -223,6 +224,7 @@ def test_a_state_is_used_up_to_the_step_that_was_asked_for(settings: WorkerSetti
     assert (trainer.advance(RUN, NUM_STEPS).fingerprint, curve(settings)) == (fingerprint, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["metrics lost", "metrics of other steps", "base weights", "data", "settings"])
 def test_a_state_that_does_not_fit_what_lies_beside_it_is_not_used(
     settings: WorkerSettings, save_always: None, caplog: pytest.LogCaptureFixture, what: str
