@@ -22,6 +22,7 @@ from statistics import fmean, stdev
 import numpy as np
 import optuna
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from bench.surfaces import FAMILIES, NUM_CONFIRM, NUM_SEARCH, ROUGH, SMOOTH, SPACE, Trained, World
@@ -206,7 +207,7 @@ def main() -> None:
     arguments = parser.parse_args()
     studies = [(family, seed) for family in FAMILIES for seed in range(arguments.studies)]
     with Pool(arguments.processes) as pool:
-        found = pool.map(simulate, studies, chunksize=5)
+        found = list(track(pool.imap(simulate, studies, chunksize=5), "simulating", total=len(studies)))
     outcomes: dict[str, dict[str, list[Outcome]]] = {}
     for (family, _), rules in zip(studies, found, strict=True):
         for rule, outcome in rules.items():
