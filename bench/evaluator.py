@@ -1,7 +1,7 @@
 """Times the evaluator on one CPU thread: a swap beside a new engine, and a score beside a bare `LLM.generate`.
 
 `python -m bench.evaluator` prints a table and, last, one JSON line. For each model the bare engine and ours run in turns in
-processes of their own that have imported vLLM before the clock starts; every figure is the median of its repeats. Seconds
+processes of their own that have imported vLLM before the clock starts; every figure is a median over its rounds. Seconds
 are the process's CPU-seconds. What the responses say is not looked at.
 """
 
@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -78,18 +78,17 @@ WORKLOADS = {
             training=TRAINING,
             evaluation=EvaluationSettings(max_tokens=64),
         ),
-        num_repeats=3,
+        num_repeats=5,
     ),
 }
-WORKLOADS["135m unpacked"] = replace(WORKLOADS["135m"], packs=False)
-WORKLOADS["135m bf16"] = replace(WORKLOADS["135m"], dtype="bfloat16")
+WORKLOADS["135m unpacked"] = replace(WORKLOADS["135m"], packs=False, num_repeats=3)
+WORKLOADS["135m bf16"] = replace(WORKLOADS["135m"], dtype="bfloat16", num_repeats=3)
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """CPU-seconds of the evaluator and of a bare engine."""
+class Round:
+    """CPU-seconds of one turn of ours and one of a bare engine."""
 
-    new_engine: float
     swap: float
     reload: float
     """A swap without its checks: loading the weights, packing where the model is wide, and the cache's reset."""
@@ -103,17 +102,33 @@ class Measurement:
     score_and_gold: float
     """The same with the gold NLL, which other evaluations do not have."""
 
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was timed with one workload; ratios are medians of those of single rounds, in which the machine is alike."""
+
+    new_engine: float
+    rounds: Sequence[Round]
+
+    def seconds(self, of: Callable[[Round], float]) -> float:
+        """Return a median of the rounds' CPU-seconds."""
+        return statistics.median(map(of, self.rounds))
+
     @property
     def swap_speedup(self) -> float:
-        return self.new_engine / self.swap
+        return self.new_engine / self.seconds(lambda one: one.swap)
 
     @property
     def throughput_share(self) -> float:
-        return self.bare / self.score
+        return self.seconds(lambda one: one.bare / one.score)
+
+    @property
+    def throughput_share_with_gold(self) -> float:
+        return self.seconds(lambda one: one.bare / one.score_and_gold)
 
     @property
     def entropy_cost(self) -> float:
-        return self.generate / self.bare - 1
+        return self.seconds(lambda one: one.generate / one.bare) - 1
 
 
 def main() -> None:
@@ -164,11 +179,10 @@ def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measu
     prompts_ids, max_model_len = ours(start_ours, WorkerSettings(experiment, workload.hardware, scratch), checkpoints[0])
     starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len, workload.dtype) for _ in range(3)]
     rounds = [
-        ours(time_ours, checkpoints) | {"bare": bare(time_bare, prompts_ids, experiment.evaluation)}
+        Round(**ours(time_ours, checkpoints), bare=bare(time_bare, prompts_ids, experiment.evaluation))
         for _ in range(workload.num_repeats)
     ]
-    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    return Measurement(new_engine=statistics.median(starts), **medians)
+    return Measurement(statistics.median(starts), rounds)
 
 
 def _table(measured: dict[str, Measurement]) -> Table:
@@ -178,17 +192,17 @@ def _table(measured: dict[str, Measurement]) -> Table:
         table.add_column(name, justify="right")
     rows: list[tuple[str, Callable[[Measurement], str]]] = [
         ("new engine", lambda one: f"{one.new_engine:.3f}"),
-        ("swap", lambda one: f"{one.swap:.4f}"),
+        ("swap", lambda one: f"{one.seconds(lambda turn: turn.swap):.4f}"),
         ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
-        ("  of it loading", lambda one: f"{one.reload:.4f}"),
-        ("canary", lambda one: f"{one.canary:.4f}"),
-        ("bare LLM.generate", lambda one: f"{one.bare:.3f}"),
-        ("our generate, entropy included", lambda one: f"{one.generate:.3f}"),
+        ("  of it loading", lambda one: f"{one.seconds(lambda turn: turn.reload):.4f}"),
+        ("canary", lambda one: f"{one.seconds(lambda turn: turn.canary):.4f}"),
+        ("bare LLM.generate", lambda one: f"{one.seconds(lambda turn: turn.bare):.3f}"),
+        ("our generate, entropy included", lambda one: f"{one.seconds(lambda turn: turn.generate):.3f}"),
         ("  entropy costs", lambda one: f"{one.entropy_cost:.1%}"),
-        ("our score, grading and storing included", lambda one: f"{one.score:.3f}"),
+        ("our score, grading and storing included", lambda one: f"{one.seconds(lambda turn: turn.score):.3f}"),
         ("  share of the bare throughput", lambda one: f"{one.throughput_share:.1%}"),
-        ("our score with the gold NLL", lambda one: f"{one.score_and_gold:.3f}"),
-        ("  share of the bare throughput", lambda one: f"{one.bare / one.score_and_gold:.1%}"),
+        ("our score with the gold NLL", lambda one: f"{one.seconds(lambda turn: turn.score_and_gold):.3f}"),
+        ("  share of the bare throughput", lambda one: f"{one.throughput_share_with_gold:.1%}"),
     ]
     for row, show in rows:
         table.add_row(row, *map(show, measured.values()))
