@@ -110,25 +110,25 @@ class Measurement:
     new_engine: float
     rounds: Sequence[Round]
 
-    def seconds(self, of: Callable[[Round], float]) -> float:
-        """Return a median of the rounds' CPU-seconds."""
-        return statistics.median(map(of, self.rounds))
+    def median(self, figure: Callable[[Round], float]) -> float:
+        """Return the median of a figure of the rounds."""
+        return statistics.median(map(figure, self.rounds))
 
     @property
     def swap_speedup(self) -> float:
-        return self.new_engine / self.seconds(lambda one: one.swap)
+        return self.new_engine / self.median(lambda one: one.swap)
 
     @property
     def throughput_share(self) -> float:
-        return self.seconds(lambda one: one.bare / one.score)
+        return self.median(lambda one: one.bare / one.score)
 
     @property
     def throughput_share_with_gold(self) -> float:
-        return self.seconds(lambda one: one.bare / one.score_and_gold)
+        return self.median(lambda one: one.bare / one.score_and_gold)
 
     @property
     def entropy_cost(self) -> float:
-        return self.seconds(lambda one: one.generate / one.bare) - 1
+        return self.median(lambda one: one.generate / one.bare) - 1
 
 
 def main() -> None:
@@ -192,16 +192,16 @@ def _table(measured: dict[str, Measurement]) -> Table:
         table.add_column(name, justify="right")
     rows: list[tuple[str, Callable[[Measurement], str]]] = [
         ("new engine", lambda one: f"{one.new_engine:.3f}"),
-        ("swap", lambda one: f"{one.seconds(lambda turn: turn.swap):.4f}"),
+        ("swap", lambda one: f"{one.median(lambda turn: turn.swap):.4f}"),
         ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
-        ("  of it loading", lambda one: f"{one.seconds(lambda turn: turn.reload):.4f}"),
-        ("canary", lambda one: f"{one.seconds(lambda turn: turn.canary):.4f}"),
-        ("bare LLM.generate", lambda one: f"{one.seconds(lambda turn: turn.bare):.3f}"),
-        ("our generate, entropy included", lambda one: f"{one.seconds(lambda turn: turn.generate):.3f}"),
+        ("  of it loading", lambda one: f"{one.median(lambda turn: turn.reload):.4f}"),
+        ("canary", lambda one: f"{one.median(lambda turn: turn.canary):.4f}"),
+        ("bare LLM.generate", lambda one: f"{one.median(lambda turn: turn.bare):.3f}"),
+        ("our generate, entropy included", lambda one: f"{one.median(lambda turn: turn.generate):.3f}"),
         ("  entropy costs", lambda one: f"{one.entropy_cost:.1%}"),
-        ("our score, grading and storing included", lambda one: f"{one.seconds(lambda turn: turn.score):.3f}"),
+        ("our score, grading and storing included", lambda one: f"{one.median(lambda turn: turn.score):.3f}"),
         ("  share of the bare throughput", lambda one: f"{one.throughput_share:.1%}"),
-        ("our score with the gold NLL", lambda one: f"{one.seconds(lambda turn: turn.score_and_gold):.3f}"),
+        ("our score with the gold NLL", lambda one: f"{one.median(lambda turn: turn.score_and_gold):.3f}"),
         ("  share of the bare throughput", lambda one: f"{one.throughput_share_with_gold:.1%}"),
     ]
     for row, show in rows:

@@ -21,7 +21,8 @@ CPU = torch.device("cpu")
 ATTENTION = "tree"
 """As placement chooses it for a CPU."""
 
-PRODUCTS = ("aten::mm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
+"""The profiler's names for matrix products; a layer with a bias has its own."""
 
 PLAIN_ROWS = 4
 """Padded rows whose logits are held at once where gradients are computed the textbook way."""
@@ -63,8 +64,8 @@ def product_share(workload: Workload, token_budget_tokens: int) -> float:
         step.take(batch, number)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         step.take(last, len(workload.batches))
-    seconds = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
-    return sum(seconds[name] for name in PRODUCTS) / sum(seconds.values())
+    times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    return sum(time for name, time in times.items() if name in PRODUCTS) / sum(times.values())
 
 
 def _step(base: BaseModel, workload: Workload, token_budget_tokens: int) -> TrainingStep:
