@@ -28,12 +28,12 @@ PLAIN_ROWS = 4
 """Padded rows whose logits are held at once where gradients are computed the textbook way."""
 
 
-def run_ours(workload: Workload, token_budget_tokens: int) -> Measurement:
+def run_ours(workload: Workload) -> Measurement:
     """Train the workload's batches in bf16 with fp32 master weights, one step each."""
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples
-    step = _step(base, workload, token_budget_tokens)
+    step = _step(base, workload)
     counter = Counter(base.model)
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches, start=1)]
@@ -56,9 +56,9 @@ def run_ours(workload: Workload, token_budget_tokens: int) -> Measurement:
     )
 
 
-def product_share(workload: Workload, token_budget_tokens: int) -> float:
+def product_share(workload: Workload) -> float:
     """Return the share of a step's time that matrix products take, of the last batch's: the others warm up."""
-    step = _step(load_base(workload.model_folder, ATTENTION), workload, token_budget_tokens)
+    step = _step(load_base(workload.model_folder, ATTENTION), workload)
     *before, last = workload.batches
     for number, batch in enumerate(before, start=1):
         step.take(batch, number)
@@ -68,8 +68,8 @@ def product_share(workload: Workload, token_budget_tokens: int) -> float:
     return sum(time for name, time in times.items() if name in PRODUCTS) / sum(times.values())
 
 
-def _step(base: BaseModel, workload: Workload, token_budget_tokens: int) -> TrainingStep:
-    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, token_budget_tokens=token_budget_tokens)
+def _step(base: BaseModel, workload: Workload) -> TrainingStep:
+    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
     return TrainingStep(base, training, len(workload.batches), CPU, common_prefix(workload.examples))
 
 

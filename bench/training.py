@@ -100,8 +100,7 @@ CONTENDERS = (
         "bench.peers:run_trl",
         {**TRL_FAST, "per_device": 4, "train_sampling_strategy": "group_by_length"},
     ),
-    Contender("ours", "mathsft, 2,048 tokens at once", "bench.ours:run_ours", {"token_budget_tokens": 2048}),
-    Contender("ours", "mathsft, 4,096 tokens at once", "bench.ours:run_ours", {"token_budget_tokens": 4096}),
+    Contender("ours", "mathsft, default settings", "bench.ours:run_ours"),
 )
 
 

@@ -71,7 +71,7 @@ class TrainingSettings(Settings):
     """Weights and arithmetic of the forward and backward pass; the optimizer always holds fp32 weights."""
     max_length_tokens: int = Field(1024, ge=2)
     """A longer example (prompt, response and EOS) is dropped and counted, never cut."""
-    token_budget_tokens: int = Field(2048, ge=1)
+    token_budget_tokens: int = Field(4096, ge=1)
     """Tokens computed at once, padding included; gradient accumulation follows from it and changes no update."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same update."""

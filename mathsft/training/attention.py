@@ -275,15 +275,17 @@ class _TreeAttention(Function):
             out_grad_KGRMD = _by_segment(out_grad_THD.transpose(0, 1), group, num_key_heads)
             out_grad_NPD = out_grad_KGRMD.to(query_NPD.dtype).flatten(2, 3).flatten(0, 1)
             weight_grad_NPL = torch.bmm(out_grad_NPD, value_NLD.transpose(1, 2))
-            score_grad_NPL = torch._softmax_backward_data(weight_grad_NPL, weight_NPL, -1, weight_NPL.dtype).mul_(
-                ctx.scaling
-            )
+            score_grad_NPL = torch._softmax_backward_data(weight_grad_NPL, weight_NPL, -1, weight_NPL.dtype)
 
             query_grad_KGRMD = _by_segment(query_grad_HTD, group, num_key_heads)
-            query_grad_KGRMD.copy_(torch.bmm(score_grad_NPL, key_NLD).view(query_grad_KGRMD.shape))
+            query_grad_NPD = _scaled_product(score_grad_NPL, key_NLD, ctx.scaling)
+            query_grad_KGRMD.copy_(query_grad_NPD.view(query_grad_KGRMD.shape))
             path_grads = [
-                torch.bmm(score_grad_NPL.transpose(1, 2), query_NPD).view(num_key_heads, group.count, -1, num_dims),
-                torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD).view(num_key_heads, group.count, -1, num_dims),
+                grad_NLD.view(num_key_heads, group.count, -1, num_dims)
+                for grad_NLD in (
+                    _scaled_product(score_grad_NPL.transpose(1, 2), query_NPD, ctx.scaling),
+                    torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD),
+                )
             ]
             for path_grad_KGLD, child_grad_KGLD in zip(path_grads, from_children.pop(index, []), strict=False):
                 path_grad_KGLD += child_grad_KGLD
@@ -297,6 +299,12 @@ class _TreeAttention(Function):
                     ]
                 from_children[group.parent] = to_parent
         return query_grad_HTD, key_grad_KTD, value_grad_KTD, None, None
+
+
+def _scaled_product(left_NPL: Tensor, right_NLD: Tensor, scaling: float) -> Tensor:
+    """Return the product times the scaling, which costs nothing where the product is written."""
+    out_NPD = left_NPL.new_empty(len(left_NPL), left_NPL.shape[1], right_NLD.shape[2])
+    return out_NPD.baddbmm_(left_NPL, right_NLD, beta=0, alpha=scaling)  # with beta = 0 nothing is read from it
 
 
 def _by_segment(x_HTD: Tensor, group: Group, num_key_heads: int) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mathsft.errors import UserError, told_if_disk_full
 from mathsft.training.attention import choose_attention
 from mathsft.training.norms import speed_up_norms
+from mathsft.training.rotary import speed_up_rotary
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 """Of the base model's files: its configuration and its tokenizer's, in any of the forms transformers knows."""
@@ -50,6 +51,7 @@ def load_base(folder: Path, attention: str) -> BaseModel:
     model.eval()
     _check_head(model, folder)
     speed_up_norms(model)
+    speed_up_rotary(model)
     return BaseModel(folder, model, weights, choose_attention(model, attention))
 
 
