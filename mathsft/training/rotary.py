@@ -33,14 +33,19 @@ def _by_halves(kind: Any) -> type[nn.Module]:
     """
     forward, own = kind.forward, kind.forward.__globals__[_OWN]
 
-    def rotate(query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-        if how or query_BHTD.device.type != "cpu":
-            return own(query_BHTD, key_BKTD, cos_BTD, sin_BTD, **how)  # type: ignore[no-any-return]
+    def rotate(
+        query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, *more: Any, **how: Any
+    ) -> tuple[Tensor, Tensor]:
+        # Some turn a part of each head only, or in fp32.
+        is_whole = (cos_BTD.shape[-1], cos_BTD.dtype) == (query_BHTD.shape[-1], query_BHTD.dtype)
+        if more or how or not is_whole or query_BHTD.device.type != "cpu":
+            return own(query_BHTD, key_BKTD, cos_BTD, sin_BTD, *more, **how)  # type: ignore[no-any-return]
         return _rotated(query_BHTD, key_BKTD, cos_BTD, sin_BTD)
 
     changed = FunctionType(
         forward.__code__, {**forward.__globals__, _OWN: rotate}, forward.__name__, forward.__defaults__, forward.__closure__
     )
+    changed.__kwdefaults__ = forward.__kwdefaults__
     return type(kind.__name__, (kind,), {"forward": changed})
 
 

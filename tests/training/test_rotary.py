@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+    PreTrainedModel,
+)
 from transformers.models.cohere import modeling_cohere
 from transformers.models.cohere.modeling_cohere import CohereAttention, CohereConfig
 from transformers.models.llama import modeling_llama
@@ -77,6 +84,38 @@ def test_a_copy_of_a_model_turns_here_too(make_model: MakeModel) -> None:
     assert speed_up_rotary(model) == model.config.num_hidden_layers
     kinds = [[type(layer.self_attn) for layer in one.model.layers] for one in (model, deepcopy(model))]
     assert kinds[0] == kinds[1]
+
+
+def small_neox() -> PreTrainedModel:
+    """Return a model that turns a quarter of each head."""
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, rotary_pct=0.25
+        )
+    )
+
+
+def small_olmo() -> PreTrainedModel:
+    """Return a model that turns in fp32, whatever it computes in."""
+    return OlmoForCausalLM(
+        OlmoConfig(
+            vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, pad_token_id=0
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [small_neox, small_olmo])
+def test_a_model_that_turns_otherwise_computes_what_it_did(make: Callable[[], PreTrainedModel], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = make().to(dtype).eval()
+    ids = torch.randint(0, 32, (2, 9), generator=torch.Generator().manual_seed(0))
+    expected = model(input_ids=ids).logits
+    speed_up_rotary(model)
+    actual = model(input_ids=ids).logits
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
+    actual.float().sum().backward()
 
 
 def test_layers_that_turn_neighbours_are_left_alone() -> None:
