@@ -28,7 +28,7 @@ def experiment() -> Experiment:
             "model": {"path": "quickstart"},
             "data": {"source": "quickstart"},
             "prompt": {"template": "short"},
-            "training": {"learning_rate": 1e-3, "batch_size": 16},
+            "training": {"learning_rate": 1e-3, "batch_size": 16, "precision": "fp32"},
         }
     )
 

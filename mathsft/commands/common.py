@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 from rich.console import Console
 
 from mathsft.config.load import Loaded, load_settings
@@ -28,7 +27,8 @@ from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
-from mathsft.workers.placement import Devices, Placement, Purpose, place
+from mathsft.workers.machine import Machine
+from mathsft.workers.placement import Placement, Purpose, place
 
 Result = TypeVar("Result")
 
@@ -45,11 +45,11 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=WIDTH)
 
 
-def load(arguments: argparse.Namespace, devices: Devices, console: Console) -> Loaded:
+def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> Loaded:
     """Load the settings; without --study take the one that fits the machine, saying so."""
-    name = arguments.study or _default_study(devices)
-    if arguments.study is None and devices.cuda:
-        console.print(f"{len(devices.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
+    name = arguments.study or _default_study(machine)
+    if arguments.study is None and machine.cuda:
+        console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
     elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
     assignments = list(arguments.set)
@@ -60,14 +60,14 @@ def load(arguments: argparse.Namespace, devices: Devices, console: Console) -> L
     return load_settings(name, arguments.experiment, assignments)
 
 
-def _default_study(devices: Devices) -> str:
-    return REAL if devices.cuda else QUICKSTART
+def _default_study(machine: Machine) -> str:
+    return REAL if machine.cuda else QUICKSTART
 
 
-def settings_options(arguments: argparse.Namespace, loaded: Loaded, devices: Devices) -> str:
+def settings_options(arguments: argparse.Namespace, loaded: Loaded, machine: Machine) -> str:
     """Return the options with which another command reads the same settings; nothing where they are the default ones."""
     name = loaded.study_name if loaded.study_path.parent == Path("studies") else str(loaded.study_path)
-    options = [] if name == _default_study(devices) else ["--study", name]
+    options = [] if name == _default_study(machine) else ["--study", name]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
     for assignment in arguments.set:
         options += ["--set", assignment]
@@ -96,8 +96,21 @@ def opened(loaded: Loaded, folder: StudyFolder) -> Iterator[Book]:
             book.close()
 
 
+@contextmanager
+def opened_if_begun(loaded: Loaded, folder: StudyFolder) -> Iterator[Book | None]:
+    """Open the book to read, beside a driver that may be at work there; None where the study has not begun."""
+    if not (folder.path / "study.db").exists():
+        yield None
+        return
+    book = Book.open(folder.database_url, loaded.study_name)
+    try:
+        yield book
+    finally:
+        book.close()
+
+
 def placed(
-    loaded: Loaded, folder: StudyFolder, book: Book, devices: Devices, purpose: Purpose, console: Console
+    loaded: Loaded, folder: StudyFolder, book: Book, machine: Machine, purpose: Purpose, console: Console
 ) -> tuple[Experiment, Placement]:
     """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
     log_to(folder.path / "logs" / "driver.log")
@@ -105,17 +118,17 @@ def placed(
     load_template(experiment.prompt.template)
     pools = load_pools(experiment.data)
     book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
-    placement = placement_for(devices, experiment, folder.path, purpose, loaded.study.final.ranks)
+    placement = placement_for(machine, experiment, folder.path, purpose, loaded.study.final.ranks)
     console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
     return experiment, placement
 
 
 def placement_for(
-    devices: Devices, experiment: Experiment, study_dir: Path, purpose: Purpose, ranks: int | None = None
+    machine: Machine, experiment: Experiment, study_dir: Path, purpose: Purpose, ranks: int | None = None
 ) -> Placement:
     """Return who works where, given how much memory is free now; the experiment's model is local."""
-    is_short = is_memory_short(experiment, Path(experiment.model.path), psutil.virtual_memory().available)
-    return place(devices, experiment, study_dir, purpose, ranks, memory_is_short=is_short)
+    is_short = is_memory_short(experiment, Path(experiment.model.path), machine.free_memory_bytes)
+    return place(machine, experiment, study_dir, purpose, ranks, memory_is_short=is_short)
 
 
 @contextmanager

@@ -1,17 +1,15 @@
-"""python -m mathsft config: the resolved settings, or every setting there is."""
+"""mathsft config: the resolved settings, or every setting there is."""
 
 import argparse
 
 from rich.table import Table
 from rich.text import Text
 
-from mathsft.commands.common import (
-    load,
-    open_console,
-)
+from mathsft.commands.common import folder_of, load, open_console, opened_if_begun
+from mathsft.commands.precision import with_engine_precision, with_precision
 from mathsft.config.describe import resolved_rows, schema_rows
 from mathsft.errors import OK
-from mathsft.workers.placement import detect_devices
+from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,7 +20,10 @@ def run(arguments: argparse.Namespace) -> int:
         for row in schema_rows():
             table.add_row(row.name, row.type, Text(row.default), Text(row.meaning))
     else:
-        loaded = load(arguments, detect_devices(), console)
+        machine = detect_machine()
+        loaded = load(arguments, machine, console)
+        with opened_if_begun(loaded, folder_of(loaded)) as book:
+            loaded = with_engine_precision(with_precision(loaded, machine, book), machine)
         table = Table("setting", "value", "from")
         for resolved in resolved_rows(loaded):
             table.add_row(resolved.name, Text(resolved.value), resolved.source)

@@ -19,6 +19,7 @@ from mathsft.commands.common import (
     run_to_end,
     settings_options,
 )
+from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
@@ -37,14 +38,14 @@ from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
-from mathsft.workers.placement import detect_devices
+from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the full run and print how it went."""
-    console, devices = open_console(), detect_devices()
-    loaded = load(arguments, devices, console)
-    folder, same_settings = folder_of(loaded), settings_options(arguments, loaded, devices)
+    console, machine = open_console(), detect_machine()
+    loaded = load(arguments, machine, console)
+    folder, same_settings = folder_of(loaded), settings_options(arguments, loaded, machine)
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
     if arguments.from_best:
@@ -53,8 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         promotion = book.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
+        loaded = with_precision(loaded, machine, book)
         book.check(identity(loaded), SCORED_BY)
-        experiment, placement = placed(loaded, folder, book, devices, "final", console)
+        warn_if_emulated(loaded, machine, console)
+        experiment, placement = placed(loaded, folder, book, machine, "final", console)
         if not book.runs():
             book.record_settings(identity(loaded))
         promoted = promotion.overrides if promotion else {}

@@ -19,7 +19,7 @@ from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import Comparison, replay
 from mathsft.store.book import Book
 from mathsft.tracking.live import LiveProgress
-from mathsft.workers.placement import detect_devices
+from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs. Only final
             # runs had ranks, and with another number of them sums are rounded otherwise.
             ranks = None if run.name.startswith("final-") else 1
-            placement = placement_for(detect_devices(), experiment, Path(scratch), "final", ranks)
+            placement = placement_for(detect_machine(), experiment, Path(scratch), "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
             office = PassportOffice(book, unflatten(passport.settings), placement.description)

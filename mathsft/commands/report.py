@@ -12,15 +12,15 @@ from mathsft.commands.common import (
 )
 from mathsft.errors import OK
 from mathsft.reporting.report import write_report
-from mathsft.workers.placement import detect_devices
+from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a study's report anew from its database."""
-    console, devices = open_console(), detect_devices()
-    loaded = load(arguments, devices, console)
+    console, machine = open_console(), detect_machine()
+    loaded = load(arguments, machine, console)
     folder = folder_of(loaded)
-    require_database(loaded, folder, settings_options(arguments, loaded, devices))
+    require_database(loaded, folder, settings_options(arguments, loaded, machine))
     with opened(loaded, folder) as book:
         console.print(f"Report: {write_report(book, folder.path)}")
     return OK

@@ -15,14 +15,16 @@ from mathsft.commands.common import (
     observed,
     open_console,
     opened,
+    opened_if_begun,
     placed,
     placement_for,
     run_to_end,
     settings_options,
     with_local_model,
 )
+from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.show import opened_to_read
-from mathsft.config.load import Loaded, identity
+from mathsft.config.load import PRECISION, Loaded, identity
 from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
@@ -34,28 +36,29 @@ from mathsft.reporting.terminal import finalists_table, ledger_table, study_tabl
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import FinalDisk, forecast
 from mathsft.runs.ledger import cost_ledger
-from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.placement import Devices, detect_devices
+from mathsft.workers.machine import Machine, detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a study to its promotion, or say what it would cost."""
-    console, devices = open_console(), detect_devices()
-    loaded = load(arguments, devices, console)
+    console, machine = open_console(), detect_machine()
+    loaded = load(arguments, machine, console)
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
     if arguments.dry_run:
-        return _dry_run(loaded, devices, console)
+        return _dry_run(loaded, machine, console)
     deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
     config, folder = loaded.study, folder_of(loaded)
     with opened(loaded, folder) as book:
+        loaded = with_precision(loaded, machine, book)
         book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
-        experiment, placement = placed(loaded, folder, book, devices, "study", console)
+        warn_if_emulated(loaded, machine, console)
+        experiment, placement = placed(loaded, folder, book, machine, "study", console)
         plan = trial_plan(config.trial, placement.max_unscored)
         given = given_settings(config, loaded.experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(load_pools(experiment.data)["confirm"]), config.seed)
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"Report: {report}",
         sep="\n",
     )
-    _print_next(folder, settings_options(arguments, loaded, devices), console)
+    _print_next(folder, settings_options(arguments, loaded, machine), console)
     return OK
 
 
@@ -97,15 +100,17 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
     return found
 
 
-def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
+def _dry_run(loaded: Loaded, machine: Machine, console: Console) -> int:
     """Print what would run, and its predicted cost."""
     folder = folder_of(loaded)
-    experiment = with_local_model(loaded.experiment)
-    placement = placement_for(devices, experiment, folder.path, "study")
-    book = Book.open(folder.database_url, loaded.study_name) if (folder.path / "study.db").exists() else None
-    hardware = placement.evaluator.settings.hardware
-    model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
-    predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
+    with opened_if_begun(loaded, folder) as book:
+        loaded = with_precision(loaded, machine, book)
+        warn_if_emulated(loaded, machine, console)
+        experiment = with_local_model(loaded.experiment)
+        placement = placement_for(machine, experiment, folder.path, "study")
+        hardware = placement.evaluator.settings.hardware
+        model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
+        predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
     trial = loaded.study.trial
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
@@ -114,6 +119,7 @@ def _dry_run(loaded: Loaded, devices: Devices, console: Console) -> int:
         ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
         ("searched", ", ".join(loaded.study.search)),
         ("devices", placement.description),
+        ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),
         ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
         ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
         ("final run", _final_disk(predicted.final_disk)),

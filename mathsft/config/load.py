@@ -21,6 +21,8 @@ from mathsft.errors import UserError
 Leaf: TypeAlias = Scalar | list[Scalar] | None
 """The value of one setting."""
 
+PRECISION, AUTO = "training.precision", "auto"
+
 _FOLDERS = {"study": "studies", "experiment": "experiments"}
 _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Under these the names are Optuna's, not ours."""
@@ -186,6 +188,8 @@ def _check_search(config: StudyConfig, experiment: Experiment, study_file: Docum
 def _search_problem(name: str, values: Sequence[Scalar], experiment: Experiment) -> str | None:
     if name.startswith(_SHARED_BY_RUNS):
         return f"{name}: cannot be searched: all trials share one; set it in the experiment"
+    if name == PRECISION and AUTO in values:
+        return f"{name}: {AUTO} cannot be searched: it stands for one of the others; search bf16 and fp32"
     for value in values:
         try:
             apply_overrides(experiment, {name: value})

@@ -67,8 +67,9 @@ class TrainingSettings(Settings):
     """AdamW's decay rate of the second moment."""
     max_gradient_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to at most this L2 norm."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Weights and arithmetic of the forward and backward pass; the optimizer always holds fp32 weights."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Weights and arithmetic of the forward and backward pass; the optimizer always holds fp32 weights. "auto" is
+    decided once, when a study begins: bf16 where the hardware multiplies it natively, else fp32."""
     max_length_tokens: int = Field(1024, ge=2)
     """A longer example (prompt, response and EOS) is dropped and counted, never cut."""
     token_budget_tokens: int = Field(4096, ge=1)

@@ -1,18 +1,14 @@
 """Decides which worker runs where, and with it all that depends on the device; starts nothing and imports no torch."""
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
 from mathsft.records import Hardware, WorkerSettings, WorkerSpec
-
-logger = logging.getLogger(__name__)
+from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
 
@@ -55,14 +51,6 @@ this process keeps the cores it was given."""
 
 
 @dataclass(frozen=True)
-class Devices:
-    """What this machine offers: usable processor cores, and CUDA devices as CUDA_VISIBLE_DEVICES names them."""
-
-    cpus: tuple[int, ...]
-    cuda: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Placement:
     """Who works where, how far training may run ahead of scoring, and the same in words."""
 
@@ -77,32 +65,8 @@ class Placement:
         return sum(trainer.ranks for trainer in self.trainers)
 
 
-def detect_devices() -> Devices:
-    """Return the cores that this process may use and the CUDA devices that torch can and the user lets us use."""
-    cpus = tuple(sorted(os.sched_getaffinity(0)))
-    if _torch_is_cpu_only():
-        return Devices(cpus, ())
-    return Devices(cpus, visible_cuda_devices(_num_installed_cuda_devices(), os.environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, ...]:
-    """Return the devices' names in the order of CUDA_VISIBLE_DEVICES; like CUDA, stop at the first that does not exist.
-
-    Source: CUDA C++ Programming Guide, "CUDA environment variables".
-    """
-    if visible is None or num_installed == 0:
-        return tuple(str(index) for index in range(num_installed))
-    names: list[str] = []
-    for name in visible.split(","):
-        is_index = name.strip().isdigit() and int(name) < num_installed
-        if not is_index and not name.strip().startswith(("GPU-", "MIG-")):
-            break
-        names.append(name.strip())
-    return tuple(names)
-
-
 def place(
-    devices: Devices,
+    machine: Machine,
     experiment: Experiment,
     study_dir: Path,
     purpose: Purpose,
@@ -116,20 +80,20 @@ def place(
     trainer and evaluator need, the latter's process ends when training has its turn. Raises UserError for too few devices.
     """
     ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
-    if not devices.cuda:
-        on_cpu = _place_on_cpu(devices.cpus, experiment, study_dir, ahead, 1 if purpose == "study" else ranks or 1)
+    if not machine.cuda:
+        on_cpu = _place_on_cpu(machine.cpus, experiment, study_dir, ahead, 1 if purpose == "study" else ranks or 1)
         return _place_in_turns(on_cpu) if memory_is_short else on_cpu
-    num_free = max(1, len(devices.cuda) - 1)
+    num_free = max(1, len(machine.cuda) - 1)
     if purpose == "final" and ranks is not None and ranks > num_free:
         raise UserError(
-            f"final.ranks: {ranks}, but {len(devices.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
+            f"final.ranks: {ranks}, but {len(machine.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
             f"lower it to {num_free}, or set it to null"
         )
-    if len(devices.cuda) == 1:
-        return _place_on_one_cuda_device(devices, experiment, study_dir)
+    if len(machine.cuda) == 1:
+        return _place_on_one_cuda_device(machine, experiment, study_dir)
     if purpose == "study":
-        return _place_on_cuda_devices(devices, experiment, study_dir, ahead, num_free, ranks=1)
-    return _place_on_cuda_devices(devices, experiment, study_dir, ahead, 1, ranks or num_free)
+        return _place_on_cuda_devices(machine, experiment, study_dir, ahead, num_free, ranks=1)
+    return _place_on_cuda_devices(machine, experiment, study_dir, ahead, 1, ranks or num_free)
 
 
 def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
@@ -170,22 +134,22 @@ def _place_in_turns(placement: Placement) -> Placement:
     return replace(placement, evaluator=evaluator, max_unscored=TAKING_TURNS, description=description)
 
 
-def _place_on_one_cuda_device(devices: Devices, experiment: Experiment, study_dir: Path) -> Placement:
+def _place_on_one_cuda_device(machine: Machine, experiment: Experiment, study_dir: Path) -> Placement:
     return Placement(
-        trainers=(_cuda_spec(TRAINER, 0, devices, experiment, study_dir, num_workers=2, shared=True),),
-        evaluator=_cuda_spec(EVALUATOR, 0, devices, experiment, study_dir, num_workers=2, shared=True),
+        trainers=(_cuda_spec(TRAINER, 0, machine, experiment, study_dir, num_workers=2, shared=True),),
+        evaluator=_cuda_spec(EVALUATOR, 0, machine, experiment, study_dir, num_workers=2, shared=True),
         max_unscored=TAKING_TURNS,
-        description=f"CUDA device {devices.cuda[0]}: training and scoring take turns",
+        description=f"CUDA device {machine.cuda[0].name}: training and scoring take turns",
     )
 
 
 def _place_on_cuda_devices(
-    devices: Devices, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int, ranks: int
+    machine: Machine, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int, ranks: int
 ) -> Placement:
-    training = devices.cuda[: num_trainers * ranks]
+    *training, scoring = [device.name for device in (*machine.cuda[: num_trainers * ranks], machine.cuda[-1])]
 
     def spec(target: str, index: int) -> WorkerSpec:
-        return _cuda_spec(target, index, devices, experiment, study_dir, num_workers=len(training) + 1, shared=False)
+        return _cuda_spec(target, index, machine, experiment, study_dir, num_workers=len(training) + 1, shared=False)
 
     trainers = tuple(spec(TRAINER, index) for index in range(num_trainers))
     if ranks > 1:
@@ -194,26 +158,26 @@ def _place_on_cuda_devices(
         trainers = (replace(trainers[0], env=together, ranks=ranks, rank_env=rank_env),)
     return Placement(
         trainers=trainers,
-        evaluator=spec(EVALUATOR, len(devices.cuda) - 1),
+        evaluator=spec(EVALUATOR, len(machine.cuda) - 1),
         max_unscored=max_unscored,
-        description=f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {devices.cuda[-1]} for scoring",
+        description=f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {scoring} for scoring",
     )
 
 
 def _cuda_spec(
-    target: str, index: int, devices: Devices, experiment: Experiment, study_dir: Path, *, num_workers: int, shared: bool
+    target: str, index: int, machine: Machine, experiment: Experiment, study_dir: Path, *, num_workers: int, shared: bool
 ) -> WorkerSpec:
     memory_share = experiment.evaluation.memory_share
     hardware = Hardware(
         device="cuda",
-        num_threads=max(1, len(devices.cpus) // num_workers),
+        num_threads=max(1, len(machine.cpus) // num_workers),
         attention="flex",
         engine_dtype=_engine_dtype(experiment.evaluation, "bfloat16"),
         engine_memory_share=min(memory_share, SHARED_MEMORY_SHARE) if shared else memory_share,
         sleep_mode=shared,
     )
     # Read when CUDA starts; a worker that sees one device only cannot touch another.
-    env = {"CUDA_VISIBLE_DEVICES": devices.cuda[index]}
+    env = {"CUDA_VISIBLE_DEVICES": machine.cuda[index].name}
     if target == TRAINER:
         env |= WORKER_ENV | {"OMP_NUM_THREADS": str(hardware.num_threads)}
     else:
@@ -243,23 +207,3 @@ def _in_ranks(ranks: int) -> str:
 
 def _cores(cpus: Sequence[int]) -> str:
     return f"core{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
-
-
-def _torch_is_cpu_only() -> bool:
-    return metadata.version("torch").endswith("+cpu")
-
-
-def _num_installed_cuda_devices() -> int:
-    try:
-        pynvml = import_module("pynvml")
-    except ImportError:  # it comes with the extra "cuda"
-        return 0
-    try:
-        pynvml.nvmlInit()
-        try:
-            return int(pynvml.nvmlDeviceGetCount())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:  # no driver, no device, or no right to see it
-        logger.info("no CUDA device is used: NVML says %s", error)
-        return 0

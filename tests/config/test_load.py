@@ -35,7 +35,7 @@ def test_set_beats_the_file_and_the_file_beats_the_default(write: Callable[..., 
     loaded = load_settings("mine", None, ["training.learning_rate=1e-5", "evaluation.max_tokens=7", "num_trials=3"])
     assert loaded.experiment.training.learning_rate == 1e-5
     assert loaded.experiment.training.batch_size == 32
-    assert loaded.experiment.training.precision == "bf16"
+    assert loaded.experiment.training.precision == "auto"
     assert loaded.study.num_trials == 3
     assert loaded.study_path == Path("studies/mine.yaml")
     assert loaded.overrides == {"training.learning_rate": 1e-5, "evaluation.max_tokens": 7}
@@ -113,7 +113,7 @@ def test_differences_name_what_differs(write: Callable[..., Path]) -> None:
 @given(
     learning_rate=st.floats(min_value=1e-30, max_value=1e30),
     batch_size=st.integers(min_value=1),
-    precision=st.sampled_from(["bf16", "fp32"]),
+    precision=st.sampled_from(["auto", "bf16", "fp32"]),
     source=st.text(),
     top_p=st.floats(min_value=0.001, max_value=1),
 )

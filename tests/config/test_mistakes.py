@@ -88,7 +88,7 @@ MISTAKES = {
     "not a choice": (
         "batch_size: 32",
         "batch_size: 32\n  precision: fp16",
-        "experiments/mine.yaml:7: training.precision: expected 'bf16' or 'fp32', got 'fp16'",
+        "experiments/mine.yaml:7: training.precision: expected 'auto', 'bf16' or 'fp32', got 'fp16'",
     ),
     "missing key": (
         "  learning_rate: 1e-3\n",

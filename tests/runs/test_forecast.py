@@ -13,7 +13,8 @@ from mathsft.records import Checkpoint, Plan, Run, Score
 from mathsft.runs.forecast import START_SECONDS, Forecast, forecast, is_memory_short, model_size
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_bytes
-from mathsft.workers.placement import Devices, place
+from mathsft.workers.placement import place
+from tests.build import make_machine
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def steady_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def predict(book: Book | None, *assignments: str, num_trainers: int = 1) -> Forecast:
     loaded = load_settings("quickstart", None, list(assignments))
-    hardware = place(Devices((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
+    hardware = place(make_machine((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
     pools = load_pools(loaded.experiment.data)
     return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book, num_trainers)
 

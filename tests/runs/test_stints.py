@@ -13,7 +13,9 @@ from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.stints import Tally, at_work
 from mathsft.store.book import Book
 from mathsft.workers.gauge import DeviceReading, Reading
-from mathsft.workers.placement import Devices, place
+from mathsft.workers.machine import Machine
+from mathsft.workers.placement import place
+from tests.build import make_machine
 
 
 def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> None:
@@ -39,8 +41,8 @@ def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
     assert (tally.device_utilization, tally.energy_joules, tally.device_bytes) == (None, None, None)
 
 
-def worker(experiment: Experiment, folder: Path, devices: Devices) -> Any:
-    [spec] = place(devices, experiment, folder, "final").trainers
+def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
+    [spec] = place(machine, experiment, folder, "final").trainers
     return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True)
 
 
@@ -57,7 +59,7 @@ def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: E
 def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
     book: Book, experiment: Experiment, tmp_path: Path
 ) -> None:
-    work(worker(experiment, tmp_path, Devices((3, 5), ())), experiment, tmp_path, book)
+    work(worker(experiment, tmp_path, make_machine((3, 5), ())), experiment, tmp_path, book)
     [stint] = book.stints()
     assert (stint.worker, stint.run, stint.step, stint.pool) == ("trainer-0", "final-x", 4, "")
     assert (stint.cpus, stint.cuda_visible_devices) == ((3,), None)
@@ -67,11 +69,11 @@ def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
 
 
 def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experiment: Experiment, tmp_path: Path) -> None:
-    work(worker(experiment, tmp_path, Devices((0, 1), ("3", "1"))), experiment, tmp_path, book)
+    work(worker(experiment, tmp_path, make_machine((0, 1), ("3", "1"))), experiment, tmp_path, book)
     assert [stint.cuda_visible_devices for stint in book.stints()] == ["3"]
 
 
 def test_what_came_to_nothing_is_no_stint(book: Book, experiment: Experiment, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no use"):
-        work(worker(experiment, tmp_path, Devices((0, 1), ())), experiment, tmp_path, book, RuntimeError("no use"))
+        work(worker(experiment, tmp_path, make_machine((0, 1), ())), experiment, tmp_path, book, RuntimeError("no use"))
     assert book.stints() == []

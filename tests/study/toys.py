@@ -19,8 +19,9 @@ from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.placement import Devices, place
+from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed
+from tests.build import make_machine
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
@@ -140,7 +141,7 @@ class Driver:
 
     def crew(self) -> Crew:
         folder = self.folder.path
-        placement = place(Devices((0, 1), ()), self.experiment, folder, "study")
+        placement = place(make_machine((0, 1), ()), self.experiment, folder, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
         evaluator = ToyEvaluator("evaluator", placement.evaluator, self.kills)

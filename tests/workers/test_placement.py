@@ -1,10 +1,6 @@
 """Placement for machines that this one is not."""
 
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -12,83 +8,26 @@ import pytest
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
 from mathsft.records import Hardware
-from mathsft.workers import placement
-from mathsft.workers.placement import Devices, Placement, detect_devices, place, visible_cuda_devices
+from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, place
+from tests.build import make_machine
 
 STUDY_DIR = Path("studies/demo")
-
-
-@pytest.mark.parametrize(
-    ("num_installed", "visible", "expected"),
-    [
-        (0, None, ()),
-        (0, "0,1", ()),
-        (2, None, ("0", "1")),
-        (4, "2,3", ("2", "3")),
-        (4, " 3 , 1", ("3", "1")),
-        (4, "", ()),
-        (4, "-1", ()),
-        (4, "1,9,2", ("1",)),
-        (4, "1,-1,2", ("1",)),
-        (2, "GPU-8932f937,1", ("GPU-8932f937", "1")),
-        (2, "MIG-1-2", ("MIG-1-2",)),
-    ],
-)
-def test_visible_devices_are_those_that_cuda_shows(
-    num_installed: int, visible: str | None, expected: tuple[str, ...]
-) -> None:
-    assert visible_cuda_devices(num_installed, visible) == expected
 
 
 @pytest.mark.parametrize("purpose", ["study", "final"])
 def test_where_memory_is_short_training_and_scoring_alternate_and_the_evaluator_ends_between(
     experiment: Experiment, purpose: Literal["study", "final"]
 ) -> None:
-    placement = place(Devices((0, 1), ()), experiment, STUDY_DIR, purpose, memory_is_short=True)
+    placement = place(make_machine((0, 1), ()), experiment, STUDY_DIR, purpose, memory_is_short=True)
     [trainer] = placement.trainers
     assert placement.evaluator.device == trainer.device
     assert (trainer.ends_when_parked, placement.evaluator.ends_when_parked) == (False, True)
     assert placement.max_unscored == 1
     assert "in turns" in placement.description
-    on_cuda = Devices((0, 1), ("0", "1"))
+    on_cuda = make_machine((0, 1), ("0", "1"))
     assert place(on_cuda, experiment, STUDY_DIR, purpose, memory_is_short=True) == place(
         on_cuda, experiment, STUDY_DIR, purpose
     )
-
-
-class FakeNvmlError(Exception):
-    pass
-
-
-def fake_nvml(num_devices: int | None) -> SimpleNamespace:
-    def init() -> None:
-        if num_devices is None:
-            raise FakeNvmlError("Driver Not Loaded")
-
-    return SimpleNamespace(
-        nvmlInit=init, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: num_devices, NVMLError=FakeNvmlError
-    )
-
-
-@pytest.mark.parametrize(
-    ("torch_version", "nvml", "expected"),
-    [
-        ("2.13.0+cpu", fake_nvml(2), ()),
-        ("2.13.0", fake_nvml(2), ("5", "7")),
-        ("2.13.0", fake_nvml(None), ()),
-        ("2.13.0", None, ()),  # not installed
-    ],
-)
-def test_detection(
-    monkeypatch: pytest.MonkeyPatch, torch_version: str, nvml: SimpleNamespace | None, expected: tuple[str, ...]
-) -> None:
-    if nvml is not None:
-        nvml.nvmlDeviceGetCount = lambda: 8
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(metadata, "version", lambda name: torch_version)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda pid: {3, 1})
-    assert detect_devices() == Devices(cpus=(1, 3), cuda=expected)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +37,7 @@ def test_detection(
 def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
     experiment: Experiment, cpus: tuple[int, ...], trainer_cpus: tuple[int, ...], evaluator_cpus: tuple[int, ...]
 ) -> None:
-    placed = place(Devices(cpus, ()), experiment, STUDY_DIR, "study")
+    placed = place(make_machine(cpus, ()), experiment, STUDY_DIR, "study")
     (trainer,), evaluator = placed.trainers, placed.evaluator
     assert (trainer.cpus, evaluator.cpus) == (trainer_cpus, evaluator_cpus)
     assert trainer.device != evaluator.device  # at work at the same time
@@ -115,7 +54,7 @@ def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
 
 def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
     for purpose in ("study", "final"):
-        placed = place(Devices((0, 1, 2, 3), ("6",)), experiment, STUDY_DIR, purpose)
+        placed = place(make_machine((0, 1, 2, 3), ("6",)), experiment, STUDY_DIR, purpose)
         (trainer,), evaluator = placed.trainers, placed.evaluator
         assert trainer.device == evaluator.device
         assert trainer.env["CUDA_VISIBLE_DEVICES"] == evaluator.env["CUDA_VISIBLE_DEVICES"] == "6"
@@ -125,7 +64,7 @@ def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
 
 
 def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
-    placed = place(Devices((0, 1), ("5", "2")), experiment, STUDY_DIR, "study")
+    placed = place(make_machine((0, 1), ("5", "2")), experiment, STUDY_DIR, "study")
     (trainer,), evaluator = placed.trainers, placed.evaluator
     assert (trainer.env["CUDA_VISIBLE_DEVICES"], evaluator.env["CUDA_VISIBLE_DEVICES"]) == ("5", "2")
     assert (trainer.device, evaluator.device) == ("cuda:0", "cuda:1")
@@ -137,8 +76,8 @@ def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
 
 
 def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(experiment: Experiment) -> None:
-    devices = Devices(tuple(range(16)), ("0", "1", "2", "3"))
-    study, final = (place(devices, experiment, STUDY_DIR, purpose) for purpose in ("study", "final"))
+    machine = make_machine(tuple(range(16)), ("0", "1", "2", "3"))
+    study, final = (place(machine, experiment, STUDY_DIR, purpose) for purpose in ("study", "final"))
     assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in study.trainers] == ["0", "1", "2"]
     assert [spec.ranks for spec in study.trainers] == [1, 1, 1]
     (trainer,) = final.trainers
@@ -151,8 +90,8 @@ def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(exp
 
 def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Experiment) -> None:
     def final(cpus: int, cuda: int, ranks: int | None) -> Placement:
-        devices = Devices(tuple(range(cpus)), tuple(map(str, range(cuda))))
-        return place(devices, experiment, STUDY_DIR, "final", ranks)
+        machine = make_machine(tuple(range(cpus)), tuple(map(str, range(cuda))))
+        return place(machine, experiment, STUDY_DIR, "final", ranks)
 
     assert [final(16, 4, ranks).trainers[0].ranks for ranks in (None, 1, 2)] == [3, 1, 2]
     assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring"
@@ -170,14 +109,14 @@ def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Expe
 def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run(
     experiment: Experiment, cuda: tuple[str, ...]
 ) -> None:
-    assert place(Devices((0, 1), cuda), experiment, STUDY_DIR, "study").max_unscored == 2
-    assert place(Devices((0, 1), cuda), experiment, STUDY_DIR, "final").max_unscored > 10_000
+    assert place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "study").max_unscored == 2
+    assert place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final").max_unscored > 10_000
 
 
 def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> Hardware:
     evaluation = experiment.evaluation.model_copy(update={"precision": precision})
     asked = experiment.model_copy(update={"evaluation": evaluation})
-    return place(Devices((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware
+    return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
@@ -190,7 +129,7 @@ def test_precision_is_the_users_where_given(
 
 @pytest.mark.parametrize(
     ("cuda", "precision", "width"),
-    [((), "fp32", placement.PACKED_FROM_WIDTH), ((), "bf16", 0), (("0",), "fp32", 0), (("0",), "bf16", 0)],
+    [((), "fp32", PACKED_FROM_WIDTH), ((), "bf16", 0), (("0",), "fp32", 0), (("0",), "bf16", 0)],
 )
 def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
     experiment: Experiment, cuda: tuple[str, ...], precision: str, width: int
@@ -200,16 +139,8 @@ def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
 
 def test_description_names_the_devices(experiment: Experiment) -> None:
     def description(cpus: tuple[int, ...], cuda: tuple[str, ...]) -> str:
-        return place(Devices(cpus, cuda), experiment, STUDY_DIR, "study").description
+        return place(make_machine(cpus, cuda), experiment, STUDY_DIR, "study").description
 
     assert description((0, 1), ()) == "no CUDA device: core 0 for training, core 1 for scoring"
     assert description((0,), ("4",)) == "CUDA device 4: training and scoring take turns"
     assert description((0,), ("0", "1", "2")) == "CUDA devices: 0, 1 for training, 2 for scoring"
-
-
-def test_the_driver_imports_no_torch() -> None:
-    code = (
-        "import sys; from mathsft.workers import placement, spawn, worker; placement.detect_devices(); "
-        "sys.exit(bool({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,71 @@
+"""Replaces training.precision "auto" by what a study computes in, once, and says what emulated bf16 costs."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+from rich.console import Console
+
+from mathsft.config.load import AUTO, PRECISION, Loaded, apply_overrides
+from mathsft.config.schema import Choices
+from mathsft.store.book import Book
+from mathsft.workers.machine import Machine
+
+ENGINE_PRECISION = "evaluation.precision"
+MEASURE = (sys.executable, "-m", "mathsft.training.gemm")
+"""A process of its own: the driver imports no torch."""
+
+
+def with_precision(loaded: Loaded, machine: Machine, book: Book | None) -> Loaded:
+    """Return the settings with "auto" resolved: as the study began where it has runs, else as this machine computes best.
+
+    A study therefore keeps its precision on whatever machine it goes on.
+    """
+    if loaded.experiment.training.precision != AUTO:
+        return loaded
+    began_with = (book.settings() or {}).get(PRECISION) if book is not None and book.runs() else None
+    precision, reason = (
+        (began_with, "the study began with it") if began_with else (machine.auto_precision, machine.bf16_evidence)
+    )
+    return replace(
+        loaded,
+        experiment=apply_overrides(loaded.experiment, {PRECISION: precision}),
+        overrides={name: value for name, value in loaded.overrides.items() if name != PRECISION},
+        sources={**loaded.sources, PRECISION: f"auto: {reason}"},
+    )
+
+
+def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:
+    """Return the settings with evaluation.precision as the engine will have it: for showing, since placement decides it."""
+    if loaded.experiment.evaluation.precision != AUTO:
+        return loaded
+    precision, reason = (
+        ("bf16", "CUDA devices") if machine.cuda else ("fp32", "a CPU, where greedy output must not depend on the batch")
+    )
+    return replace(
+        loaded,
+        experiment=apply_overrides(loaded.experiment, {ENGINE_PRECISION: precision}),
+        sources={**loaded.sources, ENGINE_PRECISION: f"auto: {reason}"},
+    )
+
+
+def warn_if_emulated(loaded: Loaded, machine: Machine, console: Console) -> None:
+    """Print one line where a run will compute in bf16 on hardware that only emulates it; the user's choice is obeyed."""
+    searched = loaded.study.search.get(PRECISION)
+    tried = searched.choices if isinstance(searched, Choices) else (loaded.experiment.training.precision,)
+    if "bf16" not in tried or machine.multiplies_bf16:
+        return
+    slower = "" if machine.cuda else f"matrix products take {_times_slower():.0f} times as long as in fp32, measured now; "
+    console.print(
+        f"{PRECISION} is bf16, which this machine only emulates ({machine.bf16_evidence}): {slower}a new study with "
+        f"--set {PRECISION}=fp32 avoids that"
+    )
+
+
+def _times_slower() -> float:
+    """Return how many times as long a matrix product takes in bf16 as in fp32, on one thread of this CPU."""
+    done = subprocess.run(MEASURE, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
+    rates = json.loads(done.stdout)
+    return float(rates["fp32"] / rates["bf16"])

@@ -1,0 +1,138 @@
+"""The one record of what this computer can do, found out before any worker starts; imports no torch."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+Precision: TypeAlias = Literal["bf16", "fp32"]
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+"""Flags of CPUs with instructions that multiply bf16: two of x86, one of Arm. Without them torch converts each operand,
+and a product takes 30 to 200 times as long as in fp32. Source: Linux, Documentation/arch/x86/cpuinfo.rst and
+Documentation/arch/arm64/elf_hwcaps.rst."""
+BF16_CAPABILITY = (8, 0)
+"""The first CUDA compute capability with bf16 tensor cores. Source: CUDA C++ Programming Guide, "Compute Capabilities"."""
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """One CUDA device."""
+
+    name: str
+    """As CUDA_VISIBLE_DEVICES names it: an index or a UUID."""
+    capability: tuple[int, int] | None
+    """Compute capability; None where NVML does not tell it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use of the computer, and what that can do."""
+
+    cpus: tuple[int, ...]
+    """Processor cores."""
+    bf16_flags: tuple[str, ...]
+    """The processor's flags among BF16_FLAGS; empty for a processor that only emulates bf16."""
+    cuda: tuple[CudaDevice, ...]
+    free_memory_bytes: int
+    """Of the computer, not of its CUDA devices."""
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Tell whether what trains multiplies bf16 natively: the CUDA devices where there are any, else the CPU."""
+        if self.cuda:
+            return all(device.capability is None or device.capability >= BF16_CAPABILITY for device in self.cuda)
+        return bool(self.bf16_flags)
+
+    @property
+    def auto_precision(self) -> Precision:
+        """Return what training.precision "auto" becomes here."""
+        return "bf16" if self.multiplies_bf16 else "fp32"
+
+    @property
+    def bf16_evidence(self) -> str:
+        """Return in words by what `multiplies_bf16` was decided."""
+        if self.cuda:
+            known = [device.capability for device in self.cuda if device.capability is not None]
+            lowest = ".".join(map(str, min(known))) if known else "unknown"
+            return f"CUDA compute capability {lowest}, native bf16 needs {'.'.join(map(str, BF16_CAPABILITY))}"
+        if self.bf16_flags:
+            return f"the CPU has {', '.join(self.bf16_flags)}"
+        return f"the CPU has none of {', '.join(BF16_FLAGS)}"
+
+
+def detect_machine() -> Machine:
+    """Return this computer as far as this process may use it: its cores, and the CUDA devices that torch can use."""
+    return Machine(
+        cpus=tuple(sorted(os.sched_getaffinity(0))),
+        bf16_flags=bf16_flags(CPUINFO.read_text(encoding="utf-8", errors="replace")),
+        cuda=() if metadata.version("torch").endswith("+cpu") else _cuda_devices(os.environ.get("CUDA_VISIBLE_DEVICES")),
+        free_memory_bytes=psutil.virtual_memory().available,
+    )
+
+
+def bf16_flags(cpuinfo: str) -> tuple[str, ...]:
+    """Return those of BF16_FLAGS that every processor in the text of /proc/cpuinfo has."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    # x86 calls them flags, Arm Features.
+    processors = [set(flags.split()) for name, _, flags in lines if name.strip() in ("flags", "Features")]
+    return tuple(flag for flag in BF16_FLAGS if processors and all(flag in flags for flags in processors))
+
+
+def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, ...]:
+    """Return the devices' names in the order of CUDA_VISIBLE_DEVICES; like CUDA, stop at the first that does not exist.
+
+    Source: CUDA C++ Programming Guide, "CUDA environment variables".
+    """
+    if visible is None or num_installed == 0:
+        return tuple(str(index) for index in range(num_installed))
+    names: list[str] = []
+    for name in visible.split(","):
+        is_index = name.strip().isdigit() and int(name) < num_installed
+        if not is_index and not name.strip().startswith(("GPU-", "MIG-")):
+            break
+        names.append(name.strip())
+    return tuple(names)
+
+
+def _cuda_devices(visible: str | None) -> tuple[CudaDevice, ...]:
+    try:
+        pynvml: Any = import_module("pynvml")
+    except ImportError:  # it comes with the extra "cuda"
+        return ()
+    try:
+        with _initialised(pynvml):
+            names = visible_cuda_devices(int(pynvml.nvmlDeviceGetCount()), visible)
+            return tuple(CudaDevice(name, _capability(pynvml, name)) for name in names)
+    except pynvml.NVMLError as error:  # no driver, no device, or no right to see it
+        logger.info("no CUDA device is used: NVML says %s", error)
+        return ()
+
+
+@contextmanager
+def _initialised(pynvml: Any) -> Iterator[None]:
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _capability(pynvml: Any, name: str) -> tuple[int, int] | None:
+    try:
+        by_index = name.isdigit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except pynvml.NVMLError as error:
+        logger.info("CUDA device %s does not tell its compute capability: %s", name, error)
+        return None
+    return int(major), int(minor)
