@@ -244,7 +244,7 @@ def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[t
     from mathsft.evaluation.evaluator import Evaluator
 
     evaluator = _STATE["evaluator"] = Evaluator(settings)
-    evaluator.score(checkpoint, {}, POOL)
+    evaluator.score(checkpoint, {}, POOL, False)
     problems = select(load_pools(settings.experiment.data), POOL)
     prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
     _STATE.update(study_dir=settings.study_dir, prompts_ids=prompts_ids, sampling=settings.experiment.evaluation)
@@ -253,8 +253,6 @@ def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[t
 
 def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     """Return the seconds of a swap to the first checkpoint and of what follows, each time with an empty cache."""
-    from mathsft.evaluation import evaluator as module
-
     evaluator, (checkpoint, other) = _STATE["evaluator"], checkpoints
     engine = evaluator._engine
 
@@ -263,17 +261,14 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
         return _seconds(action)
 
     engine.swap(_STATE["study_dir"] / other.path)
-    seconds = {
+    return {
         "swap": _seconds(lambda: engine.swap(_STATE["study_dir"] / checkpoint.path)),
         "reload": _seconds(lambda: engine._reload(_STATE["study_dir"] / checkpoint.path)),
         "canary": _seconds(lambda: evaluator._check_canary(engine, checkpoint, checkpoint.canary)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
-        "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL)),
+        "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL, True)),
+        "score": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL, False)),
     }
-    read_gold, module._gold_nlls = module._gold_nlls, lambda engine, examples: [None] * len(examples)
-    seconds["score"] = with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL))
-    module._gold_nlls = read_gold
-    return seconds
 
 
 def start_bare(folder: Path, max_model_len: int, dtype: str) -> float:

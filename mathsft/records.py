@@ -179,8 +179,8 @@ class Response:
     """Mean over its tokens of the entropy, in nats, of the distribution each was drawn from: at the sampling temperature
     (1 for greedy), before top_p; None where that is not finite."""
     gold_nll: float | None = None
-    """Mean negative log likelihood, in nats per token, of the problem's training target; only sample 0 has it, and only
-    where prompt and target fit into the engine."""
+    """Mean negative log likelihood, in nats per token, of the problem's training target; only sample 0 has it, only where
+    prompt and target fit into the engine, and only in scores that are asked for it."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Score:
     entropy: float | None = None
     """Mean of the responses' entropy."""
     gold_nll: float | None = None
-    """Mean of the problems' gold_nll."""
+    """Mean of the problems' gold_nll; asked for at a run's last eval point and on test, where it is read."""
 
     @property
     def accuracy(self) -> float:

@@ -54,8 +54,10 @@ class Evaluator:
         """The engine agreed with a checkpoint's canary before."""
         self._load_pools = functools.cache(load_pools)
 
-    def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str) -> Score:
+    def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str, with_gold_nll: bool) -> Score:
         """Return the checkpoint's score on a pool or slice ("confirm:0-125"); its responses file is complete by then.
+
+        The likelihood of the training targets takes a sixth to a third of the time; it is left out unless it is asked for.
 
         Raises CheckpointError when the weights cannot be served, are not those that the checkpoint names, or make a new
         engine disagree with its canary; SystemExit when they make one disagree that agreed before, so that a new one is
@@ -81,8 +83,10 @@ class Evaluator:
         with _timed(timings, "swap_seconds"):
             self._load_weights(engine, checkpoint)
             self._check_canary(engine, checkpoint, checkpoint.canary)
-        with _timed(timings, "gold_seconds"):
-            gold_nlls = _gold_nlls(engine, examples)
+        gold_nlls: Sequence[float | None] = [None] * len(examples)
+        if with_gold_nll:
+            with _timed(timings, "gold_seconds"):
+                gold_nlls = _gold_nlls(engine, examples)
         with (
             _timed(timings, "generate_seconds"),
             self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,

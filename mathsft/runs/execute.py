@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from mathsft.records import Checkpoint, Response, Run, RunState, Score
 from mathsft.runs.crew import Crew, WorkerLike
 from mathsft.runs.progress import following, metrics_path, scoring_path, watching
-from mathsft.runs.retention import delete_weights
+from mathsft.runs.retention import TEST_POOL, delete_weights
 from mathsft.runs.stints import at_work
 from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
@@ -138,7 +138,8 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: 
             at_work(evaluator, checkpoint.run, checkpoint.step, pool, crew, book),
         ):
             progress = scoring_path(crew.study_dir, checkpoint.run)
-            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, progress=progress)
+            with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == crew.eval_steps(run)[-1])
+            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, with_gold_nll, progress=progress)
         book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order
     return score
 

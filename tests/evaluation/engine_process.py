@@ -303,12 +303,14 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
             name: [{"id": one.id, "letter": one.problem} for one in pool]
             for name, pool in load_pools(experiment.data).items()
         },
-        "base": asdict(evaluator.score(base, {}, "search")),
-        "taught": asdict(evaluator.score(taught, {}, "search")),
+        "base": asdict(evaluator.score(base, {}, "search", True)),
+        "taught": asdict(evaluator.score(taught, {}, "search", True)),
         "progress": (run_dir / "scoring.jsonl").read_text(),
-        "slice": asdict(evaluator.score(taught, {}, "confirm:1-4")),
-        "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch")),
-        "sampled": asdict(evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test")),
+        "slice": asdict(evaluator.score(taught, {}, "confirm:1-4", False)),
+        "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch", True)),
+        "sampled": asdict(
+            evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test", True)
+        ),
         "gold nll": {letter: gold_nll(model, folder / "base", letter) for letter in PROBLEMS},
     }
     mislabelled = replace(base, fingerprint=taught.fingerprint[::-1])
@@ -317,7 +319,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     report["long prompt"] = refusal_of(evaluator, taught, {"prompt.template": str(folder / "long.txt")})
     report["longer"] = refusal_of(evaluator, taught, {"evaluation.max_tokens": 5000})
     evaluator.park()
-    report["taught again"] = asdict(evaluator.score(taught, {}, "search"))
+    report["taught again"] = asdict(evaluator.score(taught, {}, "search", True))
     report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
 
     load, engine._load = engine._load, lambda model, tensors: None
@@ -326,7 +328,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     evaluator = Evaluator(settings)
     report["broken swap in a new engine"] = refusal_of(evaluator, taught, {})
     engine._load = load
-    report["mended"] = asdict(evaluator.score(base, {}, "search"))
+    report["mended"] = asdict(evaluator.score(base, {}, "search", True))
     return evaluator, taught, report
 
 
@@ -357,7 +359,7 @@ def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:
 
 def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
     try:
-        evaluator.score(checkpoint, overrides, "search")
+        evaluator.score(checkpoint, overrides, "search", True)
     except (ValueError, UserError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     return "accepted"
@@ -371,7 +373,7 @@ def score_with_a_broken_reload(evaluator: Any, checkpoint: Checkpoint) -> None:
         raise RuntimeError("planted")
 
     LLM.apply_model = fail
-    evaluator.score(checkpoint, {}, "search")
+    evaluator.score(checkpoint, {}, "search", True)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,15 @@ def test_gold_nll_is_that_of_the_training_target_where_it_fits(
 
 
 @pytest.mark.slow
+def test_the_gold_nll_that_is_not_asked_for_costs_nothing(
+    report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    score = report["evaluator"]["slice"]
+    assert (score["gold_nll"], {one.gold_nll for one in responses_of(score, child[0])}) == (None, {None})
+    assert "gold_seconds" not in score["timings"]
+
+
+@pytest.mark.slow
 def test_a_problem_has_as_many_responses_as_samples_are_asked_for(
     report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

@@ -42,6 +42,19 @@ def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undistu
     assert (summary["promotion"].run, "watch") in {(run, pool) for run, _, pool in summary["scores"]}
 
 
+def test_the_gold_nll_is_asked_for_where_it_is_read(undisturbed: tuple[dict[str, Any], int]) -> None:
+    summary, _ = undisturbed
+    last_steps = {name: max(step for run, step, _ in summary["scores"] if run == name) for name, _, _ in summary["scores"]}
+    own_pools = {run.name: run.plan.pool for run in summary["runs"]}
+    read = {
+        (run, step, pool)
+        for run, step, pool in summary["scores"]
+        if pool == "test" or (pool == own_pools[run] and step == last_steps[run])
+    }
+    assert summary["with_nll"] == read
+    assert len(read) < len(summary["scores"])
+
+
 @pytest.mark.parametrize("at_end", [False, True])
 def test_killed_anywhere_it_ends_as_if_undisturbed(
     tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
@@ -217,12 +230,18 @@ def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None
     score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()
 
     async def call(
-        self: ToyEvaluator, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path
+        self: ToyEvaluator,
+        method: str,
+        checkpoint: Checkpoint,
+        overrides: dict[str, Any],
+        pool: str,
+        with_gold_nll: bool,
+        progress: Path,
     ) -> Score:
         num_refused[checkpoint.path, pool] += 1
         if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
             raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
-        return await score(self, method, checkpoint, overrides, pool, progress)
+        return await score(self, method, checkpoint, overrides, pool, with_gold_nll, progress)
 
     monkeypatch.setattr(ToyEvaluator, "call", call)
 

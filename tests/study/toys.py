@@ -81,7 +81,9 @@ class ToyTrainer(Toy):
 
 
 class ToyEvaluator(Toy):
-    async def call(self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, progress: Path) -> Score:
+    async def call(
+        self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, with_gold_nll: bool, progress: Path
+    ) -> Score:
         assert method == "score"
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)
@@ -102,6 +104,7 @@ class ToyEvaluator(Toy):
             counts,
             checkpoint.fingerprint,
             str(path.relative_to(self.folder)),
+            gold_nll=1.0 if with_gold_nll else None,
         )
 
 
@@ -165,7 +168,14 @@ class Driver:
         runs = self.book.runs()
         kept = {run.name for run in runs if run.state != "pruned"}
         scores = {(s.run, s.step, s.pool): s.counts["correct"] for s in self.book.scores() if s.run in kept}
-        return {"runs": runs, "scores": scores, "promotion": self.book.promotion(), "optuna": self.optuna_trials()}
+        with_nll = {(s.run, s.step, s.pool) for s in self.book.scores() if s.run in kept and s.gold_nll is not None}
+        return {
+            "runs": runs,
+            "scores": scores,
+            "with_nll": with_nll,
+            "promotion": self.book.promotion(),
+            "optuna": self.optuna_trials(),
+        }
 
     def optuna_trials(self) -> list[Any]:
         storage = optuna.storages.RDBStorage(self.folder.database_url)
