@@ -21,11 +21,7 @@ final: .venv/installed
 install: .venv/installed
 
 test: .venv/installed-dev
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/lint-imports --no-cache
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 bench: .venv/installed-bench
 	$(PYTHON) -m bench.$(NAME) $(ARGS)

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 STUDY = "quickstart"
 SMALL = {
     "trial.num_examples": "256",
-    "final.num_examples": "512",
+    "final.num_examples": "1024",
     "final.eval_points": "[0.5,1]",
     "data.pools.search": "60",
     "data.pools.confirm": "60",
@@ -114,6 +114,12 @@ class Result:
         )
 
 
+def commands(num_trials: int) -> tuple[list[str], list[str]]:
+    """Return the command of a small study and that of its final run."""
+    small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    return ["run_study.py", "--trials", str(num_trials), *small], ["run_final.py", "--from-best", *small]
+
+
 class Workplace:
     """A folder with the quickstart's study in it, and the commands that run there."""
 
@@ -123,15 +129,12 @@ class Workplace:
             (root / name).mkdir(parents=True)
         for name in ("studies", "experiments"):
             shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
-        sets = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-        common = ["--study", STUDY, *sets]
-        self.commands = (
-            ["run_study.py", *common, "--trials", str(num_trials)],
-            ["run_final.py", *common, "--from-best"],
-        )
+        self.commands = commands(num_trials)
         self.folder = StudyFolder(root / "studies" / STUDY)
         self.kills: list[Kill] = []
         self.num_leftovers = self.num_tracebacks = 0
+        self._said: tuple[Path, ...] = ()
+        """Where the command that runs, or ran last, puts its output and its errors: COMMAND.out and COMMAND.err."""
         self._progress_at_kill: dict[str, int] = {}
 
     def run_undisturbed(self, command: Sequence[str]) -> Timeline:
@@ -176,13 +179,14 @@ class Workplace:
     def _started(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
         """Start a command in a session of its own; when it has ended, wait for what it started to be gone, too."""
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": self._temporary}
-        with self._output_path.open("wb") as output:
+        self._said = tuple(self._root / f"{Path(command[0]).stem}.{stream}" for stream in ("out", "err"))
+        with self._said[0].open("wb") as output, self._said[1].open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / command[0]), *command[1:]],
                 cwd=self._root,
                 env=environment,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 start_new_session=True,
             )
         try:
@@ -194,10 +198,9 @@ class Workplace:
             self.num_leftovers += len(left)
             for other in left:
                 other.kill()
-        output = self._output_path.read_text(encoding="utf-8", errors="replace")
-        if num_tracebacks := output.count("Traceback (most recent call last)"):
+        if num_tracebacks := self._words().count("Traceback (most recent call last)"):
             self.num_tracebacks += num_tracebacks
-            print(output, file=sys.stderr, flush=True)  # a bug to be found
+            print(self._words(), file=sys.stderr, flush=True)  # a bug to be found
 
     def _life(self, process: "subprocess.Popen[bytes]") -> Iterator[float]:
         """Yield the seconds since now, again and again, until the process has ended."""
@@ -205,14 +208,13 @@ class Workplace:
         while process.poll() is None:
             seconds = time.monotonic() - began
             if seconds > MAX_LIFE_SECONDS:
-                raise RuntimeError(f"{self._root} hangs:\n{self._output_path.read_text()}")
+                raise RuntimeError(f"{self._root} hangs:\n{self._words()}")
             yield seconds
             time.sleep(POLL_SECONDS)
 
     def _expect(self, process: "subprocess.Popen[bytes]", exit_code: int) -> None:
         if process.returncode not in (exit_code, 0):
-            output = self._output_path.read_text()
-            raise RuntimeError(f"{process.args!r} in {self._root} ended with {process.returncode}:\n{output}")
+            raise RuntimeError(f"{process.args!r} in {self._root} ended with {process.returncode}:\n{self._words()}")
 
     def _strike(self, driver: "subprocess.Popen[bytes]", victim: str) -> str:
         """Kill the victim, or the driver where there is none; return who it was."""
@@ -268,9 +270,9 @@ class Workplace:
     def _temporary(self) -> str:
         return str(self._root / "tmp")
 
-    @property
-    def _output_path(self) -> Path:
-        return self._root / "output.txt"
+    def _words(self) -> str:
+        """Return what the command that runs, or ran last, has printed."""
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self._said)
 
     def _num_bytes(self) -> int:
         paths = [path for pattern in WORKS_ON.values() for path in self.folder.path.glob(pattern)]

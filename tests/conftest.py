@@ -1,3 +1,4 @@
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,22 @@ from sqlalchemy import Engine, event
 from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
 
+LONGEST = ("end_to_end/test_quickstart.py", "test_style.py", "evaluation/test_evaluation.py", "training/test_ranks.py")
+"""Files that take half a minute and more, the longest first."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+def pytest_configure() -> None:
+    """Leave cores to others: before numpy or torch are imported, which start a thread for each."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the fast tests first; of files that several processes share, the longest, so that all end at the same time."""
+    if hasattr(config, "workerinput"):  # pytest-xdist's
+        places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+    else:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @event.listens_for(Engine, "connect")
@@ -26,7 +39,7 @@ def experiment() -> Experiment:
     return Experiment.model_validate(
         {
             "model": {"path": "quickstart"},
-            "data": {"source": "quickstart"},
+            "data": {"source": "quickstart", "pools": {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}},
             "prompt": {"template": "short"},
             "training": {"learning_rate": 1e-3, "batch_size": 16, "precision": "fp32"},
         }

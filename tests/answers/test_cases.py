@@ -1,9 +1,10 @@
 """Every labelled case: what is right, what is wrong, and what the format says, each with its reason in its note."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -12,17 +13,24 @@ from mathsft.answers.grade import Completion, Grader
 from mathsft.answers.response_format import extract_gold, parse
 from mathsft.answers.sandbox import Pair
 
+Case: TypeAlias = dict[str, Any]
+
 FILES = ("public_cases.jsonl", "own_cases.jsonl", "cases_by_kind.jsonl")
 """The last were labelled by someone who had not seen the rules."""
 
 
 def labelled_cases(kind: str) -> list[Any]:
+    """Return the cases of each category: a thousand tests of a millisecond would cost pytest more than they take."""
     files = [Path(__file__).with_name(name) for name in FILES]
-    cases = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return [pytest.param(case, id=case["id"]) for case in cases if case["kind"] == kind]
+    by_category: dict[str, list[Case]] = defaultdict(list)
+    for line in [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]:
+        case = json.loads(line)
+        if case["kind"] == kind:
+            by_category[case["cat"]].append(case)
+    return [pytest.param(cases, id=category) for category, cases in by_category.items()]
 
 
-def gold_of(case: dict[str, Any]) -> str:
+def gold_of(case: Case) -> str:
     from_solution = case.get("gold_kind", "answer") != "answer"
     return extract_gold(None if from_solution else case["gold"], case["gold"] if from_solution else "")
 
@@ -33,21 +41,24 @@ def grader() -> Iterator[Grader]:
         yield grader
 
 
-@pytest.mark.parametrize("case", labelled_cases("answer"))
-def test_answer(case: dict[str, Any], grader: Grader) -> None:
+@pytest.mark.parametrize("cases", labelled_cases("answer"))
+def test_answers(cases: list[Case], grader: Grader) -> None:
     """By rule, else by algebra; what the rules say does not hang on the order."""
-    [ruling] = grader.compare([Pair(case["answer"], case["gold"])])
-    assert ruling.is_equal is case["expect_correct"], case["note"]
-    assert decide(case["gold"], case["answer"]) is decide(case["answer"], case["gold"])
+    rulings = grader.compare([Pair(case["answer"], case["gold"]) for case in cases])
+    ruled = zip(cases, rulings, strict=True)
+    assert [(case, ruling) for case, ruling in ruled if ruling.is_equal is not case["expect_correct"]] == []
+    turned = [(case["gold"], case["answer"]) for case in cases]
+    assert [pair for pair in turned if decide(*pair) is not decide(*reversed(pair))] == []
 
 
-@pytest.mark.parametrize("case", labelled_cases("response"))
-def test_response(case: dict[str, Any], grader: Grader) -> None:
-    [graded] = grader.grade([Completion(case["response"], case["finish_reason"], gold_of(case))])
-    verdict = graded.verdict
-    kind = verdict.reason if verdict.category == "format_failure" else verdict.category
-    assert kind == case["expect_category"], case["note"]
-    assert parse(case["response"], case["finish_reason"]).format_ok == case["expect_format"]
+@pytest.mark.parametrize("cases", labelled_cases("response"))
+def test_responses(cases: list[Case], grader: Grader) -> None:
+    graded = grader.grade([Completion(case["response"], case["finish_reason"], gold_of(case)) for case in cases])
+    verdicts = [one.verdict for one in graded]
+    kinds = [one.reason if one.category == "format_failure" else one.category for one in verdicts]
+    assert [(case, kind) for case, kind in zip(cases, kinds, strict=True) if kind != case["expect_category"]] == []
+    formed = [parse(case["response"], case["finish_reason"]).format_ok for case in cases]
+    assert [(case, ok) for case, ok in zip(cases, formed, strict=True) if ok != case["expect_format"]] == []
 
 
 @pytest.mark.parametrize(

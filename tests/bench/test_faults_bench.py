@@ -1,12 +1,6 @@
-import json
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
-from rich.console import Console
 
 from bench.ends import Differences, End, compare
-from bench.faults import measure
 from mathsft.records import Plan, Run, StepMetrics
 
 SAME = Differences(lost=0, doubled=0, curves_differ=0, results_differ=0)
@@ -54,12 +48,3 @@ def test_whatever_is_missing_too_much_or_another_is_counted() -> None:
     first, last = actual.curves["trial-0"]
     actual.curves["trial-0"] = [first, replace(last, loss=last.loss * (1 + 1e-15))]
     assert compare(end(), actual) == replace(SAME, curves_differ=1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_eight_kills_change_nothing(tmp_path: Path) -> None:
-    result = json.loads(measure(8, seed=0, num_trials=3, scratch=tmp_path, console=Console()).line())
-    victims = result.pop("victims")
-    assert result.pop("kills") == sum(victims.values()) == 8
-    assert set(result.values()) == {0}, result

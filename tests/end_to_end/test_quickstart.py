@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,35 +19,37 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
+from bench.faults import DRIVER, EVALUATOR, STUDY, TRAINER, Result, Workplace, commands, measure
 from mathsft.records import Score
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    *("--set", "trial.num_examples=256"),
-    *("--set", "data.pools.search=60"),
-    *("--set", "data.pools.confirm=60"),
-    *("--set", "data.pools.watch=60"),
-    *("--set", "data.pools.test=60"),
-]
-STUDY = ["run_study.py", "--trials", "3", *SMALL]
-FINAL = ["run_final.py", "--from-best", *SMALL, "--set", "final.num_examples=1024", "--set", "final.eval_points=[0.5,1]"]
+NUM_KILLS, SEED, NUM_TRIALS = 3, 1287, 3
+"""With this seed the driver and the trainer die in the study, the evaluator in the final run."""
+STUDY_COMMAND, _ = commands(NUM_TRIALS)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A study that was interrupted, killed and finished, and its final run."""
+    """A study and its final run, both of which were killed and finished, and what they printed undisturbed."""
 
+    kills: Result
     folder: StudyFolder
     study_output: str
-    final_output: str
+    errors: str
+    """On stderr, of the undisturbed study and its final run."""
+
+    @property
+    def root(self) -> Path:
+        return self.folder.path.parents[1]
 
     def book(self) -> Book:
-        return Book.open(self.folder.database_url, "quickstart")
+        return Book.open(self.folder.database_url, STUDY)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,25 +105,40 @@ def run(argv: list[str], cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    workplace = tmp_path_factory.mktemp("workplace")
-    for name in ("studies", "experiments"):
-        (workplace / name).mkdir()
-        shutil.copy(ROOT / name / "quickstart.yaml", workplace / name)
-    with started(STUDY, workplace) as process:
+    scratch = tmp_path_factory.mktemp("scratch")
+    kills = measure(NUM_KILLS, SEED, NUM_TRIALS, scratch, Console(width=140))
+    undisturbed, killed = scratch / "undisturbed", scratch / "1"
+    return Finished(
+        kills,
+        StudyFolder(killed / "studies" / STUDY),
+        (undisturbed / "run_study.out").read_text().replace(str(undisturbed), str(killed)),
+        "".join((undisturbed / f"{name}.err").read_text() for name in ("run_study", "run_final")),
+    )
+
+
+def test_kills_change_nothing(finished: Finished) -> None:
+    result = json.loads(finished.kills.line())
+    victims = result.pop("victims")
+    assert {name for name, number in victims.items() if number} == {DRIVER, TRAINER, EVALUATOR}, finished.kills
+    assert result.pop("kills") == NUM_KILLS
+    assert set(result.values()) == {0}, finished.kills
+
+
+def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, 0, NUM_TRIALS)
+    with started(STUDY_COMMAND, tmp_path) as process:
         read_until(process, r"trial-0 .*started")
-        code, rest = end(process, signal.SIGINT)
-    assert code == 130
-    assert re.search(r"Go on with: \S+ run_study\.py --trials 3", rest)
-    with started(STUDY, workplace) as process:
-        read_until(process, r"trial-1 .*started")
-        with started(STUDY, workplace) as second:
+        with started(STUDY_COMMAND, tmp_path) as second:
             assert second.wait(300) == 2
             assert second.stdout is not None
             assert f"process {process.pid} is already at work" in second.stdout.read()
-        assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
-    study_output = run(STUDY, workplace)
-    final_output = run(FINAL, workplace)
-    return Finished(StudyFolder(workplace / "studies" / "quickstart"), study_output, final_output)
+        code, rest = end(process, signal.SIGINT)
+    assert code == 130
+    assert re.search(rf"Go on with: \S+ run_study\.py --trials {NUM_TRIALS}", rest)
+    # What a killed driver leaves, too, and the next one goes on with.
+    [trial] = Book.open(place.folder.database_url, STUDY).runs("trial-")
+    study = optuna.load_study(study_name=STUDY, storage=place.folder.database_url)
+    assert (trial.state, [each.state for each in study.trials]) == ("running", [TrialState.RUNNING])
 
 
 def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: Finished) -> None:
@@ -185,6 +201,7 @@ def test_only_wanted_weights_stay(finished: Finished) -> None:
 
 
 def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Finished) -> None:
+    assert finished.errors == ""
     assert finished.study_output.startswith("No CUDA device: the embedded quickstart")
     assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
     # As the user has to type it: without a path where the shell finds this very interpreter.
@@ -207,7 +224,7 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
 
 def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finished) -> None:
     before = finished.book().metrics("trial-0")
-    output = run(STUDY, finished.folder.path.parents[1])
+    output = run(STUDY_COMMAND, finished.root)
     assert "started" not in output
     assert output.splitlines()[-3:] == finished.study_output.splitlines()[-3:]
     assert finished.book().metrics("trial-0") == before
@@ -216,7 +233,7 @@ def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finis
 def test_the_promoted_trial_replays_to_the_bit_and_its_records_stay(finished: Finished) -> None:
     before = finished.book().metrics("trial-0")
     command = [sys.executable, "-m", "mathsft", "replay", "quickstart", "best"]
-    done = subprocess.run(command, cwd=finished.folder.path.parents[1], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=finished.root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees to the bit" in done.stdout
     assert finished.book().metrics("trial-0") == before
@@ -224,8 +241,8 @@ def test_the_promoted_trial_replays_to_the_bit_and_its_records_stay(finished: Fi
 
 
 def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
-    command = [sys.executable, str(ROOT / "run_study.py"), "--trials", "3", *SMALL, "--set", "training.weight_decay=0.5"]
-    done = subprocess.run(command, cwd=finished.folder.path.parents[1], capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / STUDY_COMMAND[0]), *STUDY_COMMAND[1:], "--set", "training.weight_decay=0.5"]
+    done = subprocess.run(command, cwd=finished.root, capture_output=True, text=True)
     assert done.returncode == 2
     assert "training.weight_decay: 0.0 -> 0.5" in done.stderr
     assert len(done.stderr.splitlines()) == 1

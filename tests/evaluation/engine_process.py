@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from exported import answers_of_export
+
 from mathsft.config.schema import (
     DataSettings,
     EvaluationSettings,
@@ -94,7 +96,7 @@ def make_experiment(folder: Path) -> Experiment:
         model=ModelSettings(path=str(folder / "base")),
         data=DataSettings(source=str(folder / "problems.jsonl"), pools=PoolSizes(search=9, confirm=4, watch=1, test=1)),
         prompt=PromptSettings(template=str(folder / "template.txt")),
-        training=TrainingSettings(learning_rate=1e-3, batch_size=1),
+        training=TrainingSettings(learning_rate=1e-3, batch_size=1, precision="fp32"),
         evaluation=EvaluationSettings(max_tokens=48),
     )
 
@@ -173,6 +175,7 @@ def run_checks(folder: Path) -> None:
     torch.set_num_threads(1)
     report = {
         "num_positions": NUM_POSITIONS,
+        "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }

@@ -14,6 +14,8 @@ from mathsft.records import Hardware, Response, Verdict
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, PACKED_FROM_WIDTH
 
 KINDS = ("correct", "wrong_answer", "format_failure")
+END_OF_SEQUENCE = 0
+"""The quickstart's."""
 
 
 def kind_of(problem: dict[str, str]) -> str:
@@ -30,7 +32,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     folder = tmp_path_factory.mktemp("evaluation")
     process = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("engine_process.py")), str(folder)],
-        env=os.environ | CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")},
         capture_output=True,
         text=True,
         check=False,
@@ -258,6 +260,15 @@ def test_a_reload_that_fails_ends_the_process(child: tuple[Path, subprocess.Comp
     assert process.returncode == 1
     assert not (folder / "survived").exists()
     assert "planted" in process.stderr, "the log tells why"
+
+
+@pytest.mark.slow
+def test_transformers_and_vllm_generate_the_same_from_the_exported_folder(report: dict[str, Any]) -> None:
+    said = report["export"]
+    assert said["vllm"] == said["transformers"]
+    assert len(said["vllm"]) == 24
+    assert sum(tokens[-1] == END_OF_SEQUENCE for tokens in said["vllm"]) >= 12, "both stop where the folder says"
+    assert len({tuple(tokens) for tokens in said["vllm"]}) >= 12, "answers differ from problem to problem"
 
 
 def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """What a study is predicted to cost."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy
 import pytest
@@ -16,17 +18,25 @@ from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import place
 from tests.build import make_machine
 
+Predict: TypeAlias = Callable[..., Forecast]
+
 
 @pytest.fixture(autouse=True)
 def steady_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mathsft.runs.forecast.measured_flops", lambda: 5e10)
 
 
-def predict(book: Book | None, *assignments: str, num_trainers: int = 1) -> Forecast:
-    loaded = load_settings("quickstart", None, list(assignments))
-    hardware = place(make_machine((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
-    pools = load_pools(loaded.experiment.data)
-    return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book, num_trainers)
+@pytest.fixture(scope="module")
+def predict() -> Predict:
+    """Predict what the quickstart costs with these settings; its problems, the same for all, are made once."""
+    pools = load_pools(load_settings("quickstart", None, []).experiment.data)
+
+    def predict(book: Book | None, *assignments: str, num_trainers: int = 1) -> Forecast:
+        loaded = load_settings("quickstart", None, list(assignments))
+        hardware = place(make_machine((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
+        return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book, num_trainers)
+
+    return predict
 
 
 def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
@@ -36,7 +46,7 @@ def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
     assert num_bytes > 88
 
 
-def test_more_examples_and_trials_cost_more_time_and_disk() -> None:
+def test_more_examples_and_trials_cost_more_time_and_disk(predict: Predict) -> None:
     plain, longer, more = predict(None), predict(None, "trial.num_examples=15360"), predict(None, "num_trials=40")
     assert START_SECONDS < plain.seconds < longer.seconds
     assert plain.seconds < more.seconds
@@ -46,7 +56,7 @@ def test_more_examples_and_trials_cost_more_time_and_disk() -> None:
     assert "matrix product" in plain.basis
 
 
-def test_kept_checkpoints_are_in_the_final_runs_disk() -> None:
+def test_kept_checkpoints_are_in_the_final_runs_disk(predict: Predict) -> None:
     plain, all_kept = predict(None).final_disk, predict(None, "final.keep_every=1").final_disk
     every_third = predict(None, "final.keep_every=3").final_disk  # of eight: the third, the sixth, the last, the best
     assert (plain.num_kept, every_third.num_kept, all_kept.num_kept) == (2, 4, 8)
@@ -60,7 +70,7 @@ def test_memory_is_short_where_both_workers_do_not_fit_at_once() -> None:
     assert not is_memory_short(experiment, base_model_folder(), 4 * 2**30)
 
 
-def test_finished_trials_are_the_better_measure(book: Book) -> None:
+def test_finished_trials_are_the_better_measure(book: Book, predict: Predict) -> None:
     plan = Plan(64, (1.0,), "search", 2, "last")
     counts = {"correct": 1, "wrong_answer": 1, "format_failure": 0, "ungraded": 0}
     for number, seconds in enumerate((10.0, 30.0, 20.0)):

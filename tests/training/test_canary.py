@@ -11,6 +11,7 @@ from mathsft.records import Example, Plan, Run, WorkerSettings
 from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, make_canary
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.trainer import Trainer
+from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
@@ -50,6 +51,7 @@ def test_a_canary_is_of_the_published_weights(
     assert base.model.config._attn_implementation == attention
 
 
+@needs_bf16
 def test_a_bf16_canary_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(dtype=torch.bfloat16)
     base = load_base(folder, "tree")

@@ -17,9 +17,11 @@ from mathsft.training.peak_memory import activation_bytes, predicted_peak
 from mathsft.training.rows import Row, common_prefix
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
+from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
 CPU = torch.device("cpu")
+PRECISIONS = [pytest.param("bf16", marks=needs_bf16), "fp32"]
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "head_dim": 16}
 
 
@@ -47,7 +49,7 @@ def kept_bytes(loss: RowLoss, row: Row) -> int:
 
 
 @pytest.mark.parametrize("attention", ["tree", "eager"])
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("num_prompt_tokens", [20, 150])
 def test_activations_are_those_that_autograd_keeps(
     make_model: MakeModel, attention: str, precision: str, num_prompt_tokens: int
@@ -81,7 +83,7 @@ def test_checkpointing_and_a_smaller_budget_are_predicted_to_take_less(make_mode
     assert predicted(gradient_checkpointing=True) < predicted()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_all_that_a_step_allocates_is_near_the_prediction(make_model: MakeModel, precision: str) -> None:
     folder = make_model(hidden_size=128, intermediate_size=256, num_hidden_layers=4, head_dim=32)
     gc.collect()

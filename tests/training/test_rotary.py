@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from mathsft.training.rotary import _rotated, speed_up_rotary
 from mathsft.training.state import load_base
+from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
 Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -104,7 +105,7 @@ def small_olmo() -> PreTrainedModel:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)])
 @pytest.mark.parametrize("make", [small_neox, small_olmo])
 def test_a_model_that_turns_otherwise_computes_what_it_did(make: Callable[[], PreTrainedModel], dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from mathsft.training import loss as loss_module
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base
 from mathsft.training.step import StepOutcome, TrainingStep
+from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -112,6 +113,7 @@ def curve(folder: Path, **training: object) -> list[float]:
     return [step.take(batch, number).loss for number, batch in enumerate(batches, start=1)]
 
 
+@needs_bf16
 def test_the_loss_curve_in_bf16_stays_within_a_fifth_of_a_percent_of_that_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(initializer_range=0.02)
     fp32, bf16 = (np.array(curve(folder, precision=precision)) for precision in ("fp32", "bf16"))
@@ -120,7 +122,7 @@ def test_the_loss_curve_in_bf16_stays_within_a_fifth_of_a_percent_of_that_in_fp3
     assert np.abs(bf16 / fp32 - 1).max() < 0.002
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=needs_bf16), "fp32"])
 def test_a_step_restored_from_its_tensors_goes_on_to_the_bit(make_model: MakeModel, precision: str) -> None:
     folder, batches = make_model(), [random_batch(seed, prefix_tokens=20) for seed in range(6)]
     training = TrainingSettings(learning_rate=1e-2, batch_size=4, precision=precision, weight_decay=0.1)
@@ -138,6 +140,7 @@ def test_a_step_restored_from_its_tensors_goes_on_to_the_bit(make_model: MakeMod
         assert torch.equal(tensor, second.tensors()[name]), name
 
 
+@needs_bf16
 def test_a_new_run_starts_from_the_base_weights_in_any_precision(make_model: MakeModel) -> None:
     base = load_base(make_model("qwen2", False, torch.bfloat16), "tree")
     for precision in ("fp32", "bf16", "fp32"):

@@ -17,6 +17,7 @@ from mathsft.records import Checkpoint, Plan, Run, WorkerSettings
 from mathsft.training.flops import model_flops
 from mathsft.training.footprint import full_state_path
 from mathsft.training.trainer import Trainer
+from tests.native import needs_bf16
 
 Make = Callable[..., Trainer]
 
@@ -118,7 +119,9 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     assert not message.endswith(", 0 too long and dropped")
 
 
-@pytest.mark.parametrize("name", TrainingSettings.model_fields)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[needs_bf16] * (name == "precision")) for name in TrainingSettings.model_fields]
+)
 def test_no_training_setting_is_inert(settings: WorkerSettings, name: str) -> None:
     trainer = Trainer(settings)
     base, before = (weights(settings, trainer.advance(make_run(), step)) for step in (0, 3))

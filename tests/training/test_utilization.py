@@ -14,6 +14,7 @@ from mathsft.training.gemm import best_gemm_flops_per_second
 from mathsft.training.state import load_base
 from mathsft.training.step import StepOutcome
 from mathsft.training.utilization import Utilization
+from tests.native import needs_bf16
 
 CPU = torch.device("cpu")
 OUTCOME = StepOutcome(
@@ -34,7 +35,7 @@ def test_the_best_of_all_products_counts_by_the_given_clock(monkeypatch: pytest.
     assert best_gemm_flops_per_second(torch.float32, CPU, clock=lambda: next(ticks)) == 2 * 16**3
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_bf16), torch.float32])
 def test_measuring_is_cheap_and_leaves_no_trace_in_the_global_generator(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:

@@ -1,9 +1,8 @@
-"""A process that trains the quickstart's model for some steps and lets transformers and vLLM, each as anyone would use it,
-load the published folder and answer prompts; what they said is in export.json.
+"""Trains the quickstart's model for some steps and lets transformers and vLLM, each as anyone would use it, load the
+published folder and answer prompts.
 """
 
-import json
-import sys
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,22 @@ from mathsft.data.quickstart import base_model_folder
 from mathsft.records import Checkpoint, Hardware, Plan, Run, WorkerSettings
 
 NUM_EXAMPLES, MAX_TOKENS = 2048, 64
-SMALL = ("data.pools.train=2048", "data.pools.search=24", "data.pools.confirm=1", "data.pools.watch=1", "data.pools.test=1")
+SMALL = (
+    "training.precision=fp32",
+    "data.pools.train=2048",
+    "data.pools.search=24",
+    *(f"data.pools.{name}=1" for name in ("confirm", "watch", "test")),
+)
 
 
-def main(folder: Path) -> None:
+def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
+    """Return the tokens that each of the two generates after the prompts."""
     loaded = load_settings("quickstart", None, [*SMALL, f"model.path={base_model_folder()}"])
     checkpoint = train(WorkerSettings(loaded.experiment, Hardware("cpu", 1, "tree", "float32", 0.5, False), folder))
     template = load_template(loaded.experiment.prompt.template)
     prompts = [render_prompt(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]
     exported = folder / checkpoint.path
-    said = {"transformers": by_transformers(exported, prompts), "vllm": by_vllm(exported, prompts)}
-    (folder / "export.json").write_text(json.dumps(said))
+    return {"transformers": by_transformers(exported, prompts), "vllm": by_vllm(exported, prompts)}
 
 
 def train(settings: WorkerSettings) -> Checkpoint:
@@ -57,8 +61,8 @@ def by_vllm(exported: Path, prompts: list[str]) -> list[list[int]]:
     sampling = llm.get_default_sampling_params()
     sampling.temperature, sampling.max_tokens = 0.0, MAX_TOKENS
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
-    return [list(output.outputs[0].token_ids) for output in outputs]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    generated = [list(output.outputs[0].token_ids) for output in outputs]
+    llm.llm_engine.engine_core.shutdown()  # a process may hold only one engine at a time
+    del llm
+    gc.collect()
+    return generated
