@@ -112,7 +112,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         read_until(process, r"trial-0 .*started")
         code, rest = end(process, signal.SIGINT)
     assert code == 130
-    assert re.search(r"Go on with: \S+ run_study\.py --trials 3", rest)
+    assert re.search(r"Go on with: \S+ \S*run_study\.py --trials 3", rest)
     with started(STUDY, workplace) as process:
         read_until(process, r"trial-1 .*started")
         with started(STUDY, workplace) as second:
@@ -188,7 +188,7 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert finished.study_output.startswith("No CUDA device: the embedded quickstart")
     assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
     # As the user has to type it: without a path where the shell finds this very interpreter.
-    assert re.search(rf"(^|\s)({sys.executable}|python) run_final.py --from-best", finished.study_output)
+    assert re.search(rf"(^|\s)({sys.executable}|python) {ROOT}/run_final.py --from-best", finished.study_output)
     dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.folder.database_url}"
     assert re.search(dashboard, finished.study_output)
     figures = {path.stem for path in finished.folder.path.glob("*.svg")}
