@@ -6,11 +6,17 @@ HARDWARE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo
 
 PYTHON := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+OWN_UV := $(filter .uv/bin/uv,$(UV))
 SOURCES := pyproject.toml Makefile
 # A folder of wheels named by pip's own variable serves uv too; CUDA builds always come from the index.
 WHEELS := $(if $(filter cpu,$(HARDWARE)),$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=cpu))
 
-.PHONY: study final install test bench clean
+# Triton compiles when the CUDA build runs, against Python's headers: an interpreter of uv's own has them.
+MANAGED := $(if $(filter cuda,$(HARDWARE)),--managed-python)
+# Order-only: what is wrong with this machine is said before the first install, not before every study.
+PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
+
+.PHONY: study final install test bench clean preflight
 
 study: .venv/installed
 	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
@@ -29,7 +35,7 @@ bench: .venv/installed-bench
 clean:
 	rm -rf .venv .uv
 
-.venv/installed: $(SOURCES) | .venv/bin/python .uv-ready
+.venv/installed: $(SOURCES) | .venv/bin/python $(OWN_UV)
 	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE)]'
 	touch $@
 
@@ -41,9 +47,12 @@ clean:
 	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE),bench]'
 	touch $@
 
-.venv/bin/python: | .uv-ready
-	$(UV) venv --python '>=3.11' .venv
+.venv/bin/python: | $(PREFLIGHT) $(OWN_UV)
+	$(UV) venv --python '>=3.11,<3.15' $(MANAGED) .venv
 
-.PHONY: .uv-ready
-.uv-ready:
-	@command -v $(UV) >/dev/null || (python3 -m venv .uv && .uv/bin/pip install --quiet uv)
+.uv/bin/uv: | $(PREFLIGHT)
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+preflight:
+	@sh tools/preflight.sh $(HARDWARE) "$(UV)"

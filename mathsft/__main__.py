@@ -1,11 +1,17 @@
-"""The other commands: python -m mathsft config | report | show | replay | clean | grade."""
+"""The program: mathsft, or python -m mathsft (--help lists its commands)."""
 
 import sys
 
 from mathsft.interrupts import end_silently
 
-if __name__ == "__main__":
+
+def start() -> int:
+    """Run the command that sys.argv names and return its exit code."""
     end_silently()  # Ctrl-C while modules are imported
     from mathsft.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(start())

@@ -4,17 +4,18 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 """
 
 import argparse
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TypeAlias
 
 from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
-from mathsft.invocation import python
+from mathsft.invocation import command, program
+from mathsft.packages import problem_of_install
 
-NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 GRADE_EXAMPLES = r"""
 in:   {"id": 1, "gold": "\\frac{1}{2}", "answer": "0.5"}                            a bare answer
@@ -30,51 +31,79 @@ A line that is not like this is named at the end, with exit code 2; all others h
 
 def run_study(argv: Sequence[str]) -> int:
     """Search for the best settings (run_study.py)."""
-    parser = argparse.ArgumentParser(
-        prog="run_study.py",
-        description="Search for the learning rate and batch size to fine-tune with: short training runs, each scored by "
-        "letting vLLM solve 200 problems. Running it again goes on where it stopped; a finished study shows its end.",
-        epilog="Everything lies in studies/<name>/. Afterwards: python run_final.py --from-best",
-    )
-    _add_settings_options(parser)
-    parser.add_argument("--trials", type=_positive_int, metavar="N", help="finished trials in all")
-    parser.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
-    parser.add_argument("--warm-from", metavar="STUDY", help="try another study's best settings first")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
-    return _run(parser, argv, "study")
+    return main(["study", *argv])
 
 
 def run_final(argv: Sequence[str]) -> int:
     """Train the full run (run_final.py)."""
-    parser = argparse.ArgumentParser(
-        prog="run_final.py",
+    return main(["final", *argv])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command (mathsft, python -m mathsft) and return its exit code."""
+    parser = argparse.ArgumentParser(prog=program(), description="Search for settings, train with them, look at results.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_study(commands)
+    _add_final(commands)
+    config = commands.add_parser("config", help="print the resolved settings, or every setting there is")
+    _add_settings_options(config)
+    config.add_argument("--schema", action="store_true", help="print every setting with its type, default and meaning")
+    report = commands.add_parser("report", help="write a study's report anew from its database")
+    _add_settings_options(report)
+    _add_show(commands)
+    replay = commands.add_parser("replay", help="train a recorded run again and compare; its records stay as they are")
+    replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    clean = commands.add_parser("clean", help="show what a study holds on disk, and free what nobody will ask for")
+    clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    clean.add_argument("--yes", action="store_true", help="free without asking")
+    _add_grade(commands)
+    arguments, unknown = parser.parse_known_args(argv)
+    chosen: argparse.ArgumentParser = commands.choices[arguments.command]
+    if unknown:
+        chosen.error(f"unrecognized arguments: {shlex.join(unknown)}")
+    return _run(chosen, arguments, argv)
+
+
+def _add_study(commands: Commands) -> None:
+    study = commands.add_parser(
+        "study",
+        prog=program("study"),
+        help="search for the learning rate and batch size to fine-tune with",
+        description="Search for the learning rate and batch size to fine-tune with: short training runs, each scored by "
+        "letting vLLM solve 200 problems. Running it again goes on where it stopped; a finished study shows its end.",
+        epilog="Everything lies in studies/<name>/. The study's end names the command of the full run.",
+    )
+    _add_settings_options(study)
+    study.add_argument("--trials", type=_positive_int, metavar="N", help="finished trials in all")
+    study.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
+    study.add_argument("--warm-from", metavar="STUDY", help="try another study's best settings first")
+    study.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
+
+
+def _add_final(commands: Commands) -> None:
+    final = commands.add_parser(
+        "final",
+        prog=program("final"),
+        help="train the full run, with the settings that won or your own",
         description="Train the full run with given settings while a second process scores its checkpoints. "
         "Running it again goes on where it stopped. Without --from-best it uses the experiment's own settings.",
         epilog="Precedence: --learning-rate and --batch-size, then --set, then the study's best settings, then the files.",
     )
-    _add_settings_options(parser)
-    parser.add_argument("--from-best", action="store_true", help="use the settings that won the study")
-    parser.add_argument(
+    _add_settings_options(final)
+    final.add_argument("--from-best", action="store_true", help="use the settings that won the study")
+    final.add_argument(
         "--horizon",
         choices=("keep", "adjust"),
         default="keep",
         help="with --from-best: keep the winner's learning rate, or adjust it to this run's length as the study's horizon "
         "says (default: keep)",
     )
-    parser.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
-    parser.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
-    return _run(parser, argv, "final")
+    final.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
+    final.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the other commands (python -m mathsft)."""
-    parser = argparse.ArgumentParser(prog="python -m mathsft", description="Look at settings and results.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    config = commands.add_parser("config", help="print the resolved settings, or every setting there is")
-    _add_settings_options(config)
-    config.add_argument("--schema", action="store_true", help="print every setting with its type, default and meaning")
-    report = commands.add_parser("report", help="write a study's report anew from its database")
-    _add_settings_options(report)
+def _add_show(commands: Commands) -> None:
     show = commands.add_parser("show", help="look at all studies, one study's trials, or one run and its responses")
     show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder; none lists all studies")
     show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
@@ -84,12 +113,9 @@ def main(argv: Sequence[str]) -> int:
     show.add_argument("--responses", choices=categories, help="page through the responses of this category")
     show.add_argument("--search", metavar="TEXT", help="only responses that have this text in problem, gold or response")
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
-    replay = commands.add_parser("replay", help="train a recorded run again and compare; its records stay as they are")
-    replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
-    replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
-    clean = commands.add_parser("clean", help="show what a study holds on disk, and free what nobody will ask for")
-    clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
-    clean.add_argument("--yes", action="store_true", help="free without asking")
+
+
+def _add_grade(commands: Commands) -> None:
     grade = commands.add_parser(
         "grade",
         help="grade answers or whole responses in a JSONL file",
@@ -100,7 +126,6 @@ def main(argv: Sequence[str]) -> int:
     )
     grade.add_argument("file", metavar="FILE.jsonl", help="what to grade; - reads standard input")
     grade.add_argument("--out", metavar="FILE", help="write the verdicts to this file (default: standard output)")
-    return _run(parser, argv, None)
 
 
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +137,7 @@ def _add_settings_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override one setting by its dotted name, as training.weight_decay=0.1 (may be repeated); "
-        "`python -m mathsft config --schema` lists them",
+        f"`{command('config', '--schema').replace('%', '%%')}` lists them",
     )
 
 
@@ -132,19 +157,14 @@ def _positive_float(text: str) -> float:
     return number
 
 
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | None) -> int:
-    """Parse, run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
-    arguments = parser.parse_args(argv)
-    if missing := [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]:
-        print(
-            f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): run `make install`, then use "
-            ".venv/bin/python in place of python",
-            file=sys.stderr,
-        )
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
+    if problem := problem_of_install():
+        print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
-    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
-    go_on = f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
-    stopped = f"Stopped{go_on}"
+    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{arguments.command}").run
+    goes_on = arguments.command in ("study", "final")
+    stopped = f"Stopped; nothing that finished is lost. Go on with: {command(*argv)}" if goes_on else "Stopped"
     try:
         with ending_at_once(stopped):
             return action(arguments)

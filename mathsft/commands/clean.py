@@ -1,4 +1,4 @@
-"""python -m mathsft clean: shows what a study holds on disk, and frees what nobody will ask for again."""
+"""mathsft clean: shows what a study holds on disk, and frees what nobody will ask for again."""
 
 import argparse
 

@@ -3,15 +3,15 @@
 import argparse
 import asyncio
 import logging
-import shlex
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
+from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded, load_settings
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
@@ -19,7 +19,7 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
-from mathsft.invocation import python
+from mathsft.invocation import command
 from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice
@@ -64,22 +64,21 @@ def _default_study(machine: Machine) -> str:
     return REAL if machine.cuda else QUICKSTART
 
 
-def settings_options(arguments: argparse.Namespace, loaded: Loaded, machine: Machine) -> str:
+def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[str]:
     """Return the options with which another command reads the same settings; nothing where they are the default ones."""
-    name = loaded.study_name if loaded.study_path.parent == Path("studies") else str(loaded.study_path)
-    options = [] if name == _default_study(machine) else ["--study", name]
+    options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
     for assignment in arguments.set:
         options += ["--set", assignment]
-    return f" {shlex.join(options)}" if options else ""
+    return options
 
 
 def folder_of(loaded: Loaded) -> StudyFolder:
-    """Return the folder beside the study's file, where all that the study produces lies."""
-    return StudyFolder((loaded.study_path.parent / loaded.study_name).absolute())
+    """Return the folder where all that the study produces lies."""
+    return StudyFolder(results_folder(loaded.study_path).absolute())
 
 
-def require_database(loaded: Loaded, folder: StudyFolder, same_settings: str) -> None:
+def require_database(loaded: Loaded, folder: StudyFolder, same_settings: Sequence[str]) -> None:
     """Raise UserError, saying what to run first, where the study has no database yet."""
     if not (folder.path / "study.db").exists():
         raise UserError(no_winner(loaded, same_settings))
@@ -186,6 +185,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return leaves
 
 
-def no_winner(loaded: Loaded, same_settings: str) -> str:
+def no_winner(loaded: Loaded, same_settings: Sequence[str]) -> str:
     """Return the line that says what to run before a final run."""
-    return f"study {loaded.study_name} has no winner yet; run first: {python()} run_study.py{same_settings}"
+    return f"study {loaded.study_name} has no winner yet; run first: {command('study', *same_settings)}"

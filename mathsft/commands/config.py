@@ -2,7 +2,7 @@
 
 import argparse
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mathsft.commands.common import folder_of, load, open_console, opened_if_begun
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
         loaded = load(arguments, machine, console)
         with opened_if_begun(loaded, folder_of(loaded)) as book:
             loaded = with_engine_precision(with_precision(loaded, machine, book), machine)
-        table = Table("setting", "value", "from")
+        table = Table(*(Column(header, overflow="fold") for header in ("setting", "value", "from")))
         for resolved in resolved_rows(loaded):
             table.add_row(resolved.name, Text(resolved.value), resolved.source)
     console.print(table)

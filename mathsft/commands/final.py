@@ -1,4 +1,4 @@
-"""run_final.py: from settings to a full run and how it went."""
+"""mathsft final: from settings to a full run and how it went."""
 
 import argparse
 import shutil
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train the full run and print how it went."""
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
-    folder, same_settings = folder_of(loaded), settings_options(arguments, loaded, machine)
+    folder, same_settings = folder_of(loaded), settings_options(arguments, machine)
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
     if arguments.from_best:
@@ -92,7 +92,7 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: 
             "--horizon adjust: the study's runs at two lengths do not show how the best learning rate moves"
             if recorded_horizon(book)
             else "--horizon adjust: the study has no runs at two lengths; set horizon.num_examples in the study file, below "
-            "trial.num_examples, and run run_study.py again"
+            "trial.num_examples, and run the study again"
         )
     rate = horizon.learning_rate
     console.print(

@@ -1,4 +1,4 @@
-"""python -m mathsft grade: a file of answers or responses in, verdicts out; the grader alone, without study or model."""
+"""mathsft grade: a file of answers or responses in, verdicts out; the grader alone, without study or model."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""python -m mathsft replay: trains a recorded run again and tells whether loss curve and scores agree; records nothing."""
+"""mathsft replay: trains a recorded run again and tells whether loss curve and scores agree; records nothing."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python -m mathsft report: a study's report, written anew from its database."""
+"""mathsft report: a study's report, written anew from its database."""
 
 import argparse
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
     folder = folder_of(loaded)
-    require_database(loaded, folder, settings_options(arguments, loaded, machine))
+    require_database(loaded, folder, settings_options(arguments, machine))
     with opened(loaded, folder) as book:
         console.print(f"Report: {write_report(book, folder.path)}")
     return OK

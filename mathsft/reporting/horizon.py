@@ -37,7 +37,7 @@ def horizon_words(book: Book, num_examples: int) -> str:
     )
     ahead = f"for {num_examples:,} examples that makes {_bracket(rate)}"
     if horizon.moves:
-        return f"{measured}; {ahead}: use run_final.py --from-best --horizon adjust."
+        return f"{measured}; {ahead}: let the final run follow it with --horizon adjust."
     return f"{measured}: no proof that it moves, so keep the promoted one ({ahead})."
 
 

