@@ -10,9 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
+from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import python
+from mathsft.streams import sheltered
+
+LONG_COMMANDS = ("study", "final", "replay")
+"""They go on when nobody reads what they print any more: that is not what they are run for."""
+WITHOUT_READER = "nobody reads the output any more; the work goes on to its end without it (Ctrl-C ends it sooner)"
 
 NEEDED_PACKAGES = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
 
@@ -134,7 +139,25 @@ def _positive_float(text: str) -> float:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | None) -> int:
     """Parse, run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
-    arguments = parser.parse_args(argv)
+    goes_on, is_incomplete = False, False
+
+    def tell(error: OSError) -> None:
+        nonlocal is_incomplete
+        if not isinstance(error, BrokenPipeError):
+            is_incomplete = True
+            print(f"{parser.prog}: standard output: {error.strerror}; not all of it could be written", file=sys.stderr)
+        elif goes_on:
+            print(f"{parser.prog}: {WITHOUT_READER}", file=sys.stderr)
+
+    with sheltered(tell):
+        arguments = parser.parse_args(argv)
+        goes_on = (command or arguments.command) in LONG_COMMANDS
+        exit_code = _act(parser, argv, command, arguments)
+    return exit_code or (FAILED if is_incomplete else OK)
+
+
+def _act(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | None, arguments: argparse.Namespace) -> int:
+    """Run the command and turn every error into one line."""
     if missing := [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]:
         print(
             f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): run `make install`, then use "
