@@ -9,12 +9,18 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import python
 from mathsft.streams import sheltered
 
+if TYPE_CHECKING:
+    from mathsft.commands.opening import Opening
+
+OPENED_COMMANDS = ("study", "final")
+"""They begin with a line of their own before all that they need is imported."""
 LONG_COMMANDS = ("study", "final", "replay")
 """They go on when nobody reads what they print any more: that is not what they are run for."""
 WITHOUT_READER = "nobody reads the output any more; the work goes on to its end without it (Ctrl-C ends it sooner)"
@@ -165,12 +171,11 @@ def _act(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
             file=sys.stderr,
         )
         return USER_ERROR
-    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{command or arguments.command}").run
     go_on = f"; nothing that finished is lost. Go on with: {shlex.join([python(), parser.prog, *argv])}" if command else ""
     stopped = f"Stopped{go_on}"
     try:
         with ending_at_once(stopped):
-            return action(arguments)
+            return _call(command or arguments.command, arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -180,3 +185,16 @@ def _act(parser: argparse.ArgumentParser, argv: Sequence[str], command: str | No
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _call(command: str, arguments: argparse.Namespace) -> int:
+    """Import the command's module and run it."""
+    if command not in OPENED_COMMANDS:
+        exit_code: int = import_module(f"mathsft.commands.{command}").run(arguments)
+        return exit_code
+    from mathsft.commands.opening import opening
+
+    with opening(arguments) as opened:
+        with opened.heartbeat.during("loading libraries"):
+            run: Callable[[argparse.Namespace, Opening], int] = import_module(f"mathsft.commands.{command}").run
+        return run(arguments, opened)

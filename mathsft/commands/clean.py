@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from mathsft.commands.common import open_console
+from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
 from mathsft.reporting import text

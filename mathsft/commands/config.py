@@ -5,10 +5,7 @@ import argparse
 from rich.table import Table
 from rich.text import Text
 
-from mathsft.commands.common import (
-    load,
-    open_console,
-)
+from mathsft.commands.opening import load, open_console
 from mathsft.config.describe import resolved_rows, schema_rows
 from mathsft.errors import OK
 from mathsft.workers.placement import detect_devices

@@ -9,16 +9,14 @@ from rich.console import Console
 from mathsft.commands.common import (
     SCORED_BY,
     folder_of,
-    load,
     no_winner,
     observed,
-    open_console,
     opened,
     placed,
     require_database,
     run_to_end,
-    settings_options,
 )
+from mathsft.commands.opening import Opening, settings_options
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
@@ -37,13 +35,11 @@ from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
-from mathsft.workers.placement import detect_devices
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, opening: Opening) -> int:
     """Train the full run and print how it went."""
-    console, devices = open_console(), detect_devices()
-    loaded = load(arguments, devices, console)
+    console, devices, loaded = opening.console, opening.devices, opening.loaded
     folder, same_settings = folder_of(loaded), settings_options(arguments, loaded, devices)
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
@@ -54,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
         book.check(identity(loaded), SCORED_BY)
-        experiment, placement = placed(loaded, folder, book, devices, "final", console)
+        experiment, placement = placed(opening, folder, book, "final")
         if not book.runs():
             book.record_settings(identity(loaded))
         promoted = promotion.overrides if promotion else {}
@@ -63,14 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
         console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
         with (
-            observed(loaded, folder, book, placement, console),
+            observed(opening, folder, book, placement),
             Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
         ):
             run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
-        report = write_report(book, folder.path)
+        with opening.heartbeat.during("writing the report"):
+            report = write_report(book, folder.path)
+            concluded, chosen = conclusion(book), best_checkpoint(book, run)
+            exported = _exported(run, book, folder.path) if run.state == "finished" else None
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
-        concluded, chosen = conclusion(book), best_checkpoint(book, run)
-        exported = _exported(run, book, folder.path) if run.state == "finished" else None
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
         return FAILED

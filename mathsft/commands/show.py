@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
-from mathsft.commands.common import open_console
+from mathsft.commands.opening import open_console
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import python

@@ -40,6 +40,21 @@ def test_help_imports_nothing_heavy(script: str) -> None:
     assert "--set KEY=VALUE" in done.stdout
 
 
+def test_the_first_line_needs_nothing_that_takes_long_to_import(workplace: Path) -> None:
+    """The mistake ends the command where the rest would be imported."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "run_study.py"), "--set", "training.batch_size=none"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.startswith("No CUDA device: the embedded quickstart")
+    heavy = {"optuna", "sqlalchemy", "sklearn", "scipy", "statsmodels", "transformers", "wandb", "numpy", "torch", "vllm"}
+    assert not heavy & {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+
+
+def test_a_study_that_is_named_has_a_first_line_too(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_study(["--study", "quickstart", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("Study quickstart, experiment quickstart\n")
+
+
 @pytest.mark.parametrize(
     ("run", "argv", "message"),
     [

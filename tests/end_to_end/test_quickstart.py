@@ -21,6 +21,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from mathsft.cli import WITHOUT_READER
 from mathsft.records import Score
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -102,6 +103,19 @@ def run(argv: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def went_on_without_reader(workplace: Path) -> None:
+    """Finish the study although whoever reads its output stops after its first line, as a pager that is quit."""
+    command = [sys.executable, str(ROOT / STUDY[0]), *STUDY[1:]]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=workplace, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("No CUDA device")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert errors == f"run_study.py: {WITHOUT_READER}\n"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     workplace = tmp_path_factory.mktemp("workplace")
@@ -120,7 +134,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             assert second.stdout is not None
             assert f"process {process.pid} is already at work" in second.stdout.read()
         assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
-    study_output = run(STUDY, workplace)
+    went_on_without_reader(workplace)
+    study_output = run(STUDY, workplace)  # its end, again
     final_output = run(FINAL, workplace)
     return Finished(StudyFolder(workplace / "studies" / "quickstart"), study_output, final_output)
 
