@@ -35,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _agreed(console: Console, size: str) -> bool:
-    return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
+    try:
+        return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
+    except EOFError:  # nobody is there to be asked
+        return False
 
 
 def _table(study: str, found: list[Holding]) -> Table:

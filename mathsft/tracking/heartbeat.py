@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleRenderable, RenderableType, RenderHook
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -44,11 +44,11 @@ class Progress:
     """What else is known, in words."""
 
 
-class Heartbeat:
+class Heartbeat(RenderHook):
     """Writes lines to a rich console and, between them, what is under way.
 
-    On a terminal that is a moving line below; elsewhere a plain one whenever nothing was written for SILENCE_SECONDS. It is
-    a context manager: outside of it neither is shown.
+    On a terminal that is a moving line below; elsewhere a plain one whenever nothing was written for SILENCE_SECONDS, by
+    whomever. It is a context manager: outside of it neither is shown.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,6 +57,7 @@ class Heartbeat:
         self._stages: tuple[Activity, ...] = ()
         self._progress: Progress | None = None  # these are replaced, never changed: other threads read them
         self._stack = ExitStack()
+        console.push_render_hook(self)
 
     def __enter__(self) -> Self:
         if self.console.is_interactive:
@@ -91,9 +92,13 @@ class Heartbeat:
 
     def tell(self, *parts: str) -> None:
         """Write a line: when, and its parts."""
-        self._last = self.clock()
-        line = PARTING.join([f"[{self._last - self._start:7.1f}s]", *(part for part in parts if part)])
+        line = PARTING.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Hear from rich that something is written."""
+        self._last = self.clock()
+        return renderables
 
     def beat(self) -> None:
         """Write a line if it was silent for too long."""

@@ -134,6 +134,19 @@ def test_a_pager_gets_readable_text_too(workplace: Path) -> None:
     assert b"ist \\u03c0 - ungef" in shown
 
 
+def test_a_question_that_nobody_can_answer_is_answered_with_no(workplace: Path) -> None:
+    weights = workplace / "studies" / "demo" / "runs" / "trial-0" / ".step-000065.partial"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"half")
+    main, terminal = pty.openpty()
+    code, _, errors = mathsft(workplace, "clean", "demo", env={"TERM": "dumb"}, stdin=subprocess.DEVNULL, stdout=terminal)
+    os.close(terminal)
+    shown = read_all(main)
+    assert (code, errors) == (OK, b"")
+    assert b"Free " in shown and b"Nothing was deleted" in shown
+    assert b"\x1b" not in shown
+
+
 def read_all(main: int) -> bytes:
     """Return what a terminal was sent whose other end is closed."""
     shown = b""

@@ -292,9 +292,17 @@ def test_stages_are_told_from_within_and_as_of_now() -> None:
         with heartbeat.during(lambda: f"{num_bytes} bytes"):
             clock.seconds, num_bytes = 10, 7
             heartbeat.beat()
+        clock.seconds = 111
+        heartbeat.console.print("a line of a command's own")
+        clock.seconds = 118
+        heartbeat.beat()
         clock.seconds = 119
         heartbeat.beat()
-    assert output.getvalue().splitlines() == ["[   10.0s]  7 bytes, 10 s", "[  119.0s]  preparing, 119 s"]
+    assert output.getvalue().splitlines() == [
+        "[   10.0s]  7 bytes, 10 s",
+        "a line of a command's own",
+        "[  119.0s]  preparing, 119 s",
+    ]
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "unknown"}, {"TTY_INTERACTIVE": "0"}])
