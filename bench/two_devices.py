@@ -29,6 +29,7 @@ from mathsft.runs.execute import drive, trained
 from mathsft.runs.final import One, final_plan, final_run
 from mathsft.runs.ledger import Timekeeper
 from mathsft.store.book import Book
+from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 from mathsft.workers.placement import place
 
@@ -85,7 +86,7 @@ def main() -> None:
 def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair], Concurrency]:
     """Return the pairs, and how far both workers worked at once in the runs that were scored."""
     loaded = load_settings("quickstart", None, SHORTER)
-    experiment = with_local_model(loaded.experiment)
+    experiment = with_local_model(loaded.experiment, Heartbeat(console))
     placement = place(detect_machine(), experiment, folder, "final")
     console.print(f"{num_pairs} pairs; {placement.description}")
     book = Book.open(f"sqlite:///{folder / 'study.db'}", "two-devices")

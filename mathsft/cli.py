@@ -4,16 +4,24 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
 from mathsft.packages import problem_of_install
+
+if TYPE_CHECKING:
+    from mathsft.commands.opening import Opening
+
+OPENED_COMMANDS = ("study", "final")
+"""They begin with a line of their own before all that they need is imported."""
+LONG_COMMANDS = ("study", "final", "replay")
+"""They go on when nobody reads what they print any more: that is not what they are run for."""
+WITHOUT_READER = "nobody reads the output any more; the work goes on to its end without it (Ctrl-C ends it sooner)"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -58,11 +66,7 @@ def main(argv: Sequence[str]) -> int:
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     clean.add_argument("--yes", action="store_true", help="free without asking")
     _add_grade(commands)
-    arguments, unknown = parser.parse_known_args(argv)
-    chosen: argparse.ArgumentParser = commands.choices[arguments.command]
-    if unknown:
-        chosen.error(f"unrecognized arguments: {shlex.join(unknown)}")
-    return _run(chosen, arguments, argv)
+    return _run(parser, commands, argv)
 
 
 def _add_study(commands: Commands) -> None:
@@ -157,17 +161,37 @@ def _positive_float(text: str) -> float:
     return number
 
 
-def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
+def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str]) -> int:
+    """Parse, run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
+    chosen, goes_on, is_incomplete = parser, False, False
+
+    def tell(error: OSError) -> None:
+        nonlocal is_incomplete
+        if not isinstance(error, BrokenPipeError):
+            is_incomplete = True
+            print(f"{chosen.prog}: standard output: {error.strerror}; not all of it could be written", file=sys.stderr)
+        elif goes_on:
+            print(f"{chosen.prog}: {WITHOUT_READER}", file=sys.stderr)
+
+    with sheltered(tell):
+        arguments, unknown = parser.parse_known_args(argv)
+        chosen, goes_on = commands.choices[arguments.command], arguments.command in LONG_COMMANDS
+        if unknown:
+            chosen.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        exit_code = _act(chosen, arguments, argv)
+    return exit_code or (FAILED if is_incomplete else OK)
+
+
+def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run the command and return the exit code; every error becomes one line."""
     if problem := problem_of_install():
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
-    action: Callable[[argparse.Namespace], int] = import_module(f"mathsft.commands.{arguments.command}").run
-    goes_on = arguments.command in ("study", "final")
+    goes_on = arguments.command in OPENED_COMMANDS
     stopped = f"Stopped; nothing that finished is lost. Go on with: {command(*argv)}" if goes_on else "Stopped"
     try:
         with ending_at_once(stopped):
-            return action(arguments)
+            return _call(arguments)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return USER_ERROR
@@ -177,3 +201,17 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: S
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    """Import the command's module and run it."""
+    module = f"mathsft.commands.{arguments.command}"
+    if arguments.command not in OPENED_COMMANDS:
+        exit_code: int = import_module(module).run(arguments)
+        return exit_code
+    from mathsft.commands.opening import opening
+
+    with opening(arguments) as opened:
+        with opened.heartbeat.during("loading libraries"):
+            run: Callable[[argparse.Namespace, Opening], int] = import_module(module).run
+        return run(arguments, opened)

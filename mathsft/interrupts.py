@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int
 
+DUMB_TERMINALS = ("dumb", "unknown")
+"""Values of TERM for terminals that obey no control characters."""
 SHOW_CURSOR = "\x1b[?25h"
 """Hidden while progress is shown."""
 
@@ -33,8 +35,10 @@ def ending_at_once(last_words: str) -> Iterator[None]:
     """Have Ctrl-C end the process with a line on stderr, whatever it does; what it started ends with it."""
 
     def end(signum: int, frame: FrameType | None) -> None:
-        cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
-        os.write(2, f"{cursor}\n{last_words}\n".encode())  # print would fail if it was interrupted itself
+        cursor = SHOW_CURSOR if sys.stderr.isatty() and os.environ.get("TERM") not in DUMB_TERMINALS else ""
+        said = f"{cursor}\n{last_words}\n".encode(sys.stderr.encoding, sys.stderr.errors or "backslashreplace")
+        with suppress(OSError):  # nobody hears it
+            os.write(2, said)  # print would fail if it was interrupted itself
         os._exit(INTERRUPTED)
 
     with _handled(end):

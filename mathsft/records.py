@@ -228,6 +228,21 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A worker was asked to work for a run, or has ended that; seen, not recorded."""
+
+    worker: str
+    """As its log is called: trainer-0, evaluator."""
+    run: str
+    step: int
+    pool: str
+    """Empty for training."""
+    is_starting: bool
+    """Its processes have yet to load what they need."""
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
 class Stint:
     """One call that a worker answered: where and when it worked for a run, and what it used; times are UTC seconds."""
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from mathsft.commands.common import open_console
+from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
 from mathsft.reporting import text
@@ -35,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _agreed(console: Console, size: str) -> bool:
-    return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
+    try:
+        return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
+    except EOFError:  # nobody is there to be asked
+        return False
 
 
 def _table(study: str, found: list[Holding]) -> Table:

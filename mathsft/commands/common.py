@@ -1,21 +1,20 @@
 """What commands share: settings, the study's folder and book, its workers' placement, and how work is run to its end."""
 
-import argparse
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
+from mathsft.commands.opening import Opening
 from mathsft.config.files import results_folder
-from mathsft.config.load import Loaded, load_settings
+from mathsft.config.load import Loaded
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
-from mathsft.data.models import resolve_model
+from mathsft.data.models import resolve_model, resolving
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
@@ -25,6 +24,7 @@ from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
 from mathsft.workers.machine import Machine
@@ -32,45 +32,9 @@ from mathsft.workers.placement import Placement, Purpose, place
 
 Result = TypeVar("Result")
 
-WIDTH = 110
-QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
 EVERYTHING = ("",)
 SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
 """The settings that all scores in one book share."""
-
-
-def open_console() -> Console:
-    """Return the terminal, or lines wide enough for the tables where the output goes elsewhere."""
-    console = Console(soft_wrap=True, highlight=False)
-    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=WIDTH)
-
-
-def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> Loaded:
-    """Load the settings; without --study take the one that fits the machine, saying so."""
-    name = arguments.study or _default_study(machine)
-    if arguments.study is None and machine.cuda:
-        console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
-    elif arguments.study is None:
-        console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
-    assignments = list(arguments.set)
-    flags = {"trials": "num_trials", "learning_rate": "training.learning_rate", "batch_size": "training.batch_size"}
-    for flag, setting in flags.items():
-        if getattr(arguments, flag, None) is not None:
-            assignments.append(f"{setting}={getattr(arguments, flag)}")
-    return load_settings(name, arguments.experiment, assignments)
-
-
-def _default_study(machine: Machine) -> str:
-    return REAL if machine.cuda else QUICKSTART
-
-
-def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[str]:
-    """Return the options with which another command reads the same settings; nothing where they are the default ones."""
-    options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
-    options += ["--experiment", arguments.experiment] if arguments.experiment else []
-    for assignment in arguments.set:
-        options += ["--set", assignment]
-    return options
 
 
 def folder_of(loaded: Loaded) -> StudyFolder:
@@ -108,18 +72,30 @@ def opened_if_begun(loaded: Loaded, folder: StudyFolder) -> Iterator[Book | None
         book.close()
 
 
-def placed(
-    loaded: Loaded, folder: StudyFolder, book: Book, machine: Machine, purpose: Purpose, console: Console
-) -> tuple[Experiment, Placement]:
+def placed(opening: Opening, folder: StudyFolder, book: Book, purpose: Purpose) -> tuple[Experiment, Placement]:
     """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
     log_to(folder.path / "logs" / "driver.log")
-    experiment = with_local_model(loaded.experiment)
+    loaded, heartbeat = opening.loaded, opening.heartbeat
+    _check_name(folder.path)
+    experiment = with_local_model(loaded.experiment, heartbeat)
     load_template(experiment.prompt.template)
-    pools = load_pools(experiment.data)
+    with heartbeat.during("reading the problems"):
+        pools = load_pools(experiment.data)
     book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
-    placement = placement_for(machine, experiment, folder.path, purpose, loaded.study.final.ranks)
-    console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
+    placement = placement_for(opening.machine, experiment, folder.path, purpose, loaded.study.final.ranks)
+    opening.console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
     return experiment, placement
+
+
+def _check_name(folder: Path) -> None:
+    """Raise UserError for a folder whose name Python could not decode: databases and weights in it would not be found."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: this locale's encoding ({sys.getfilesystemencoding()}) lacks characters of that name; set "
+            "LC_ALL=C.UTF-8 and no PYTHONUTF8, or work in another folder"
+        ) from None
 
 
 def placement_for(
@@ -131,23 +107,31 @@ def placement_for(
 
 
 @contextmanager
-def observed(loaded: Loaded, folder: StudyFolder, book: Book, placement: Placement, console: Console) -> Iterator[None]:
+def observed(opening: Opening, folder: StudyFolder, book: Book, placement: Placement) -> Iterator[None]:
     """Have what the book hears shown on the terminal and in W&B, timed, and every run given its passport."""
+    loaded, heartbeat = opening.loaded, opening.heartbeat
     with ExitStack() as stack:
         book.observers.append(PassportOffice(book, loaded.experiment, placement.description))
         book.observers.append(Timekeeper(book, placement.num_training))
         if loaded.study.wandb.mode != "disabled":
             wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
-            stack.callback(wandb.close)
+            stack.callback(_close, wandb, heartbeat)
             book.observers.append(wandb)
-        live = stack.enter_context(LiveProgress(console, book, loaded.study.num_trials, loaded.experiment))
+        stack.enter_context(heartbeat.during("preparing what comes next"))
+        live = stack.enter_context(LiveProgress(heartbeat, book, loaded.study.num_trials, loaded.experiment))
         book.observers.append(live)
         yield
 
 
-def with_local_model(experiment: Experiment) -> Experiment:
+def _close(wandb: WandbObserver, heartbeat: Heartbeat) -> None:
+    with heartbeat.during("closing W&B"):
+        wandb.close()
+
+
+def with_local_model(experiment: Experiment, heartbeat: Heartbeat) -> Experiment:
     """Return the experiment with its model's name resolved to a local folder."""
-    folder = str(resolve_model(experiment.model.path))
+    with heartbeat.during(resolving(experiment.model.path)):
+        folder = str(resolve_model(experiment.model.path))
     return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
 
 

@@ -5,7 +5,8 @@ import argparse
 from rich.table import Column, Table
 from rich.text import Text
 
-from mathsft.commands.common import folder_of, load, open_console, opened_if_begun
+from mathsft.commands.common import folder_of, opened_if_begun
+from mathsft.commands.opening import load, open_console
 from mathsft.commands.precision import with_engine_precision, with_precision
 from mathsft.config.describe import resolved_rows, schema_rows
 from mathsft.errors import OK

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -9,16 +10,14 @@ from rich.console import Console
 from mathsft.commands.common import (
     SCORED_BY,
     folder_of,
-    load,
     no_winner,
     observed,
-    open_console,
     opened,
     placed,
     require_database,
     run_to_end,
-    settings_options,
 )
+from mathsft.commands.opening import Opening, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import FinalSettings, Scalar
@@ -38,13 +37,11 @@ from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
-from mathsft.workers.machine import detect_machine
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, opening: Opening) -> int:
     """Train the full run and print how it went."""
-    console, machine = open_console(), detect_machine()
-    loaded = load(arguments, machine, console)
+    console, machine, loaded = opening.console, opening.machine, opening.loaded
     folder, same_settings = folder_of(loaded), settings_options(arguments, machine)
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
@@ -54,10 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
         promotion = book.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
-        loaded = with_precision(loaded, machine, book)
+        opening = replace(opening, loaded=with_precision(loaded, machine, book))
+        loaded = opening.loaded
         book.check(identity(loaded), SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, placement = placed(loaded, folder, book, machine, "final", console)
+        experiment, placement = placed(opening, folder, book, "final")
         if not book.runs():
             book.record_settings(identity(loaded))
         promoted = promotion.overrides if promotion else {}
@@ -66,14 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
         console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
         with (
-            observed(loaded, folder, book, placement, console),
+            observed(opening, folder, book, placement),
             Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
         ):
             run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
-        report = write_report(book, folder.path)
+        with opening.heartbeat.during("writing the report"):
+            report = write_report(book, folder.path)
+            concluded, chosen = conclusion(book), best_checkpoint(book, run)
+            exported = _exported(run, book, folder.path) if run.state == "finished" else None
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
-        concluded, chosen = conclusion(book), best_checkpoint(book, run)
-        exported = _exported(run, book, folder.path) if run.state == "finished" else None
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
         return FAILED

@@ -166,7 +166,7 @@ def _of_response(item: Item, graded: Graded) -> tuple[Outcome, Category]:
 def _write(text: str, out: Path | None) -> None:
     """Write the whole text, or leave the file as it was."""
     if out is None:
-        _print(text)
+        sys.stdout.write(text)
         return
     # A device or a pipe must not be replaced.
     target = out if out.exists() and not out.is_file() else out.with_name(f"{out.name}.partial")
@@ -176,15 +176,6 @@ def _write(text: str, out: Path | None) -> None:
             target.replace(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another file") from None
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever reads, as head does, has seen enough; Python would complain about the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(outcomes: Sequence[Outcome], strict: Sequence[Category]) -> Table:

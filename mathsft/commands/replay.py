@@ -8,7 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mathsft.commands.common import log_to, open_console, placement_for, run_to_end, with_local_model
+from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
+from mathsft.commands.opening import open_console
 from mathsft.commands.show import find_run, opened_to_read, study_folder
 from mathsft.config.load import unflatten
 from mathsft.config.schema import LimitSettings
@@ -18,6 +19,7 @@ from mathsft.runs.crew import Crew
 from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import Comparison, replay
 from mathsft.store.book import Book
+from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.workers.machine import detect_machine
 
@@ -25,12 +27,12 @@ from mathsft.workers.machine import detect_machine
 def run(arguments: argparse.Namespace) -> int:
     """Replay a run in a temporary folder inside the study's, and print how it compares."""
     console = open_console()
-    with opened_to_read(arguments.study) as recorded:
+    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), opened_to_read(arguments.study) as recorded:
         run = find_run(recorded, arguments.run)
         passport = recorded.passport(run.name)
         if run.state in ("running", "failed") or passport is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; only what ended can be compared")
-        experiment = with_local_model(unflatten(passport.settings))
+        experiment = with_local_model(unflatten(passport.settings), heartbeat)
         folder = study_folder(arguments.study).absolute()
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
             log_to(Path(scratch) / "logs" / "driver.log")
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
             office = PassportOffice(book, unflatten(passport.settings), placement.description)
             book.observers.append(office)
-            with LiveProgress(console, book, 1, experiment) as live:
+            with LiveProgress(heartbeat, book, 1, experiment) as live:
                 book.observers.append(live)
                 with Crew.hired(placement, experiment, Path(scratch), LimitSettings()) as crew:
                     compared = run_to_end(replay(run, recorded, crew, book))

@@ -2,16 +2,11 @@
 
 import argparse
 
-from mathsft.commands.common import (
-    folder_of,
-    load,
-    open_console,
-    opened,
-    require_database,
-    settings_options,
-)
+from mathsft.commands.common import folder_of, opened, require_database
+from mathsft.commands.opening import load, open_console, settings_options
 from mathsft.errors import OK
 from mathsft.reporting.report import write_report
+from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 
 
@@ -21,6 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load(arguments, machine, console)
     folder = folder_of(loaded)
     require_database(loaded, folder, settings_options(arguments, machine))
-    with opened(loaded, folder) as book:
+    heartbeat = Heartbeat(console)
+    with opened(loaded, folder) as book, heartbeat, heartbeat.during("writing the report"):
         console.print(f"Report: {write_report(book, folder.path)}")
     return OK

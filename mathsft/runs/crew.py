@@ -27,6 +27,10 @@ class WorkerLike(Protocol):
         """Return its processes."""
 
     @property
+    def has_answered(self) -> bool:
+        """Tell whether its processes have loaded what they need."""
+
+    @property
     def has_device(self) -> bool:
         """Tell whether what its device does now it does for this worker."""
 

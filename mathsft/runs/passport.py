@@ -114,7 +114,11 @@ def _facts(passport: Passport) -> Mapping[str, str]:
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, errors="replace", timeout=GIT_SECONDS
+            ["git", "-C", str(CHECKOUT), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=GIT_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):  # no git here, or it does not answer: the run goes on without
         return ""

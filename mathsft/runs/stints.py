@@ -1,11 +1,12 @@
 """Writes down where and when a worker worked for a run, and what it used of the machine meanwhile."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from statistics import fmean
 
-from mathsft.records import Stint
+from mathsft.records import Call, Stint
 from mathsft.runs.crew import Crew, WorkerLike
 from mathsft.runs.progress import polling
 from mathsft.store.book import Book
@@ -54,7 +55,7 @@ class Tally:
 
 @asynccontextmanager
 async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew, book: Book) -> AsyncIterator[None]:
-    """Record a stint of the worker around the body that waits for it, unless that raises."""
+    """Announce that the worker was asked, while the body waits for it, and record a stint of it unless that raises."""
     tally, began = Tally(), time.time()
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
@@ -65,8 +66,10 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew
         tally.add(Reading(cpu_seconds, resident_bytes, device))
 
     read()
-    async with polling(read, READ_SECONDS):
-        yield
+    call = Call(worker.name, run, step, pool, is_starting=not worker.has_answered)
+    with _announced(call, book):
+        async with polling(read, READ_SECONDS):
+            yield
     read()
     stint = Stint(
         worker=worker.name,
@@ -84,3 +87,12 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew
         device_bytes=tally.device_bytes,
     )
     book.write(stint)
+
+
+@contextmanager
+def _announced(call: Call, book: Book) -> Iterator[None]:
+    book.announce(call)
+    try:
+        yield
+    finally:
+        book.announce(replace(call, is_over=True))

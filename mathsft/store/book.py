@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from mathsft.config.load import differences
 from mathsft.errors import UserError
 from mathsft.records import (
+    Call,
     Checkpoint,
     Passport,
     Problem,
@@ -32,12 +33,14 @@ from mathsft.store import tables
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
-News: TypeAlias = Record | Scoring
+Sight: TypeAlias = Scoring | Call
+"""What is announced while it lasts, and nobody asks for later."""
+News: TypeAlias = Record | Sight
 LOCK_TIMEOUT_SECONDS = 60
 
 
 class Observer(Protocol):
-    """Whoever wants to hear of every new record, after it is safe in the database, and of how far a scoring is."""
+    """Whoever wants to hear of every new record, after it is safe in the database, and of what is under way."""
 
     def notify(self, record: News) -> None: ...
 
@@ -146,9 +149,9 @@ class Book:
         for step in news:
             self._notify(step)
 
-    def announce(self, scoring: Scoring) -> None:
-        """Notify the observers of what nobody will ask for later: nothing is persisted."""
-        self._notify(scoring)
+    def announce(self, sight: Sight) -> None:
+        """Notify the observers; nothing is persisted."""
+        self._notify(sight)
 
     def _persist(self, connection: Connection, record: Record) -> bool:
         """Write the record's row unless it is there already; tell whether it was news."""

@@ -1,66 +1,44 @@
-"""Tells the terminal how the runs go: a line for each event and, on a terminal, a moving line below. Decides nothing."""
+"""Tells the terminal how the runs go: a line for each event, and what the heartbeat says between them. Decides nothing."""
 
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, Scalar
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
+from mathsft.records import FINISHED, Call, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book, News
-
-REFRESHES_PER_SECOND = 4
-BAR_WIDTH = 24
-PARTING = "  "
+from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
 
 class LiveProgress:
-    """An observer of the book that writes to a rich console, for a study of num_trials trials or one final run.
+    """An observer of the book that tells a heartbeat of a study of num_trials trials or of one final run.
 
-    It is a context manager; outside of it no moving line is shown. The time left is what the rest takes at the pace so far,
-    counted from the first score and the first optimizer step, whichever is later: workers and engine, for which training
-    waits, take their time to start but once.
+    It is a context manager; outside of it the heartbeat does not say how far these are. The time left is what the rest takes
+    at the pace so far, counted from the first score and the first optimizer step, whichever is later: workers and engine,
+    for which training waits, take their time to start but once.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        book: Book,
-        num_trials: int,
-        experiment: Experiment,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._console, self._book, self._num_trials, self._experiment = console, book, num_trials, experiment
-        self._clock, self._start = clock, clock()
+    def __init__(self, heartbeat: Heartbeat, book: Book, num_trials: int, experiment: Experiment) -> None:
+        self._heartbeat, self._book, self._num_trials, self._experiment = heartbeat, book, num_trials, experiment
         self._runs = {run.name: run for run in book.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
+        self._nums_steps: dict[str, int] = {}
+        self._calls: dict[str, tuple[Call, float]] = {}  # by worker, and since when
         self._shown_run: Run | None = None  # the one that stepped last
         self._scoring: Scoring | None = None  # under way
         self._is_scoring = False  # this process's engine is up
         self._pace_start: tuple[float, float] | None = None  # the clock and the share done when it also trained
         self._best = ""
         self._queue = ""  # how many of the final run's checkpoints are published and not yet scored
-        self._live: Live | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
-            starting = Text("starting the workers", style="dim")
-            self._live = Live(starting, console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True)
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        self._heartbeat.show(self._progress())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._heartbeat.show(None)
 
     def notify(self, record: News) -> None:
         """Show a new record."""
@@ -72,26 +50,29 @@ class LiveProgress:
                 self._take_step(record)
             case Checkpoint():
                 self._tell_checkpoint(record)
+            case Call():
+                self._take_call(record)
             case Scoring():
                 self._scoring = record
+                self._note_start(record.run, record.pool)
             case Score():
                 self._scoring = None
                 self._tell_score(record)
             case Promotion():
-                self._tell("promoted", record.run, record.reason)
-        if self._live is not None and self._shown_run is not None:
-            self._live.update(self._moving_line(self._shown_run))
+                self._heartbeat.tell("promoted", record.run, record.reason)
+        self._heartbeat.show(self._progress())
 
     # ---- events
 
     def _tell_run(self, run: Run) -> None:
         if run.state == "running":
-            self._tell(run.name, *(f"{_short(name)} {_value(value)}" for name, value in run.overrides.items()), "started")
+            settings = (f"{_short(name)} {_value(value)}" for name, value in run.overrides.items())
+            self._heartbeat.tell(run.name, *settings, "started")
             return
         self._find_best(run)
         value = f"{run.value:.1%}" if run.value is not None else ""
         reason = next(iter(run.reason.splitlines()), "")
-        self._tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
+        self._heartbeat.tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._count_queue(self._runs[checkpoint.run])
@@ -100,7 +81,7 @@ class LiveProgress:
         last = self._last_steps.get(checkpoint.run)
         loss = f"loss {last.loss:.4f}" if last is not None else ""
         run = self._runs[checkpoint.run]
-        self._tell(run.name, self._step_of(run, checkpoint.step), "trained", loss, self._queue)
+        self._heartbeat.tell(run.name, self._step_of(run, checkpoint.step), "trained", loss, self._queue)
 
     def _tell_score(self, score: Score) -> None:
         run = self._runs[score.run]
@@ -113,16 +94,25 @@ class LiveProgress:
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
         progress = (self._queue, self._best, self._time_left(run)) if _is_final(run) else ()
-        self._tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
+        self._heartbeat.tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
 
     def _take_step(self, metrics: StepMetrics) -> None:
         self._shown_run = self._runs[metrics.run]
         self._start_pace()
         self._last_steps[metrics.run] = metrics
+        self._note_start(metrics.run, "")
 
-    def _tell(self, *parts: str) -> None:
-        line = PARTING.join([f"[{self._clock() - self._start:7.1f}s]", *(part for part in parts if part)])
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def _take_call(self, call: Call) -> None:
+        if call.is_over:
+            self._calls.pop(call.worker, None)
+        else:
+            self._calls[call.worker] = (call, self._heartbeat.clock())
+
+    def _note_start(self, run: str, pool: str) -> None:
+        """Note that whoever trains the run, or scores it on the pool, has loaded all it needs."""
+        for worker, (call, since) in self._calls.items():
+            if (call.run, call.pool) == (run, pool):
+                self._calls[worker] = (replace(call, is_starting=False), since)
 
     # ---- how far, how good, how long
 
@@ -162,40 +152,50 @@ class LiveProgress:
     def _start_pace(self) -> None:
         """Count the pace from now on, unless it is counted already or this process has yet to train or to score."""
         if self._pace_start is None and self._is_scoring and self._shown_run is not None:
-            self._pace_start = (self._clock(), self._share_done(self._shown_run))
+            self._pace_start = (self._heartbeat.clock(), self._share_done(self._shown_run))
 
     def _time_left(self, run: Run) -> str:
         if self._pace_start is None:
             return ""
         start, share_before = self._pace_start
-        share, elapsed = self._share_done(run), self._clock() - start
+        share, elapsed = self._share_done(run), self._heartbeat.clock() - start
         if not share_before < share < 1:
             return ""
         return f"about {_duration(elapsed * (1 - share) / (share - share_before))} left"
 
     def _num_steps(self, run: Run) -> int:
-        return run.plan.num_steps(apply_overrides(self._experiment, run.overrides).training.batch_size)
+        if run.name not in self._nums_steps:  # asked for at every step
+            batch_size = apply_overrides(self._experiment, run.overrides).training.batch_size
+            self._nums_steps[run.name] = run.plan.num_steps(batch_size)
+        return self._nums_steps[run.name]
 
     def _step_of(self, run: Run, step: int) -> str:
         return f"step {step}/{self._num_steps(run)}"
 
-    def _moving_line(self, run: Run) -> RenderableType:
-        """Return the line below the events: how far all is, the last step, queue and scoring, the best, the time left."""
-        last = self._last_steps[run.name]
-        step, loss = self._step_of(run, last.step), f"loss {last.loss:.4f}"
-        scoring = _progress(self._scoring) if self._scoring is not None else ""
-        shown = (run.name, step, loss, self._queue, scoring, self._best, self._time_left(run))
-        parts = [part for part in shown if part]
-        line = Table.grid(padding=(0, 1))
-        line.add_row(
-            ProgressBar(total=1.0, completed=self._share_done(run), width=BAR_WIDTH),
-            Text(PARTING.join(parts), no_wrap=True, overflow="ellipsis"),
-        )
-        return line
+    # ---- what is under way
 
+    def _progress(self) -> Progress:
+        activities = tuple(Activity(self._words(call), since) for call, since in self._calls.values())
+        facts, run = (self._queue, self._best), self._shown_run
+        if run is None:
+            return Progress(activities, None, "", facts)
+        return Progress(activities, self._share_done(run), self._time_left(run), facts)
 
-def _progress(scoring: Scoring) -> str:
-    return f"scoring {scoring.run} step {scoring.step}: {scoring.num_finished} of {scoring.num_responses}"
+    def _words(self, call: Call) -> str:
+        if call.is_starting:
+            return f"starting {call.worker} ({'torch, vLLM and its engine' if call.pool else 'torch and the model'})"
+        if call.pool:
+            return f"scoring {call.run} step {call.step}{self._how_far(call)}"
+        last = self._last_steps.get(call.run)
+        if last is None:
+            return f"preparing {call.run}"
+        return f"training {call.run}: {self._step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
+
+    def _how_far(self, call: Call) -> str:
+        known = self._scoring
+        if known is None or (known.run, known.step, known.pool) != (call.run, call.step, call.pool):
+            return ""
+        return f": {known.num_finished} of {known.num_responses}"
 
 
 def _is_final(run: Run) -> bool:

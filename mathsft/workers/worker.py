@@ -96,6 +96,7 @@ class Worker:
     ) -> None:
         self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
         self._limits = limits
+        self._has_answered = False
         self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
@@ -127,6 +128,11 @@ class Worker:
         return tuple(process.pid for process in self._processes)
 
     @property
+    def has_answered(self) -> bool:
+        """Tell whether its processes answered before: until they do, they are busy with imports and models."""
+        return self._has_answered
+
+    @property
     def has_device(self) -> bool:
         """Tell whether what the device does now it does for this worker, should this one be asked for anything."""
         return self._device.is_free_for(self)
@@ -146,7 +152,7 @@ class Worker:
         """End the processes and wait until they are gone; not while a call is under way."""
         for process in self._processes:
             process.kill()
-        self._processes = []
+        self._processes, self._has_answered = [], False
 
     async def _request(self, method: str, args: tuple[Any, ...], watch: Watch) -> Any:
         """Ask all ranks and return rank 0's reply; unless every rank replies well and in time, all processes end."""
@@ -160,6 +166,7 @@ class Worker:
             errors = [error for task in done if (error := task.exception())]
             if errors:
                 raise next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
+            self._has_answered = True
             return tasks[0].result()
         except BaseException:
             for task in tasks:

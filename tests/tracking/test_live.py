@@ -1,15 +1,19 @@
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from rich.console import Console
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, Scoring, StepMetrics
-from mathsft.store.book import Book, Record
+from mathsft.records import Call, Checkpoint, Plan, Promotion, Run, Score, Scoring, StepMetrics
+from mathsft.store.book import Book, News
+from mathsft.tracking import heartbeat as heartbeat_module
+from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
 from mathsft.tracking.live import LiveProgress
 
 PLAN = Plan(num_examples=160, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
@@ -46,14 +50,25 @@ def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Sco
     return Score(run, at_step, pool, 200, counts, "f", "r")
 
 
-def lines_of(book: Book, events: list[tuple[float, Record]], num_trials: int = 2) -> list[str]:
-    """Write records at given seconds to a book that a plain console watches; return its lines."""
+def lines_of(book: Book, events: list[tuple[float, News | str]], num_trials: int = 2) -> list[str]:
+    """Have a book hear news at given seconds, or its heart beat, while a plain console watches it; return its lines."""
     output, clock = io.StringIO(), Clock()
-    with LiveProgress(Console(file=output, width=40), book, num_trials, EXPERIMENT, clock) as live:
+    heartbeat = Heartbeat(Console(file=output, width=40), clock)
+    with heartbeat.during("deciding"), LiveProgress(heartbeat, book, num_trials, EXPERIMENT) as live:
         book.observers = [live]
-        for clock.seconds, record in events:
-            book.write(record)
+        for clock.seconds, news in events:
+            hear(book, heartbeat, news)
     return output.getvalue().splitlines()
+
+
+def hear(book: Book, heartbeat: Heartbeat, news: News | str) -> None:
+    match news:
+        case "beat":
+            heartbeat.beat()
+        case Call() | Scoring():
+            book.announce(news)
+        case _:
+            book.write(news)
 
 
 def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
@@ -157,36 +172,161 @@ def test_the_time_that_the_engine_takes_to_start_is_not_taken_for_the_pace(book:
     assert lines[-1].endswith("about 4 s left"), "half a trial took 2 s, a whole one is left"
 
 
-def test_a_terminal_shows_the_events_above_a_moving_line(book: Book) -> None:
-    output, clock = io.StringIO(), Clock()
-    console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
-    with LiveProgress(console, book, 2, EXPERIMENT, clock) as live:
-        book.observers = [live]
-        for clock.seconds, record in [
+def asked(worker: str, run: str, at_step: int, pool: str = "", **changes: bool) -> Call:
+    return replace(Call(worker, run, at_step, pool, is_starting=False), **changes)
+
+
+def test_between_events_a_line_says_who_does_what_and_how_far_that_is(book: Book) -> None:
+    training, scoring = asked("trainer-0", "trial-0", 10), asked("evaluator", "trial-0", 5, "search")
+    assert lines_of(
+        book,
+        [
             (1, trial(0)),
+            (2, replace(training, is_starting=True)),
+            (3, replace(scoring, is_starting=True)),
+            (8, "beat"),
+            (12, "beat"),
+            (15, step("trial-0", 4)),
+            (15, "beat"),
+            (20, "beat"),
+            (28, Scoring("trial-0", 5, "search", 120, 200)),
+            (28, "beat"),
+            (29, score("trial-0", 5, 49)),
+            (29, replace(scoring, is_over=True)),
+            (30, asked("evaluator", "trial-0", 10, "search")),
+            (31, Scoring("trial-0", 5, "search", 200, 200)),  # an old one
+            (38, step("trial-0", 9)),
+            (38, "beat"),
+            (40, asked("evaluator", "trial-0", 10, "search", is_over=True)),
+            (40, replace(training, is_over=True)),
+            (164, "beat"),
+        ],
+    ) == [
+        "[    1.0s]  trial-0  learning_rate 1.20e-03  batch_size 16  started",
+        "[   12.0s]  starting trainer-0 (torch and the model), 10 s  starting evaluator (torch, vLLM and its engine), 9 s",
+        "[   20.0s]  training trial-0: step 4/10, loss 1.5000, 18 s  starting evaluator (torch, vLLM and its engine), 17 s",
+        "[   28.0s]  training trial-0: step 4/10, loss 1.5000, 26 s  scoring trial-0 step 5: 120 of 200, 25 s",
+        "[   29.0s]  trial-0  step 5/10  24.5% (19.1% – 30.9%) on search  format 50.0%",
+        "[   38.0s]  about 20 s left  training trial-0: step 9/10, loss 1.5000, 36 s  scoring trial-0 step 10, 8 s",
+        "[  164.0s]  about 24 s left  deciding, 2 min 44 s",
+    ]
+
+
+def test_what_trains_no_step_is_prepared_and_a_call_that_fails_is_over(book: Book) -> None:
+    baseline = asked("trainer-0", "baseline", 0)
+    run = Run("baseline", {}, replace(PLAN, num_examples=0), seed=0)
+    events = [(0.0, run), (1.0, baseline), (9.0, "beat"), (10.0, replace(baseline, is_over=True)), (20.0, "beat")]
+    lines = lines_of(book, events)
+    assert lines[1:] == ["[    9.0s]  preparing baseline, 8 s", "[   20.0s]  deciding, 20 s"]
+
+
+def terminal(output: IO[str], **environment: str) -> Console:
+    return Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm-256color", **environment})
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[IO[str], IO[str]]]:
+    """Where another thread writes, and where that is read: a read waits for it."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as output, os.fdopen(reading) as shown:
+        yield output, shown
+
+
+def read_until(words: str, shown: IO[str]) -> str:
+    seen = ""
+    while words not in seen:
+        seen += shown.read(1)
+    return seen
+
+
+def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
+    output, shown = pipe
+    clock = Clock()
+    with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
+        book.observers = [live]
+        for clock.seconds, news in [
+            (1, trial(0)),
+            (1, asked("trainer-0", "trial-0", 10)),
             (2, step("trial-0", 1)),
             (2, score("trial-0", 1, 49)),
             (4, step("trial-0", 5)),
         ]:
-            book.write(record)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
-    assert "started" in shown
-    assert re.search(r"━+ trial-0  step 5/10  loss 1\.5000  about \d+ s left", shown)
+            hear(book, heartbeat, news)
+        clock.seconds = 6
+        seen = read_until("training trial-0: step 5/10, loss 1.5000, 5 s", shown)
+    assert "started" in seen
+    assert re.search(r"━+ about \d+ s left", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen))
 
 
-def test_the_moving_line_tells_of_a_scoring_until_its_score_is_there(book: Book) -> None:
-    output = io.StringIO()
-    console = Console(file=output, force_terminal=True, width=120, _environ={"TERM": "xterm"})
-    progress = "scoring trial-0 step 5: 120 of 200"
-    with LiveProgress(console, book, 2, EXPERIMENT) as live:
+def test_the_moving_line_moves_while_nothing_is_heard(pipe: tuple[IO[str], IO[str]]) -> None:
+    output, shown = pipe
+    clock = Clock()
+    with Heartbeat(terminal(output), clock) as heartbeat, heartbeat.during("converting"):
+        for clock.seconds in (3, 4):
+            read_until(f"converting, {clock.seconds} s", shown)
+
+
+def test_where_no_line_can_move_one_is_written_after_a_silence(
+    pipe: tuple[IO[str], IO[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_module, "BEAT_SECONDS", 0.01)
+    output, shown = pipe
+    clock = Clock()
+    with Heartbeat(Console(file=output), clock) as heartbeat, heartbeat.during("converting"):
+        clock.seconds = SILENCE_SECONDS
+        assert shown.readline() == "[    8.0s]  converting, 8 s\n"
+        clock.seconds += SILENCE_SECONDS
+        assert shown.readline() == "[   16.0s]  converting, 16 s\n"
+    output.close()
+    assert shown.read() == "", "nothing beats any more"
+
+
+def test_ten_seconds_are_never_silent() -> None:
+    assert SILENCE_SECONDS + heartbeat_module.BEAT_SECONDS < 10
+
+
+def test_stages_are_told_from_within_and_as_of_now() -> None:
+    output, clock, num_bytes = io.StringIO(), Clock(), 5
+    heartbeat = Heartbeat(Console(file=output, width=40), clock)
+    with heartbeat.during("preparing"):
+        with heartbeat.during(lambda: f"{num_bytes} bytes"):
+            clock.seconds, num_bytes = 10, 7
+            heartbeat.beat()
+        clock.seconds = 111
+        heartbeat.console.print("a line of a command's own")
+        clock.seconds = 118
+        heartbeat.beat()
+        clock.seconds = 119
+        heartbeat.beat()
+    assert output.getvalue().splitlines() == [
+        "[   10.0s]  7 bytes, 10 s",
+        "a line of a command's own",
+        "[  119.0s]  preparing, 119 s",
+    ]
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "unknown"}, {"TTY_INTERACTIVE": "0"}])
+def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict[str, str], book: Book) -> None:
+    output, clock = io.StringIO(), Clock()
+    heartbeat = Heartbeat(terminal(output, **environment), clock)
+    with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
+        book.observers = [live]
+        book.write(trial(0))
+        clock.seconds = 60
+        heartbeat.beat()
+    assert output.getvalue().splitlines() == [
+        "[    0.0s]  trial-0  learning_rate 1.20e-03  batch_size 16  started",
+        "[   60.0s]  converting, 60 s",
+    ]
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_no_color_leaves_a_line_that_moves(environment: dict[str, str], book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
+    output, shown = pipe
+    with Heartbeat(terminal(output, **environment)) as heartbeat, LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
         book.observers = [live]
         for record in (trial(0), step("trial-0", 5)):
             book.write(record)
-        book.announce(Scoring("trial-0", 5, "search", 120, 200))
-        live._live.refresh()
-        assert progress in output.getvalue()
-        book.write(score("trial-0", 5, 60))
-        output.truncate(0)
-        live._live.refresh()
-        assert progress not in output.getvalue()
-        assert "trial-0" in output.getvalue()
+        seen = read_until("━", shown) + read_until("\x1b[2K", shown)  # when it is drawn again
+    styles = {int(code) for codes in re.findall(r"\x1b\[([0-9;]*)m", seen) for code in codes.split(";") if code}
+    assert bool(styles & {*range(30, 50), *range(90, 108)}) == (not environment)

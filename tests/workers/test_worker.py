@@ -251,11 +251,13 @@ def test_worker_that_ends_when_parked_has_a_process_in_its_turns_only(team: Team
 
     async def calls() -> None:
         assert (brief.pids, len(other.pids)) == ((), 1)
+        assert not brief.has_answered and not other.has_answered
         assert await other.call("add", 1, 1) == 2
         pids = [await brief.call("pid"), await brief.call("pid")]
         assert pids == [*brief.pids] * 2, "between two calls of its own it stays"
+        assert brief.has_answered
         assert await other.call("add", 1, 2) == 3
-        assert brief.pids == ()
+        assert (brief.pids, brief.has_answered) == ((), False)
         assert has_ended(pids[0])
         assert await brief.call("pid") != pids[0]
 
