@@ -7,7 +7,6 @@ are the process's CPU-seconds. What the responses say is not looked at.
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -15,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import new_executor, start_bench
 from mathsft.config.schema import (
     DataSettings,
     EvaluationSettings,
@@ -135,6 +134,7 @@ def main() -> None:
     """Parse the command line, run the bench and print its table and its JSON line."""
     parser = argparse.ArgumentParser(prog="python -m bench.evaluator", description="The evaluator beside bare vLLM.")
     parser.parse_args()
+    start_bench()
     os.environ.update(ENVIRONMENT)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     measured = {}
@@ -164,8 +164,7 @@ Call = Callable[..., Any]
 @contextmanager
 def _processes() -> Iterator[tuple[Call, Call]]:
     """Yield two functions that run others, with their arguments, in a process each."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as ours, ProcessPoolExecutor(1, context) as bare:
+    with new_executor(1) as ours, new_executor(1) as bare:
         yield (
             lambda function, *arguments: ours.submit(function, *arguments).result(),
             lambda function, *arguments: bare.submit(function, *arguments).result(),

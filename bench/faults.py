@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
@@ -30,7 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.ends import Differences, compare, read_end
+from bench.processes import start_bench
 from mathsft.store.folder import StudyFolder
+from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).parents[1]
 STUDY = "quickstart"
@@ -188,6 +191,7 @@ class Workplace:
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
+                preexec_fn=partial(die_with, os.getpid()),
             )
         try:
             yield process
@@ -288,6 +292,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(arguments.kills, arguments.trials) < 1:
         parser.error("--kills and --trials must be at least 1")
+    start_bench()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         result = measure(arguments.kills, arguments.seed, arguments.trials, Path(scratch), console)

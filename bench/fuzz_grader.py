@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from bench.processes import start_bench
 from mathsft.answers.grade import Completion, Graded, Grader
 from mathsft.answers.response_format import extract_gold
 from mathsft.answers.sandbox import Limits
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="answers to grade (default 100000)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the answers (default 0)")
     arguments = parser.parse_args()
+    start_bench()
     summaries, growth_bytes = fuzz(arguments.count, arguments.seed)
     Console(highlight=False, width=140).print(_table(summaries))
     total = sum((summary.categories for summary in summaries.values()), Counter[str]())

@@ -3,11 +3,12 @@
 import time
 
 
-def best_bf16_gemm_flops_per_second() -> float:
-    """Return the most floating-point operations per CPU-second that this machine's bf16 products reach."""
+def best_gemm_flops_per_second(precision: str) -> float:
+    """Return the most floating-point operations per CPU-second that this machine's products reach, bf16 or fp32."""
     import torch
 
-    from mathsft.training.gemm import best_gemm_flops_per_second
+    from mathsft.training import gemm
+    from mathsft.training.step import DTYPES
 
     torch.set_num_threads(1)
-    return best_gemm_flops_per_second(torch.bfloat16, torch.device("cpu"), clock=time.process_time)
+    return gemm.best_gemm_flops_per_second(DTYPES[precision], torch.device("cpu"), clock=time.process_time)

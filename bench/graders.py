@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.peer_graders import PEERS, Outcome
+from bench.processes import start_bench
 from mathsft.answers.response_format import extract_gold, parse
 
 CASES = Path(__file__).parents[1] / "tests" / "answers"
@@ -60,7 +61,9 @@ def main() -> None:
         default=sys.executable,
         help="the Python of an environment with lm-eval[math], which wants an older ANTLR than math-verify and we do",
     )
-    python_of = dict.fromkeys(PEERS, parser.parse_args().lm_eval) | {"math-verify": sys.executable}
+    arguments = parser.parse_args()
+    start_bench()
+    python_of = dict.fromkeys(PEERS, arguments.lm_eval) | {"math-verify": sys.executable}
     console = Console(width=180, highlight=False)
     cases = [make_case(json.loads(line)) for file in sorted(CASES.glob("*.jsonl")) for line in _lines(file)]
     pairs = {case.id: case.pair for case in cases if case.pair}

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.grading_workload import Labelled, make_responses
+from bench.processes import end_with, start_bench
 from mathsft.answers.grade import Grader
 from mathsft.answers.response_format import parse
 from mathsft.answers.sandbox import Pair
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000, help="responses to grade (default 5000)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the responses (default 0)")
     arguments = parser.parse_args()
+    start_bench()
     console = Console(highlight=False, width=140)
     responses = make_responses(arguments.count, arguments.seed)
     ours = run_ours(responses)
@@ -113,14 +115,15 @@ def run_math_verify(responses: Sequence[Labelled]) -> Run:
 def _start() -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
-    process = context.Process(target=_serve_math_verify, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve_math_verify, args=(theirs, os.getpid()), daemon=True)
     process.start()
     theirs.close()
     connection.recv()  # it has imported what it needs
     return process, connection
 
 
-def _serve_math_verify(connection: Connection) -> None:
+def _serve_math_verify(connection: Connection, bench_pid: int) -> None:
+    end_with(bench_pid)
     from math_verify import parse, verify
 
     logging.disable()  # it logs what it cannot read

@@ -1,6 +1,7 @@
 """mathsft in bench.training: the same steps as in a study, and their gradients beside those of a plain padded batch."""
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,24 +17,26 @@ from mathsft.training.rows import common_prefix
 from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import TrainingStep
 
+Precision: TypeAlias = Literal["fp32", "bf16"]
+
 CPU = torch.device("cpu")
 
 ATTENTION = "tree"
 """As placement chooses it for a CPU."""
 
-PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"})
 """The profiler's names for matrix products; a layer with a bias has its own."""
 
 PLAIN_ROWS = 4
 """Padded rows whose logits are held at once where gradients are computed the textbook way."""
 
 
-def run_ours(workload: Workload) -> Measurement:
-    """Train the workload's batches in bf16 with fp32 master weights, one step each."""
+def run_ours(workload: Workload, precision: Precision) -> Measurement:
+    """Train the workload's batches, one step each."""
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples
-    step = _step(base, workload)
+    step = _step(base, workload, precision)
     counter = Counter(base.model)
     meter.start()
     outcomes = [step.take(batch, number) for number, batch in enumerate(workload.batches, start=1)]
@@ -56,9 +59,9 @@ def run_ours(workload: Workload) -> Measurement:
     )
 
 
-def product_share(workload: Workload) -> float:
+def product_share(workload: Workload, precision: Precision) -> float:
     """Return the share of a step's time that matrix products take, of the last batch's: the others warm up."""
-    step = _step(load_base(workload.model_folder, ATTENTION), workload)
+    step = _step(load_base(workload.model_folder, ATTENTION), workload, precision)
     *before, last = workload.batches
     for number, batch in enumerate(before, start=1):
         step.take(batch, number)
@@ -68,8 +71,8 @@ def product_share(workload: Workload) -> float:
     return sum(time for name, time in times.items() if name in PRODUCTS) / sum(times.values())
 
 
-def _step(base: BaseModel, workload: Workload) -> TrainingStep:
-    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE)
+def _step(base: BaseModel, workload: Workload, precision: Precision) -> TrainingStep:
+    training = TrainingSettings(learning_rate=LEARNING_RATE, batch_size=BATCH_SIZE, precision=precision)
     return TrainingStep(base, training, len(workload.batches), CPU, common_prefix(workload.examples))
 
 

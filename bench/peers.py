@@ -37,10 +37,10 @@ COMMON: dict[str, Any] = {
 }
 
 
-def run_one_example_per_step(workload: Workload) -> Measurement:
-    """Train as the published recipe does, one example per step, bf16 and checkpointed, but without its padding."""
+def run_one_example_per_step(workload: Workload, dtype: str) -> Measurement:
+    """Train as the published recipe does, one example per step and checkpointed, but without its padding."""
     meter = Meter()
-    model = _load(workload, torch.bfloat16, "sdpa")
+    model = _load(workload, getattr(torch, dtype), "sdpa")
     model.gradient_checkpointing_enable()
     model.train()
     counter = Counter(model)
@@ -62,10 +62,10 @@ def run_one_example_per_step(workload: Workload) -> Measurement:
     return _measurement(meter, counter, examples, len(examples), loss)
 
 
-def run_hf(workload: Workload, per_device: int) -> Measurement:
-    """Train with transformers' Trainer: bf16 weights, eager attention, examples of like length together."""
+def run_hf(workload: Workload, dtype: str, attention: str, per_device: int) -> Measurement:
+    """Train with transformers' Trainer, weights in the dtype, examples of like length together."""
     meter = Meter()
-    model = _load(workload, torch.bfloat16, "eager")
+    model = _load(workload, getattr(torch, dtype), attention)
     examples = workload.examples
     tokenizer = AutoTokenizer.from_pretrained(workload.model_folder, local_files_only=True)
     with tempfile.TemporaryDirectory() as scratch:

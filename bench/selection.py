@@ -16,7 +16,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import Pool
 from statistics import fmean, stdev
 
 import numpy as np
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.processes import new_executor, start_bench
 from bench.surfaces import FAMILIES, NUM_CONFIRM, NUM_SEARCH, ROUGH, SMOOTH, SPACE, Trained, World
 from mathsft.config.schema import Scalar, SelectionSettings
 from mathsft.records import Promotion
@@ -205,9 +205,10 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=40, help="simulated studies of each family (default: 40)")
     parser.add_argument("--processes", type=int, default=2, help="processes that simulate (default: 2)")
     arguments = parser.parse_args()
+    start_bench()
     studies = [(family, seed) for family in FAMILIES for seed in range(arguments.studies)]
-    with Pool(arguments.processes) as pool:
-        found = list(track(pool.imap(simulate, studies, chunksize=5), "simulating", total=len(studies)))
+    with new_executor(arguments.processes) as executor:
+        found = list(track(executor.map(simulate, studies, chunksize=5), "simulating", total=len(studies)))
     outcomes: dict[str, dict[str, list[Outcome]]] = {}
     for (family, _), rules in zip(studies, found, strict=True):
         for rule, outcome in rules.items():

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -26,9 +27,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import start_bench
 from mathsft.runs.ledger import IDLE, cost_ledger
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ((1e-3, 32), (3e-4, 16), (1e-3, 64), (3e-3, 64), (3e-3, 32), (1e-3, 16), (3e-4, 8), (3e-3, 128))
@@ -56,6 +59,7 @@ def main() -> None:
     num_trials = parser.parse_args().trials
     if not 3 <= num_trials <= len(SETTINGS):
         parser.error(f"--trials must lie between 3 and {len(SETTINGS)}, but is {num_trials}")
+    start_bench()
     settings, console = SETTINGS[:num_trials], Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch:
         console.print("run_study …")
@@ -147,7 +151,8 @@ def _run(command: Sequence[str], scratch: Path) -> float:
     """Run a command to its end; return the CPU-seconds of it and of all that it started. Raises on failure."""
     before = _children_seconds()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True)
+    ends_with_bench = partial(die_with, os.getpid())
+    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, preexec_fn=ends_with_bench)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return _children_seconds() - before

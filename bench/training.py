@@ -1,24 +1,22 @@
 """Times SFT on one CPU thread: mathsft beside the plain loop, transformers' Trainer and TRL's SFTTrainer.
 
-`python -m bench.training --model 50m|135m` prints a table and, last, one JSON line. All contenders train the same batches of
-GSM8K with the r1_zero prompt, each in a process of its own, in turns. Where it is not plain which setting of a peer is best,
-candidates run a batch each, and the fastest goes on. Every repeat trains two batches that its process has not seen: in a
-run of hundreds of steps the libraries' first calls, which compile kernels for new shapes, are few, so the heats are not
-counted. Those that are several times slower than the rest run once, one batch. Speed, memory and the exactness of gradients
-are measured, not what is learned.
+`python -m bench.training --model 50m|135m --precision fp32|bf16` prints a table and, last, one JSON line. All contenders
+train the same batches of GSM8K with the r1_zero prompt, in the same precision, each in a process of its own, in turns.
+Where it is not plain which setting of a peer is best, candidates run a batch each, and the fastest goes on. Every repeat
+trains two batches that its process has not seen: in a run of hundreds of steps the libraries' first calls, which compile
+kernels for new shapes, are few, so the heats are not counted. Those that are several times slower than the rest run once,
+one batch. Speed, memory and the exactness of gradients are measured, not what is learned.
 """
 
 import argparse
 import importlib
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.cpu import cpu_line, native_bf16
 from bench.meter import Measurement, give_back_memory
+from bench.processes import new_executor, start_bench
 from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
 from mathsft.training.flops import ModelFlops, model_flops
 
@@ -56,52 +56,56 @@ class Contender:
     environment: dict[str, str] = field(default_factory=lambda: KEEP_MEMORY)
 
 
-TRL_FAST = {
-    "dtype": "bfloat16",
-    "attention": "eager",
-    "bf16": False,
-    "gradient_checkpointing": False,
-}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""Of a peer's weights and arithmetic, by precision."""
 
-CONTENDERS = (
-    Contender("loop", "one example per step", "bench.peers:run_one_example_per_step", is_slow=True),
-    Contender("HF best", "HF Trainer, by length, 2 at once", "bench.peers:run_hf", {"per_device": 2}),
-    Contender("HF best", "HF Trainer, by length, 4 at once", "bench.peers:run_hf", {"per_device": 4}),
-    Contender("HF best", "HF Trainer, by length, 1 at once", "bench.peers:run_hf", {"per_device": 1}),
-    Contender(
-        "TRL defaults",
-        "TRL SFTTrainer, defaults",
-        "bench.peers:run_trl",
-        {"dtype": "float32", "attention": "sdpa", "per_device": 8},
-        is_slow=True,
-        environment={},
-    ),
-    Contender(
-        "TRL best",
-        "TRL SFTTrainer, packing to 1024",
-        "bench.peers:run_trl",
-        {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 4},
-    ),
-    Contender(
-        "TRL best",
-        "TRL SFTTrainer, packing to 512",
-        "bench.peers:run_trl",
-        {**TRL_FAST, "per_device": 1, "packing": True, "gradient_accumulation_steps": 9, "max_length": 512},
-    ),
-    Contender(
-        "TRL best",
-        "TRL SFTTrainer, padding-free, 4 at once",
-        "bench.peers:run_trl",
-        {**TRL_FAST, "per_device": 4, "padding_free": True, "max_length": None},
-    ),
-    Contender(
-        "TRL best",
-        "TRL SFTTrainer, by length, 4 at once",
-        "bench.peers:run_trl",
-        {**TRL_FAST, "per_device": 4, "train_sampling_strategy": "group_by_length"},
-    ),
-    Contender("ours", "mathsft, default settings", "bench.ours:run_ours"),
-)
+
+def all_contenders(precision: str) -> tuple[Contender, ...]:
+    """Return all that take part, in this precision; only TRL's own default is bf16 arithmetic on fp32 weights."""
+    dtype = DTYPES[precision]
+    # Where bf16 is emulated TRL's default would take longer than all else together.
+    trl_default = {"bf16": False} if precision == "fp32" else {}
+    hf = {"dtype": dtype, "attention": "eager"}
+    trl = {"dtype": dtype, "attention": "eager", "bf16": False, "gradient_checkpointing": False}
+    return (
+        Contender("loop", "one example per step", "bench.peers:run_one_example_per_step", {"dtype": dtype}, is_slow=True),
+        Contender("HF best", "HF Trainer, by length, 2 at once", "bench.peers:run_hf", {**hf, "per_device": 2}),
+        Contender("HF best", "HF Trainer, by length, 4 at once", "bench.peers:run_hf", {**hf, "per_device": 4}),
+        Contender("HF best", "HF Trainer, by length, 1 at once", "bench.peers:run_hf", {**hf, "per_device": 1}),
+        Contender(
+            "TRL defaults",
+            "TRL SFTTrainer, defaults but bf16 off" if trl_default else "TRL SFTTrainer, defaults",
+            "bench.peers:run_trl",
+            {"dtype": "float32", "attention": "sdpa", "per_device": 8, **trl_default},
+            is_slow=True,
+            environment={},
+        ),
+        Contender(
+            "TRL best",
+            "TRL SFTTrainer, packing to 1024",
+            "bench.peers:run_trl",
+            {**trl, "per_device": 1, "packing": True, "gradient_accumulation_steps": 4},
+        ),
+        Contender(
+            "TRL best",
+            "TRL SFTTrainer, packing to 512",
+            "bench.peers:run_trl",
+            {**trl, "per_device": 1, "packing": True, "gradient_accumulation_steps": 9, "max_length": 512},
+        ),
+        Contender(
+            "TRL best",
+            "TRL SFTTrainer, padding-free, 4 at once",
+            "bench.peers:run_trl",
+            {**trl, "per_device": 4, "padding_free": True, "max_length": None},
+        ),
+        Contender(
+            "TRL best",
+            "TRL SFTTrainer, by length, 4 at once",
+            "bench.peers:run_trl",
+            {**trl, "per_device": 4, "train_sampling_strategy": "group_by_length"},
+        ),
+        Contender("ours", "mathsft, default settings", "bench.ours:run_ours", {"precision": precision}),
+    )
 
 
 def main() -> None:
@@ -110,22 +114,30 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="50m", help="Qwen2 of 50 million parameters, or SmolLM2 135M")
     parser.add_argument("--repeats", type=int, default=3, help="of two batches by every contender, in turns (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the batches and the 50m model's weights (default 0)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="bf16" if native_bf16() else "fp32",
+        help="of weights and arithmetic (default: bf16 where this CPU multiplies it, else fp32)",
+    )
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, but is {arguments.repeats}")
+    start_bench()
     os.environ.update(SINGLE_THREADED | QUIET)
     # Into a file lines are as long as they are.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
         workload = make_workload(arguments.model, 1 + NUM_BATCHES * arguments.repeats, arguments.seed, Path(scratch))
-        _compare(console, arguments.model, workload, arguments.repeats)
+        _compare(console, arguments.model, arguments.precision, workload, arguments.repeats)
 
 
-def _compare(console: Console, model: str, workload: Workload, num_repeats: int) -> None:
+def _compare(console: Console, model: str, precision: str, workload: Workload, num_repeats: int) -> None:
     started = time.monotonic()
-    with _processes(CONTENDERS) as call:
+    entered = all_contenders(precision)
+    with _processes(entered) as call:
         console.print("Heats: a batch each, which warms up; the fastest of a kind goes on")
-        contenders = _run_heats(console, call, workload)
+        contenders = _run_heats(console, call, entered, workload)
         ours = next(contender for contender in contenders if contender.group == "ours")
         measurements: dict[str, list[Measurement]] = {contender.group: [] for contender in contenders}
         gemm_rates = []
@@ -135,8 +147,8 @@ def _compare(console: Console, model: str, workload: Workload, num_repeats: int)
             if repeat_started - started + repeat_seconds > MAX_SECONDS:
                 console.print(f"No time for repeat {repeat + 1} of {num_repeats}")
                 break
-            gemm_rates.append(call(ours, "bench.gemm:best_bf16_gemm_flops_per_second"))
-            console.print(f"Repeat {repeat + 1} of {num_repeats}; bf16 GEMM {gemm_rates[-1] / 1e9:.0f} GFLOP/s")
+            gemm_rates.append(call(ours, "bench.gemm:best_gemm_flops_per_second", precision))
+            console.print(f"Repeat {repeat + 1} of {num_repeats}; {precision} GEMM {gemm_rates[-1] / 1e9:.0f} GFLOP/s")
             for contender in contenders:
                 if contender.is_slow and repeat > 0:
                     continue
@@ -150,7 +162,7 @@ def _compare(console: Console, model: str, workload: Workload, num_repeats: int)
         max_grad_error = call(ours, "bench.ours:max_gradient_error", workload)
 
     flops, gemm_rate = model_flops(load_config(workload)), max(gemm_rates)
-    console.print(_table(model, contenders, measurements, flops, gemm_rate))
+    console.print(_table(model, precision, contenders, measurements, flops, gemm_rate))
     ratios = {group: _median_ratio(taken, measurements["ours"]) for group, taken in measurements.items() if group != "ours"}
     share = _gemm_share(measurements["ours"], flops, gemm_rate)
     console.print(
@@ -158,7 +170,8 @@ def _compare(console: Console, model: str, workload: Workload, num_repeats: int)
         f"{ratios['TRL best'] / products:.2f} times as long, the strongest peer {min(ratios.values()) / products:.2f} times"
     )
     # Not through the console, which would wrap the line.
-    print(result_line(model, ratios["TRL best"], min(ratios.values()), share, products, max_grad_error), flush=True)
+    line = result_line(model, precision, ratios["TRL best"], min(ratios.values()), share, products, max_grad_error)
+    print(line, flush=True)
 
 
 Call = Callable[..., Any]
@@ -167,22 +180,16 @@ Call = Callable[..., Any]
 @contextmanager
 def _processes(contenders: Sequence[Contender]) -> Iterator[Call]:
     """Yield call(contender, "module:function", *arguments), which runs the function in the contender's own process."""
-    executors = {
-        contender.name: ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
-        for contender in contenders
-    }
+    with ExitStack() as stack:
+        executors = {contender.name: stack.enter_context(new_executor(1)) for contender in contenders}
 
-    def call(contender: Contender, function: str, *arguments: Any, **settings: Any) -> Any:
-        # The process starts with the first call, and takes over the environment of that moment.
-        with _environment(contender.environment):
-            future = executors[contender.name].submit(_call, function, arguments, settings)
-        return future.result()
+        def call(contender: Contender, function: str, *arguments: Any, **settings: Any) -> Any:
+            # The process starts with the first call, and takes over the environment of that moment.
+            with _environment(contender.environment):
+                future = executors[contender.name].submit(_call, function, arguments, settings)
+            return future.result()
 
-    try:
         yield call
-    finally:
-        for executor in executors.values():
-            executor.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -208,10 +215,10 @@ def _call(function: str, arguments: tuple[Any, ...], settings: dict[str, Any]) -
         give_back_memory()
 
 
-def _run_heats(console: Console, call: Call, workload: Workload) -> list[Contender]:
-    """Return the fastest contender of each group, in the order of CONTENDERS; slow ones are alone in theirs, and not run."""
+def _run_heats(console: Console, call: Call, entered: Sequence[Contender], workload: Workload) -> list[Contender]:
+    """Return the fastest contender of each group, in the order given; slow ones are alone in theirs, and not run."""
     heats: dict[str, list[tuple[float, Contender]]] = {}
-    for contender in CONTENDERS:
+    for contender in entered:
         if contender.is_slow:
             heats[contender.group] = [(0.0, contender)]
             continue
@@ -230,14 +237,15 @@ def _print_progress(console: Console, contender: Contender, measurement: Measure
 
 def _table(
     model: str,
+    precision: str,
     contenders: Sequence[Contender],
     measurements: dict[str, list[Measurement]],
     flops: ModelFlops,
     gemm_rate: float,
 ) -> Table:
     title = (
-        f"SFT of {model} on one thread, batches of {BATCH_SIZE}: medians of repeats: {len(measurements['ours'])}. "
-        f"Best bf16 GEMM: {gemm_rate / 1e9:.0f} GFLOP/s"
+        f"SFT of {model} in {precision} on one thread, batches of {BATCH_SIZE}: medians of repeats: "
+        f"{len(measurements['ours'])}. Best {precision} GEMM: {gemm_rate / 1e9:.0f} GFLOP/s\n{cpu_line()}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")

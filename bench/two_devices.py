@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import start_bench
 from mathsft.commands.common import with_local_model
 from mathsft.config.load import load_settings
 from mathsft.records import Run
@@ -74,6 +75,7 @@ def main() -> None:
     num_pairs = parser.parse_args().pairs
     if num_pairs < 1:
         parser.error(f"--pairs must be at least 1, but is {num_pairs}")
+    start_bench()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch:
         pairs, found = measure(num_pairs, Path(scratch), console)

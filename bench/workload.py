@@ -93,6 +93,7 @@ def _make_50m(tokenizer_folder: Path, folder: Path, seed: int) -> Path:
 
 def result_line(
     model: str,
+    precision: str,
     ours_vs_trl_best: float,
     ours_vs_strongest_peer: float,
     gemm_share: float,
@@ -103,6 +104,7 @@ def result_line(
     return json.dumps(
         {
             "model": model,
+            "precision": precision,
             "ours_vs_trl_best": round(ours_vs_trl_best, 3),
             "ours_vs_strongest_peer": round(ours_vs_strongest_peer, 3),
             "gemm_share": round(gemm_share, 4),

@@ -76,7 +76,7 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
 
     A target that can no longer trust its process raises SystemExit: the process ends, and the driver starts another.
     """
-    _die_with(driver_pid)
+    die_with(driver_pid)
     _ignore_interrupts()
     if spec.cpus:
         os.sched_setaffinity(0, spec.cpus)  # before the imports: OpenMP counts its cores when it is loaded
@@ -117,7 +117,7 @@ def _attempt(action: Callable[[], Any]) -> Reply:
         return CodeError(type(error).__name__, str(error), traceback.format_exc())
 
 
-def _die_with(driver_pid: int) -> None:
+def die_with(driver_pid: int) -> None:
     """Have the kernel kill this process when the driver ends, however that happens."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -24,10 +24,11 @@ def test_the_rows_give_eight_batches_of_different_problems_by_seed() -> None:
 
 
 def test_the_last_line_is_one_json_object_of_the_agreed_names() -> None:
-    line = result_line("50m", 4.12345, 2.98765, 0.654321, 0.76543, 1.23456e-6)
+    line = result_line("50m", "fp32", 4.12345, 2.98765, 0.654321, 0.76543, 1.23456e-6)
     assert "\n" not in line
     assert list(json.loads(line).items()) == [
         ("model", "50m"),
+        ("precision", "fp32"),
         ("ours_vs_trl_best", 4.123),
         ("ours_vs_strongest_peer", 2.988),
         ("gemm_share", 0.6543),
