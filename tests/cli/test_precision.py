@@ -88,7 +88,7 @@ def test_auto_cannot_be_searched(
 
 @pytest.mark.parametrize(("machine", "shown"), [(NATIVE, "bf16"), (EMULATED, "fp32")])
 def test_config_and_dry_run_show_what_auto_became(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine, shown: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measured: None, machine: Machine, shown: str
 ) -> None:
     monkeypatch.setattr(common, "WIDTH", 400)
     for command in (config, study):
