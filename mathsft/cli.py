@@ -4,15 +4,17 @@ Nothing heavy is imported before the arguments are parsed, so that --help answer
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
-from mathsft.errors import FAILED, INTERRUPTED, USER_ERROR, StudyFailedError, UserError
+from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
 from mathsft.packages import problem_of_install
+from mathsft.streams import sheltered
 
 if TYPE_CHECKING:
     from mathsft.commands.opening import Opening

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mathsft.records import Speeds
 from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30
@@ -22,3 +23,15 @@ def make_machine(
         cuda=tuple(CudaDevice(name, capability) for name in cuda),
         free_memory_bytes=free_memory_bytes,
     )
+
+
+SPEEDS = Speeds(
+    ready_seconds=6.0,
+    step_seconds=0.024,
+    example_seconds=0.005,
+    decoded_token_seconds=1e-4,
+    read_token_seconds=5e-5,
+    prompt_tokens=20.0,
+    response_tokens=40.0,
+)
+"""Of a computer, as if measured with the quickstart."""

@@ -5,7 +5,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -18,12 +17,11 @@ from mathsft.commands.common import (
     opened,
     opened_if_begun,
     placed,
-    placement_for,
     run_to_end,
-    with_local_model,
 )
 from mathsft.commands.opening import Opening, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
+from mathsft.commands.predict import predicted
 from mathsft.commands.show import opened_to_read
 from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar, StudyConfig
@@ -35,7 +33,7 @@ from mathsft.reporting.horizon import horizon_words
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
-from mathsft.runs.forecast import FinalDisk, forecast
+from mathsft.runs.forecast import FinalDisk, StudyTime
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
@@ -107,32 +105,34 @@ def _dry_run(opening: Opening) -> int:
     with opened_if_begun(opening.loaded, folder) as book:
         loaded = with_precision(opening.loaded, machine, book)
         warn_if_emulated(loaded, machine, console)
-        experiment = with_local_model(loaded.experiment, opening.heartbeat)
-        placement = placement_for(machine, experiment, folder.path, "study")
-        hardware = placement.evaluator.settings.hardware
-        model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
-        predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
-    trial = loaded.study.trial
+        prediction = predicted(replace(opening, loaded=loaded), folder, book)
+    experiment, trial, taken = prediction.experiment, loaded.study.trial, prediction.footprint
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
     for name, value in (
-        ("model", f"{experiment.model.path} ({predicted.num_parameters / 1e6:,.1f} M parameters)"),
+        ("model", f"{experiment.model.path} ({taken.num_parameters / 1e6:,.1f} M parameters)"),
         ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
         ("searched", ", ".join(loaded.study.search)),
-        ("devices", placement.description),
+        ("devices", prediction.placement.description),
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),
-        ("time", f"about {_duration(predicted.seconds)} (from {predicted.basis})"),
-        ("disk", f"up to {_size(predicted.disk_bytes)} of weights and training states in {folder.path}"),
-        ("final run", _final_disk(predicted.final_disk)),
+        ("time", f"about {_duration(prediction.time.total)}: {_parts(prediction.time)}"),
+        ("", f"from {prediction.basis}"),
+        ("disk", f"up to {_size(taken.disk_bytes)} of weights and training states in {folder.path}"),
+        ("final run", f"about {_duration(prediction.final_seconds)}; {_final_disk(taken.final_disk)}"),
         (
             "memory",
-            f"trainer {_size(predicted.trainer_memory_bytes)} for weights and optimizer, plus activations; "
-            f"evaluator {_size(predicted.evaluator_memory_bytes)} for weights, plus the KV cache",
+            f"trainer {_size(taken.trainer_memory_bytes)} for weights and optimizer, plus activations; "
+            f"evaluator {_size(taken.evaluator_memory_bytes)} for weights, plus the KV cache",
         ),
     ):
         table.add_row(name, value)
     console.print(table)
     return OK
+
+
+def _parts(time: StudyTime) -> str:
+    parts = {"to start": time.start, "for trials": time.trials, "to confirm": time.confirm, "for the horizon": time.horizon}
+    return ", ".join(f"{text.seconds(seconds)} {name}" for name, seconds in parts.items() if seconds) or "nothing is left"
 
 
 def _final_disk(predicted: FinalDisk) -> str:

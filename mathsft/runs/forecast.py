@@ -1,30 +1,48 @@
-"""What a study will cost, before it costs anything: time, disk and memory. A rough prediction until trials were measured."""
+"""What a study will take of time, disk and memory, before it takes it. Pure arithmetic: it measures nothing."""
 
 import json
-import statistics
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import Hardware, Problem
+from mathsft.records import FINISHED, Hardware
+from mathsft.runs.costs import Costs
+from mathsft.runs.horizon import PREFIX as HORIZON_PREFIX
 from mathsft.store.book import Book
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
+from mathsft.workers.placement import TAKING_TURNS, Placement
 
-START_SECONDS = 25.0
-"""Starting the workers and one engine, as measured on a two-core machine."""
-STEP_SECONDS = 0.02
-"""What one optimizer or decoding step costs beyond its arithmetic, as measured with a tiny model."""
+REPORTED = 3
+"""Checkpoints of the final run that solve the test problems: baseline, best and last."""
 TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
 """What the processes hold beside the model on a CPU, as measured with a tiny one: libraries and small tensors, and in the
 evaluator the KV cache and the processes that grade. A large model's activations are not in it."""
-CHARACTERS_PER_TOKEN = 2.5
-ASSUMED_CUDA_FLOPS = 1e14
-TRAINING_EFFICIENCY = 0.4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a study has yet to do."""
+
+    num_trials: int
+    num_confirm_responses: int
+    num_horizon_examples: int
+    num_horizon_responses: int
+
+
+@dataclass(frozen=True)
+class StudyTime:
+    """Predicted seconds of what is left of a study, by its parts."""
+
+    start: float
+    trials: float
+    confirm: float
+    horizon: float
+
+    @property
+    def total(self) -> float:
+        return self.start + self.trials + self.confirm + self.horizon
 
 
 @dataclass(frozen=True)
@@ -40,46 +58,85 @@ class FinalDisk:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Predicted cost of the trials that are left and disk of the final run; basis says what the time rests on."""
+class Footprint:
+    """Predicted disk and memory of a study, and disk of its final run."""
 
-    seconds: float
     disk_bytes: int
     final_disk: FinalDisk
     trainer_memory_bytes: int
     evaluator_memory_bytes: int
     num_parameters: int
-    basis: str
 
 
-def forecast(
-    config: StudyConfig,
-    experiment: Experiment,
-    model_folder: Path,
-    hardware: Hardware,
-    pools: Mapping[str, Sequence[Problem]],
-    book: Book | None,
-    num_trainers: int,
-) -> Forecast:
-    """Predict from the trials in the book, else from the model's size and the speed of a matrix product here."""
+# ---- time
+
+
+def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
+    """Predict what is left of a study."""
+    trials = work.num_trials * _together(costs.train, costs.score, placement)
+    confirm = work.num_confirm_responses * costs.response
+    of_horizon = work.num_horizon_examples * costs.example, work.num_horizon_responses * costs.response
+    horizon = _together(*of_horizon, placement)
+    return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
+
+
+def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_watch: int, num_test: int) -> float:
+    """Predict a final run; num_watch and num_test are responses to the pools of these names."""
+    scored = len({0.0, *settings.eval_points}) * num_watch * costs.response
+    # The last checkpoint is scored when nothing trains any more.
+    after = (num_watch + REPORTED * num_test) * costs.response
+    return costs.start + _together(settings.num_examples * costs.example, scored, placement) + after
+
+
+def work_left(config: StudyConfig, num_confirm: int, num_samples: int, book: Book | None) -> Work:
+    """Return what the study has yet to do, given the problems in its confirm pool and the responses to each."""
+    ended = [run for run in book.runs() if run.state in FINISHED] if book else []
+    scored = [score for score in book.scores() if score.pool.startswith("confirm:")] if book else []
+    num_confirmed = sum(score.num_problems for score in scored)
+    num_trials = max(0, config.num_trials - sum(run.number is not None for run in ended))
+    lengths = [config.horizon.num_examples, config.trial.num_examples] if config.horizon.num_examples else []
+    num_horizon = config.horizon.num_rates * len(lengths)
+    share_left = 1 - sum(run.name.startswith(HORIZON_PREFIX) for run in ended) / num_horizon if num_horizon else 0.0
+    return Work(
+        num_trials=num_trials,
+        num_confirm_responses=max(0, confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
+        num_horizon_examples=round(share_left * config.horizon.num_rates * sum(lengths)),
+        num_horizon_responses=round(share_left * num_horizon * num_confirm * num_samples),
+    )
+
+
+def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
+    """Return how many problems all finalists together are given; trial 0 takes part in every round beside the others."""
+    selection = config.selection
+    num_given = min(sum(selection.round_problems), num_confirm)
+    return sum(
+        min(num_kept + 1, config.num_trials) * num_problems * num_given // sum(selection.round_problems)
+        for num_kept, num_problems in zip(selection.round_trials, selection.round_problems, strict=True)
+    )
+
+
+def _together(train: float, score: float, placement: Placement) -> float:
+    """Return the seconds of training and scoring that go on at the same time, unless they take turns on one device."""
+    if placement.max_unscored == TAKING_TURNS:
+        return train + score
+    return max(train / placement.num_training, score)
+
+
+# ---- disk and memory
+
+
+def footprint(
+    config: StudyConfig, experiment: Experiment, model_folder: Path, hardware: Hardware, num_trainers: int
+) -> Footprint:
+    """Predict disk and memory from the model's size; hardware is the evaluator's."""
     num_parameters, weight_bytes = model_size(model_folder)
-    measured = measured_trial_seconds(book) if book else []
-    num_left = max(0, config.num_trials - len(measured))
-    if measured:
-        per_trial, basis = statistics.median(measured), f"the median of {len(measured)} trials"
-    else:
-        per_trial = _arithmetic_seconds(config, experiment, num_parameters, hardware, pools)
-        basis = "the model's size and the speed of a matrix product here"
-    engine_bytes = num_parameters * (4 if hardware.engine_dtype == "float32" else 2)
-    return Forecast(
-        seconds=START_SECONDS + num_left * per_trial if num_left else 0.0,
+    return Footprint(
         disk_bytes=weight_bytes * (config.num_trials + 2)
         + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
         final_disk=final_disk(config.final, num_parameters, weight_bytes),
         trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
-        evaluator_memory_bytes=engine_bytes,
+        evaluator_memory_bytes=num_parameters * (4 if hardware.engine_dtype == "float32" else 2),
         num_parameters=num_parameters,
-        basis=basis,
     )
 
 
@@ -114,51 +171,3 @@ def model_size(folder: Path) -> tuple[int, int]:
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         num_parameters += sum(int(np.prod(shape)) for shape in shapes)
     return num_parameters, num_bytes
-
-
-def measured_trial_seconds(book: Book) -> list[float]:
-    """Return what each finished trial took: the longer of training and scoring, which overlap."""
-    seconds = []
-    for run in book.runs("trial-"):
-        if run.state == "finished":
-            train = sum(sum(_seconds(checkpoint.timings)) for checkpoint in book.checkpoints(run.name))
-            score = sum(sum(_seconds(score.timings)) for score in book.scores(run.name, run.plan.pool))
-            seconds.append(max(train, score))
-    return seconds
-
-
-def _seconds(timings: Mapping[str, float]) -> list[float]:
-    return [value for name, value in timings.items() if name.endswith("_seconds") and name != "start_seconds"]
-
-
-def _arithmetic_seconds(
-    config: StudyConfig,
-    experiment: Experiment,
-    num_parameters: int,
-    hardware: Hardware,
-    pools: Mapping[str, Sequence[Problem]],
-) -> float:
-    """Return the seconds of one trial: 6 FLOPs a parameter and trained token, 2 a generated one, and a cost per step."""
-    template = load_template(experiment.prompt.template)
-    characters = [
-        len(render_prompt(template, problem.problem)) + len(problem.solution) + len(problem.answer)
-        for problem in pools["train"][:500]
-    ]
-    tokens = config.trial.num_examples * statistics.mean(characters) / CHARACTERS_PER_TOKEN
-    steps = config.trial.num_examples / experiment.training.batch_size
-    rate = ASSUMED_CUDA_FLOPS if hardware.device == "cuda" else measured_flops()
-    train = 6 * num_parameters * tokens / (rate * TRAINING_EFFICIENCY) + steps * STEP_SECONDS
-    generated = len(pools["search"]) * experiment.evaluation.num_samples * experiment.evaluation.max_tokens
-    score = 2 * num_parameters * generated / (rate * TRAINING_EFFICIENCY) + experiment.evaluation.max_tokens * STEP_SECONDS
-    return max(train, score * len(config.trial.eval_points))
-
-
-def measured_flops(size: int = 512, num_repeats: int = 20) -> float:
-    """Return the fp32 FLOPs a second of a square matrix product on this machine."""
-    matrix = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    seconds = []
-    for _ in range(num_repeats):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return float(2 * size**3 / min(seconds))

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from mathsft import cli, packages
+from mathsft.commands import predict
 from mathsft.commands.opening import open_console
+from mathsft.records import Speeds
+from mathsft.runs.measure import NotMeasuredError
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,13 +128,28 @@ def test_without_the_install_one_line_says_how(monkeypatch: pytest.MonkeyPatch, 
     assert re.search(r"^python -m mathsft study: .*not_installed_at_all is missing.*\n$", capsys.readouterr().err)
 
 
-def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str], measured: None) -> None:
     assert cli.run_study(["--dry-run", "--trials", "7"]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())  # however the table's lines are broken
     assert "nothing was started" in printed
-    assert re.search(r"trials +7, each 1,536 examples", printed)
-    assert re.search(r"time +about \d+ minutes", printed)
+    assert re.search(r"trials 7, each 1,536 examples", printed)
+    assert re.search(r"time about \d+ minutes: 18\.0 s to start, [\d.]+ s for trials, [\d.]+ s to confirm", printed)
+    assert re.search(r"measured now: training 24\.0 ms a step and 5\.0 ms an example", printed)
+    assert re.search(r"final run about \d+ minutes; up to \d+ MB", printed)
     assert not (workplace / "studies" / "quickstart").exists()
+
+
+def test_a_dry_run_that_cannot_measure_says_that_it_guesses(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*arguments: object) -> Speeds:
+        raise NotMeasuredError("OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr(predict, "measured_speeds", fail)
+    assert cli.run_study(["--dry-run"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"time about \d+ minutes", printed)
+    assert "a guess: measuring failed (OutOfMemoryError: CUDA out of memory)" in printed
 
 
 def test_config_prints_values_with_their_source_and_the_schema(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

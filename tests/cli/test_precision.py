@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mathsft import cli
-from mathsft.commands import common, config, precision, study
+from mathsft.commands import config, opening, precision
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity, load_settings
 from mathsft.records import Plan, Run
@@ -88,10 +88,10 @@ def test_auto_cannot_be_searched(
 
 @pytest.mark.parametrize(("machine", "shown"), [(NATIVE, "bf16"), (EMULATED, "fp32")])
 def test_config_and_dry_run_show_what_auto_became(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine, shown: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measured: None, machine: Machine, shown: str
 ) -> None:
-    monkeypatch.setattr(common, "WIDTH", 400)
-    for command in (config, study):
+    monkeypatch.setattr(opening, "WIDTH", 400)
+    for command in (config, opening):
         monkeypatch.setattr(command, "detect_machine", lambda: machine)
     assert cli.main(["config"]) == 0
     printed = capsys.readouterr().out

@@ -1,42 +1,104 @@
-"""What a study is predicted to cost."""
+"""What a study is predicted to take, given what its parts cost."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy
 import pytest
 from safetensors.numpy import save_file
 
 from mathsft.config.load import load_settings
-from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Checkpoint, Plan, Run, Score
-from mathsft.runs.forecast import START_SECONDS, Forecast, forecast, is_memory_short, model_size
+from mathsft.records import Plan, Run, Score
+from mathsft.runs.costs import Costs
+from mathsft.runs.forecast import (
+    FinalDisk,
+    Footprint,
+    Work,
+    final_seconds,
+    footprint,
+    is_memory_short,
+    model_size,
+    study_time,
+    work_left,
+)
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_bytes
-from mathsft.workers.placement import place
+from mathsft.workers.placement import TAKING_TURNS, Placement, place
 from tests.build import make_machine
 
-Predict: TypeAlias = Callable[..., Forecast]
+COSTS = Costs(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
+NOTHING = Work(0, 0, 0, 0)
 
 
-@pytest.fixture(autouse=True)
-def steady_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mathsft.runs.forecast.measured_flops", lambda: 5e10)
+def placed(num_cuda: int = 0, *assignments: str) -> Placement:
+    experiment = load_settings("quickstart", None, list(assignments)).experiment
+    return place(make_machine(cuda=[str(index) for index in range(num_cuda)]), experiment, Path(), "study")
 
 
-@pytest.fixture(scope="module")
-def predict() -> Predict:
-    """Predict what the quickstart costs with these settings; its problems, the same for all, are made once."""
-    pools = load_pools(load_settings("quickstart", None, []).experiment.data)
+@pytest.mark.parametrize(
+    ("work", "num_cuda", "trials", "confirm", "horizon"),
+    [
+        (Work(20, 1000, 0, 0), 0, 20 * 9.0, 2.0, 0.0),  # training hides scoring
+        (Work(20, 1000, 0, 0), 1, 20 * (9.0 + 4.0), 2.0, 0.0),  # in turns on one device
+        (Work(20, 1000, 0, 0), 3, 20 * 9.0 / 2, 2.0, 0.0),  # two trainers, one evaluator
+        (Work(20, 1000, 0, 0), 9, 20 * 4.0, 2.0, 0.0),  # scoring is the bottleneck
+        (Work(0, 0, 5000, 10_000), 0, 0.0, 0.0, 50.0),
+        (Work(0, 0, 5000, 40_000), 0, 0.0, 0.0, 80.0),
+    ],
+)
+def test_time_follows_from_work_costs_and_placement(
+    work: Work, num_cuda: int, trials: float, confirm: float, horizon: float
+) -> None:
+    time = study_time(work, COSTS, placed(num_cuda))
+    assert (time.start, time.trials, time.confirm, time.horizon) == pytest.approx((20.0, trials, confirm, horizon))
+    assert time.total == pytest.approx(20.0 + trials + confirm + horizon)
 
-    def predict(book: Book | None, *assignments: str, num_trainers: int = 1) -> Forecast:
-        loaded = load_settings("quickstart", None, list(assignments))
-        hardware = place(make_machine((0, 1), ()), loaded.experiment, Path(), "study").evaluator.settings.hardware
-        return forecast(loaded.study, loaded.experiment, base_model_folder(), hardware, pools, book, num_trainers)
 
-    return predict
+def test_a_study_with_nothing_left_starts_nothing() -> None:
+    assert study_time(NOTHING, COSTS, placed()).total == 0.0
+
+
+def test_a_final_run_is_trained_while_it_is_watched_then_tested() -> None:
+    settings = load_settings("quickstart", None, []).study.final.model_copy(
+        update={"num_examples": 4000, "eval_points": (0.5, 1.0)}  # and the baseline
+    )
+    after = (1000 + 3 * 500) * 0.002  # the last watch score, and three checkpoints on test
+    assert final_seconds(settings, COSTS, placed(), 1000, 500) == pytest.approx(20.0 + 40.0 + after)
+    slow = replace(COSTS, response=0.02)
+    assert final_seconds(settings, slow, placed(), 1000, 500) == pytest.approx(20.0 + 3 * 20.0 + 10 * after)
+    in_turns = replace(placed(), max_unscored=TAKING_TURNS)
+    assert final_seconds(settings, COSTS, in_turns, 1000, 500) == pytest.approx(20.0 + 40.0 + 6.0 + after)
+
+
+def test_a_new_study_has_all_its_work_left() -> None:
+    config = load_settings("quickstart", None, []).study
+    # Rounds of 8, 4 and 2 finalists, and trial 0 in each of them.
+    assert work_left(config, 875, 1, None) == Work(20, 9 * 125 + 5 * 250 + 3 * 500, 0, 0)
+    assert work_left(config, 437, 2, None).num_confirm_responses == pytest.approx(9 * 125 + 5 * 250 + 3 * 500, rel=0.01)
+    assert work_left(config.model_copy(update={"num_trials": 2}), 875, 1, None).num_confirm_responses == 2 * 875
+    longer = load_settings("quickstart", None, ["horizon.num_examples=384"]).study
+    assert work_left(longer, 875, 1, None) == Work(20, 3875, 5 * (384 + 1536), 10 * 875)
+
+
+def test_what_the_book_has_is_not_left(book: Book) -> None:
+    config = load_settings("quickstart", None, ["horizon.num_examples=384"]).study
+    plan = Plan(1536, (1.0,), "search", 2, "last")
+    for number, state in enumerate(("finished", "pruned", "diverged", "failed", "running")):
+        book.write(Run(f"trial-{number}", {}, plan, 0, state, 0.5))  # type: ignore[arg-type]
+    book.write(Run("horizon-384-+0-at-0.001", {}, plan, 0, "finished", 0.5))
+    counts = {"correct": 125, "wrong_answer": 0, "format_failure": 0, "ungraded": 0}
+    book.write(Score("trial-0", 48, "confirm:0-125", 125, counts, "f", "r"))
+    assert work_left(config, 875, 1, book) == Work(17, 3875 - 125, round(0.9 * 9600), round(0.9 * 8750))
+
+
+# ---- disk and memory
+
+
+def predict(*assignments: str, num_trainers: int = 1) -> Footprint:
+    loaded = load_settings("quickstart", None, list(assignments))
+    hardware = placed(0, *assignments).evaluator.settings.hardware
+    return footprint(loaded.study, loaded.experiment, base_model_folder(), hardware, num_trainers)
 
 
 def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
@@ -46,19 +108,19 @@ def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
     assert num_bytes > 88
 
 
-def test_more_examples_and_trials_cost_more_time_and_disk(predict: Predict) -> None:
-    plain, longer, more = predict(None), predict(None, "trial.num_examples=15360"), predict(None, "num_trials=40")
-    assert START_SECONDS < plain.seconds < longer.seconds
-    assert plain.seconds < more.seconds
-    assert plain.disk_bytes < more.disk_bytes
-    states_of_another_trainer = predict(None, num_trainers=2).disk_bytes - plain.disk_bytes
+def test_more_trials_and_trainers_cost_more_disk() -> None:
+    plain = predict()
+    assert plain.disk_bytes < predict("num_trials=40").disk_bytes
+    states_of_another_trainer = predict(num_trainers=2).disk_bytes - plain.disk_bytes
     assert states_of_another_trainer == 2 * full_state_bytes(plain.num_parameters)
-    assert "matrix product" in plain.basis
 
 
-def test_kept_checkpoints_are_in_the_final_runs_disk(predict: Predict) -> None:
-    plain, all_kept = predict(None).final_disk, predict(None, "final.keep_every=1").final_disk
-    every_third = predict(None, "final.keep_every=3").final_disk  # of eight: the third, the sixth, the last, the best
+def test_kept_checkpoints_are_in_the_final_runs_disk() -> None:
+    def disk(*assignments: str) -> FinalDisk:
+        return predict(*assignments).final_disk
+
+    plain, all_kept = disk(), disk("final.keep_every=1")
+    every_third = disk("final.keep_every=3")  # of eight: the third, the sixth, the last, the best
     assert (plain.num_kept, every_third.num_kept, all_kept.num_kept) == (2, 4, 8)
     assert plain.kept_bytes < every_third.kept_bytes < all_kept.kept_bytes < all_kept.most_bytes
     assert plain.most_bytes == all_kept.most_bytes
@@ -68,16 +130,3 @@ def test_memory_is_short_where_both_workers_do_not_fit_at_once() -> None:
     experiment = load_settings("quickstart", None, []).experiment
     assert is_memory_short(experiment, base_model_folder(), 2 * 2**30)
     assert not is_memory_short(experiment, base_model_folder(), 4 * 2**30)
-
-
-def test_finished_trials_are_the_better_measure(book: Book, predict: Predict) -> None:
-    plan = Plan(64, (1.0,), "search", 2, "last")
-    counts = {"correct": 1, "wrong_answer": 1, "format_failure": 0, "ungraded": 0}
-    for number, seconds in enumerate((10.0, 30.0, 20.0)):
-        book.write(Run(f"trial-{number}", {}, plan, 0, "finished", 0.5))
-        book.write(Checkpoint(f"trial-{number}", 4, "p", "f", timings={"train_seconds": seconds, "num_tokens": 9e9}))
-        book.write(Score(f"trial-{number}", 4, "search", 2, counts, "f", "r", {"start_seconds": 99.0, "swap_seconds": 1.0}))
-    predicted = predict(book, "num_trials=5")
-    assert predicted.seconds == START_SECONDS + 2 * 20.0
-    assert "3 trials" in predicted.basis
-    assert predict(book, "num_trials=3").seconds == 0.0

@@ -1,0 +1,183 @@
+"""Predicts the quickstart's study in fp32 and in bf16 as `run_study.py --dry-run` does, runs it, and compares.
+
+`python -m bench.forecast` prints a table and, last, one JSON line: predicted over reached seconds of the whole command, by
+precision. While a study runs, the rest of it is predicted anew from its own trials. The numbers are by the clock: other
+programs slow down the study, and only if they also ran during the measurement is that in the prediction. A study that is
+predicted to take longer than LIMIT_SECONDS (bf16 on a CPU that emulates it: over half an hour) is run with fewer trials.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mathsft.commands.common import folder_of, opened_if_begun
+from mathsft.commands.opening import Opening
+from mathsft.commands.precision import with_precision
+from mathsft.commands.predict import Prediction, predicted
+from mathsft.config.load import PRECISION, Loaded, load_settings
+from mathsft.records import FINISHED
+from mathsft.runs.costs import LEAST_TRIALS
+from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.workers.machine import detect_machine
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = "quickstart"
+PRECISIONS = ("fp32", "bf16")
+LIMIT_SECONDS = 420
+"""Predicted for a study at most: both, with what they take longer than predicted, have fifteen minutes."""
+LEAST = 2
+"""Trials below which a study is not run."""
+SHARES = (0.25, 0.5)
+"""Of its trials, after which the rest of a study is predicted."""
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One prediction and what became of it, in seconds."""
+
+    precision: str
+    what: str
+    predicted: float
+    reached: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.reached
+
+
+def main() -> None:
+    """Predict and run both studies, and print how they compare."""
+    parser = argparse.ArgumentParser(prog="python -m bench.forecast", description="Predicted and reached time of a study.")
+    parser.add_argument("--trials", type=int, default=20, help=f"trials of each study, from {LEAST} on (default: 20)")
+    num_trials = parser.parse_args().trials
+    if num_trials < LEAST:
+        parser.error(f"--trials must be at least {LEAST}, but is {num_trials}")
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    compared = {precision: _in_precision(precision, num_trials, console) for precision in PRECISIONS}
+    console.print(table([row for rows in compared.values() for row in rows]))
+    print(result_line(compared), flush=True)
+
+
+def _in_precision(precision: str, num_trials: int, console: Console) -> list[Compared]:
+    """Return the whole study's comparison, then those of its parts; none where a study would take too long."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("experiments", "studies"):
+            Path(scratch, name).mkdir()
+            shutil.copy(ROOT / name / f"{STUDY}.yaml", Path(scratch, name))
+        loaded = _loaded(Path(scratch), precision, num_trials)
+        prediction = _predicted(loaded, console)
+        fewer = fitting_trials(prediction, num_trials)
+        if fewer < LEAST:
+            console.print(f"{precision}: no study is run, a trial alone is predicted to take too long")
+            return []
+        if fewer < num_trials:
+            console.print(f"{precision}: {num_trials} trials are predicted to take too long, so {fewer} are run")
+            loaded = _loaded(Path(scratch), precision, fewer)
+            prediction = _predicted(loaded, console)
+        console.print(f"{precision}: predicted {prediction.time.total:.0f} s from {prediction.basis}; running …")
+        return _run(loaded, prediction, precision, console)
+
+
+def fitting_trials(prediction: Prediction, num_trials: int) -> int:
+    """Return how many of the predicted trials fit into LIMIT_SECONDS."""
+    room = LIMIT_SECONDS - prediction.time.total + prediction.time.trials
+    return min(num_trials, max(0, int(room / prediction.time.trials * num_trials)))
+
+
+def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
+    assignments = [f"{PRECISION}={precision}", f"num_trials={num_trials}"]
+    return load_settings(str(scratch / "studies" / f"{STUDY}.yaml"), None, assignments)
+
+
+def _predicted(loaded: Loaded, console: Console) -> Prediction:
+    """Return what `--dry-run` would say now."""
+    machine, folder = detect_machine(), folder_of(loaded)
+    with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as book:
+        return predicted(Opening(machine, with_precision(loaded, machine, book), heartbeat), folder, book)
+
+
+def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Console) -> list[Compared]:
+    command = [sys.executable, str(ROOT / "run_study.py"), "--study", str(loaded.study_path)]
+    command += ["--set", f"{PRECISION}={precision}", "--trials", str(loaded.study.num_trials)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    wanted = sorted({max(LEAST_TRIALS, round(share * loaded.study.num_trials)) for share in SHARES})
+    rests: dict[int, tuple[float, float]] = {}
+    log_path = loaded.study_path.with_suffix(".log")
+    started = time.time()
+    with (
+        log_path.open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, cwd=loaded.study_path.parents[1], env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            while process.poll() is None:
+                num_ended = _num_ended(loaded)
+                if wanted and wanted[0] <= num_ended < loaded.study.num_trials:
+                    wanted.pop(0)
+                    now, rest = time.time(), _predicted(loaded, console).time
+                    rests[num_ended] = rest.total - rest.start, now  # its workers have started
+                time.sleep(LOOK_SECONDS)
+        finally:
+            process.terminate()
+    ended = time.time()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log_path.read_text(encoding='utf-8')[-4000:]}")
+    starting, searching = _phases(loaded)
+    predicted_time = prediction.time
+    return [
+        Compared(precision, f"{loaded.study.num_trials} trials and all else", predicted_time.total, ended - started),
+        Compared(precision, "until the base model is scored", predicted_time.start, starting - started),
+        Compared(precision, "trials", predicted_time.trials, searching - starting),
+        Compared(precision, "confirm stage and report", predicted_time.confirm, ended - searching),
+        *(
+            Compared(precision, f"rest after {num_ended} trials, from these", seconds, ended - now)
+            for num_ended, (seconds, now) in rests.items()
+        ),
+    ]
+
+
+def _num_ended(loaded: Loaded) -> int:
+    if not folder_of(loaded).run("trial-0").exists():
+        return 0  # the database may be in the making
+    with opened_if_begun(loaded, folder_of(loaded)) as book:
+        return sum(run.state in FINISHED for run in book.runs("trial-")) if book else 0
+
+
+def _phases(loaded: Loaded) -> tuple[float, float]:
+    """Return when the first score was there, and the last one of the search."""
+    with opened_if_begun(loaded, folder_of(loaded)) as book:
+        assert book is not None
+        scored = [stint for stint in book.stints() if stint.pool]
+    return min(stint.ended for stint in scored), max(stint.ended for stint in scored if stint.pool == "search")
+
+
+def table(rows: Sequence[Compared]) -> Table:
+    """Return the comparisons, one a row."""
+    shown = Table(title="Predicted and reached", title_justify="left", box=box.SIMPLE_HEAD)
+    for header, justify in (("precision", "left"), ("what", "left"), ("predicted", "right"), ("reached", "right")):
+        shown.add_column(header, justify=justify)
+    shown.add_column("predicted / reached", justify="right")
+    for row in rows:
+        shown.add_row(row.precision, row.what, f"{row.predicted:.0f} s", f"{row.reached:.0f} s", f"{row.ratio:.2f}")
+    return shown
+
+
+def result_line(compared: Mapping[str, Sequence[Compared]]) -> str:
+    """Return the bench's last line: one JSON object, null for a study that was not run."""
+    return json.dumps({f"{name}_ratio": round(rows[0].ratio, 2) if rows else None for name, rows in compared.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a study here is predicted to take, and what that rests on: its own trials, else a measurement of some seconds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mathsft.commands.common import placement_for, run_to_end, with_local_model
+from mathsft.commands.opening import Opening
+from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.data.pools import load_pools
+from mathsft.records import Problem
+from mathsft.runs.costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
+from mathsft.runs.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
+from mathsft.runs.measure import NotMeasuredError, measured_speeds
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.workers.placement import Placement
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is left of a study, and its final run, will take; basis says in words what the times rest on."""
+
+    experiment: Experiment
+    """With a local model."""
+    placement: Placement
+    time: StudyTime
+    final_seconds: float
+    footprint: Footprint
+    basis: str
+
+
+def predicted(opening: Opening, folder: StudyFolder, book: Book | None) -> Prediction:
+    """Predict what the study, whose precision is resolved, will take here."""
+    loaded, machine = opening.loaded, opening.machine
+    config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
+    pools = load_pools(experiment.data)
+    placement = placement_for(machine, experiment, folder.path, "study")
+    final_placement = placement_for(machine, experiment, folder.path, "final", config.final.ranks)
+    costs, basis = _costs(config, experiment, placement, pools, book, opening.heartbeat)
+    num_samples = experiment.evaluation.num_samples
+    num_watch, num_test = (len(pools[name]) * num_samples for name in ("watch", "test"))
+    hardware = placement.evaluator.settings.hardware
+    return Prediction(
+        experiment=experiment,
+        placement=placement,
+        time=study_time(work_left(config, len(pools["confirm"]), num_samples, book), costs, placement),
+        final_seconds=final_seconds(config.final, costs, final_placement, num_watch, num_test),
+        footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
+        basis=basis,
+    )
+
+
+def _costs(
+    config: StudyConfig,
+    experiment: Experiment,
+    placement: Placement,
+    pools: Mapping[str, Sequence[Problem]],
+    book: Book | None,
+    heartbeat: Heartbeat,
+) -> tuple[Costs, str]:
+    """Return the costs of the study's parts, and what they rest on."""
+    if book is not None and (past := past_costs(book, experiment)):
+        return past, "this study's own trials"
+    trainer, num_search = placement.trainers[0], len(pools["search"])
+    num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)
+    heartbeat.console.print(
+        "Measuring how fast this computer trains and generates: some steps and forward passes, about ten seconds"
+    )
+    try:
+        with heartbeat.during("measuring"):
+            speeds = run_to_end(measured_speeds(trainer, pools["train"], batch_sizes(config, experiment), num_at_once))
+        basis = (
+            f"measured now: training {speeds.step_seconds * 1e3:,.1f} ms a step and {speeds.example_seconds * 1e3:,.1f} ms "
+            f"an example, generating {speeds.decoded_token_seconds * 1e3:,.2f} ms a token and what vLLM adds"
+        )
+    except NotMeasuredError as error:
+        num_parameters, _ = model_size(Path(experiment.model.path))
+        speeds = assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.hardware)
+        basis = f"the model's size and an assumed rate, a guess: measuring failed ({error})"
+    return expected_costs(config, experiment, speeds, num_search), basis

@@ -1,0 +1,47 @@
+"""Has a forecast's measurement made, in a process like the trainer's. It predicts nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mathsft.errors import UserError
+from mathsft.records import Problem, Speeds, WorkerSpec
+from mathsft.workers.host import CodeError, UserMistake
+from mathsft.workers.spawn import SpawnProcess
+from mathsft.workers.worker import WorkerDied
+
+PROBE = "mathsft.training.probe:Probe"
+LIMIT_SECONDS = 300
+LEAST_PROBLEMS = 512
+"""So that batches differ; the largest batch is drawn without repeats, too."""
+
+
+class NotMeasuredError(Exception):
+    """The computer's speed could not be measured; the message is one line."""
+
+
+async def measured_speeds(
+    trainer: WorkerSpec, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int
+) -> Speeds:
+    """Return how fast the trainer's device trains on these problems and generates; raises NotMeasuredError, UserError."""
+    problems = problems[: max(LEAST_PROBLEMS, 2 * max(batch_sizes))]
+    with TemporaryDirectory() as folder:
+        settings = replace(trainer.settings, study_dir=Path(folder))
+        process = SpawnProcess(replace(trainer, target=PROBE, settings=settings), "probe")
+        try:
+            asked = process.request("measure", (problems, batch_sizes, num_responses))
+            reply = await asyncio.wait_for(asked, LIMIT_SECONDS)
+        except WorkerDied as death:
+            raise NotMeasuredError(str(death).partition(" (log")[0]) from death
+        except TimeoutError:
+            raise NotMeasuredError(f"it took over {LIMIT_SECONDS} seconds") from None
+        finally:
+            process.kill()
+    if isinstance(reply, UserMistake):
+        raise UserError(reply.message)
+    if isinstance(reply, CodeError):
+        raise NotMeasuredError(f"{reply.type_name}: {reply.message}".partition("\n")[0])
+    speeds: Speeds = reply.value
+    return speeds
