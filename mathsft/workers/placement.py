@@ -31,6 +31,7 @@ PACKED_FROM_WIDTH = 512
 weights are up to 1.7 times as fast at 576; at 128 to 384 they are no faster, and packing is most of a swap's time."""
 
 WORKER_ENV = {
+    "PYTHONUTF8": "1",  # torch reads files of its own in the locale's encoding, and they are in UTF-8
     "HF_HUB_OFFLINE": "1",  # the model is a local folder by now: nothing asks a server and waits for it
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at every process started
 }

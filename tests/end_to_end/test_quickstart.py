@@ -105,10 +105,10 @@ def run(argv: list[str], cwd: Path) -> str:
 
 
 def went_on_without_reader(workplace: Path) -> None:
-    """Finish the study although whoever reads its output stops after its first line, as a pager that is quit."""
+    """Finish the study although its locale knows ASCII only, and its reader stops after a line, as a pager that is quit."""
     command = [sys.executable, str(ROOT / STUDY[0]), *STUDY[1:]]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=workplace, stdout=pipe, stderr=pipe, text=True) as process:
+    pipe, env = subprocess.PIPE, {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    with subprocess.Popen(command, cwd=workplace, env=env, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith("No CUDA device")
         process.stdout.close()
