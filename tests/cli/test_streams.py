@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line_and_an_exit_code(workplace: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         code, _, errors = mathsft(workplace, "config", stdout=full)
     assert code == FAILED
-    assert errors == b"python -m mathsft: standard output: No space left on device; not all of it could be written\n"
+    assert errors == b"python -m mathsft config: standard output: No space left on device; not all of it could be written\n"
 
 
 def test_a_long_command_says_that_it_goes_on_without_reader(
@@ -203,7 +203,7 @@ def test_a_long_command_says_that_it_goes_on_without_reader(
     monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=run))
     monkeypatch.setattr(sys, "stdout", os.fdopen(os.dup(closed_pipe), "w"))
     assert cli.main(["replay", "demo", "0"]) == FAILED
-    assert capfd.readouterr().err == f"python -m mathsft: {cli.WITHOUT_READER}\n"
+    assert capfd.readouterr().err == f"python -m mathsft replay: {cli.WITHOUT_READER}\n"
     assert cli.main(["clean", "demo"]) == FAILED
     assert capfd.readouterr().err == ""
 
