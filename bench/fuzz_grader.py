@@ -42,7 +42,7 @@ UNITS = r"""
 \sqrt[3]{ \boxed{ \boxed{1} \text{ \text{a} \mathrm{ ^ ^{ ^2 _ _{ x^ 2^ 9** 9^9^ ! 9! !! - -- + * / // 1/ , ,1 1,000,
 1. .. 0.1 ; : = x= == \pm \cup \cap \in \infty \pi e i x xy 1x \sin \log_ \log \binom{ \choose \over \sum_{ \prod_{
 \int_0^ \lim_{ \begin{pmatrix} \end{pmatrix} \\ & % \% ° ^\circ \overline{ 0.\overline{9} # ~ \ \\\ ½ ² √ ∞ ﷺ ﬃ ① 𝟗 ٣ 一
-é ́ <answer> <think> and or 1e9 e9 9 0 7
+é ́ <answer> <think> and or 1e9 e9 9 0 7 1:00 : 元 。 {,} ,\! != x_1= k\in\mathbb{Z} \begin{cases} \end{cases} so is it
 """
 INVISIBLE = "\x00\x01\x08\x0b\x1b\x7f\x85\u200b\u200e\u200f\u202a\u202e\u2066\u2069\ufeff\ud800\udfff\U000e0041\n\r\t"
 TOWERS = (

@@ -1,5 +1,6 @@
 """Decides by rule whether two answers have the same value; what only algebra beyond the rules could tell stays undecided."""
 
+import re
 from collections.abc import Iterable
 
 from mathsft.answers.algebra import same_value
@@ -8,9 +9,11 @@ from mathsft.answers.polynomials import CannotComputeError, NoValueError
 from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
 from mathsft.answers.reading import readings
 from mathsft.answers.relations import as_relation, same_relation
+from mathsft.answers.sentences import without_one_sentence
 from mathsft.answers.structures import (
     Choice,
     Clock,
+    Family,
     Items,
     Matrix,
     Named,
@@ -23,6 +26,7 @@ from mathsft.answers.structures import (
 )
 
 _HALF_A_DAY = 12 * 60
+_NUMBERED = re.compile(r"(?P<letter>\\?[A-Za-z]+)_\{[0-9]+\}")
 
 
 def equal(answer: str, gold: str) -> bool:
@@ -32,12 +36,17 @@ def equal(answer: str, gold: str) -> bool:
 
 def decide(answer: str, gold: str) -> bool | None:
     """Return whether two answers have the same value, None where only algebra could tell; never raises, never hangs."""
-    first, second = normalise(answer), normalise(gold)
+    first, second = comparable(answer, gold)
     if not first or not second:
         return False
     if first == second:
         return True
     return _any(_compare_or_leave(one, other) for one in readings(first) for other in readings(second))
+
+
+def comparable(answer: str, gold: str) -> tuple[str, str]:
+    """Return both in their one spelling, without the sentence that one of them may be; "" where it is no answer."""
+    return without_one_sentence(normalise(answer), normalise(gold))
 
 
 def _compare_or_leave(first: Reading, second: Reading) -> bool | None:
@@ -50,6 +59,12 @@ def _compare_or_leave(first: Reading, second: Reading) -> bool | None:
 
 def _compare_answers(first: Reading, second: Reading) -> bool | None:
     """Compare whole answers, where y = 4 and 4 say the same."""
+    if isinstance(first, Family) and isinstance(second, Family):
+        return _compare_answers(first.content, second.content) if first.letter == second.letter else False
+    numbered, other_numbered = _numbered_values(first), _numbered_values(second)
+    # In two numbered lists, and in the order of a point, each value has its own place.
+    if bool(numbered) != bool(other_numbered) and not (_is_point(first) or _is_point(second)):
+        first, second = numbered or first, other_numbered or second
     if isinstance(first, Named | Relation) and isinstance(second, Named | Relation):
         return _compare(first, second)
     first, second = _without_name(first), _without_name(second)
@@ -102,16 +117,17 @@ def _compare_mixed(first: Reading, second: Reading) -> bool | None:
             case Choice(), Quantity() if one.letter == text_key(other.source):
                 return True
             case Choice(), _:
-                return _compare(one.content, other)
-            case Clock(), Items(":"):
+                # In their order: where one may be a ratio or a time, the gold answer decides.
+                return _compare(*(side.content if isinstance(side, Choice) else side for side in (first, second)))
+            case Clock(), Items("h:m"):
                 return _compare_clock(one, other)
             case Clock(), _:
                 return False
             case Named(), Relation():
                 relation = as_relation(one)
                 return same_relation(relation, other) if relation else False
-            case Items(":", (Quantity() as upper, Quantity() as lower)), Quantity():
-                return same_value(upper.value, lower.value * other.value)
+            case Items(":" | "h:m", (Quantity() as upper, Quantity() as lower)), Quantity():
+                return False if _has_zero(one) else same_value(upper.value, lower.value * other.value)
             case Items("()"), Matrix() if all(len(row) == 1 for row in other.rows):
                 return _compare_items(one, Items("()", tuple(row[0] for row in other.rows)))
             case Items("[]" | "()", rows), Matrix():
@@ -152,7 +168,7 @@ def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
 def _compare_items(first: Items, second: Items) -> bool | None:
     if len(first.items) != len(second.items):
         return False
-    if first.brackets == second.brackets == ":":
+    if ":" in first.brackets and ":" in second.brackets:
         return _compare_ratios(first, second)
     if first.is_ordered or second.is_ordered:
         if first.brackets != second.brackets:
@@ -166,10 +182,17 @@ def _compare_items(first: Items, second: Items) -> bool | None:
     return None if _can_pair([[verdict is not False for verdict in row] for row in verdicts]) else False
 
 
-def _compare_ratios(first: Items, second: Items) -> bool | None:
-    values, other_values = ([item.value for item in ratio.items if isinstance(item, Quantity)] for ratio in (first, second))
-    pairs = list(zip(values, other_values, strict=True))
-    return _all(same_value(pairs[0][0] * other, pairs[0][1] * value) for value, other in pairs[1:])
+def _compare_ratios(answer: Items, gold: Items) -> bool | None:
+    """Compare part by part where the gold answer may be a time, for both readings have to agree, or where a part is zero."""
+    pairs = list(zip(answer.items, gold.items, strict=True))
+    if gold.brackets == "h:m" or _has_zero(answer) or _has_zero(gold):
+        return _all(_compare(one, other) for one, other in pairs)
+    values = [(one.value, other.value) for one, other in pairs if isinstance(one, Quantity) and isinstance(other, Quantity)]
+    return _all(same_value(values[0][0] * other, values[0][1] * value) for value, other in values[1:])
+
+
+def _has_zero(ratio: Items) -> bool:
+    return any(isinstance(item, Quantity) and item.value.rational == 0 for item in ratio.items)
 
 
 def _can_pair(allowed: list[list[bool]]) -> bool:
@@ -205,6 +228,17 @@ def _as_point(reading: Reading) -> Items | None:
         return None
     names = [item.name for item in reading.items if isinstance(item, Named)]
     return Items("()", tuple(map(_without_name, reading.items))) if names == sorted(names) else None
+
+
+def _numbered_values(reading: Reading) -> Named | None:
+    """Return x_1 = 2, x_2 = 3 as the values 2 and 3 of x, None where the names are not one letter with several numbers."""
+    if not isinstance(reading, Items) or reading.brackets:
+        return None
+    found = [_NUMBERED.fullmatch(item.name) for item in reading.items if isinstance(item, Named)]
+    letters = {name["letter"] for name in found if name}
+    if len(letters) != 1 or None in found or len(found) < len(reading.items):
+        return None
+    return Named(letters.pop(), Items("", tuple(map(_without_name, reading.items))))
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

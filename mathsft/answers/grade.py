@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from mathsft.answers.equal import decide
-from mathsft.answers.normalise import closing_brace, normalise
+from mathsft.answers.equal import comparable, decide
+from mathsft.answers.normalise import closing_brace
 from mathsft.answers.response_format import parse
 from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
@@ -74,8 +74,7 @@ class Grader:
         """Return a ruling for each answer and its gold, in order; a pair that comes again is not judged again."""
         rulings = {pair: self._known.get(pair) or _rule(pair) for pair in dict.fromkeys(pairs)}
         undecided = [pair for pair, ruling in rulings.items() if ruling.is_equal is None]
-        in_latex = [Pair(_in_latex(pair.answer), _in_latex(pair.gold)) for pair in undecided]
-        judged = dict(zip(undecided, self._sandbox.judge(in_latex), strict=True))
+        judged = dict(zip(undecided, self._sandbox.judge([_in_latex(pair) for pair in undecided]), strict=True))
         if len(self._known) + len(judged) > _MAX_KNOWN:
             self._known.clear()
         # The next time a stopped process may have a less busy machine.
@@ -110,13 +109,14 @@ def _rule(pair: Pair) -> Ruling:
     """Rule on a pair without algebra; is_equal is None where that is not enough."""
     started = time.perf_counter()
     is_equal = decide(pair.answer, pair.gold)
-    if is_equal is None and not all(_is_legible(_in_latex(text)) for text in (pair.answer, pair.gold)):
-        is_equal = False
+    if is_equal is None:
+        in_latex = _in_latex(pair)
+        is_equal = None if _is_legible(in_latex.answer) and _is_legible(in_latex.gold) else False
     return Ruling(is_equal, seconds=time.perf_counter() - started)
 
 
-def _in_latex(answer: str) -> str:
-    return normalise(answer).translate(_LATEX)
+def _in_latex(pair: Pair) -> Pair:
+    return Pair(*(text.translate(_LATEX) for text in comparable(pair.answer, pair.gold)))
 
 
 def _is_legible(text: str) -> bool:

@@ -40,6 +40,7 @@ _UNICODE = str.maketrans(
         "±": r"\pm ",
         "≈": r"\approx ",
         "…": "...",
+        "、": ", ",
         "∣": "|",
         "⌊": r"\lfloor ",
         "⌋": r"\rfloor ",
@@ -91,6 +92,10 @@ _COMMANDS = {
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _FUNCTION_WORDS = ("sin", "cos", "tan", "cot", "csc", "cis", "arcsin", "arccos", "arctan", "log", "ln")
+_CLOSE_COMMA = re.compile(r"(?<=[0-9])\s?(?:\\!\s?)?(?:\{,\}|,\s?\\!)(?:\s|\\!){0,8}(?=[0-9]{3}(?![0-9]))")
+"""A comma that TeX sets without the space after it, as thousands have it; what is typed around it does not show."""
+_UNEQUAL = re.compile(r" !=(?!=)|\\not ?=|=/=")
+"""Without the space before it, n!=6 may be a factorial."""
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
 _LEADING_TILDE = re.compile(r"^[\s$]*~")
@@ -112,21 +117,24 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 def normalise(answer: str) -> str:
     """Return the answer in its one spelling, or "" where it is blank, too long or holds characters that hide something."""
-    if len(answer) > MAX_ANSWER_CHARS or _FORBIDDEN.search(answer):
+    if _FORBIDDEN.search(answer):
+        return ""
+    answer = " ".join(answer.split())
+    if len(answer) > MAX_ANSWER_CHARS:
         return ""
     answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
     # Compatibility forms may unfold into many characters each.
     if len(text) > 2 * MAX_ANSWER_CHARS:
         return ""
-    text = _VECTOR.sub(r" \1\2", text)
+    text = _VECTOR.sub(r" \1\2", _CLOSE_COMMA.sub(",", text))
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
     # A single dollar sign delimits nothing.
     text = text.replace("$", DOLLAR if text.count("$") == 1 else "")
     text = text.replace("{,}", ",").replace("~", " ").replace("**", "^")
     text = " ".join(text.split())
     text = _TEXT.sub(_tidy_text, text)
-    text = _DEGREE.sub("°", text)
+    text = _DEGREE.sub("°", _UNEQUAL.sub(r"\\ne ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", text)
     text = _LOG_OF_DIGITS.sub(r"{\1}\2", text)
     text = _BARE_SCRIPT.sub(r"\1{\2}", text)
@@ -190,7 +198,7 @@ def _unwrapped(text: str) -> str:
     """Strip final punctuation, a box, and braces around the whole; a few rounds, for nobody means more."""
     for _ in range(4):
         before = text
-        if text.endswith((".", ",", ";")) and not text.endswith(".."):
+        if text.endswith((".", ",", ";", "。")) and not text.endswith(".."):
             text = text[:-1].rstrip()
         text = _without_single_box(text)
         if text.startswith("{") and closing_brace(text, 0) == len(text) - 1:

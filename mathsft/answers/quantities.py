@@ -10,7 +10,7 @@ from mathsft.answers.units import NO_UNIT, Unit, read_unit
 
 _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
-_UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥¢]| [A-Za-z]{2,}|(?<=[0-9}])[A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
+_UNIT_BEGINS = re.compile(r" ?(?:\\text\{|%|°|[¤€£¥¢一-鿿]| [A-Za-z]{2,}|(?<=[0-9}])[A-Za-z]{2,}| [A-Za-z](?![A-Za-z(^_!]))")
 _IS_UNMARKED = re.compile(r" *[A-Za-z]")
 _ANGLE_FUNCTION = re.compile("|".join(ANGLE_FUNCTIONS))
 _MAX_UNIT_PLACES = 8

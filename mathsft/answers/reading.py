@@ -16,6 +16,7 @@ from mathsft.answers.structures import (
     EMPTY,
     Choice,
     Clock,
+    Family,
     Items,
     Matrix,
     Named,
@@ -42,6 +43,11 @@ _MATRIX = re.compile(
     r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
     r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
 )
+_SYSTEM = re.compile(
+    r"(?:⦃ ?\\begin\{array\}(?:\{[lcr| ]{0,40}\})?|⦃? ?\\begin\{(?:cases|aligned|gathered)\})"
+    r"(?P<rows>.*)\\end\{(?:cases|array|aligned|gathered)\} ?[.⦄]?"
+)
+_ROW_OF_SYSTEM = re.compile(r"[^&,]*(?:&? ?(?:=|<|>|\\(?:le|ge|ne|in)(?![A-Za-z]))&? ?)[^&,]*[,.;]? ?")
 _TRANSPOSED = re.compile(r"(?P<inside>.*[)\]}]) ?\^ ?\{? ?(?:\\text\{ ?T ?\}|T|\\top|\\intercal) ?\}?")
 _CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])(?:\)|[.:](?= ))) ?(?P<rest>.+)")
@@ -56,6 +62,16 @@ _EMPTY = re.compile(r"\\emptyset|⦃ ?⦄|no (?:real )?solutions?|(?:the )?empty
 _SET_BUILDER = re.compile(r"[A-Za-z](?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(?P<condition>.+)")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\+/-|\+-")
 _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])")
+_TIME = re.compile(r"[0-9]{1,2}(?: ?: ?[0-5][0-9]){1,2}(?![0-9.:/])")
+_EACH = r"(?:for |where |with |and )?(?:\\forall |(?:all|any|each|every|some|an) )?"
+_ALL_INTEGERS = (
+    rf"{_EACH}(?:(?P<letter>[A-Za-z])(?: ?\\in ?(?:\\mathbb ?)?\{{? ?\\?Z ?\}}?(?! ?[\^_])"
+    r"| (?:(?:is|are|being|an?|any|some|arbitrary) ){0,3}integers?| ?= ?0(?:, ?\\pm ?[123]){2,3}, ?\.\.\.)"
+    r"|integers? (?P<named>[A-Za-z]))"
+)
+_INTEGERS_FIRST = re.compile(rf"\(?{_ALL_INTEGERS}[),;: ]{{1,4}}")
+_INTEGERS_LAST = re.compile(rf"[ ,;|:(]{{1,4}}{_ALL_INTEGERS}\)?$")
+_TOKEN = re.compile(r"\\?[A-Za-z]+")
 _COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]{3}")
 _HEDGE = re.compile(r"\\approx|\\sim(?![A-Za-z])|\?|\.\.\.|\\(?:boxed|def|\\)|(?<=[0-9]) (?=[0-9])|\b(?i:or|not|by)\b")
 _UNBOUNDED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])(?=.*(?:[0-9]{5}|[0-9]{2} ?\^))")
@@ -67,8 +83,9 @@ def readings(text: str) -> list[Reading]:
     """Return what normalised text may mean: 100,200 is one number or two. Never raises."""
     if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
         return [Valueless(text)]
-    grouped = _Reader(commas_group=True).read(text)
-    return [grouped, _Reader(commas_group=False).read(text)] if _COMMA_IN_NUMBER.search(text) else [grouped]
+    spellings = [text, text.replace("!=", r"\ne ")] if "!=" in text else [text]
+    ways = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
+    return [_Reader(commas_group=way).read(spelling) for way in ways for spelling in spellings]
 
 
 class _Reader:
@@ -80,6 +97,7 @@ class _Reader:
     def read(self, text: str) -> Reading:
         ways: tuple[Callable[[str], Reading | None], ...] = (
             self._read_after_lead,
+            self._read_family,
             self._read_number_words,
             self._read_whole_text,
             self._read_choice,
@@ -88,6 +106,7 @@ class _Reader:
             _read_clock,
             self._read_well_known_set,
             self._read_matrix,
+            self._read_system,
             self._read_transposed,
             self._read_list,
             self._read_plus_minus,
@@ -108,6 +127,20 @@ class _Reader:
     def _read_after_lead(self, text: str) -> Reading | None:
         lead = _LEAD.match(text)
         return self.read(text[lead.end() :]) if lead and lead.end() < len(text) else None
+
+    def _read_family(self, text: str) -> Reading | None:
+        r"""Read "x = k\pi, k \in \mathbb{Z}", its condition at either end, and call the integer k."""
+        words = without_text_commands(text)
+        found = _INTEGERS_LAST.search(words) or _INTEGERS_FIRST.match(words)
+        if not found:
+            return None
+        letter = found["letter"] or found["named"]
+        values = (words[: found.start()] or words[found.end() :]).strip()
+        letters = {token for token in _TOKEN.findall(values) if len(token) == 1}
+        if letter not in letters or _INTEGERS_LAST.search(values) or _INTEGERS_FIRST.match(values):
+            return None
+        name = letter if "k" in letters else "k"
+        return Family(name, self.read(_TOKEN.sub(lambda token: name if token[0] == letter else token[0], values)))
 
     def _read_number_words(self, text: str) -> Reading | None:
         in_digits = without_number_words(text)
@@ -149,6 +182,14 @@ class _Reader:
         cells = tuple(tuple(_times(factor, self.read(cell.strip())) for cell in row.split("&")) for row in rows)
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
 
+    def _read_system(self, text: str) -> Reading | None:
+        """Read equations that hold together, one a row, as the list of them; rows of a function's cases are none."""
+        system = _SYSTEM.fullmatch(text)
+        rows = [row.strip() for row in system["rows"].split(r"\\") if row.strip()] if system else []
+        if len(rows) < 2 or not all(map(_ROW_OF_SYSTEM.fullmatch, rows)):
+            return None
+        return self._read_list(", ".join(row.replace("&", "").rstrip(" ,.;") for row in rows))
+
     def _read_transposed(self, text: str) -> Reading | None:
         transposed = _TRANSPOSED.fullmatch(text)
         inside = self.read(transposed["inside"]) if transposed else None
@@ -182,7 +223,8 @@ class _Reader:
         return (None if " or " in text else intersection(readings)) or _list_of(readings, is_union=" or " in text)
 
     def _read_plus_minus(self, text: str) -> Reading | None:
-        if len(_PLUS_MINUS.findall(text)) != 1:
+        # In a set the sign stands for two members, not for two sets.
+        if len(_PLUS_MINUS.findall(text)) != 1 or "⦃" in text:
             return None
         upper = _MINUS_PLUS.sub("-", _PLUS_MINUS.sub("+", text))
         lower = _MINUS_PLUS.sub("+", _PLUS_MINUS.sub("-", text))
@@ -195,7 +237,11 @@ class _Reader:
         content = text[1:-1].strip()
         if brackets == "⦃⦄" and (builder := _SET_BUILDER.fullmatch(content)):
             condition = self.read(builder["condition"])
-            return condition.content if isinstance(condition, Named) else None
+            if isinstance(condition, Named):
+                return condition.content
+            return condition if isinstance(condition, Family) else None
+        if brackets == "⦃⦄" and (family := self._read_family(content)):
+            return family
         inside = self._read_list(content) or self.read(content)
         if isinstance(inside, Items) and not inside.brackets:
             return Items("()" if brackets == "⟨⟩" else brackets, inside.items)
@@ -203,12 +249,17 @@ class _Reader:
         return inside if brackets == "()" else Items(brackets, (inside,))
 
     def _read_relation(self, text: str) -> Reading | None:
-        return read_relation(text, commas_group=self._commas_group, read=self.read)
+        relation = read_relation(text, commas_group=self._commas_group, read=self.read)
+        match relation:
+            case Named(name, Family(letter, content)):
+                return Family(letter, Named(name, content))
+        return relation
 
     def _read_ratio(self, text: str) -> Reading | None:
-        parts = [self._read_quantity(part) for part in _split(without_text_commands(text), _COLON)]
+        text = without_text_commands(text)
+        parts = [self._read_quantity(part) for part in _split(text, _COLON)]
         terms = tuple(part for part in parts if part is not None)
-        return Items(":", terms) if 1 < len(parts) == len(terms) else None
+        return Items("h:m" if _TIME.match(text) else ":", terms) if 1 < len(parts) == len(terms) else None
 
     def _split_list(self, text: str) -> list[str]:
         """Split at the separators outside brackets; only at the wide ones (", ", "and") if there are any, so 1,000 stays."""

@@ -54,6 +54,15 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Family:
+    r"""One value for each integer, as π/4 + kπ with k in \mathbb{Z}."""
+
+    letter: str
+    """What the integer is called in the content: k, unless that names something else."""
+    content: "Reading"
+
+
+@dataclass(frozen=True)
 class Relation:
     r"""An equation or inequality between formulas: `difference` is "=", ">", "\\ge" or "\\ne" to 0."""
 
@@ -63,7 +72,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Items:
-    """Several readings: "" is a bare list, "⦃⦄" a set, "∪" a union, ":" a ratio; "()", "[)", … are points and intervals."""
+    """Several readings: "" is a bare list, "⦃⦄" a set, "∪" a union; "()", "[)", … are points and intervals.
+
+    ":" is a ratio, "h:m" a ratio that may also be a time, as 6:15.
+    """
 
     brackets: str
     items: tuple["Reading", ...]
@@ -81,7 +93,9 @@ class Matrix:
     rows: tuple[tuple["Reading", ...], ...]
 
 
-Reading: TypeAlias = Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Relation | Items | Matrix
+Reading: TypeAlias = (
+    Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Family | Relation | Items | Matrix
+)
 
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{2})")
 

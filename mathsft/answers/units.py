@@ -12,49 +12,50 @@ from mathsft.answers.normalise import DOLLAR, without_text_commands
 _MAX_CHARS = 60
 _MAX_WORDS = 6
 _PART = re.compile(
-    r" ?(?P<join>/|\\cdot(?![A-Za-z])|) ?(?P<word>%|°(?: ?[CF](?![A-Za-z]))?|[A-Za-z]+|[¤€£¥¢])\.?"
+    r" ?(?P<join>/|\\cdot(?![A-Za-z])|) ?(?P<word>%|°(?: ?[CF](?![A-Za-z]))?|[A-Za-z]+|[¤€£¥¢]|平方|立方|[一-鿿]+)\.?"
     r"(?: ?\^ ?\{ ?(?P<power>-?[1-9]) ?\})?"
 )
 # Per dimension: the size of each unit in the first one, and its spellings.
 _DIMENSIONS = {
     "percent": [("1", "% percent pct percentage")],
-    "degree": [("1", "° deg degs degree degrees")],
+    "degree": [("1", "° deg degs degree degrees 度")],
     "radian": [("1", "rad rads radian radians")],
-    "celsius": [("1", "°C celsius")],
+    "celsius": [("1", "°C celsius 摄氏度")],
     "fahrenheit": [("1", "°F fahrenheit")],
     "length": [
-        ("1", "m meter meters metre metres"),
-        ("1/1000", "mm millimeter millimeters millimetre millimetres"),
-        ("1/100", "cm centimeter centimeters centimetre centimetres"),
-        ("1000", "km kms kilometer kilometers kilometre kilometres"),
+        ("1", "m meter meters metre metres 米"),
+        ("1/1000", "mm millimeter millimeters millimetre millimetres 毫米"),
+        ("1/100", "cm centimeter centimeters centimetre centimetres 厘米"),
+        ("1000", "km kms kilometer kilometers kilometre kilometres 千米 公里"),
         ("0.0254", "in inch inches"),
         ("0.3048", "ft foot feet"),
         ("0.9144", "yd yds yard yards"),
         ("1609.344", "mi mile miles"),
     ],
     "mass": [
-        ("1", "g gram grams"),
+        ("1", "g gram grams 克"),
         ("1/1000", "mg milligram milligrams"),
-        ("1000", "kg kgs kilogram kilograms"),
+        ("1000", "kg kgs kilogram kilograms 千克 公斤"),
         ("453.59237", "lb lbs pound pounds"),
         ("28.349523125", "oz ounce ounces"),
     ],
     "volume": [
-        ("1", "L l liter liters litre litres"),
-        ("1/1000", "ml mL milliliter milliliters millilitre millilitres"),
+        ("1", "L l liter liters litre litres 升"),
+        ("1/1000", "ml mL milliliter milliliters millilitre millilitres 毫升"),
     ],
     "time": [
-        ("1", "s sec secs second seconds"),
-        ("60", "min mins minute minutes"),
-        ("3600", "h hr hrs hour hours"),
-        ("86400", "day days"),
+        ("1", "s sec secs second seconds 秒"),
+        ("60", "min mins minute minutes 分钟"),
+        ("3600", "h hr hrs hour hours 小时"),
+        ("86400", "day days 天"),
         ("604800", "week weeks wk wks"),
     ],
-    "month": [("1", "month months"), ("12", "yr yrs year years")],
-    "dollar": [("1", f"{DOLLAR} dollar dollars usd"), ("1/100", "¢ cent cents")],
+    "month": [("1", "month months"), ("12", "yr yrs year years 年 岁")],
+    "dollar": [("1", f"{DOLLAR} dollar dollars usd 美元"), ("1/100", "¢ cent cents")],
     "euro": [("1", "€ euro euros eur")],
     "sterling": [("1", "£ gbp")],
-    "yen": [("1", "¥ yen")],
+    "yen": [("1", "¥ yen 円")],
+    "yuan": [("1", "yuan cny rmb 元")],
 }
 _UNITS = {
     spelling: (dimension, Fraction(size))
@@ -63,7 +64,9 @@ _UNITS = {
     for spelling in spellings.split()
 }
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
+_POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3, "平方": 2, "立方": 3}
+_COUNTERS = frozenset("个個只人名次种條条件张本支")
+"""What Chinese puts after a number of things; other words there may be "or so" or "ten thousand"."""
 _NO_UNITS = """
 about and approximately around at base but by choose chosen correct divided either equals factorial half halves hundredths
 if incorrect infinity is least less log maybe minus mod modulo more most nor not or over perhaps pi plus possibly probably
@@ -124,7 +127,7 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
             continue
         spelling = _spelling(word)
         # A letter that touches its number, as in 5m, is algebra.
-        is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not word.isalpha())
+        is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not (word.isascii() and word.isalpha()))
         if not is_known and not _may_be_a_thing(word, is_marked, is_spaced):
             return None
         powers.append((spelling, int(part["power"] or 1) * power_of_next))
@@ -152,4 +155,6 @@ def _may_be_a_thing(word: str, is_marked: bool, is_spaced: bool) -> bool:
     """Tell whether 5 <word> counts things (5 apples) rather than multiplies (5 xy)."""
     if word.lower() in _NO_UNITS.split():
         return False
+    if not word.isascii():
+        return word in _COUNTERS
     return len(word) >= 2 if is_marked else is_spaced and len(word) >= 3

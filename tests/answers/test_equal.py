@@ -20,7 +20,8 @@ FRAGMENTS = r"""
 HOSTILE = r"""(~[~{~}~)~\frac{~\frac{1}~\frac1~1,~1, ~x=~1 ~1/~.~\{~ and ~9e9~^{~^2~^x~a ~\\~&~\boxed{~\text{
 \begin{pmatrix}~\left(~((1),~½~ﷺ~2\frac~~0.~\overline{1}~$~\cup ~1,000~\sqrt~\sqrt{~√~-~!~|x~(x+1)~(x+y)^9
 /(x+1)~+\frac{1}{x+1}~\sqrt{x+1}~\log_~\sin~\arctan~2^{x}~1:~five~~A) ~answer: ~= ~\pm~9**~10^{~99999!~1e4000
-+10^{3000}~\binom{9}{~ cm~**~x<~ or ~{1 \over ~\lfloor"""
++10^{3000}~\binom{9}{~ cm~**~x<~ or ~{1 \over ~\lfloor~so ~so it is ~1,\! 000~{,}~1:00~n!=1 ~12元
+\pm1,~, k\in Z~k is an integer,~x_1=1,~\begin{cases}x=1\\~⟨x=1\\~ is the answer"""
 fragments = st.one_of(
     st.text(max_size=4),
     st.integers(-999, 9999).map(str),
@@ -55,6 +56,13 @@ def spellings(value: Fraction) -> st.SearchStrategy[str]:
     return st.sampled_from(ways)
 
 
+sentences = st.sampled_from(
+    ["So the area is {}.", r"Hence, \boxed{{{}}}", "The sum is\n{}", "$x=2$, so we get {}.", "{} is the answer.", "{}。"]
+)
+denials = st.sampled_from(
+    ["It is not {}", "Perhaps it is {}", "It is {} or so", "It is {} or {}", "It is {}, {}", "It isn't {}", "It is about {}"]
+)
+
 numbers = rationals.flatmap(lambda value: st.tuples(st.just(value), spellings(value)))
 
 
@@ -68,6 +76,30 @@ def test_numbers_are_equal_exactly_when_their_values_are(first: tuple[Fraction, 
 @given(rationals.flatmap(lambda value: st.tuples(spellings(value), spellings(value))))
 def test_every_spelling_of_a_number_is_equal_to_every_other(pair: tuple[str, str]) -> None:
     assert decide(*pair) is True
+
+
+@repeatable
+@given(rationals, sentences, denials)
+def test_a_sentence_is_what_it_comes_to_unless_it_is_in_doubt(value: Fraction, sentence: str, denial: str) -> None:
+    assert decide(sentence.format(value), str(value)) is True
+    assert decide(sentence.format(value), str(value + 1)) is False
+    assert decide(denial.format(value, value + 1), str(value)) is not True
+    assert decide(denial.format(value, value + 1), str(value + 1)) is not True
+
+
+hours, minutes = st.integers(0, 23), st.integers(0, 59)
+
+
+@repeatable
+@given(hours, minutes, hours, minutes)
+def test_times_are_equal_exactly_when_their_parts_are(hour: int, minute: int, other: int, other_minute: int) -> None:
+    assert decide(f"{hour}:{minute:02}", f"{other:02}:{other_minute:02}") is ((hour, minute) == (other, other_minute))
+
+
+@repeatable
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_ratios_are_equal_exactly_when_their_products_are(upper: int, lower: int, other: int, other_lower: int) -> None:
+    assert decide(f"{upper}:{lower}", f"{other}:{other_lower}") is (upper * other_lower == other * lower)
 
 
 @repeatable

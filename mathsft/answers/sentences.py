@@ -1,0 +1,53 @@
+r"""Takes off the sentence that leads to an answer: of "So the area is \frac{3}{8}" it leaves \frac{3}{8}.
+
+What the answer is, and whether it is only one, others find out: of "it is 6 or 7" it leaves "6 or 7".
+"""
+
+import re
+
+from mathsft.answers.normalise import whole_text
+
+_VERB = re.compile(
+    r"(?<![A-Za-z\\])(?:(?:is|are|was|were|be|equals|gets?|gives?|yields?|obtain|have|has)(?: equal to| given by)?"
+    r"|(?P<conclusion>so|thus|hence|therefore|then))(?:[:,} ]|$)[:,} ]*",
+    re.IGNORECASE,
+)
+_CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|answer)\b", re.IGNORECASE)
+_STATEMENT = re.compile(r"[=<>]|\b(?:is|are|was|were|equals|gets?|gives?|yields?|obtain|have|has)\b.*[0-9]", re.IGNORECASE)
+_DOUBT = re.compile(
+    r"n't\b|\b(?:no|not|never|neither|nor|or|either|maybe|perhaps|possibly|a possible|probab(?:ly|le)|likely|unlikely|might"
+    r"|may|could|guess|think|believe|suppose|assum\w*|seems?|appears?|about|approx\w*|around|estimat\w*|nearly|almost|roughly"
+    r"|if|unless|when|where|such that|while|wrong\w*|incorrect\w*|false|one|twice|half|double)\b",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"(?!\(?[A-H][.:)]).*[A-Za-z][a-z]")
+"""Of (B) or B. the letter is a choice, of AB they are a name."""
+_TRAIL = re.compile(
+    r"(?P<answer>.+?)(?: | ?\\text\{ ?)is (?:the|our) (?:final |correct )?(?:answer|result|solution|value)\}?", re.IGNORECASE
+)
+
+
+def without_sentence(text: str) -> str:
+    """Return what a sentence in normalised text comes to; the text where it is no sentence, or one in doubt.
+
+    What goes before may hold formulas, but nothing that is stated, except on the way to the first "so" or "answer".
+    """
+    words = whole_text(text) or text
+    if trail := _TRAIL.fullmatch(words):
+        return trail["answer"]
+    verbs = list(_VERB.finditer(words))
+    if not verbs:
+        return text
+    verb = verbs[-1]
+    lead, answer = words[: verb.end()], words[verb.end() :]
+    is_sentence = verb["conclusion"] or _WORD.match(words[: verb.start()])
+    reasoning, *conclusions = _CONCLUSION.split(lead)
+    is_in_doubt = _DOUBT.search(lead) or any(map(_STATEMENT.search, conclusions or [reasoning]))
+    is_whole = answer and answer.count("{") == answer.count("}")
+    return answer if is_whole and is_sentence and not is_in_doubt else text
+
+
+def without_one_sentence(first: str, second: str) -> tuple[str, str]:
+    """Return both texts, the one that is a sentence without it; two sentences speak of what they speak of, and stay."""
+    bare, other_bare = without_sentence(first), without_sentence(second)
+    return (first, second) if bare != first and other_bare != second else (bare, other_bare)
