@@ -14,6 +14,7 @@ from mathsft.commands.common import open_console
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import python
+from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.shown import response_panel, run_page, studies_table, summarise
@@ -116,24 +117,25 @@ def _show_run(book: Book, run: Run, pool: str, arguments: argparse.Namespace, co
     last = book.score(run.name, analyses[-1].step, pool) if analyses else None
     problems = book.problems()
     responses = book.responses(last) if last else []
-    _print_long(console, [run_page(run, analyses, responses, problems)])
+    _print_long(console, [run_page(run, analyses, responses, problems, Objective.of(book.settings()))])
     console.print(f"Next: {COMMAND} {arguments.study} {run.name} --responses wrong_answer")
     return OK
 
 
 def _show_responses(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
     score, problems = _score_at(book, run, pool, arguments.step), book.problems()
+    objective = Objective.of(book.settings())
     chosen = [
         response
         for response in book.responses(score)
-        if arguments.responses in (None, "all", response.verdict.category)
+        if arguments.responses in (None, "all", objective.category(response))
         and _contains(response, problems.get(response.problem_id), arguments.search or "")
     ]
     if arguments.json:
         return _print_json(console, [asdict(response) for response in chosen])
     total = sum(score.counts.values())
     heading = f"{run.name} at step {score.step}, pool {pool}: {len(chosen)} of {total} responses"
-    _print_long(console, [heading, *(response_panel(response, problems) for response in chosen)])
+    _print_long(console, [heading, *(response_panel(response, problems, objective) for response in chosen)])
     return OK
 
 

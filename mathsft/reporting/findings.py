@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mathsft.objective import Objective, shares
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import text
+from mathsft.reporting.characteristics import is_cut
 from mathsft.runs.best import best_checkpoint
 from mathsft.runs.ledger import IDLE, Ledger, cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.statistics.intervals import wilson
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.book import Book
 
@@ -35,6 +36,7 @@ class Subject:
     best: Sequence[Response]
     """The best checkpoint's, on the same pool."""
     pool: str
+    objective: Objective
 
 
 def findings_section(book: Book) -> str:
@@ -57,9 +59,10 @@ def paired(book: Book, run: Run, pool: str, step: int) -> tuple[PairedDifference
         return None
     if before.num_problems != after.num_problems:
         return None
+    objective, responses = Objective.of(book.settings()), (book.responses(before), book.responses(after))
     return (
-        compare(_solved(book, before), _solved(book, after)),
-        compare(_solved(book, before, _is_well_formed), _solved(book, after, _is_well_formed)),
+        compare(*(shares(given, objective.is_correct) for given in responses)),
+        compare(*(shares(given, objective.is_well_formed) for given in responses)),
     )
 
 
@@ -80,14 +83,14 @@ def _final_against_base(subject: Subject) -> str:
 
 
 def _where_errors_lie(subject: Subject) -> str:
-    wrong = [response for response in subject.best if response.verdict.category != "correct"]
-    if not wrong:
+    num_wrong = sum(not subject.objective.is_correct(response) for response in subject.best)
+    if not num_wrong:
         return ""
-    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
-    what = "the format" if num_format > len(wrong) / 2 else "the answers"
+    failed = subject.objective.share(subject.best, subject.objective.is_malformed)
+    what = "the format" if failed.num > num_wrong / 2 else "the answers"
     return (
-        f"What is left to learn is mostly {what}: of its {len(wrong):,} responses that are not correct, {num_format:,} "
-        f"({_share(num_format, len(wrong))}) fail the format."
+        f"What is left to learn is mostly {what}: of its {num_wrong:,} responses that are not correct, {failed.num:,} fail "
+        f"the format, {text.share(failed)} of all."
     )
 
 
@@ -174,12 +177,14 @@ def _keep_the_best(subject: Subject) -> str:
 
 
 def _longer_responses(subject: Subject) -> str:
-    num_cut = sum(response.finish_reason == "length" for response in subject.best)
-    if not subject.best or num_cut < MUCH_CUT * len(subject.best):
+    if not subject.best:
+        return ""
+    cut = subject.objective.share(subject.best, is_cut)
+    if cut.share < MUCH_CUT:
         return ""
     return (
-        f"Raise `evaluation.max_tokens`: {num_cut:,} of {len(subject.best):,} responses of the best checkpoint "
-        f"({_share(num_cut, len(subject.best))}) were cut at it."
+        f"Raise `evaluation.max_tokens`: {cut.num:,} of {cut.of:,} responses of the best checkpoint, {text.share(cut)}, "
+        "were cut at it."
     )
 
 
@@ -205,11 +210,11 @@ def _spend_less(subject: Subject) -> str:
 
 
 def _look_at_errors(subject: Subject) -> str:
-    wrong = [response for response in subject.best if response.verdict.category != "correct"]
-    if subject.run is None or not wrong:
+    num_wrong = sum(not subject.objective.is_correct(response) for response in subject.best)
+    if subject.run is None or not num_wrong:
         return ""
-    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
-    category = "format_failure" if num_format > len(wrong) / 2 else "wrong_answer"
+    num_format = sum(map(subject.objective.is_malformed, subject.best))
+    category = "format_failure" if num_format > num_wrong / 2 else "wrong_answer"
     return f"Read what went wrong: `python -m mathsft show {text.cell(subject.book.study)} final --responses {category}`."
 
 
@@ -232,6 +237,7 @@ NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
 
 
 def _subject(book: Book) -> Subject:
+    objective = Objective.of(book.settings())
     for run in reversed(book.runs("final-")):
         watched = book.scores(run.name, run.plan.pool)
         if not watched:
@@ -241,8 +247,8 @@ def _subject(book: Book) -> Subject:
             base, best = (book.responses(score) if score is not None else [] for score in scores)
             if base and best:
                 break
-        return Subject(book, run, watched, base, best, pool)
-    return Subject(book, None, (), (), (), "")
+        return Subject(book, run, watched, base, best, pool, objective)
+    return Subject(book, None, (), (), (), "", objective)
 
 
 def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference] | None:
@@ -251,24 +257,11 @@ def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference]
     return paired(subject.book, subject.run, subject.pool, best_step(subject.watched))
 
 
-def _is_correct(response: Response) -> bool:
-    return response.verdict.category == "correct"
-
-
-def _solved(book: Book, score: Score, rule: Callable[[Response], bool] = _is_correct) -> list[bool]:
-    """Return of each problem's first response, problems in one order for all scores, whether the rule holds."""
-    return [rule(response) for response in book.responses(score) if response.sample == 0]
-
-
-def _is_well_formed(response: Response) -> bool:
-    return response.verdict.category != "format_failure"
+def _solved(book: Book, score: Score) -> tuple[float, ...]:
+    """Return each problem's share of correct responses, problems in one order for all scores."""
+    return Objective.of(book.settings()).outcomes(book.responses(score))
 
 
 def _points(found: PairedDifference) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
     return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-
-
-def _share(number: int, total: int) -> str:
-    interval = wilson(number, total)
-    return f"{text.percent(number / total)}, {text.percent(interval.low)} – {text.percent(interval.high)}"

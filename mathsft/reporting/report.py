@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mathsft.objective import Objective, accuracy_interval
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.characteristics import characteristics_section
@@ -22,7 +23,6 @@ from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
 INTERVALS = (
@@ -77,7 +77,7 @@ def _conclude_final(run: Run, base: Score, chosen: Score) -> str:
         f"Fine-tuned with {text.settings(run.overrides)}, the model solves {text.accuracy(chosen)} of "
         f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves {text.accuracy(base)}"
     )
-    before, after = text.interval_of(base), text.interval_of(chosen)
+    before, after = accuracy_interval(base), accuracy_interval(chosen)
     if after.low > before.high:
         return f"{found}. That is better: the intervals do not overlap."
     if after.high < before.low:
@@ -93,8 +93,8 @@ def _conclude_study(book: Book) -> str:
     if not scored:
         return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
     best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
-    low = text.interval_of(score).low
-    num_overlapping = sum(text.interval_of(other).high >= low for run, other in scored if run is not best)
+    low = accuracy_interval(score).low
+    num_overlapping = sum(accuracy_interval(other).high >= low for run, other in scored if run is not best)
     return (
         f"The most accurate of {len(scored)} finished trials is {best.name} ({text.settings(best.overrides)}): "
         f"{text.accuracy(score)} of {score.num_problems:,} {score.pool} problems. "
@@ -123,7 +123,9 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
         _figure(folder, f"responses-{run.name}", category_shares(run, watched)),
     ]
     responses = {score.step: book.responses(score) for score in watched}
-    sections += [characteristics_section(book, run), failure_section(responses), length_section(responses)]
+    objective = Objective.of(book.settings())
+    sections += [characteristics_section(book, run)]
+    sections += [failure_section(responses, objective), length_section(responses, objective)]
     metrics = book.metrics(run.name)
     curves = [
         _figure(folder, f"loss-{run.name}", loss_curve(run, metrics)),
@@ -254,12 +256,11 @@ def _promotion(book: Book) -> str:
 def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
     measured = (text.percent(finalist.search_accuracy), text.percent(finalist.smoothed_accuracy))
     mark = "promoted" if is_promoted else ""
-    if not finalist.num_problems:
+    if finalist.low is None or finalist.high is None:
         return finalist.run, *measured, "", "", mark
-    interval = wilson(finalist.num_correct, finalist.num_problems)
-    share = text.percent(finalist.num_correct / finalist.num_problems)
-    confirmed = f"{share} ({text.percent(interval.low)} – {text.percent(interval.high)})"
-    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_problems:,}", confirmed, mark
+    share = text.percent(finalist.num_correct / finalist.num_responses)
+    confirmed = f"{share} ({text.percent(finalist.low)} – {text.percent(finalist.high)})"
+    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_responses:,}", confirmed, mark
 
 
 def _baseline(book: Book, pool: str) -> str:

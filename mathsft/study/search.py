@@ -94,13 +94,17 @@ class Search:
         with told_to_user(self._book):
             return self._ask(number)
 
-    async def judge(self, run: Run, index: int, score: Score) -> bool:
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
+        """Ask the pruner. Training is max_unscored eval points ahead by then, so that a late verdict stops nothing.
+
+        To stop a run the sooner its scoring happens to be fast would make its end depend on who is faster, and on kills.
+        """
         await self._told[_number(run) - self._num_trainers].wait()
         with told_to_user(self._book):
             trial = self._trial(_number(run))
             if index not in self._frozen(_number(run)).intermediate_values:
                 trial.report(score.accuracy, index)
-            return trial.should_prune()
+            return index + run.plan.max_unscored if trial.should_prune() else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         run = closed(run, state, reason, self._book)

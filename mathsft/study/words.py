@@ -1,6 +1,6 @@
 """What a choice between trials amounts to, in words. It chooses nothing.
 
-A trial is its number and whether it solved each problem, in an order that all trials share.
+A trial is its number and its share of correct responses to each problem, in an order that all trials share.
 """
 
 import math
@@ -13,7 +13,7 @@ from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.statistics.power import minimum_detectable_difference
 from mathsft.statistics.surface import position
 
-Outcomes: TypeAlias = tuple[int, tuple[bool, ...]]
+Outcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
 PROOF = 20
 """An e-value that chance reaches in one of twenty comparisons at most, however often one looks."""

@@ -31,6 +31,7 @@ PACKED_FROM_WIDTH = 512
 weights are up to 1.7 times as fast at 576; at 128 to 384 they are no faster, and packing is most of a swap's time."""
 
 WORKER_ENV = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML numbers devices; CUDA's default puts the fastest first
     "HF_HUB_OFFLINE": "1",  # the model is a local folder by now: nothing asks a server and waits for it
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at every process started
 }

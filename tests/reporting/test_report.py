@@ -61,7 +61,7 @@ def write_study(book: Book) -> None:
         write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
-    finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500), Finalist("trial-1", 0.25, 0.24, 0, 0))
+    finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500, 0.2710, 0.3519), Finalist("trial-1", 0.25, 0.24, 0, 0))
     reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
     book.write(Promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
     book.write(Session("2026-01-01T00:00:00+00:00", 1, 60.0))

@@ -71,7 +71,7 @@ def test_finalists_dwindle_over_fresh_problems_and_trial_0_stays_beside_them() -
     assert promotion.evidence["num_problems"] == 875
     assert promotion.evidence["low"] < promotion.evidence["accuracy"] < promotion.evidence["high"]
     assert promotion.evidence["corrected_best_accuracy"] < promotion.evidence["raw_best_accuracy"] == 0.5
-    by_name = {finalist.run: finalist.num_problems for finalist in promotion.finalists}
+    by_name = {finalist.run: finalist.num_responses for finalist in promotion.finalists}
     assert len(by_name) == 9
     assert by_name["trial-0"] == by_name[promotion.run] == 875
     assert sorted(by_name.values()).count(875) == 3
