@@ -37,6 +37,7 @@ from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import FinalDisk, forecast
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.folder import StudyFolder
+from mathsft.study.components import rehearse
 from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load(arguments, machine, console)
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
+    rehearse(loaded.study)
     if arguments.dry_run:
         return _dry_run(loaded, machine, console)
     deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
