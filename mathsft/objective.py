@@ -14,7 +14,7 @@ from typing import Any, Self, get_args
 
 from mathsft.config.schema import FormatRule
 from mathsft.records import Category, Response, Score
-from mathsft.statistics.intervals import Interval, clustered, effective_number
+from mathsft.statistics.intervals import Interval, clustered, effective_number, unpaired_difference
 
 NOT_STRICT = "not_strict"
 """The reason of a response that has the lenient format and not the strict one."""
@@ -95,6 +95,13 @@ def shares(responses: Sequence[Response], is_counted: Callable[[Response], bool]
 def accuracy_interval(score: Score) -> Interval:
     """Return the 95 % interval of a score's accuracy, clustered by problem where these have several responses each."""
     return clustered(*_correct_by_problem(score))
+
+
+def difference_of_pools(first: Score, second: Score) -> tuple[float, float]:
+    """Return the 95 % interval of the second score's accuracy minus the first's, where each has problems of its own."""
+    numbers = [independent_responses(score) for score in (first, second)]
+    counts = [round(score.accuracy * number) for score, number in zip((first, second), numbers, strict=True)]
+    return unpaired_difference(counts[0], numbers[0], counts[1], numbers[1])
 
 
 def independent_responses(score: Score) -> int:

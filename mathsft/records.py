@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -264,6 +265,10 @@ class Session:
     """UTC, ISO 8601."""
     num_trainers: int
     seconds: float
+
+    def holds(self, moment: float) -> bool:
+        """Tell whether the moment, in UTC seconds, lies within."""
+        return 0 <= moment - datetime.fromisoformat(self.began).timestamp() <= self.seconds
 
 
 @dataclass(frozen=True)

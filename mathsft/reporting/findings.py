@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mathsft.objective import Objective, shares
+from mathsft.objective import Objective, difference_of_pools, shares
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.characteristics import is_cut
@@ -77,7 +77,7 @@ def _final_against_base(subject: Subject) -> str:
     verb = "gains" if gain.low > 0 else "loses" if gain.high < 0 else "cannot be told from the base model:"
     return (
         f"On the same {gain.num_problems:,} {subject.pool} problems the best checkpoint of {subject.run.name} {verb} "
-        f"{_points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {_points(form)} of "
+        f"{points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {points(form)} of "
         "format accuracy against the base model."
     )
 
@@ -105,7 +105,7 @@ def _length_of_training(subject: Subject) -> str:
     found = compare(*(_solved(subject.book, score) for score in (trial[-1], reached)))
     verdict = "was worth it" if found.low > 0 else "was harmful" if found.high < 0 else "cannot be told to help"
     return (
-        f"Training longer than the trial {promotion.run} {verdict}: {_points(found)} on the same {found.num_problems:,} "
+        f"Training longer than the trial {promotion.run} {verdict}: {points(found)} on the same {found.num_problems:,} "
         f"{subject.run.plan.pool} problems."
     )
 
@@ -117,6 +117,24 @@ def _luck_of_the_best(subject: Subject) -> str:
     return (
         f"The best of {chosen.num_checkpoints} checkpoints is flattered by {100 * chosen.optimism:.1f} points: "
         f"{text.percent(chosen.watched.accuracy)} as measured, {text.percent(chosen.corrected_accuracy)} to be expected."
+    )
+
+
+def _another_mix_of_problems(subject: Subject) -> str:
+    """Say so where the best checkpoint's scores on its own pool and on test differ by more than chance explains."""
+    if subject.run is None or not subject.watched:
+        return ""
+    step, pool = best_step(subject.watched), subject.run.plan.pool
+    watched, tested = (subject.book.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
+    if watched is None or tested is None:
+        return ""
+    low, high = difference_of_pools(watched, tested)
+    if low <= 0 <= high:
+        return ""
+    return (
+        f"The best checkpoint solves {text.percent(tested.accuracy)} of the {TEST_POOL} problems and "
+        f"{text.percent(watched.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to {100 * high:+.1f}"
+        " points (95 %), more than chance explains: the pools have another mix of problems. Compare scores on one pool only."
     )
 
 
@@ -156,7 +174,7 @@ def _train_longer(subject: Subject) -> str:
     found = compare(*(_solved(subject.book, score) for score in (late[0], late[-1])))
     measured = (
         f"the last {NUM_COMPARED} scores average {text.percent(means[1])}, the {NUM_COMPARED} before "
-        f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {_points(found)}"
+        f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {points(found)}"
     )
     if found.low > 0:
         return f"Train longer (`final.num_examples`): the curve still rises; {measured}."
@@ -172,8 +190,8 @@ def _keep_the_best(subject: Subject) -> str:
     reached = next(score for score in subject.watched if score.step == best)
     found = compare(*(_solved(subject.book, score) for score in (reached, last)))
     if found.high < 0:
-        return f"Use the checkpoint of step {best}, not the last: that one is {_points(found)} against it."
-    return f"Step {best} scores best, but the last one cannot be told from it ({_points(found)})."
+        return f"Use the checkpoint of step {best}, not the last: that one is {points(found)} against it."
+    return f"Step {best} scores best, but the last one cannot be told from it ({points(found)})."
 
 
 def _longer_responses(subject: Subject) -> str:
@@ -220,6 +238,7 @@ def _look_at_errors(subject: Subject) -> str:
 
 FINDINGS: tuple[Callable[[Subject], str], ...] = (
     _final_against_base,
+    _another_mix_of_problems,
     _length_of_training,
     _where_errors_lie,
     _change_of_responses,
@@ -262,6 +281,6 @@ def _solved(book: Book, score: Score) -> tuple[float, ...]:
     return Objective.of(book.settings()).outcomes(book.responses(score))
 
 
-def _points(found: PairedDifference) -> str:
+def points(found: PairedDifference) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
     return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"

@@ -15,7 +15,7 @@ from mathsft.reporting.figures import (
     loss_curve,
     study_map,
 )
-from mathsft.reporting.findings import findings_section, paired
+from mathsft.reporting.findings import findings_section, paired, points
 from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
 from mathsft.reporting.origin import architecture_section, settings_section
@@ -26,8 +26,8 @@ from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.book import Book
 
 INTERVALS = (
-    "In brackets: Wilson's 95 % interval of the score for itself. Scores on the same problems are paired, so intervals that "
-    "do not overlap show a difference, but intervals that overlap do not show that there is none."
+    "In brackets: the 95 % interval of the score for itself (Wilson's; clustered by problem where a problem has several "
+    "responses). Two such intervals say little about a difference: scores on the same problems are compared by problem."
 )
 
 
@@ -60,7 +60,7 @@ def conclusion(book: Book) -> str:
         for pool in (TEST_POOL, run.plan.pool):
             scores = book.scores(run.name, pool)
             if len(scores) > 1 and scores[0].step == 0:
-                return _conclude_final(run, scores[0], _chosen(book, run, scores))
+                return _conclude_final(book, run, scores[0], _chosen(book, run, scores))
     return _conclude_study(book)
 
 
@@ -72,17 +72,17 @@ def _chosen(book: Book, run: Run, scores: list[Score]) -> Score:
     return next((score for score in scores if score.step == best), scores[-1])
 
 
-def _conclude_final(run: Run, base: Score, chosen: Score) -> str:
+def _conclude_final(book: Book, run: Run, base: Score, chosen: Score) -> str:
     found = (
         f"Fine-tuned with {text.settings(run.overrides)}, the model solves {text.accuracy(chosen)} of "
         f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves {text.accuracy(base)}"
     )
-    before, after = accuracy_interval(base), accuracy_interval(chosen)
-    if after.low > before.high:
-        return f"{found}. That is better: the intervals do not overlap."
-    if after.high < before.low:
-        return f"{found}. That is worse: the intervals do not overlap."
-    return f"{found}. The intervals overlap, so these scores do not show a difference."
+    compared = paired(book, run, chosen.pool, chosen.step)
+    if compared is None:
+        return f"{found}."
+    gain, _ = compared
+    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not distinguishable"
+    return f"{found}. On the same problems that is {verdict}: {points(gain)}."
 
 
 def _conclude_study(book: Book) -> str:

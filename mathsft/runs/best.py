@@ -44,6 +44,6 @@ def best_checkpoint(book: Book, run: Run) -> BestCheckpoint | None:
         step=step,
         num_checkpoints=len(watched),
         watched=chosen,
-        corrected_accuracy=chosen.accuracy - optimism,
+        corrected_accuracy=max(0.0, chosen.accuracy - optimism),
         tested=book.score(run.name, step, TEST_POOL),
     )

@@ -63,3 +63,15 @@ def effective_number(shares: Sequence[float], num_samples: int) -> float:
     return float(
         np.clip(num_problems * center * (1 - center) / variance_between_problems, num_problems, num_problems * num_samples)
     )
+
+
+def unpaired_difference(first_correct: int, first_num: int, second_correct: int, second_num: int) -> tuple[float, float]:
+    """Return Newcombe's 95 % interval of the second share minus the first, each of problems of its own.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven methods",
+    Statistics in Medicine 17 (1998), method 10.
+    """
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    low, high = confint_proportions_2indep(second_correct, second_num, first_correct, first_num, method="newcomb")
+    return float(low), float(high)

@@ -35,7 +35,10 @@ def runner_up_note(winner: Outcomes, others: Sequence[Outcomes]) -> str:
     if found.low <= 0 <= found.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
-    return f"trial {number} promoted: higher smoothed mean; against trial {second} {_gain(found)} {problems}, short of proof"
+    return (
+        f"trial {number} promoted: higher smoothed mean; {_gain(found)} against trial {second} {problems} by the interval "
+        f"for a single look, but the e-value is {found.e_value:.1f}, and repeated looks ask for {PROOF}"
+    )
 
 
 def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
