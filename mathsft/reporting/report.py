@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mathsft.objective import Objective, accuracy_interval
+from mathsft.objective import Objective
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.characteristics import characteristics_section
@@ -23,6 +23,7 @@ from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.statistics.paired import compare
 from mathsft.store.book import Book
 
 INTERVALS = (
@@ -93,12 +94,15 @@ def _conclude_study(book: Book) -> str:
     if not scored:
         return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
     best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
-    low = accuracy_interval(score).low
-    num_overlapping = sum(accuracy_interval(other).high >= low for run, other in scored if run is not best)
+    objective = Objective.of(book.settings())
+    solved = {run.name: objective.outcomes(book.responses(score)) for run, score in scored}
+    compared = [compare(outcomes, solved[best.name]) for name, outcomes in solved.items() if name != best.name]
+    num_alike = sum(gain.low <= 0 for gain in compared)
     return (
         f"The most accurate of {len(scored)} finished trials is {best.name} ({text.settings(best.overrides)}): "
         f"{text.accuracy(score)} of {score.num_problems:,} {score.pool} problems. "
-        f"The intervals of {num_overlapping} of the other {len(scored) - 1} overlap with its own. There is no final run yet."
+        f"On the same problems {num_alike} of the other {len(scored) - 1} are not distinguishable from it. "
+        "There is no final run yet."
     )
 
 

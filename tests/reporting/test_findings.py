@@ -145,3 +145,15 @@ def test_the_surface_is_drawn_where_there_are_trials_enough(book: Book) -> None:
     drawn, bars = surface_map(book), importance_bars(book)
     assert drawn is not None and drawn.count("<rect") > 3 * 48 and "trial-4: 30.0% (24.1% – 36.7%)" in drawn
     assert bars is not None and "learning_rate: " in bars
+
+
+@pytest.mark.parametrize(("tested", "is_said"), [(110, False), (60, True)])
+def test_pools_with_another_mix_of_problems_are_named(book: Book, tested: int, is_said: bool) -> None:
+    book.write(FINAL)
+    for step, correct in ((0, 10), (40, 110)):
+        write(book, FINAL.name, step, "watch", correct, 0)
+    for step, correct in ((0, 10), (40, tested)):
+        write(book, FINAL.name, step, "test", correct, 0)
+    said = findings_section(book)
+    assert ("another mix of problems" in said) == is_said
+    assert ("solves 30.0% of the test problems and 55.0% of those of the pool watch" in said) == is_said

@@ -92,7 +92,7 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
 
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
-    assert "the base model solves 5.0% (2.7% – 9.0%). That is better" in conclusion
+    assert "the base model solves 5.0% (2.7% – 9.0%). On the same problems that is better: +55.0 points (+" in conclusion
     models = [(row[0], row[1], row[3]) for row in section(report, "### Baseline against final")[1:]]
     assert models[:3] == [
         ("base model", "test", "10 of 200"),
@@ -136,7 +136,9 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
     assert "SECRET" not in report
 
 
-@pytest.mark.parametrize(("num_correct", "verdict"), [(16, "do not show a difference"), (120, "That is better")])
+@pytest.mark.parametrize(
+    ("num_correct", "verdict"), [(16, "not distinguishable: +3.0 points (-"), (120, "that is better: +55.0 points (+")]
+)
 def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
     write_final(book, num_correct)
     report = markdown_of(book, tmp_path)
@@ -155,7 +157,7 @@ def test_only_a_study(book: Book, tmp_path: Path) -> None:
     write_study(book)
     conclusion = markdown_of(book, tmp_path).splitlines()[2]
     assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
-    assert "The intervals of 1 of the other 2 overlap" in conclusion
+    assert "On the same problems 0 of the other 2 are not distinguishable from it" in conclusion
 
 
 def test_an_empty_book(book: Book, tmp_path: Path) -> None:
