@@ -137,7 +137,7 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_correct", "verdict"), [(16, "not distinguishable: +3.0 points (-"), (120, "that is better: +55.0 points (+")]
+    ("num_correct", "verdict"), [(11, "not distinguishable: +0.5 points (-"), (120, "that is better: +55.0 points (+")]
 )
 def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
     write_final(book, num_correct)
