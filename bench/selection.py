@@ -28,8 +28,8 @@ from bench.processes import new_executor, start_bench
 from bench.surfaces import FAMILIES, NUM_CONFIRM, NUM_SEARCH, ROUGH, SMOOTH, SPACE, Trained, World
 from mathsft.config.schema import Scalar, SelectionSettings
 from mathsft.records import Promotion
+from mathsft.study.components import distribution
 from mathsft.study.decide import Rule, decide, propose
-from mathsft.study.search import distribution
 
 NUM_TRIALS = 20
 RULE = Rule(SPACE, SelectionSettings(), NUM_CONFIRM)

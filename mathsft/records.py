@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -170,7 +171,7 @@ class Response:
     num_tokens: int
     """As generated, the end-of-sequence token included."""
     verdict: Verdict
-    """By the lenient format rule, whatever the settings count by."""
+    """By the lenient format rule; `mathsft.objective` applies that of the settings."""
     tag_flags: tuple[str, ...] = ()
     """Tags that are missing or misplaced; unlike verdict.reason these overlap."""
     is_strict: bool = False
@@ -198,8 +199,8 @@ class Score:
     responses_path: str
     timings: dict[str, float] = field(default_factory=dict)
     """swap_seconds, gold_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
-    strict_counts: dict[str, int] = field(default_factory=dict)
-    """Responses by Category, under the strict format rule."""
+    solved: tuple[int, ...] = ()
+    """How many problems have 0, 1, … of their responses correct; may be empty where each has a single one."""
     entropy: float | None = None
     """Mean of the responses' entropy."""
     gold_nll: float | None = None
@@ -280,6 +281,10 @@ class Session:
     num_trainers: int
     seconds: float
 
+    def holds(self, moment: float) -> bool:
+        """Tell whether the moment, in UTC seconds, lies within."""
+        return 0 <= moment - datetime.fromisoformat(self.began).timestamp() <= self.seconds
+
 
 @dataclass(frozen=True)
 class Speeds:
@@ -303,15 +308,18 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial on the shortlist of a promotion."""
+    """A trial on the shortlist of a promotion, and what it reached in its rounds of the confirm stage."""
 
     run: str
     search_accuracy: float
     smoothed_accuracy: float
     """On the search pool, by the surface through all trials: how it came onto the shortlist."""
     num_correct: int
-    num_problems: int
-    """Problems of the confirm pool, those of all rounds that it took part in."""
+    """Responses, as is the next."""
+    num_responses: int
+    low: float | None = None
+    """Of the 95 % interval; None without responses."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -100,11 +100,6 @@ def category(ruling: Ruling) -> Category:
     return "correct" if ruling.is_equal else "wrong_answer"
 
 
-def strict_category(verdict: Verdict, is_strict: bool) -> Category:
-    """Return what a completion counts as under the strict format rule."""
-    return verdict.category if is_strict else "format_failure"
-
-
 def _rule(pair: Pair) -> Ruling:
     """Rule on a pair without algebra; is_equal is None where that is not enough."""
     started = time.perf_counter()

@@ -19,8 +19,8 @@ from mathsft.commands.common import (
 )
 from mathsft.commands.opening import Opening, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
-from mathsft.config.load import Loaded, identity
-from mathsft.config.schema import FinalSettings, Scalar
+from mathsft.config.load import Loaded, apply_overrides, identity
+from mathsft.config.schema import Experiment, FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.records import Promotion, Run
 from mathsft.reporting import text
@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         adjusted = _adjusted(loaded, promotion, book, console) if arguments.horizon == "adjust" else {}
         overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
         run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
+        if goes_on := _goes_on(book, run.name, experiment):
+            console.print(goes_on)
         console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
         with (
             observed(opening, folder, book, placement),
@@ -99,6 +101,20 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: 
         f"promoted was {promotion.overrides[LEARNING_RATE]:.3g}"
     )
     return {LEARNING_RATE: rate.middle}
+
+
+def _goes_on(book: Book, name: str, experiment: Experiment) -> str:
+    """Return how far the run came before; empty for one that begins, or that has ended."""
+    known, steps = book.run(name), book.metrics(name)
+    if known is None or known.state != "running":
+        return ""
+    num_steps = known.plan.num_steps(apply_overrides(experiment, known.overrides).training.batch_size)
+    published = [checkpoint.step for checkpoint in book.checkpoints(name)]
+    scored = book.scores(name, known.plan.pool)
+    return (
+        f"{name} goes on: it was trained to step {steps[-1].step if steps else 0} of {num_steps}, its last checkpoint is of "
+        f"step {max(published, default=0)}, and {len(scored)} of {len(known.plan.eval_points)} checkpoints are scored"
+    )
 
 
 def _disk(settings: FinalSettings, model_folder: Path, study_dir: Path) -> str:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from mathsft.answers.grade import Completion, Graded, Grader, category, strict_category
+from mathsft.answers.grade import Completion, Graded, Grader, category
 from mathsft.answers.response_format import extract_gold
 from mathsft.answers.sandbox import Pair, Ruling
 from mathsft.errors import OK, UserError
@@ -160,7 +160,7 @@ def _of_response(item: Item, graded: Graded) -> tuple[Outcome, Category]:
     correct = None if found == "ungraded" else found == "correct"
     reason, seconds = graded.verdict.reason, round(graded.seconds, 6)
     outcome = Outcome(item.id, found, correct, found != "format_failure", reason, seconds)
-    return outcome, strict_category(graded.verdict, graded.is_strict)
+    return outcome, graded.verdict.category if graded.is_strict else "format_failure"
 
 
 def _write(text: str, out: Path | None) -> None:

@@ -17,10 +17,13 @@ from mathsft.config.files import STUDIES, results_folder
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
+from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
+from mathsft.reporting import text
 from mathsft.reporting.analysis import analyse_run
-from mathsft.reporting.shown import response_panel, run_page, studies_table, summarise
+from mathsft.reporting.shown import progress_table, response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
+from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.streams import readable
@@ -101,7 +104,10 @@ def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> 
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
     for final in book.runs("final-"):
-        console.print(f"Final run: {final.name}, {final.state}")
+        tested = {score.step: score for score in book.scores(final.name, TEST_POOL)}
+        best = tested.get(best_step(watched)) if (watched := book.scores(final.name, final.plan.pool)) else None
+        solved = f", {text.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
+        console.print(f"Final run: {final.name}, {final.state}{solved}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"
     console.print(f"Next: {command('show', arguments.study, example)}")
     return OK
@@ -117,24 +123,27 @@ def _show_run(book: Book, run: Run, pool: str, arguments: argparse.Namespace, co
     last = book.score(run.name, analyses[-1].step, pool) if analyses else None
     problems = book.problems()
     responses = book.responses(last) if last else []
-    _print_long(console, [run_page(run, analyses, responses, problems)])
+    page = run_page(run, analyses, responses, problems, Objective.of(book.settings()))
+    tested = analyse_run(book, run.name, TEST_POOL) if pool != TEST_POOL else []
+    _print_long(console, [page, *([progress_table(tested)] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
     return OK
 
 
 def _show_responses(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
     score, problems = _score_at(book, run, pool, arguments.step), book.problems()
+    objective = Objective.of(book.settings())
     chosen = [
         response
         for response in book.responses(score)
-        if arguments.responses in (None, "all", response.verdict.category)
+        if arguments.responses in (None, "all", objective.category(response))
         and _contains(response, problems.get(response.problem_id), arguments.search or "")
     ]
     if arguments.json:
         return _print_json(console, [asdict(response) for response in chosen])
     total = sum(score.counts.values())
     heading = f"{run.name} at step {score.step}, pool {pool}: {len(chosen)} of {total} responses"
-    _print_long(console, [heading, *(response_panel(response, problems) for response in chosen)])
+    _print_long(console, [heading, *(response_panel(response, problems, objective) for response in chosen)])
     return OK
 
 

@@ -36,6 +36,7 @@ from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import FinalDisk, StudyTime
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.folder import StudyFolder
+from mathsft.study.components import rehearse
 from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     console, machine, loaded = opening.console, opening.machine, opening.loaded
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
+    rehearse(loaded.study)
     if arguments.dry_run:
         return _dry_run(opening)
     deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None

@@ -21,12 +21,14 @@ from mathsft.errors import UserError
 Leaf: TypeAlias = Scalar | list[Scalar] | None
 """The value of one setting."""
 
+OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
+"""What a trial's value is made of: values by different ones cannot be compared."""
 PRECISION, AUTO = "training.precision", "auto"
 
 _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Under these the names are Optuna's, not ours."""
-_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share")
-"""Read once when a study's pools and workers are made: searching them would change nothing."""
+_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *OBJECTIVE)
+"""Read once when a study's pools and workers are made, or what trials are compared by: all trials share them."""
 _NOT_IDENTITY = ("experiment", "num_trials", "horizon.", "final.", "limits.", "wandb.")
 """May differ between two starts of one study: where its settings lie, its budget and patience, what follows it, logging."""
 

@@ -12,6 +12,10 @@ Scalar: TypeAlias = bool | int | float | str
 """What a setting that is searched or overridden by name may hold."""
 
 
+FormatRule: TypeAlias = Literal["lenient", "strict"]
+"""Which format a response needs to count."""
+
+
 class Settings(BaseModel):
     """A frozen section of settings that refuses unknown keys."""
 
@@ -91,7 +95,7 @@ class EvaluationSettings(Settings):
     """A response is cut at this many tokens and then counts as incomplete."""
     stop: tuple[str, ...] = ("</answer>",)
     """Strings that end a response; they stay part of it."""
-    format_rule: Literal["lenient", "strict"] = "lenient"
+    format_rule: FormatRule = "lenient"
     """Which format a response needs to count: strict allows a single space between </think> and <answer>, as the published
     figures do; lenient any white space. Both are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -14,6 +14,7 @@ import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -70,6 +71,18 @@ class Generation:
     num_tokens: int
     entropy: float
     """Mean over its tokens, in nats, as `mathsft.records.Response` has it; NaN from weights that overflow."""
+
+
+def whole_text(text: str, stop_reason: int | str | None, decode: Callable[[], str]) -> str:
+    """Return a response's text with what vLLM holds back at its end: bytes that are no whole character.
+
+    vLLM waits for the rest of a character, and drops what it has when generation ends: a response of invalid UTF-8 would be
+    empty. A response that ended with a stop string has nothing behind it.
+    """
+    if isinstance(stop_reason, str):
+        return text
+    whole = decode()
+    return whole if whole.startswith(text) else text
 
 
 class Engine:
@@ -167,7 +180,7 @@ class Engine:
         self._look_for_overflow(entropies)
         return [
             Generation(
-                text=response.text,
+                text=whole_text(response.text, response.stop_reason, partial(self._decode, response.token_ids)),
                 finish_reason=response.finish_reason or "",
                 num_tokens=len(response.token_ids),
                 entropy=entropy,
@@ -192,6 +205,10 @@ class Engine:
         logprobs = [output.prompt_logprobs.logprobs[num - 1 :] for output, num in zip(outputs, num_given, strict=True)]
         self._look_for_overflow(chain.from_iterable(logprobs))
         return logprobs
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._llm.get_tokenizer().decode(token_ids, skip_special_tokens=True)
+        return text
 
     def sleep(self) -> None:
         """Give the device's memory back, weights included; only with hardware.sleep_mode. The next swap wakes the engine."""

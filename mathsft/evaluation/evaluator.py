@@ -7,15 +7,13 @@ import os
 import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
-from typing import get_args
 
-from mathsft.answers.grade import Completion, Grader, strict_category
+from mathsft.answers.grade import Completion, Grader
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import encode, load_template
@@ -23,9 +21,9 @@ from mathsft.data.pools import load_pools, select
 from mathsft.errors import UserError, told_if_disk_full
 from mathsft.evaluation.canary import disagreement
 from mathsft.evaluation.engine import CheckpointError, Engine, Generation
+from mathsft.objective import Objective
 from mathsft.records import (
     Canary,
-    Category,
     Checkpoint,
     Example,
     Overrides,
@@ -100,20 +98,19 @@ class Evaluator:
 
         responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
         _publish(self._settings.study_dir / responses_path, responses)
-        lenient = _count(response.verdict.category for response in responses)
-        strict = _count(strict_category(response.verdict, response.is_strict) for response in responses)
+        objective = Objective(experiment.evaluation.format_rule, experiment.evaluation.num_samples)
         return Score(
             run=checkpoint.run,
             step=checkpoint.step,
             pool=pool,
             num_problems=len(problems),
-            counts=strict if experiment.evaluation.format_rule == "strict" else lenient,
+            counts=objective.counts(responses),
             fingerprint=checkpoint.fingerprint,
             responses_path=responses_path,
             timings=timings,
             entropy=_mean(response.entropy for response in responses),
             gold_nll=_mean(gold_nlls),
-            strict_counts=strict,
+            solved=objective.solved(responses),
         )
 
     def park(self) -> None:
@@ -224,11 +221,6 @@ def _gold_nlls(engine: Engine, examples: Sequence[Example]) -> list[float | None
     texts_ids = [example.prompt_ids + example.response_ids for example in fitting]
     logprobs = iter(engine.token_logprobs(texts_ids, [len(example.prompt_ids) for example in fitting]))
     return [_finite(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
-
-
-def _count(categories: Iterable[Category]) -> dict[str, int]:
-    num_by_category = Counter(categories)
-    return {category: num_by_category[category] for category in get_args(Category)}
 
 
 def _finite(value: float) -> float | None:

@@ -4,24 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import get_args
 
+from mathsft.objective import Objective, Share
 from mathsft.records import Category, Problem, Response, Score
 from mathsft.store.book import Book
 
 UNKNOWN = "unknown"
 """Where a data set says nothing of a problem's subject or level."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """So many of so many."""
-
-    num: int
-    of: int
-
-    @property
-    def share(self) -> float:
-        return self.num / self.of
 
 
 @dataclass(frozen=True)
@@ -31,9 +21,9 @@ class Analysis:
     run: str
     step: int
     pool: str
-    categories: dict[Category, Count]
-    format_ok: Count
-    strictly_correct: Count
+    categories: dict[Category, Share]
+    format_ok: Share
+    strictly_correct: Share
     """Correct by the strict format rule, too."""
     reasons: dict[str, int]
     """Why formats fail and responses are ungraded, one reason for each."""
@@ -48,9 +38,9 @@ class Analysis:
     """Nats per generated token."""
     gold_nll: float | None
     """Nats per token of the training targets."""
-    by_subject: dict[str, Count]
+    by_subject: dict[str, Share]
     """Correct responses of all, by the problem's subject; empty where the data set names none."""
-    by_level: dict[str, Count]
+    by_level: dict[str, Share]
     gained: tuple[str, ...]
     """Ids of the problems solved here but not at the previous checkpoint."""
     lost: tuple[str, ...]
@@ -59,30 +49,34 @@ class Analysis:
 def analyse_run(book: Book, run: str, pool: str) -> list[Analysis]:
     """Return the analysis of each of a run's checkpoints on a pool, by step."""
     problems = book.problems()
+    objective = Objective.of(book.settings())
     analyses, before = [], None
     for score in book.scores(run, pool):
         responses = book.responses(score)
-        analyses.append(analyse(score, responses, problems, before))
+        analyses.append(analyse(score, responses, problems, before, objective))
         before = responses
     return analyses
 
 
 def analyse(
-    score: Score, responses: Sequence[Response], problems: Mapping[str, Problem], before: Sequence[Response] | None
+    score: Score,
+    responses: Sequence[Response],
+    problems: Mapping[str, Problem],
+    before: Sequence[Response] | None,
+    objective: Objective,
 ) -> Analysis:
     """Analyse a checkpoint's responses, compared with those of the checkpoint before, where there is one."""
-    num = len(responses)
-    correct = [response for response in responses if response.verdict.category == "correct"]
-    incorrect = [response for response in responses if response.verdict.category != "correct"]
-    solved, solved_before = solved_problems(responses), solved_problems(before or ())
+    correct = [response for response in responses if objective.is_correct(response)]
+    incorrect = [response for response in responses if not objective.is_correct(response)]
+    solved, solved_before = solved_problems(responses, objective), solved_problems(before or (), objective)
     return Analysis(
         run=score.run,
         step=score.step,
         pool=score.pool,
-        categories={category: Count(score.counts[category], num) for category in score.counts},  # type: ignore[misc]
-        format_ok=Count(num - score.counts["format_failure"], num),
-        strictly_correct=Count(sum(response.is_strict for response in correct), num),
-        reasons=_counted(response.verdict.reason for response in incorrect if response.verdict.reason),
+        categories={category: _share_of(category, responses, objective) for category in get_args(Category)},
+        format_ok=objective.share(responses, objective.is_well_formed),
+        strictly_correct=objective.share(responses, lambda response: objective.is_correct(response) and response.is_strict),
+        reasons=_counted(reason for response in incorrect if (reason := objective.reason(response))),
         tag_flags=_counted(flag for response in responses for flag in response.tag_flags),
         mean_tokens=fmean(response.num_tokens for response in responses),
         mean_tokens_correct=_mean(response.num_tokens for response in correct),
@@ -90,31 +84,39 @@ def analyse(
         num_cut=sum(response.finish_reason == "length" for response in responses),
         mean_entropy=_mean(response.entropy for response in responses if response.entropy is not None),
         gold_nll=_mean(response.gold_nll for response in responses if response.gold_nll is not None),
-        by_subject=_solved_by(responses, problems, lambda problem: problem.subject),
-        by_level=_solved_by(responses, problems, lambda problem: problem.level),
+        by_subject=_solved_by(responses, problems, lambda problem: problem.subject, objective),
+        by_level=_solved_by(responses, problems, lambda problem: problem.level, objective),
         gained=tuple(sorted(solved - solved_before)) if before else (),
         lost=tuple(sorted(solved_before - solved)) if before else (),
     )
 
 
-def solved_problems(responses: Iterable[Response]) -> set[str]:
+def solved_problems(responses: Iterable[Response], objective: Objective) -> set[str]:
     """Return the ids of the problems that at least one response solved."""
-    return {response.problem_id for response in responses if response.verdict.category == "correct"}
+    return {response.problem_id for response in responses if objective.is_correct(response)}
+
+
+def _share_of(category: Category, responses: Sequence[Response], objective: Objective) -> Share:
+    return objective.share(responses, lambda response: objective.category(response) == category)
 
 
 def _solved_by(
-    responses: Sequence[Response], problems: Mapping[str, Problem], attribute: Callable[[Problem], object]
-) -> dict[str, Count]:
+    responses: Sequence[Response],
+    problems: Mapping[str, Problem],
+    attribute: Callable[[Problem], object],
+    objective: Objective,
+) -> dict[str, Share]:
     def named(response: Response) -> str:
         problem = problems.get(response.problem_id)
         value = attribute(problem) if problem is not None else None
         return UNKNOWN if value is None else str(value)
 
-    totals = Counter(map(named, responses))
-    if set(totals) <= {UNKNOWN}:
+    by_name: dict[str, list[Response]] = {}
+    for response in responses:
+        by_name.setdefault(named(response), []).append(response)
+    if set(by_name) <= {UNKNOWN}:
         return {}
-    solved = Counter(named(response) for response in responses if response.verdict.category == "correct")
-    return {name: Count(solved[name], totals[name]) for name in sorted(totals)}
+    return {name: objective.share(by_name[name]) for name in sorted(by_name)}
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

@@ -1,33 +1,53 @@
 """Writes the model card of a final run's checkpoint from the book alone, so that the folder says by itself what it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from mathsft.data.examples import load_template
+from mathsft.data.examples import PLACEHOLDER, load_template
+from mathsft.data.models import HUB_ID
 from mathsft.records import Checkpoint, Passport, Run
 from mathsft.reporting import text
 from mathsft.runs.retention import TEST_POOL
 from mathsft.store.book import Book
 
-SHOWN = ("model.path", "data.source", "prompt.template")
+SHOWN = ("model.path", "data.source", "data.test_source", "prompt.template")
 SHOWN_GROUPS = ("training.", "evaluation.")
+EXAMPLE = "What is 17 + 25?"
+
+SNIPPET = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = {prompt!r}
+inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+output = model.generate(
+    **inputs, do_sample=False, max_new_tokens={max_tokens}, stop_strings={stop!r}, tokenizer=tokenizer
+)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
 
 
 def write_card(book: Book, run: Run, checkpoint: Checkpoint, study_dir: Path) -> Path:
     """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM load as it is."""
     passport = book.passport(run.name)
     settings = {**(passport.settings if passport else book.settings() or {}), **run.overrides}
+    base = _named(settings.get("model.path", "unknown"))
     folder = study_dir / checkpoint.path
     parts = [
-        _front_matter(),
-        f"# {text.cell(str(settings.get('model.path', 'model')))}, fine-tuned on math",
+        _front_matter(settings),
+        f"# {text.cell(base)}, fine-tuned on math",
         f"Step {checkpoint.step} of the run {run.name} of the study {text.cell(book.study)}, trained with "
-        f"{text.settings(run.overrides)}.",
+        f"{text.settings(run.overrides)}. The base model is {text.cell(base)}.",
         "## Accuracy",
         _scores(book, run, checkpoint),
-        f"The checkpoint was chosen on the pool {run.plan.pool}; nothing was ever chosen on {TEST_POOL}. A response counts "
-        "where its format is right and its answer equals the problem's. The problems are those of the study's own data.",
+        _what_was_measured(book, run, settings),
+        "## How to use it",
+        f"```python\n{_snippet(settings)}```",
         "## Prompt",
         _prompt(str(settings.get("prompt.template", ""))),
         "## Settings",
@@ -38,8 +58,11 @@ def write_card(book: Book, run: Run, checkpoint: Checkpoint, study_dir: Path) ->
     return folder
 
 
-def _front_matter() -> str:
-    tags = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
+def _front_matter(settings: Mapping[str, Any]) -> str:
+    tags: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
+    path = str(settings.get("model.path", ""))
+    if HUB_ID.fullmatch(path) and not Path(path).is_dir():
+        tags["base_model"] = path
     return f"---\n{yaml.safe_dump(tags, sort_keys=False)}---"
 
 
@@ -55,14 +78,42 @@ def _scores(book: Book, run: Run, checkpoint: Checkpoint) -> str:
     return text.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
 
 
+def _what_was_measured(book: Book, run: Run, settings: Mapping[str, Any]) -> str:
+    """Return where the problems come from, how many each pool has, and what the pools are for."""
+    source, test_source = (_named(settings.get(name)) for name in ("data.source", "data.test_source"))
+    num_tested, num_watched = (
+        max((score.num_problems for score in book.scores(run.name, pool)), default=0) for pool in (TEST_POOL, run.plan.pool)
+    )
+    where = f"The {TEST_POOL} problems are from {test_source or source}, "
+    where += f"the others from {source}." if test_source else "as are the others; no problem is in two pools."
+    return (
+        f"{text.cell(where)} The checkpoint was chosen on the pool {run.plan.pool} ({num_watched:,} problems); nothing was "
+        f"ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and its answer "
+        "equals the problem's."
+    )
+
+
+def _snippet(settings: Mapping[str, Any]) -> str:
+    """Return Python code that asks the model in this folder as training and scoring did."""
+    prompt = load_template(str(settings.get("prompt.template", ""))).replace(PLACEHOLDER, EXAMPLE)
+    stop = list(settings.get("evaluation.stop", ["</answer>"]))
+    return SNIPPET.format(prompt=prompt, max_tokens=settings.get("evaluation.max_tokens", 1024), stop=stop)
+
+
 def _prompt(template: str) -> str:
     """Return the template as an indented block, in which nothing is markup."""
     return "\n".join(f"    {line}" for line in load_template(template).splitlines())
 
 
-def _settings(settings: dict[str, object]) -> list[tuple[str, str]]:
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [name for name in sorted(settings) if name in SHOWN or name.startswith(SHOWN_GROUPS)]
-    return [(text.cell(name), text.cell(str(settings[name]))) for name in shown]
+    return [(text.cell(name), text.cell(_named(settings[name]) if name in SHOWN else str(settings[name]))) for name in shown]
+
+
+def _named(value: Any) -> str:
+    """Return a setting that may be a path; of an absolute one only the last part, which says nothing of the machine."""
+    given = "" if value is None else str(value)
+    return Path(given).name if Path(given).is_absolute() or given.startswith("~") else given
 
 
 def _provenance(passport: Passport | None, checkpoint: Checkpoint) -> str:

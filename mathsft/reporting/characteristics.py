@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from mathsft.objective import Objective, Share
 from mathsft.records import Response, Run
 from mathsft.reporting import text
-from mathsft.reporting.analysis import Count, analyse
+from mathsft.reporting.analysis import analyse
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
 MEANING = "In brackets: Student's 95 % interval of a mean over problems, Wilson's of a share."
@@ -26,32 +26,41 @@ def characteristics_section(book: Book, run: Run) -> str:
     else:
         return ""
     responses, problems = [book.responses(score) for score in found], book.problems()
-    before, after = (analyse(*given, problems, None) for given in zip(found, responses, strict=True))
+    objective = Objective.of(book.settings())
+    before, after = (analyse(*given, problems, None, objective) for given in zip(found, responses, strict=True))
     headers = (f"pool {pool}", "base model", f"step {steps[1]}")
     rows = [
         ("mean tokens", *(_mean([one.num_tokens for one in given]) for given in responses)),
-        ("… of correct responses", *(_mean(_tokens(given, correct=True)) for given in responses)),
-        ("… of the others", *(_mean(_tokens(given, correct=False)) for given in responses)),
-        ("cut at the limit", *(_share(Count(one.num_cut, len(responses[0]))) for one in (before, after))),
+        ("… of correct responses", *(_mean(_tokens(given, objective, correct=True)) for given in responses)),
+        ("… of the others", *(_mean(_tokens(given, objective, correct=False)) for given in responses)),
+        ("cut at the limit", *(text.share(objective.share(given, is_cut)) for given in responses)),
         ("token entropy, nats", *(_mean([one.entropy for one in given if one.entropy is not None]) for given in responses)),
         ("gold NLL, nats", *(_mean([one.gold_nll for one in given if one.gold_nll is not None]) for given in responses)),
     ]
     for name in sorted({*before.reasons, *after.reasons}):
-        counts = [Count(one.reasons.get(name, 0), len(responses[0])) for one in (before, after)]
-        rows.append((text.cell(name), *map(_share, counts)))
+        rows.append((text.cell(name), *(text.share(_share_failing(name, given, objective)) for given in responses)))
     parts = ["### What the responses are like", text.table(headers, rows), MEANING]
     for title, old, new in (
         ("subject", before.by_subject, after.by_subject),
         ("level", before.by_level, after.by_level),
     ):
         if old.keys() == new.keys() and old:
-            solved = [(text.cell(name), _share(old[name]), _share(new[name])) for name in old]
+            solved = [(text.cell(name), text.share(old[name]), text.share(new[name])) for name in old]
             parts.append(text.table((f"solved, by {title}", "base model", f"step {steps[1]}"), solved))
     return "\n\n".join(parts)
 
 
-def _tokens(responses: Sequence[Response], *, correct: bool) -> list[int]:
-    return [one.num_tokens for one in responses if (one.verdict.category == "correct") == correct]
+def is_cut(response: Response) -> bool:
+    """Tell whether a response reached the limit of tokens."""
+    return response.finish_reason == "length"
+
+
+def _share_failing(reason: str, responses: Sequence[Response], objective: Objective) -> Share:
+    return objective.share(responses, lambda response: objective.reason(response) == reason)
+
+
+def _tokens(responses: Sequence[Response], objective: Objective, *, correct: bool) -> list[int]:
+    return [one.num_tokens for one in responses if objective.is_correct(one) == correct]
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -65,8 +74,3 @@ def _mean(values: Sequence[float]) -> str:
         return f"{found.mean:.2f}"
     low, high = found.tconfint_mean()
     return f"{found.mean:.2f} ({low:.2f} – {high:.2f})"
-
-
-def _share(count: Count) -> str:
-    interval = wilson(count.num, count.of)
-    return f"{text.percent(count.share)} ({text.percent(interval.low)} – {text.percent(interval.high)})"

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from mathsft.objective import accuracy_interval
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.reporting.svg import GRID, PAPER, Axis, Chart
 from mathsft.runs.ledger import IDLE, Ledger
-from mathsft.statistics.intervals import wilson
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
 CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}
@@ -30,7 +30,7 @@ def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
     """
     if len(scores) < 2:
         return None
-    intervals = [wilson(score.counts["correct"], sum(score.counts.values())) for score in scores]
+    intervals = [accuracy_interval(score) for score in scores]
     steps = [score.step for score in scores]
     top = min(1.0, max(interval.high for interval in intervals) * 1.08)
     chart = Chart(
@@ -42,7 +42,7 @@ def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
     lower, upper = (
         [(step, getattr(interval, end)) for step, interval in zip(steps, intervals, strict=True)] for end in ("low", "high")
     )
-    chart.band(lower, upper, BLUE, "95 % interval (Wilson)")
+    chart.band(lower, upper, BLUE, "95 % interval")
     if scores[0].step == 0:
         level = scores[0].accuracy
         chart.line([(steps[0], level), (steps[-1], level)], GREY, f"base model {level:.1%}", dashes="6 4")

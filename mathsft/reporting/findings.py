@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mathsft.invocation import command
+from mathsft.objective import Objective, difference_of_pools, shares
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import text
+from mathsft.reporting.characteristics import is_cut
 from mathsft.runs.best import best_checkpoint
 from mathsft.runs.ledger import IDLE, Ledger, cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.statistics.intervals import wilson
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.book import Book
 
@@ -36,6 +37,7 @@ class Subject:
     best: Sequence[Response]
     """The best checkpoint's, on the same pool."""
     pool: str
+    objective: Objective
 
 
 def findings_section(book: Book) -> str:
@@ -58,9 +60,10 @@ def paired(book: Book, run: Run, pool: str, step: int) -> tuple[PairedDifference
         return None
     if before.num_problems != after.num_problems:
         return None
+    objective, responses = Objective.of(book.settings()), (book.responses(before), book.responses(after))
     return (
-        compare(_solved(book, before), _solved(book, after)),
-        compare(_solved(book, before, _is_well_formed), _solved(book, after, _is_well_formed)),
+        compare(*(shares(given, objective.is_correct) for given in responses)),
+        compare(*(shares(given, objective.is_well_formed) for given in responses)),
     )
 
 
@@ -75,20 +78,20 @@ def _final_against_base(subject: Subject) -> str:
     verb = "gains" if gain.low > 0 else "loses" if gain.high < 0 else "cannot be told from the base model:"
     return (
         f"On the same {gain.num_problems:,} {subject.pool} problems the best checkpoint of {subject.run.name} {verb} "
-        f"{_points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {_points(form)} of "
+        f"{points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {points(form)} of "
         "format accuracy against the base model."
     )
 
 
 def _where_errors_lie(subject: Subject) -> str:
-    wrong = [response for response in subject.best if response.verdict.category != "correct"]
-    if not wrong:
+    num_wrong = sum(not subject.objective.is_correct(response) for response in subject.best)
+    if not num_wrong:
         return ""
-    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
-    what = "the format" if num_format > len(wrong) / 2 else "the answers"
+    failed = subject.objective.share(subject.best, subject.objective.is_malformed)
+    what = "the format" if failed.num > num_wrong / 2 else "the answers"
     return (
-        f"What is left to learn is mostly {what}: of its {len(wrong):,} responses that are not correct, {num_format:,} "
-        f"({_share(num_format, len(wrong))}) fail the format."
+        f"What is left to learn is mostly {what}: of its {num_wrong:,} responses that are not correct, {failed.num:,} fail "
+        f"the format, {text.share(failed)} of all."
     )
 
 
@@ -103,7 +106,7 @@ def _length_of_training(subject: Subject) -> str:
     found = compare(*(_solved(subject.book, score) for score in (trial[-1], reached)))
     verdict = "was worth it" if found.low > 0 else "was harmful" if found.high < 0 else "cannot be told to help"
     return (
-        f"Training longer than the trial {promotion.run} {verdict}: {_points(found)} on the same {found.num_problems:,} "
+        f"Training longer than the trial {promotion.run} {verdict}: {points(found)} on the same {found.num_problems:,} "
         f"{subject.run.plan.pool} problems."
     )
 
@@ -115,6 +118,24 @@ def _luck_of_the_best(subject: Subject) -> str:
     return (
         f"The best of {chosen.num_checkpoints} checkpoints is flattered by {100 * chosen.optimism:.1f} points: "
         f"{text.percent(chosen.watched.accuracy)} as measured, {text.percent(chosen.corrected_accuracy)} to be expected."
+    )
+
+
+def _another_mix_of_problems(subject: Subject) -> str:
+    """Say so where the best checkpoint's scores on its own pool and on test differ by more than chance explains."""
+    if subject.run is None or not subject.watched:
+        return ""
+    step, pool = best_step(subject.watched), subject.run.plan.pool
+    watched, tested = (subject.book.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
+    if watched is None or tested is None:
+        return ""
+    low, high = difference_of_pools(watched, tested)
+    if low <= 0 <= high:
+        return ""
+    return (
+        f"The best checkpoint solves {text.percent(tested.accuracy)} of the {TEST_POOL} problems and "
+        f"{text.percent(watched.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to {100 * high:+.1f}"
+        " points (95 %), more than chance explains: the pools have another mix of problems. Compare scores on one pool only."
     )
 
 
@@ -154,7 +175,7 @@ def _train_longer(subject: Subject) -> str:
     found = compare(*(_solved(subject.book, score) for score in (late[0], late[-1])))
     measured = (
         f"the last {NUM_COMPARED} scores average {text.percent(means[1])}, the {NUM_COMPARED} before "
-        f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {_points(found)}"
+        f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {points(found)}"
     )
     if found.low > 0:
         return f"Train longer (`final.num_examples`): the curve still rises; {measured}."
@@ -170,17 +191,19 @@ def _keep_the_best(subject: Subject) -> str:
     reached = next(score for score in subject.watched if score.step == best)
     found = compare(*(_solved(subject.book, score) for score in (reached, last)))
     if found.high < 0:
-        return f"Use the checkpoint of step {best}, not the last: that one is {_points(found)} against it."
-    return f"Step {best} scores best, but the last one cannot be told from it ({_points(found)})."
+        return f"Use the checkpoint of step {best}, not the last: that one is {points(found)} against it."
+    return f"Step {best} scores best, but the last one cannot be told from it ({points(found)})."
 
 
 def _longer_responses(subject: Subject) -> str:
-    num_cut = sum(response.finish_reason == "length" for response in subject.best)
-    if not subject.best or num_cut < MUCH_CUT * len(subject.best):
+    if not subject.best:
+        return ""
+    cut = subject.objective.share(subject.best, is_cut)
+    if cut.share < MUCH_CUT:
         return ""
     return (
-        f"Raise `evaluation.max_tokens`: {num_cut:,} of {len(subject.best):,} responses of the best checkpoint "
-        f"({_share(num_cut, len(subject.best))}) were cut at it."
+        f"Raise `evaluation.max_tokens`: {cut.num:,} of {cut.of:,} responses of the best checkpoint, {text.share(cut)}, "
+        "were cut at it."
     )
 
 
@@ -206,17 +229,18 @@ def _spend_less(subject: Subject) -> str:
 
 
 def _look_at_errors(subject: Subject) -> str:
-    wrong = [response for response in subject.best if response.verdict.category != "correct"]
-    if subject.run is None or not wrong:
+    num_wrong = sum(not subject.objective.is_correct(response) for response in subject.best)
+    if subject.run is None or not num_wrong:
         return ""
-    num_format = sum(response.verdict.category == "format_failure" for response in wrong)
-    category = "format_failure" if num_format > len(wrong) / 2 else "wrong_answer"
+    num_format = sum(map(subject.objective.is_malformed, subject.best))
+    category = "format_failure" if num_format > num_wrong / 2 else "wrong_answer"
     show = command("show", text.cell(subject.book.study), "final", "--responses", category)
     return f"Read what went wrong: `{show}`."
 
 
 FINDINGS: tuple[Callable[[Subject], str], ...] = (
     _final_against_base,
+    _another_mix_of_problems,
     _length_of_training,
     _where_errors_lie,
     _change_of_responses,
@@ -234,6 +258,7 @@ NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
 
 
 def _subject(book: Book) -> Subject:
+    objective = Objective.of(book.settings())
     for run in reversed(book.runs("final-")):
         watched = book.scores(run.name, run.plan.pool)
         if not watched:
@@ -243,8 +268,8 @@ def _subject(book: Book) -> Subject:
             base, best = (book.responses(score) if score is not None else [] for score in scores)
             if base and best:
                 break
-        return Subject(book, run, watched, base, best, pool)
-    return Subject(book, None, (), (), (), "")
+        return Subject(book, run, watched, base, best, pool, objective)
+    return Subject(book, None, (), (), (), "", objective)
 
 
 def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference] | None:
@@ -253,24 +278,11 @@ def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference]
     return paired(subject.book, subject.run, subject.pool, best_step(subject.watched))
 
 
-def _is_correct(response: Response) -> bool:
-    return response.verdict.category == "correct"
+def _solved(book: Book, score: Score) -> tuple[float, ...]:
+    """Return each problem's share of correct responses, problems in one order for all scores."""
+    return Objective.of(book.settings()).outcomes(book.responses(score))
 
 
-def _solved(book: Book, score: Score, rule: Callable[[Response], bool] = _is_correct) -> list[bool]:
-    """Return of each problem's first response, problems in one order for all scores, whether the rule holds."""
-    return [rule(response) for response in book.responses(score) if response.sample == 0]
-
-
-def _is_well_formed(response: Response) -> bool:
-    return response.verdict.category != "format_failure"
-
-
-def _points(found: PairedDifference) -> str:
+def points(found: PairedDifference) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
     return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-
-
-def _share(number: int, total: int) -> str:
-    interval = wilson(number, total)
-    return f"{text.percent(number / total)}, {text.percent(interval.low)} – {text.percent(interval.high)}"

@@ -8,7 +8,6 @@ from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
 from mathsft.runs.horizon import recorded_horizon
 from mathsft.statistics.horizon import Bracket, Horizon, Tried, fit_horizon
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
 
@@ -101,8 +100,7 @@ def _row(one: Tried) -> tuple[str, ...]:
 
 
 def _interval(one: Tried) -> tuple[float, float, float]:
-    found = wilson(one.num_correct, one.num_problems)
-    return one.num_correct / one.num_problems, found.low, found.high
+    return one.num_correct / one.num_problems, one.interval.low, one.interval.high
 
 
 def _bracket(bracket: Bracket) -> str:

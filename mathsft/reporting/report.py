@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mathsft.objective import Objective
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.characteristics import characteristics_section
@@ -14,7 +15,7 @@ from mathsft.reporting.figures import (
     loss_curve,
     study_map,
 )
-from mathsft.reporting.findings import findings_section, paired
+from mathsft.reporting.findings import findings_section, paired, points
 from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
 from mathsft.reporting.origin import architecture_section, settings_section
@@ -22,12 +23,12 @@ from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.statistics.intervals import wilson
+from mathsft.statistics.paired import compare
 from mathsft.store.book import Book
 
 INTERVALS = (
-    "In brackets: Wilson's 95 % interval of the score for itself. Scores on the same problems are paired, so intervals that "
-    "do not overlap show a difference, but intervals that overlap do not show that there is none."
+    "In brackets: the 95 % interval of the score for itself (Wilson's; clustered by problem where a problem has several "
+    "responses). Two such intervals say little about a difference: scores on the same problems are compared by problem."
 )
 
 
@@ -60,7 +61,7 @@ def conclusion(book: Book) -> str:
         for pool in (TEST_POOL, run.plan.pool):
             scores = book.scores(run.name, pool)
             if len(scores) > 1 and scores[0].step == 0:
-                return _conclude_final(run, scores[0], _chosen(book, run, scores))
+                return _conclude_final(book, run, scores[0], _chosen(book, run, scores))
     return _conclude_study(book)
 
 
@@ -72,17 +73,17 @@ def _chosen(book: Book, run: Run, scores: list[Score]) -> Score:
     return next((score for score in scores if score.step == best), scores[-1])
 
 
-def _conclude_final(run: Run, base: Score, chosen: Score) -> str:
+def _conclude_final(book: Book, run: Run, base: Score, chosen: Score) -> str:
     found = (
         f"Fine-tuned with {text.settings(run.overrides)}, the model solves {text.accuracy(chosen)} of "
         f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves {text.accuracy(base)}"
     )
-    before, after = text.interval_of(base), text.interval_of(chosen)
-    if after.low > before.high:
-        return f"{found}. That is better: the intervals do not overlap."
-    if after.high < before.low:
-        return f"{found}. That is worse: the intervals do not overlap."
-    return f"{found}. The intervals overlap, so these scores do not show a difference."
+    compared = paired(book, run, chosen.pool, chosen.step)
+    if compared is None:
+        return f"{found}."
+    gain, _ = compared
+    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not distinguishable"
+    return f"{found}. On the same problems that is {verdict}: {points(gain)}."
 
 
 def _conclude_study(book: Book) -> str:
@@ -93,12 +94,15 @@ def _conclude_study(book: Book) -> str:
     if not scored:
         return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
     best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
-    low = text.interval_of(score).low
-    num_overlapping = sum(text.interval_of(other).high >= low for run, other in scored if run is not best)
+    objective = Objective.of(book.settings())
+    solved = {run.name: objective.outcomes(book.responses(score)) for run, score in scored}
+    compared = [compare(outcomes, solved[best.name]) for name, outcomes in solved.items() if name != best.name]
+    num_alike = sum(gain.low <= 0 for gain in compared)
     return (
         f"The most accurate of {len(scored)} finished trials is {best.name} ({text.settings(best.overrides)}): "
         f"{text.accuracy(score)} of {score.num_problems:,} {score.pool} problems. "
-        f"The intervals of {num_overlapping} of the other {len(scored) - 1} overlap with its own. There is no final run yet."
+        f"On the same problems {num_alike} of the other {len(scored) - 1} are not distinguishable from it. "
+        "There is no final run yet."
     )
 
 
@@ -123,7 +127,9 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
         _figure(folder, f"responses-{run.name}", category_shares(run, watched)),
     ]
     responses = {score.step: book.responses(score) for score in watched}
-    sections += [characteristics_section(book, run), failure_section(responses), length_section(responses)]
+    objective = Objective.of(book.settings())
+    sections += [characteristics_section(book, run)]
+    sections += [failure_section(responses, objective), length_section(responses, objective)]
     metrics = book.metrics(run.name)
     curves = [
         _figure(folder, f"loss-{run.name}", loss_curve(run, metrics)),
@@ -254,12 +260,11 @@ def _promotion(book: Book) -> str:
 def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
     measured = (text.percent(finalist.search_accuracy), text.percent(finalist.smoothed_accuracy))
     mark = "promoted" if is_promoted else ""
-    if not finalist.num_problems:
+    if finalist.low is None or finalist.high is None:
         return finalist.run, *measured, "", "", mark
-    interval = wilson(finalist.num_correct, finalist.num_problems)
-    share = text.percent(finalist.num_correct / finalist.num_problems)
-    confirmed = f"{share} ({text.percent(interval.low)} – {text.percent(interval.high)})"
-    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_problems:,}", confirmed, mark
+    share = text.percent(finalist.num_correct / finalist.num_responses)
+    confirmed = f"{share} ({text.percent(finalist.low)} – {text.percent(finalist.high)})"
+    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_responses:,}", confirmed, mark
 
 
 def _baseline(book: Book, pool: str) -> str:

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from mathsft.objective import Objective
 from mathsft.records import Response
 from mathsft.reporting import text
 
 
-def failure_section(responses: Mapping[int, Sequence[Response]]) -> str:
+def failure_section(responses: Mapping[int, Sequence[Response]], objective: Objective) -> str:
     """Return why formats fail, from responses by step: one reason for each failure, and tag flags, which overlap."""
-    reasons = {step: Counter(_reasons(given)) for step, given in responses.items()}
+    reasons = {step: Counter(_reasons(given, objective)) for step, given in responses.items()}
     flags = {step: Counter(flag for response in given for flag in response.tag_flags) for step, given in responses.items()}
     parts = ["### Why formats fail"]
     if not any(reasons.values()):
@@ -21,12 +22,12 @@ def failure_section(responses: Mapping[int, Sequence[Response]]) -> str:
     return "\n\n".join(parts)
 
 
-def length_section(responses: Mapping[int, Sequence[Response]]) -> str:
+def length_section(responses: Mapping[int, Sequence[Response]], objective: Objective) -> str:
     """Return mean response lengths from responses by step."""
     rows = []
     for step, given in responses.items():
-        correct = [response.num_tokens for response in given if response.verdict.category == "correct"]
-        incorrect = [response.num_tokens for response in given if response.verdict.category != "correct"]
+        correct = [response.num_tokens for response in given if objective.is_correct(response)]
+        incorrect = [response.num_tokens for response in given if not objective.is_correct(response)]
         num_cut = sum(response.finish_reason == "length" for response in given)
         rows.append(
             (str(step), _mean([*correct, *incorrect]), _mean(correct), _mean(incorrect), f"{num_cut:,}", f"{len(given):,}")
@@ -35,8 +36,8 @@ def length_section(responses: Mapping[int, Sequence[Response]]) -> str:
     return "### Response lengths\n\nMean tokens of a response.\n\n" + text.table(headers, rows, num_left=0)
 
 
-def _reasons(responses: Iterable[Response]) -> Iterable[str]:
-    return (response.verdict.reason for response in responses if response.verdict.category == "format_failure")
+def _reasons(responses: Iterable[Response], objective: Objective) -> Iterable[str]:
+    return (objective.reason(response) for response in responses if not objective.is_well_formed(response))
 
 
 def _counts_by_step(counts: Mapping[int, Counter[str]], responses: Mapping[int, Sequence[Response]]) -> str:

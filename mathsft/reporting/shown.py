@@ -11,10 +11,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mathsft.objective import Objective, Share
 from mathsft.records import Problem, Response, Run
 from mathsft.reporting import text
-from mathsft.reporting.analysis import Analysis, Count
-from mathsft.statistics.intervals import wilson
+from mathsft.reporting.analysis import Analysis
 from mathsft.store.book import Book
 
 NUM_EXAMPLES = 2
@@ -75,7 +75,11 @@ def studies_table(summaries: Sequence[StudySummary]) -> Table:
 
 
 def run_page(
-    run: Run, analyses: Sequence[Analysis], responses: Sequence[Response], problems: Mapping[str, Problem]
+    run: Run,
+    analyses: Sequence[Analysis],
+    responses: Sequence[Response],
+    problems: Mapping[str, Problem],
+    objective: Objective,
 ) -> Group:
     """Return one run: its settings, its scores by step, and the analysis and examples of its last checkpoint."""
     ended = f"{run.state}: {run.reason}" if run.reason else run.state
@@ -94,8 +98,8 @@ def run_page(
     parts += [_changes(last, problems)] if len(analyses) > 1 else []
     parts.append(Text(f"\nExamples of each category at step {last.step}:"))
     for category in last.categories:
-        chosen = [response for response in responses if response.verdict.category == category][:NUM_EXAMPLES]
-        parts += [response_panel(response, problems, EXCERPT_CHARACTERS) for response in chosen]
+        chosen = [response for response in responses if objective.category(response) == category][:NUM_EXAMPLES]
+        parts += [response_panel(response, problems, objective, EXCERPT_CHARACTERS) for response in chosen]
     return Group(*parts)
 
 
@@ -107,11 +111,10 @@ def progress_table(analyses: Sequence[Analysis]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for one in analyses:
         correct = one.categories["correct"]
-        interval = wilson(correct.num, correct.of)
         table.add_row(
             str(one.step),
             text.percent(correct.share),
-            f"{text.percent(interval.low)} – {text.percent(interval.high)}",
+            text.bounds(correct.interval),
             text.percent(one.format_ok.share),
             text.percent(one.strictly_correct.share),
             text.percent(one.categories["wrong_answer"].share),
@@ -135,16 +138,18 @@ def lengths_table(analyses: Sequence[Analysis]) -> Table:
     return table
 
 
-def response_panel(response: Response, problems: Mapping[str, Problem], max_characters: int | None = None) -> Panel:
+def response_panel(
+    response: Response, problems: Mapping[str, Problem], objective: Objective, max_characters: int | None = None
+) -> Panel:
     """Return one response with its problem, its gold answer and the verdict; the answer in it is marked."""
-    verdict, problem = response.verdict, problems.get(response.problem_id)
+    category, problem = objective.category(response), problems.get(response.problem_id)
     asked = [("problem  ", problem.problem), ("gold     ", problem.answer)] if problem is not None else []
     body = Text()
     for label, value in asked:
         body.append(label, style="dim").append(harmless(value)).append("\n")
     body.append("response ", style="dim").append(marked(response.text, max_characters)).append("\n")
-    why = verdict.reason or {"wrong_answer": "the answer is not the gold one"}.get(verdict.category, "")
-    body.append("verdict  ", style="dim").append(verdict.category, style=_STYLES[verdict.category])
+    why = objective.reason(response) or {"wrong_answer": "the answer is not the gold one"}.get(category, "")
+    body.append("verdict  ", style="dim").append(category, style=_STYLES[category])
     body.append(f"  {why}" if why else "")
     facts = [f"{response.num_tokens} tokens", f"finished by {response.finish_reason}"]
     facts += [f"entropy {response.entropy:.3f}"] if response.entropy is not None else []
@@ -186,14 +191,13 @@ def _side_by_side(left: Mapping[str, int], right: Mapping[str, int]) -> Iterator
         yield first, second
 
 
-def _shares_table(title: str, counts: Mapping[str, Count]) -> Table:
+def _shares_table(title: str, counts: Mapping[str, Share]) -> Table:
     table = _table(title)
     for header in ("", "responses", "correct", "accuracy", "95 % interval"):
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
     for name, counted in counts.items():
-        interval = wilson(counted.num, counted.of)
-        bounds = f"{text.percent(interval.low)} – {text.percent(interval.high)}"
-        table.add_row(harmless(name), f"{counted.of:,}", f"{counted.num:,}", text.percent(counted.share), bounds)
+        measured = (text.percent(counted.share), text.bounds(counted.interval))
+        table.add_row(harmless(name), f"{counted.of:,}", f"{counted.num:,}", *measured)
     return table
 
 

@@ -1,18 +1,19 @@
 """The report's figures of the smoothed surface through a study's trials: a map of it, and what each setting does to it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
 from pydantic import TypeAdapter
 
 from mathsft.config.schema import Choices, FloatRange, SearchRange
+from mathsft.objective import independent_responses
 from mathsft.records import Run, Score
+from mathsft.reporting import text
 from mathsft.reporting.figures import AMBER, BLUE, X_SETTING, Y_SETTING, shade
 from mathsft.reporting.svg import PAPER, Axis, Chart
 from mathsft.statistics.importance import importance
-from mathsft.statistics.intervals import wilson
 from mathsft.statistics.surface import Observation, predict
 from mathsft.store.book import Book
 
@@ -63,12 +64,11 @@ def surface_map(book: Book) -> str | None:
         note = f"{mean:.1%} ({max(0.0, mean - WIDE * sd):.1%} – {min(1.0, mean + WIDE * sd):.1%})"
         chart.cell(edges[column], edges[column + 1], heights[row], heights[row + 1], shade(mean, low, high), note)
     for trial in trials:
-        solved = [response.verdict.category == "correct" for response in book.responses(_last_score(book, trial))]
-        interval = wilson(sum(solved), len(solved))
+        score = _last_score(book, trial)
         ring = AMBER if promotion is not None and promotion.run == trial.name else PAPER
-        note = f"{trial.name}: {sum(solved) / len(solved):.1%} ({interval.low:.1%} – {interval.high:.1%})"
+        note = f"{trial.name}: {text.accuracy(score)}"
         where = float(trial.overrides[X_SETTING]), float(trial.overrides[Y_SETTING])
-        chart.dot(*where, shade(sum(solved) / len(solved), low, high), note, radius=6, ring=ring)
+        chart.dot(*where, shade(score.accuracy, low, high), note, radius=6, ring=ring)
     return chart.render()
 
 
@@ -103,10 +103,10 @@ def _last_score(book: Book, trial: Run) -> Score:
 def _observations(book: Book, trials: Sequence[Run]) -> list[Observation]:
     observations = []
     for trial in trials:
-        counts: Mapping[str, int] = _last_score(book, trial).counts
-        num, correct = sum(counts.values()), counts["correct"]
-        share = (correct + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
-        observations.append(Observation(trial.overrides, correct / num, share * (1 - share) / num))
+        score = _last_score(book, trial)
+        num = independent_responses(score)
+        share = (score.accuracy * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
+        observations.append(Observation(trial.overrides, score.accuracy, share * (1 - share) / num))
     return observations
 
 

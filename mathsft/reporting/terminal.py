@@ -3,11 +3,11 @@
 from rich import box
 from rich.table import Table
 
+from mathsft.objective import accuracy_interval
 from mathsft.records import Promotion, Run, Score
 from mathsft.reporting import text
 from mathsft.runs.ledger import Ledger
 from mathsft.runs.retention import best_step
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 
 NUM_SHOWN_TRIALS = 8
@@ -60,10 +60,9 @@ def finalists_table(promotion: Promotion) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for one in promotion.finalists:
         confirmed = ("", "", "")
-        if one.num_problems:
-            interval = wilson(one.num_correct, one.num_problems)
-            share = f"{one.num_correct / one.num_problems:.1%}"
-            confirmed = (f"{one.num_correct} of {one.num_problems}", share, f"{interval.low:.1%} – {interval.high:.1%}")
+        if one.low is not None and one.high is not None:
+            share = f"{one.num_correct / one.num_responses:.1%}"
+            confirmed = (f"{one.num_correct} of {one.num_responses}", share, f"{one.low:.1%} – {one.high:.1%}")
         mark = "promoted" if one.run == promotion.run else ""
         table.add_row(one.run, f"{one.search_accuracy:.1%}", f"{one.smoothed_accuracy:.1%}", *confirmed, mark)
     return table
@@ -82,7 +81,7 @@ def progression_table(book: Book, run: Run) -> Table:
     if len(marks) == 1 and len(watched) > 1:
         marks = dict.fromkeys(marks, "best, last")
     for score in [*of_trial, *watched, *book.scores(run.name, "test")]:
-        wrong = f"{score.counts['wrong_answer'] / score.num_problems:.1%}"
+        wrong = f"{score.counts['wrong_answer'] / sum(score.counts.values()):.1%}"
         mark = marks.get(score.step, "") if score.run == run.name else ""
         table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong, mark)
     return table
@@ -100,8 +99,7 @@ def _last_score(book: Book, run: Run) -> tuple[str, str, str]:
 
 
 def _cells(score: Score) -> tuple[str, str, str]:
-    interval = wilson(score.counts["correct"], score.num_problems)
-    return f"{score.accuracy:.1%}", f"{interval.low:.1%} – {interval.high:.1%}", f"{score.format_accuracy:.1%}"
+    return text.percent(score.accuracy), text.bounds(accuracy_interval(score)), text.percent(score.format_accuracy)
 
 
 def _value(run: Run, name: str) -> str:

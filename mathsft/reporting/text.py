@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from mathsft.config.schema import Scalar
+from mathsft.objective import Share, accuracy_interval
 from mathsft.records import Overrides, Promotion, Score
-from mathsft.statistics.intervals import Interval, wilson
+from mathsft.statistics.intervals import Interval
 
 MAX_CELL_CHARACTERS = 160
 
@@ -20,15 +21,19 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def interval_of(score: Score) -> Interval:
-    """Return the 95 % interval of a score's accuracy."""
-    return wilson(score.counts["correct"], sum(score.counts.values()))
+def bounds(interval: Interval) -> str:
+    """Return "19.1% – 30.9%"."""
+    return f"{percent(interval.low)} – {percent(interval.high)}"
 
 
 def accuracy(score: Score) -> str:
     """Return "24.5% (19.1% – 30.9%)": the accuracy and its 95 % interval."""
-    interval = interval_of(score)
-    return f"{percent(score.accuracy)} ({percent(interval.low)} – {percent(interval.high)})"
+    return f"{percent(score.accuracy)} ({bounds(accuracy_interval(score))})"
+
+
+def share(counted: Share) -> str:
+    """Return "24.5% (19.1% – 30.9%)": a share of responses and its 95 % interval."""
+    return f"{percent(counted.share)} ({bounds(counted.interval)})"
 
 
 def expectation(promotion: Promotion) -> str:

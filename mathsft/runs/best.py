@@ -1,12 +1,9 @@
 """The final run's best checkpoint: what it was chosen by, how much the choice flatters that, and what chose nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
-from statistics import fmean
 
-from mathsft.records import Response, Run, Score
+from mathsft.objective import Objective
+from mathsft.records import Run, Score
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.optimism import best_of_k
 from mathsft.store.book import Book
@@ -40,19 +37,13 @@ def best_checkpoint(book: Book, run: Run) -> BestCheckpoint | None:
         return None
     step = best_step(watched)
     chosen = next(score for score in watched if score.step == step)
-    optimism = best_of_k([_accuracies(book.responses(score)) for score in watched], run.seed).optimism
-    # Verdicts are by the lenient format rule, the score by that of the settings: the advantage is as good as the same.
+    objective = Objective.of(book.settings())
+    optimism = best_of_k([objective.outcomes(book.responses(score)) for score in watched], run.seed).optimism
     return BestCheckpoint(
         run=run.name,
         step=step,
         num_checkpoints=len(watched),
         watched=chosen,
-        corrected_accuracy=chosen.accuracy - optimism,
+        corrected_accuracy=max(0.0, chosen.accuracy - optimism),
         tested=book.score(run.name, step, TEST_POOL),
     )
-
-
-def _accuracies(responses: Sequence[Response]) -> list[float]:
-    """Return each problem's share of correct responses; responses are by problem."""
-    by_problem = groupby(responses, key=attrgetter("problem_id"))
-    return [fmean(response.verdict.category == "correct" for response in of_problem) for _, of_problem in by_problem]

@@ -6,7 +6,7 @@ neither what to run nor when to stop: the source does.
 
 import json
 import logging
-from asyncio import Event, Semaphore, TaskGroup
+from asyncio import Semaphore, TaskGroup
 from typing import Protocol
 
 from pydantic import TypeAdapter
@@ -34,8 +34,11 @@ class Source(Protocol):
     async def next(self) -> Run | None:
         """Return the next run to execute, None when this round has no more."""
 
-    async def judge(self, run: Run, index: int, score: Score) -> bool:
-        """Hear the run's score at its eval point of that index; return True to stop it there."""
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
+        """Hear the run's score at its eval point of that index; return the eval point that need not be trained any more.
+
+        None lets the run go on. Once a run is told where to stop, later scores of it are not heard.
+        """
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         """Record how the run ended."""
@@ -61,13 +64,15 @@ async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source:
         crew.trainers.give(trainer)  # a driver died between recording the end and reporting it
         await source.close(run, run.state, run.reason)
         return
-    steps, window, stop = crew.eval_steps(run), Semaphore(run.plan.max_unscored), Event()
-    diverged = failed = ""
+    steps, window = crew.eval_steps(run), Semaphore(run.plan.max_unscored)
+    stop_at: int | None = None
+    is_stopped, diverged, failed = False, "", ""
 
     async def score(index: int, checkpoint: Checkpoint) -> None:
+        nonlocal stop_at
         score = await scored(run, checkpoint, run.plan.pool, crew, book, trainer)
-        if not stop.is_set() and await source.judge(run, index, score) and checkpoint.step != steps[-1]:
-            stop.set()
+        if stop_at is None:
+            stop_at = await source.judge(run, index, score)
         delete_weights(book, crew.study_dir)
         window.release()
 
@@ -76,7 +81,7 @@ async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source:
             with crew.trainers.until_done(trainer):  # left when training ends: the next run may start
                 for index, step in enumerate(steps):
                     await window.acquire()
-                    if stop.is_set():
+                    if is_stopped := stop_at is not None and index >= stop_at:
                         break
                     checkpoint = recorded(run, step, crew, book) or await trained(run, step, trainer, crew, book)
                     if checkpoint.diverged:
@@ -85,7 +90,7 @@ async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source:
                     scoring.create_task(score(index, checkpoint))
     except* (Failed, RemoteError) as errors:
         failed = str(errors.exceptions[0])
-    state: RunState = "failed" if failed else "diverged" if diverged else "pruned" if stop.is_set() else "finished"
+    state: RunState = "failed" if failed else "diverged" if diverged else "pruned" if is_stopped else "finished"
     await source.close(run, state, failed or diverged)
 
 

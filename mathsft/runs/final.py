@@ -8,6 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from mathsft.config.schema import FinalSettings
+from mathsft.objective import Objective
 from mathsft.records import FINISHED, Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, scored
@@ -43,11 +44,11 @@ class One:
         self._is_proposed = True
         return self.run
 
-    async def judge(self, run: Run, index: int, score: Score) -> bool:
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
         if self._min_gain is not None:
             known = [other for other in self._book.scores(run.name, score.pool) if other.step <= score.step]
             self._gains_little = _gains_little(known, self._min_gain, self._book)
-        return bool(self._gains_little)
+        return 0 if self._gains_little else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         if state == "pruned":
@@ -61,7 +62,8 @@ def _gains_little(scores: Sequence[Score], min_gain: float, book: Book) -> str:
     compared = scores[-2 * NUM_COMPARED :]
     if len(compared) < 2 * NUM_COMPARED:
         return ""
-    solved = [[response.verdict.category == "correct" for response in book.responses(score)] for score in compared]
+    objective = Objective.of(book.settings())
+    solved = [objective.outcomes(book.responses(score)) for score in compared]
     bound = improvement_upper_bound(solved[:NUM_COMPARED], solved[NUM_COMPARED:])
     if bound >= min(min_gain, LEAST_RELATIVE_GAIN * fmean(score.accuracy for score in compared[NUM_COMPARED:])):
         return ""

@@ -6,6 +6,7 @@ They come after the promotion is decided and take no part in it.
 from asyncio import TaskGroup
 
 from mathsft.config.schema import HorizonSettings, RunSettings
+from mathsft.objective import independent_responses
 from mathsft.records import FINISHED, Overrides, Plan, Run, Score
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive
@@ -65,5 +66,6 @@ def recorded_horizon(book: Book) -> list[Tried]:
 
 
 def _tried(run: Run, score: Score) -> Tried:
-    num_responses = sum(score.counts.values())
-    return Tried(float(run.overrides[LEARNING_RATE]), run.plan.num_examples, score.counts["correct"], num_responses)
+    num_independent = independent_responses(score)
+    num_correct = round(score.accuracy * num_independent)
+    return Tried(float(run.overrides[LEARNING_RATE]), run.plan.num_examples, num_correct, num_independent)

@@ -1,7 +1,7 @@
 """What a study has cost: how long drivers held their workers, and what these did meanwhile. From the book alone."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,7 +31,8 @@ class Ledger:
     lost_seconds: float
     """Spent on runs that failed."""
     points_per_device_hour: float | None
-    """Points of accuracy that the promoted trial is above the base model on the search pool, by all that was spent."""
+    """Points of accuracy above the base model, by what was spent to reach them: the final run's best checkpoint on its own
+    pool by the hours of the drivers that trained it; before there is one, the promoted trial on search by all hours."""
 
     @property
     def device_hours(self) -> float:
@@ -71,9 +72,7 @@ def cost_ledger(book: Book) -> Ledger:
         _account("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
         _account("evaluator", sum(session.seconds for session in sessions), evaluated),
     )
-    hours = sum(account.held_seconds for account in accounts) / 3600
-    gain = _gain_points(book, runs)
-    return Ledger(accounts, spent("pruned"), spent("failed"), gain / hours if gain is not None and hours else None)
+    return Ledger(accounts, spent("pruned"), spent("failed"), _points_per_hour(book, runs, sessions))
 
 
 def _account(worker: str, held_seconds: float, busy: Mapping[str, float]) -> Account:
@@ -94,7 +93,27 @@ def _sum(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def _gain_points(book: Book, runs: Iterable[Run]) -> float | None:
+def _points_per_hour(book: Book, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
+    """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
+    finals = [run for run in runs if run.name.startswith("final-") and run.state == "finished"]
+    if finals:
+        watched = book.scores(finals[-1].name, finals[-1].plan.pool)
+        gain = _gain_over_step_0(watched)
+        began = [stint.began for stint in book.stints() if stint.run == finals[-1].name]
+        sessions = [session for session in sessions if any(map(session.holds, began))]
+    else:
+        gain = _gain_of_promoted(book, runs)
+    hours = sum(session.seconds * (session.num_trainers + 1) for session in sessions) / 3600
+    return gain / hours if gain is not None and hours else None
+
+
+def _gain_over_step_0(watched: Sequence[Score]) -> float | None:
+    if len(watched) < 2 or watched[0].step != 0:
+        return None
+    return (max(score.accuracy for score in watched) - watched[0].accuracy) * 100
+
+
+def _gain_of_promoted(book: Book, runs: Iterable[Run]) -> float | None:
     promotion = book.promotion()
     promoted = next((run for run in runs if promotion is not None and run.name == promotion.run), None)
     baseline = book.run("baseline")

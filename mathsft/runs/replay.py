@@ -52,8 +52,8 @@ class _Again(One):
         super().__init__(replace(run, state="running", value=None, reason=""), book)
         self._last_index = num_scores - 1 if run.state == "pruned" else None
 
-    async def judge(self, run: Run, index: int, score: Score) -> bool:
-        return index == self._last_index
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
+        return 0 if index == self._last_index else None
 
 
 async def replay(run: Run, recorded: Book, crew: Crew, book: Book) -> Comparison:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
+from mathsft.statistics.intervals import Interval, wilson
+
 NUM_DRAWS = 4000
 TAILS = (2.5, 97.5)
 """Percentiles between which a bracket lies."""
@@ -22,6 +24,11 @@ class Tried:
     num_examples: int
     num_correct: int
     num_problems: int
+
+    @property
+    def interval(self) -> Interval:
+        """Return the 95 % interval of its accuracy."""
+        return wilson(self.num_correct, self.num_problems)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,40 @@ def clustered(num_correct: Sequence[int], num_samples: int) -> Interval:
 
     Raises ValueError without problems or where a count is not in [0, num_samples].
     """
-    import numpy as np
-    from statsmodels.stats.proportion import proportion_confint
-
     if not num_correct or not all(0 <= count <= num_samples for count in num_correct) or num_samples < 1:
         raise ValueError(f"num_correct: one count in [0, num_samples = {num_samples}] for each of at least one problem")
-    num_problems = len(num_correct)
-    shares = np.asarray(num_correct) / num_samples
+    if num_samples == 1:
+        return wilson(sum(num_correct), len(num_correct))
+    from statsmodels.stats.proportion import proportion_confint
+
+    shares = [count / num_samples for count in num_correct]
+    num_effective = effective_number(shares, num_samples)
+    low, high = proportion_confint(fmean(shares) * num_effective, num_effective, alpha=0.05, method="wilson")
+    return Interval(float(low), float(high))
+
+
+def effective_number(shares: Sequence[float], num_samples: int) -> float:
+    """Return for how many independent responses the problems' shares of num_samples responses count: see `clustered`."""
+    if num_samples == 1:
+        return len(shares)
+    import numpy as np
+
+    num_problems = len(shares)
     padded_shares, weights = np.append(shares, [0.0, 1.0]), np.append(np.ones(num_problems), [0.5, 0.5])
     center = np.average(padded_shares, weights=weights)
     variance_between_problems = weights @ (padded_shares - center) ** 2 / num_problems  # the weights' sum, less one
-    num_effective = np.clip(
-        num_problems * center * (1 - center) / variance_between_problems, num_problems, num_problems * num_samples
+    return float(
+        np.clip(num_problems * center * (1 - center) / variance_between_problems, num_problems, num_problems * num_samples)
     )
-    low, high = proportion_confint(shares.mean() * num_effective, num_effective, alpha=0.05, method="wilson")
-    return Interval(float(low), float(high))
+
+
+def unpaired_difference(first_correct: int, first_num: int, second_correct: int, second_num: int) -> tuple[float, float]:
+    """Return Newcombe's 95 % interval of the second share minus the first, each of problems of its own.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven methods",
+    Statistics in Medicine 17 (1998), method 10.
+    """
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    low, high = confint_proportions_2indep(second_correct, second_num, first_correct, first_num, method="newcomb")
+    return float(low), float(high)

@@ -16,7 +16,7 @@ class BestOfK:
     raw: float
     optimism: float
     corrected: float
-    """raw - optimism: what the chosen trial may be expected to reach on other problems."""
+    """raw - optimism: what the chosen trial may be expected to reach on other problems, at most raw."""
 
 
 def best_of_k(results: Sequence[Sequence[float]], seed: int) -> BestOfK:
@@ -46,5 +46,6 @@ def best_of_k(results: Sequence[Sequence[float]], seed: int) -> BestOfK:
 
     accuracies = correct.mean(axis=1)
     index = int(accuracies.argmax())
-    raw, corrected = float(accuracies[index]), float(out_of_bag.mean())
+    raw = float(accuracies[index])
+    corrected = min(raw, float(out_of_bag.mean()))  # by the chance of the draws it may be a little higher
     return BestOfK(index=index, raw=raw, optimism=raw - corrected, corrected=corrected)

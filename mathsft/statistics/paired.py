@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 
 @dataclass(frozen=True)
@@ -12,13 +13,13 @@ class PairedDifference:
 
     num_problems: int
     num_gained: int
-    """Problems that only the second answers correctly."""
+    """Problems that the second answers correctly more often."""
     num_lost: int
-    """Problems that only the first answers correctly."""
+    """Problems that the first answers correctly more often."""
     difference: float
     """Accuracy of the second minus that of the first."""
     low: float
-    """Lower end of Tango's 95 % interval of the difference."""
+    """Lower end of the 95 % interval of the difference."""
     high: float
     p_value: float
     """Two-sided, of McNemar's exact test; for a number of problems that was fixed beforehand."""
@@ -26,8 +27,12 @@ class PairedDifference:
     """Evidence that the second is better; 20 is 5 % significance, however often one looked while problems were added."""
 
 
-def compare(first: Sequence[bool], second: Sequence[bool]) -> PairedDifference:
-    """Return the second checkpoint's gain over the first; element i of both says whether problem i was answered correctly.
+def compare(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
+    """Return the second checkpoint's gain over the first; element i of both is the share of correct responses to problem i.
+
+    With one response a problem, shares are 0 or 1, and the interval is Tango's. With several it is Student's for the mean of
+    the problems' differences, after two invented problems are added (see `improvement_upper_bound`), and the tests are sign
+    tests: a problem counts as gained where its share rose, as lost where it fell.
 
     Source of the test: McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages", Psychometrika 12 (1947), in its exact, binomial form. Raises ValueError without problems or where the
@@ -38,21 +43,28 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> PairedDifference:
     pairs = list(zip(first, second, strict=True))
     if not pairs:
         raise ValueError("nothing to compare: no problems")
-    num_gained = sum(after and not before for before, after in pairs)
-    num_lost = sum(before and not after for before, after in pairs)
+    num_gained = sum(after > before for before, after in pairs)
+    num_lost = sum(after < before for before, after in pairs)
+    if {share for pair in pairs for share in pair} <= {0, 1}:
+        difference = (num_gained - num_lost) / len(pairs)
+        low = _tango_lower_limit(num_gained, num_lost, len(pairs))
+        high = -_tango_lower_limit(num_lost, num_gained, len(pairs))
+    else:
+        difference = fmean(after - before for before, after in pairs)
+        low, high = _student_limits([after - before for before, after in pairs])
     return PairedDifference(
         num_problems=len(pairs),
         num_gained=num_gained,
         num_lost=num_lost,
-        difference=(num_gained - num_lost) / len(pairs),
-        low=_tango_lower_limit(num_gained, num_lost, len(pairs)),
-        high=-_tango_lower_limit(num_lost, num_gained, len(pairs)),
+        difference=difference,
+        low=low,
+        high=high,
         p_value=float(mcnemar([[0, num_gained], [num_lost, 0]], exact=True).pvalue),
         e_value=_e_value(num_gained, num_lost),
     )
 
 
-def improvement_upper_bound(previous: Sequence[Sequence[bool]], last: Sequence[Sequence[bool]]) -> float:
+def improvement_upper_bound(previous: Sequence[Sequence[float]], last: Sequence[Sequence[float]]) -> float:
     """Return the one-sided 95 % upper bound of the mean accuracy of the last checkpoints minus that of the previous ones.
 
     Both are results [checkpoint][problem] on the same problems. The bound is Student's for the mean of the problems'
@@ -69,7 +81,7 @@ def improvement_upper_bound(previous: Sequence[Sequence[bool]], last: Sequence[S
     return float(ttest_1samp(padded_gains, 0, alternative="less").confidence_interval(0.95).high)
 
 
-def mean_correlation(outcomes: Sequence[Sequence[bool]]) -> float:
+def mean_correlation(outcomes: Sequence[Sequence[float]]) -> float:
     """Return how alike problems fall out for different checkpoints: the pooled correlation of their outcomes, at least 0.
 
     Outcomes are [checkpoint][problem] on the same problems. The variance of a difference of two accuracies is smaller by
@@ -83,6 +95,14 @@ def mean_correlation(outcomes: Sequence[Sequence[bool]]) -> float:
         return 0.0
     shared = float(solved_CP.sum(axis=0).var()) - own
     return max(0.0, shared / ((len(solved_CP) - 1) * own))
+
+
+def _student_limits(gains: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of Student's 95 % interval of the mean gain, two invented problems added, which lie in [-1, 1]."""
+    from scipy.stats import ttest_1samp
+
+    found = ttest_1samp([*gains, 1.0, -1.0], 0).confidence_interval(0.95)
+    return max(-1.0, float(found.low)), min(1.0, float(found.high))
 
 
 def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> float:

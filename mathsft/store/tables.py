@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData
 
 from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Session, StepMetrics, Stint
 
-SCHEMA_NUMBER = 2
+SCHEMA_NUMBER = 3
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
 
 METADATA = MetaData()

@@ -7,8 +7,8 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
+from mathsft.objective import Objective, accuracy_interval
 from mathsft.records import Response, Run, Score
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 
@@ -27,12 +27,12 @@ def show_trial(trial: Trial, run: Run, book: Book, folder: StudyFolder) -> None:
         save_note(trial, f"## {run.name}: {run.state}\n\n{run.reason}")
         return
     last, responses = scores[-1], book.responses(scores[-1])
-    interval = wilson(last.counts["correct"], sum(last.counts.values()))
+    interval, objective = accuracy_interval(last), Objective.of(book.settings())
     trial.set_user_attr("interval_low", round(interval.low, 4))
     trial.set_user_attr("interval_high", round(interval.high, 4))
     trial.set_user_attr("format_accuracy", last.format_accuracy)
-    _upload_responses(trial, last, responses, folder)
-    save_note(trial, _note(run, scores, responses))
+    _upload_responses(trial, last, responses, objective, folder)
+    save_note(trial, _note(run, scores, responses, objective))
 
 
 def _costs(run: Run, book: Book) -> dict[str, float]:
@@ -41,14 +41,14 @@ def _costs(run: Run, book: Book) -> dict[str, float]:
     return {"train_seconds": train, "generate_seconds": generate}
 
 
-def _note(run: Run, scores: list[Score], responses: list[Response]) -> str:
+def _note(run: Run, scores: list[Score], responses: list[Response], objective: Objective) -> str:
     rows = []
     for score in scores:
-        interval = wilson(score.counts["correct"], score.num_problems)
+        interval = accuracy_interval(score)
         bounds = f"{interval.low:.1%} – {interval.high:.1%}"
         rows.append(f"| {score.step} | {score.accuracy:.1%} | {bounds} | {score.format_accuracy:.1%} |")
     samples = [
-        f"| {_cell(response.verdict.category)} | {_cell(response.verdict.reason)} | `{_cell(response.text)}` |"
+        f"| {_cell(objective.category(response))} | {_cell(objective.reason(response))} | `{_cell(response.text)}` |"
         for response in responses[:NUM_SAMPLES]
     ]
     return "\n".join(
@@ -75,7 +75,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
 
 
-def _upload_responses(trial: Trial, score: Score, responses: list[Response], folder: StudyFolder) -> None:
+def _upload_responses(
+    trial: Trial, score: Score, responses: list[Response], objective: Objective, folder: StudyFolder
+) -> None:
     """Attach the responses as a CSV, which the dashboard opens as a table."""
     if get_all_artifact_meta(trial):
         return  # attached by a driver that was killed before it told the trial
@@ -84,10 +86,8 @@ def _upload_responses(trial: Trial, score: Score, responses: list[Response], fol
         writer = csv.writer(file)
         writer.writerow(["problem_id", "category", "reason", "answer", "num_tokens", "response"])
         for response in responses:
-            verdict = response.verdict
-            writer.writerow(
-                [response.problem_id, verdict.category, verdict.reason, verdict.body, response.num_tokens, response.text]
-            )
+            counted = objective.category(response), objective.reason(response)
+            writer.writerow([response.problem_id, *counted, response.verdict.body, response.num_tokens, response.text])
     folder.artifacts.mkdir(exist_ok=True)
     store = FileSystemArtifactStore(folder.artifacts)
     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.records import Finalist, Promotion, Run
-from mathsft.statistics.intervals import wilson
+from mathsft.statistics.intervals import Interval, clustered, effective_number
 from mathsft.statistics.optimism import best_of_k
 from mathsft.statistics.paired import mean_correlation
 from mathsft.statistics.surface import Observation, optimum, smooth
@@ -30,12 +30,18 @@ class TrialResult:
     """What a trial's last checkpoint reached."""
 
     run: Run
-    outcomes: Mapping[str, tuple[bool, ...]]
-    """By pool ("search", "confirm:0-125"), whether it solved each problem, in an order that all trials share."""
+    outcomes: Mapping[str, tuple[float, ...]]
+    """By pool ("search", "confirm:0-125"), each problem's share of correct responses, in an order that all trials share."""
     gold_nll: float | None = None
     """Mean of gold_nll over the search pool; breaks exact ties."""
+    num_samples: int = 1
+    """Responses to each problem."""
 
-    def solved(self, pools: Sequence[str]) -> tuple[bool, ...]:
+    def interval(self, pools: Sequence[str]) -> Interval:
+        """Return the 95 % interval of the accuracy on these pools."""
+        return clustered([round(share * self.num_samples) for share in self.solved(pools)], self.num_samples)
+
+    def solved(self, pools: Sequence[str]) -> tuple[float, ...]:
         """Return the outcomes on these pools, one after the other."""
         return tuple(outcome for pool in pools for outcome in self.outcomes[pool])
 
@@ -172,8 +178,9 @@ def _observation(trial: TrialResult, pools: Sequence[str], lost: float, own_shar
     if trial.run.state == "diverged":
         return Observation(trial.run.overrides, 0.0, 0.0)
     solved = trial.solved(pools)
-    share = (sum(solved) + 1) / (len(solved) + 2)  # never 0 or 1, which would claim to be certain
-    return Observation(trial.run.overrides, fmean(solved) + lost, own_share * share * (1 - share) / len(solved))
+    num = effective_number(solved, trial.num_samples)
+    share = (fmean(solved) * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
+    return Observation(trial.run.overrides, fmean(solved) + lost, own_share * share * (1 - share) / num)
 
 
 def _accuracy(trial: TrialResult, pools: Sequence[str]) -> float:
@@ -228,7 +235,7 @@ def _evidence(finished: Sequence[TrialResult], winner: TrialResult, fresh: Seque
     if not fresh:
         return {**known, "accuracy": best.corrected}
     solved = winner.solved(fresh)
-    interval = wilson(sum(solved), len(solved))
+    interval = winner.interval(fresh)
     return {**known, "accuracy": fmean(solved), "low": interval.low, "high": interval.high, "num_problems": len(solved)}
 
 
@@ -237,12 +244,24 @@ def _finalists(results: Sequence[TrialResult], rule: Rule) -> tuple[Finalist, ..
     smoothed = _smoothed(results, [], [SEARCH_POOL], rule.space)
     shortlist = _ranked(_shortlist(results, _one_per_setting(results), rule), smoothed)
     slices = [pool for _, pool in _rounds(rule)]
-    entered = [(trial, trial.solved([pool for pool in slices if pool in trial.outcomes])) for trial in shortlist]
     return tuple(
-        Finalist(trial.run.name, _accuracy(trial, [SEARCH_POOL]), smoothed[trial.run.name], sum(solved), len(solved))
-        for trial, solved in entered
+        _finalist(trial, smoothed[trial.run.name], [pool for pool in slices if pool in trial.outcomes])
+        for trial in shortlist
     )
 
 
-def _named(trial: TrialResult, pools: Sequence[str]) -> tuple[int, tuple[bool, ...]]:
+def _finalist(trial: TrialResult, smoothed: float, pools: Sequence[str]) -> Finalist:
+    solved, interval = trial.solved(pools), trial.interval(pools) if pools else None
+    return Finalist(
+        run=trial.run.name,
+        search_accuracy=_accuracy(trial, [SEARCH_POOL]),
+        smoothed_accuracy=smoothed,
+        num_correct=round(sum(solved) * trial.num_samples),
+        num_responses=len(solved) * trial.num_samples,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+    )
+
+
+def _named(trial: TrialResult, pools: Sequence[str]) -> tuple[int, tuple[float, ...]]:
     return _number(trial), trial.solved(pools)

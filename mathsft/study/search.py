@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mathsft.config.schema import Choices, Component, FloatRange, Scalar, SearchRange, StudyConfig
+from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
 from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
 from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
 from mathsft.store.folder import StudyFolder
+from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
 from mathsft.study.results import TRIAL_PREFIX, recorded_results
@@ -66,7 +66,7 @@ class Search:
         self._config, self._plan, self._book, self._folder = config, plan, book, folder
         self._given = given
         self._num_trainers, self._deadline = num_trainers, deadline
-        self._space = {name: distribution(given) for name, given in config.search.items()}
+        self._space = make_space(config)
         with told_to_user(book):
             self.study = open_optuna_study(config, book)
         self._asked, self._told = Turns(), Turns()
@@ -94,13 +94,18 @@ class Search:
         with told_to_user(self._book):
             return self._ask(number)
 
-    async def judge(self, run: Run, index: int, score: Score) -> bool:
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
+        """Ask the pruner. Training is max_unscored eval points ahead by then, so that a late verdict stops nothing.
+
+        To stop a run the sooner its scoring happens to be fast would make its end depend on who is faster, and on kills.
+        """
         await self._told[_number(run) - self._num_trainers].wait()
         with told_to_user(self._book):
             trial = self._trial(_number(run))
             if index not in self._frozen(_number(run)).intermediate_values:
                 trial.report(score.accuracy, index)
-            return trial.should_prune()
+            is_bad = explained(trial.should_prune, "pruner", self._config.pruner)
+            return index + run.plan.max_unscored if is_bad else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         run = closed(run, state, reason, self._book)
@@ -134,12 +139,15 @@ class Search:
             self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
         if self._half_asked == number:
             self._half_asked = None
-            trial = self._trial(number)
-            params = {name: trial._suggest(name, given) for name, given in self._space.items()}
+            params = explained(lambda: self._suggested(number), "sampler", self._config.sampler)
         else:
-            params = self.study.ask(self._space).params
+            params = explained(lambda: self.study.ask(self._space), "sampler", self._config.sampler).params
         self._asked[number].set()
         return self._run(number, params)
+
+    def _suggested(self, number: int) -> dict[str, Any]:
+        trial = self._trial(number)
+        return {name: trial._suggest(name, given) for name, given in self._space.items()}
 
     def _fixed(self, number: int) -> dict[str, Scalar]:
         """Return what the sampler has no say in: given settings at the start, proposals of the surface at the end."""
@@ -155,7 +163,7 @@ class Search:
         if not self._frozen(number).state.is_finished():
             show_trial(self._trial(number), run, self._book, self._folder)
             state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(run.state, TrialState.COMPLETE)
-            self.study.tell(number, run.value if state == TrialState.COMPLETE else None, state=state)
+            tell(self.study, number, run.value if state == TrialState.COMPLETE else None, state)
         self._told[number].set()
 
     def _trial(self, number: int) -> Trial:
@@ -178,8 +186,14 @@ class Search:
 
     def _is_spent(self) -> bool:
         is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        counted = sum(trial.state == "running" or trial.state in FINISHED for trial in self._trials())
-        return is_late or counted >= self._config.num_trials
+        counted = [trial for trial in self._trials() if trial.state == "running" or trial.state in FINISHED]
+        is_enough = len(counted) >= self._config.num_trials
+        return is_late or is_enough or self._has_tried_all(counted)
+
+    def _has_tried_all(self, trials: Sequence[Run]) -> bool:
+        """Tell whether a sampler that repeats nothing has nothing left to try."""
+        tried = {frozenset(trial.overrides.items()) for trial in trials}
+        return self._config.sampler.name == "BruteForceSampler" and len(tried) >= num_settings(self._config.search)
 
     def _is_failing(self) -> bool:
         return self._num_failed >= MAX_FAILURES and not any(trial.state in FINISHED for trial in self._trials())
@@ -215,34 +229,7 @@ def open_optuna_study(config: StudyConfig, book: Book) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=make_sampler(config, 0),
-        pruner=make_component(optuna.pruners, "pruner", config.pruner),
+        pruner=make_pruner(config),
     )
     study.set_metric_names(["accuracy"])
     return study
-
-
-def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
-    """Make the sampler for one trial: a seeded sampler would otherwise repeat its random numbers when a study goes on."""
-    seed = derive_seed(config.seed, "sampler", number)
-    sampler: optuna.samplers.BaseSampler = make_component(optuna.samplers, "sampler", config.sampler, seed=seed)
-    return sampler
-
-
-def make_component(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
-    """Build one of Optuna's classes by name; raises UserError for a name or an argument that it does not know."""
-    known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
-    if component.name not in known:
-        raise UserError(f"{kind}.name: {component.name!r} is not one of Optuna's; known: {', '.join(known)}")
-    try:
-        return getattr(module, component.name)(**arguments, **component.arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
-
-
-def distribution(given: SearchRange) -> BaseDistribution:
-    """Return Optuna's distribution for a searched range."""
-    if isinstance(given, Choices):
-        return CategoricalDistribution(given.choices)
-    if isinstance(given, FloatRange):
-        return FloatDistribution(given.low, given.high, log=given.log)
-    return IntDistribution(given.low, given.high, log=given.log)

@@ -1,6 +1,6 @@
 """What a choice between trials amounts to, in words. It chooses nothing.
 
-A trial is its number and whether it solved each problem, in an order that all trials share.
+A trial is its number and its share of correct responses to each problem, in an order that all trials share.
 """
 
 import math
@@ -13,7 +13,7 @@ from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.statistics.power import minimum_detectable_difference
 from mathsft.statistics.surface import position
 
-Outcomes: TypeAlias = tuple[int, tuple[bool, ...]]
+Outcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
 PROOF = 20
 """An e-value that chance reaches in one of twenty comparisons at most, however often one looks."""
@@ -35,7 +35,10 @@ def runner_up_note(winner: Outcomes, others: Sequence[Outcomes]) -> str:
     if found.low <= 0 <= found.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
-    return f"trial {number} promoted: higher smoothed mean; against trial {second} {_gain(found)} {problems}, short of proof"
+    return (
+        f"trial {number} promoted: higher smoothed mean; {_gain(found)} against trial {second} {problems} by the interval "
+        f"for a single look, but the e-value is {found.e_value:.1f}, and repeated looks ask for {PROOF}"
+    )
 
 
 def own_settings_note(winner: Outcomes, own: Outcomes) -> str:

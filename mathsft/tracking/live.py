@@ -6,8 +6,8 @@ from typing import Self
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, Scalar
+from mathsft.objective import accuracy_interval
 from mathsft.records import FINISHED, Call, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
-from mathsft.statistics.intervals import wilson
 from mathsft.store.book import Book, News
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
@@ -89,8 +89,7 @@ class LiveProgress:
         self._start_pace()
         self._find_best(run)
         self._count_queue(run)
-        num_responses = sum(score.counts.values())
-        interval = wilson(score.counts["correct"], num_responses)
+        interval = accuracy_interval(score)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
         progress = (self._queue, self._best, self._time_left(run)) if _is_final(run) else ()

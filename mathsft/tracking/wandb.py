@@ -30,6 +30,8 @@ INIT_SECONDS = 15
 CLOSE_SECONDS = 60
 """How long the last uploads may take when the study is over."""
 
+NOT_CORRECT = ("wrong_answer", "format_failure", "ungraded")
+
 RowKey: TypeAlias = tuple[str, int]
 """("train", step) for an optimizer step, (pool, step) for a score."""
 
@@ -225,7 +227,7 @@ def _train_values(metrics: StepMetrics) -> dict[str, float]:
 def _eval_values(score: Score) -> dict[str, float]:
     """Return shares of the responses, how many problems they are of, and what they cost."""
     num_responses = sum(score.counts.values())
-    shares = {category: count / num_responses for category, count in score.counts.items() if category != "correct"}
+    shares = {category: score.counts[category] / num_responses for category in NOT_CORRECT}
     return {
         "accuracy": score.accuracy,
         "format_accuracy": score.format_accuracy,

@@ -8,6 +8,15 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """mallopt's parameters. Source: glibc, malloc.h."""
 
+_SHORTAGES = (
+    "can't allocate memory",  # torch on a CPU. Source: c10/core/impl/alloc_cpu.cpp
+    "bad_alloc",  # what C++ calls a failing `new`
+    "CUDA error: out of memory",  # a kernel's launch or a stream. Source: CUDA Runtime API, cudaError
+    "Triton Error [CUDA]: out of memory",  # loading a kernel. Source: triton, third_party/nvidia/backend/driver.c
+    "CUBLAS_STATUS_ALLOC_FAILED",  # a workspace. Source: cuBLAS Library, cublasStatus_t
+)
+"""Words for memory that ran out, where there is no exception of its own."""
+
 
 def keep_freed_memory() -> None:
     """Make malloc keep what is freed: steps need the same large blocks again, and fresh pages cost more than some products.
@@ -23,9 +32,7 @@ def keep_freed_memory() -> None:
 
 def is_shortage(error: BaseException) -> bool:
     """Tell whether the error means that memory ran out, of the device or of the host; then the process may work on."""
-    # On a CPU torch has only words for it. Source: c10/core/impl/alloc_cpu.cpp, and what C++ calls a failing `new`.
-    words = ("can't allocate memory", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in _SHORTAGES)
 
 
 def resident_bytes() -> int:

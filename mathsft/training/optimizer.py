@@ -12,6 +12,10 @@ _EPSILON = 1e-8
 _ALIGNMENT = 64
 """Every weight starts at a multiple of this many elements, so that no two share a cache line."""
 
+_NORM_BLOCK = 16_384
+"""On a CPU torch adds a vector's squares one after the other: the fp32 norm of 135 million elements is off by 1.5 %. That of
+so many is right to 1e-7."""
+
 
 def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> float:
     """Return the learning rate of step 1, 2, …, num_steps: linear warmup, then linear decay.
@@ -54,6 +58,15 @@ def apply_adamw(
         eps=_EPSILON,
         maximize=False,
     )
+
+
+def blockwise_norm(flat: Tensor) -> Tensor:
+    """Return the L2 norm of a vector, however long: that of the norms of its blocks."""
+    num_whole = len(flat) // _NORM_BLOCK * _NORM_BLOCK
+    whole, rest = flat[:num_whole].view(-1, _NORM_BLOCK), flat[num_whole:]
+    norms = torch.cat([torch.linalg.vector_norm(whole, dim=1), torch.linalg.vector_norm(rest, dim=0, keepdim=True)])
+    norm: Tensor = torch.linalg.vector_norm(norms)
+    return norm
 
 
 class MasterAdamW:
@@ -125,8 +138,7 @@ class MasterAdamW:
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of the collected gradient."""
-        norm: Tensor = torch.linalg.vector_norm(self._flat["gradient"])
-        return norm
+        return blockwise_norm(self._flat["gradient"])
 
     def update(self, step: int, learning_rate: float, gradient_scale: float) -> None:
         """Apply step 1, 2, … with gradient_scale times the collected gradient, which is then used up."""

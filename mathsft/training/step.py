@@ -69,8 +69,13 @@ class TrainingStep:
         device: torch.device,
         prefix_ids: tuple[int, ...] = (),
         ranks: Ranks = ALONE,
+        fitting_tokens: int | None = None,
     ) -> None:
-        """Start a run of num_steps steps whose prompts all begin with prefix_ids."""
+        """Start a run of num_steps steps whose prompts all begin with prefix_ids.
+
+        No more than fitting_tokens are computed at once, whatever the settings say. Raises TooLittleMemoryError where
+        weights, gradients and moments do not fit.
+        """
         if device.type == "cpu":
             keep_freed_memory()
         self._training = training
@@ -80,18 +85,25 @@ class TrainingStep:
         set_gradient_checkpointing(base, training.gradient_checkpointing)
         dtype = DTYPES[training.precision]
         self._optimizer: MasterAdamW | ShardedAdamW
-        if ranks.size == 1:
-            self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
-            self._row_loss = RowLoss(base.model)
-        else:
-            self._row_loss = shard(base, dtype, device, ranks)
-            self._optimizer = ShardedAdamW(self._row_loss, training, device, ranks)
-        self._set_budget(training.token_budget_tokens)
+        try:
+            if ranks.size == 1:
+                self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
+                self._row_loss = RowLoss(base.model)
+            else:
+                self._row_loss = shard(base, dtype, device, ranks)
+                self._optimizer = ShardedAdamW(self._row_loss, training, device, ranks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            raise TooLittleMemoryError(_no_room_for_optimizer(base, error)) from error
+        self.fitting_tokens = fitting_tokens
+        """Tokens at once that memory has room for, as was found out; None until it ran out."""
+        self._set_budget(min(training.token_budget_tokens, fitting_tokens or training.token_budget_tokens))
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
         """Take step 1, 2, …, num_steps with the batch, in as many rows as the token budget asks for.
 
-        Where memory runs out, the budget is halved for this run and all that follows: no update changes but by rounding.
+        Where memory runs out, the budget is halved, and fitting_tokens says so: no update changes but by rounding.
         Raises TooLittleMemoryError when the longest example does not fit even alone, and for ranks at once.
         """
         while True:
@@ -197,7 +209,8 @@ class TrainingStep:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.compiler.reset()  # other row lengths are to come, and attention is compiled for so many only
-        self._set_budget(self._budget_tokens // 2)
+        self.fitting_tokens = self._budget_tokens // 2
+        self._set_budget(self.fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:
         self._budget_tokens = budget_tokens
@@ -208,6 +221,15 @@ class TrainingStep:
         if self._packing is None:
             return plain_rows(batch, self._budget_tokens, self._device)
         return packed_rows(batch, self._packing, self._device)
+
+
+def _no_room_for_optimizer(base: BaseModel, error: BaseException) -> str:
+    num_parameters = sum(weight.numel() for weight in base.weights.values())
+    reason = str(error).partition("\n")[0]
+    return (
+        f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: {reason}; free "
+        "some, or take a smaller model"
+    )
 
 
 def _packing(base: BaseModel, budget_tokens: int, prefix_ids: tuple[int, ...]) -> Packing:

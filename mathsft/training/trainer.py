@@ -82,6 +82,7 @@ class Trainer:
         self._held: _Held | None = None
         self._base_fingerprint = fingerprint(model_folder)
         self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
+        self._fitting_tokens: int | None = None
         self._state_dir: Path | None = None
         """The run's folder that holds the one full state of this trainer."""
 
@@ -149,6 +150,7 @@ class Trainer:
                 if not outcome.is_finite:
                     held.diverged = _diverged(held, step, _what_is_not_finite(outcome))
                     return
+                self._fitting_tokens = held.training_step.fitting_tokens
                 held.step = step
                 held.num_tokens += outcome.num_tokens
                 seconds = time.perf_counter() - started
@@ -197,7 +199,13 @@ class Trainer:
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._run_dir(run).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(
-            self._base, training, num_steps, self._device, common_prefix(encoded.examples), self._ranks
+            self._base,
+            training,
+            num_steps,
+            self._device,
+            common_prefix(encoded.examples),
+            self._ranks,
+            self._fitting_tokens,
         )
         predicted = None
         if self._ranks.size == 1:

@@ -32,6 +32,7 @@ weights are up to 1.7 times as fast at 576; at 128 to 384 they are no faster, an
 
 WORKER_ENV = {
     "PYTHONUTF8": "1",  # torch reads files of its own in the locale's encoding, and they are in UTF-8
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML numbers devices; CUDA's default puts the fastest first
     "HF_HUB_OFFLINE": "1",  # the model is a local folder by now: nothing asks a server and waits for it
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at every process started
 }

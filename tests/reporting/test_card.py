@@ -1,10 +1,13 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mathsft.data.quickstart import base_model_folder
 from mathsft.records import Checkpoint, Passport, Plan, Run, Score
-from mathsft.reporting.card import write_card
+from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.book import Book
 
 RUN = Run(
@@ -15,7 +18,12 @@ RUN = Run(
     "finished",
     0.6,
 )
-SETTINGS = {"model.path": "or|g/base", "data.source": "a.jsonl", "prompt.template": "short", "training.learning_rate": 5e-5}
+SETTINGS = {
+    "model.path": "or|g/base",
+    "data.source": "/home/somebody/a.jsonl",
+    "prompt.template": "short",
+    "training.learning_rate": 5e-5,
+}
 
 
 @pytest.mark.parametrize("has_passport", [True, False])
@@ -52,3 +60,20 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(tmp_pat
     assert ["weights (BLAKE3)", "f1ngerpr1nt"] in rows
     assert (["mathsft's commit", "abc and uncommitted changes"] in rows) == has_passport
     assert "    User: {problem}\n    Assistant: <think>" in body
+    assert "The base model is or\\|g/base." in body
+    assert "The test problems are from a.jsonl, as are the others" in body
+    assert "chosen on the pool watch (200 problems)" in body and "on test (200 problems)" in body
+    assert "/home" not in card
+
+
+def test_a_base_model_from_the_hub_is_named_for_the_hub(tmp_path: Path) -> None:
+    assert yaml.safe_load(_front_matter({"model.path": "org/base"}).strip("-"))["base_model"] == "org/base"
+    assert "base_model" not in yaml.safe_load(_front_matter({"model.path": str(tmp_path)}).strip("-"))
+
+
+def test_the_code_in_the_card_uses_the_model(tmp_path: Path) -> None:
+    snippet = _snippet({"prompt.template": "short", "evaluation.max_tokens": 8, "evaluation.stop": ["</answer>"]})
+    command = [sys.executable, "-c", snippet.replace('folder = "."', f"folder = {str(base_model_folder())!r}")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

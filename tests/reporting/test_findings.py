@@ -50,7 +50,9 @@ def test_a_rising_run_whose_format_is_learned(book: Book) -> None:
     write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
     said = findings_section(book)
     assert "the best checkpoint of final-0123abcd gains +50.0 points (+43.1 to +56.9) of accuracy (100 problems" in said
-    assert "mostly the answers: of its 90 responses that are not correct, 0 (0.0%, 0.0% – 4.1%) fail the format" in said
+    assert (
+        "mostly the answers: of its 90 responses that are not correct, 0 fail the format, 0.0% (0.0% – 1.9%) of all" in said
+    )
     assert "Responses have 40 tokens on average, 30 before; their tokens' entropy is 0.40 nats, 0.30 before." in said
     assert "Train longer (`final.num_examples`): the curve still rises" in said
     assert "show quickstart final --responses wrong_answer" in said
@@ -69,8 +71,8 @@ def test_a_run_that_falls_and_fails_the_format(book: Book) -> None:
 def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
     write_final(book, (10, 20, 30, 40, 50, 60), failed=120, cut=110)
     said = findings_section(book)
-    assert "mostly the format: of its 140 responses that are not correct, 120 (85.7%" in said
-    assert "Raise `evaluation.max_tokens`: 110 of 200 responses of the best checkpoint (55.0%, 48.1% – 61.7%)" in said
+    assert "mostly the format: of its 140 responses that are not correct, 120 fail the format, 60.0% (53.1%" in said
+    assert "Raise `evaluation.max_tokens`: 110 of 200 responses of the best checkpoint, 55.0% (48.1% – 61.7%)" in said
     assert "show quickstart final --responses format_failure" in said
 
 
@@ -143,3 +145,15 @@ def test_the_surface_is_drawn_where_there_are_trials_enough(book: Book) -> None:
     drawn, bars = surface_map(book), importance_bars(book)
     assert drawn is not None and drawn.count("<rect") > 3 * 48 and "trial-4: 30.0% (24.1% – 36.7%)" in drawn
     assert bars is not None and "learning_rate: " in bars
+
+
+@pytest.mark.parametrize(("tested", "is_said"), [(110, False), (60, True)])
+def test_pools_with_another_mix_of_problems_are_named(book: Book, tested: int, is_said: bool) -> None:
+    book.write(FINAL)
+    for step, correct in ((0, 10), (40, 110)):
+        write(book, FINAL.name, step, "watch", correct, 0)
+    for step, correct in ((0, 10), (40, tested)):
+        write(book, FINAL.name, step, "test", correct, 0)
+    said = findings_section(book)
+    assert ("another mix of problems" in said) == is_said
+    assert ("solves 30.0% of the test problems and 55.0% of those of the pool watch" in said) == is_said

@@ -61,7 +61,7 @@ def write_study(book: Book) -> None:
         write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
-    finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500), Finalist("trial-1", 0.25, 0.24, 0, 0))
+    finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500, 0.2710, 0.3519), Finalist("trial-1", 0.25, 0.24, 0, 0))
     reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
     book.write(Promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
     book.write(Session("2026-01-01T00:00:00+00:00", 1, 60.0))
@@ -92,7 +92,7 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
 
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
-    assert "the base model solves 5.0% (2.7% – 9.0%). That is better" in conclusion
+    assert "the base model solves 5.0% (2.7% – 9.0%). On the same problems that is better: +55.0 points (+" in conclusion
     models = [(row[0], row[1], row[3]) for row in section(report, "### Baseline against final")[1:]]
     assert models[:3] == [
         ("base model", "test", "10 of 200"),
@@ -136,7 +136,9 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
     assert "SECRET" not in report
 
 
-@pytest.mark.parametrize(("num_correct", "verdict"), [(16, "do not show a difference"), (120, "That is better")])
+@pytest.mark.parametrize(
+    ("num_correct", "verdict"), [(11, "not distinguishable: +0.5 points (-"), (120, "that is better: +55.0 points (+")]
+)
 def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
     write_final(book, num_correct)
     report = markdown_of(book, tmp_path)
@@ -155,7 +157,7 @@ def test_only_a_study(book: Book, tmp_path: Path) -> None:
     write_study(book)
     conclusion = markdown_of(book, tmp_path).splitlines()[2]
     assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
-    assert "The intervals of 1 of the other 2 overlap" in conclusion
+    assert "On the same problems 0 of the other 2 are not distinguishable from it" in conclusion
 
 
 def test_an_empty_book(book: Book, tmp_path: Path) -> None:

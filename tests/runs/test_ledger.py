@@ -1,6 +1,8 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from mathsft.records import Checkpoint, Plan, Promotion, Run, Score
+from mathsft.records import Checkpoint, Plan, Promotion, Run, Score, Session, Stint
 from mathsft.runs.ledger import Timekeeper, cost_ledger
 from mathsft.store.book import Book
 
@@ -44,3 +46,22 @@ def test_sessions_of_several_drivers_add_up(book: Book) -> None:
         book.write(Checkpoint("trial-0", len(book.sessions()), "p", "f", timings={"train_seconds": 3.0}))
     assert [session.seconds for session in book.sessions()] == [7, 7]
     assert cost_ledger(book).accounts[0].seconds == {"train": 6.0, "idle": 8.0}
+
+
+def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(book: Book) -> None:
+    book.write(Run("baseline", {}, PLAN, 0, "finished", 0.1))
+    book.write(Run("trial-0", {}, PLAN, 0, "finished", 0.6))
+    book.write(Promotion("trial-0", {}, "", {}))
+    book.write(Run("final-x", {}, Plan(64, (0.0, 1.0), "watch", 1, "last"), 0, "finished", 0.5))
+    for step, correct in ((0, 1), (4, 3)):
+        counts = {"correct": correct, "wrong_answer": 4 - correct, "format_failure": 0, "ungraded": 0}
+        book.write(Score("final-x", step, "watch", 4, counts, "f", "r"))
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for hours_later, seconds, run in ((0, 3600.0, "trial-0"), (2, 1800.0, "final-x")):
+        began = start + timedelta(hours=hours_later)
+        book.write(Session(began.isoformat(), num_trainers=1, seconds=seconds))
+        work = (began + timedelta(seconds=60)).timestamp()
+        book.write(Stint("trainer-0", run, 4, "", work, work + 10, (), None, 1.0, 1))
+    ledger = cost_ledger(book)
+    assert ledger.device_hours == pytest.approx(3)
+    assert ledger.points_per_device_hour == pytest.approx(50 / 1.0), "half an hour of two workers"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from mathsft.statistics.intervals import clustered, wilson
+from mathsft.statistics.intervals import clustered, unpaired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,9 @@ def test_clustered_lies_between_one_and_all_responses_per_problem() -> None:
 def test_clustered_refuses_counts_that_cannot_be(num_correct: list[int], num_samples: int) -> None:
     with pytest.raises(ValueError, match="num_correct"):
         clustered(num_correct, num_samples)
+
+
+def test_the_difference_of_two_pools_is_newcombes() -> None:
+    # Newcombe (1998), table II: 56 of 70 against 48 of 80, method 10: 0.0524 to 0.3339.
+    low, high = unpaired_difference(48, 80, 56, 70)
+    assert (low, high) == pytest.approx((0.0524, 0.3339), abs=1e-4)

@@ -8,7 +8,9 @@ import pytest
 
 from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
 from mathsft.records import Plan, Promotion, Run
+from mathsft.statistics.paired import compare
 from mathsft.study.decide import Confirm, Rule, TrialResult, decide, propose
+from mathsft.study.words import runner_up_note
 
 PLAN = Plan(64, (1.0,), "search", 2, "last")
 SPACE: dict[str, SearchRange] = {
@@ -71,7 +73,7 @@ def test_finalists_dwindle_over_fresh_problems_and_trial_0_stays_beside_them() -
     assert promotion.evidence["num_problems"] == 875
     assert promotion.evidence["low"] < promotion.evidence["accuracy"] < promotion.evidence["high"]
     assert promotion.evidence["corrected_best_accuracy"] < promotion.evidence["raw_best_accuracy"] == 0.5
-    by_name = {finalist.run: finalist.num_problems for finalist in promotion.finalists}
+    by_name = {finalist.run: finalist.num_responses for finalist in promotion.finalists}
     assert len(by_name) == 9
     assert by_name["trial-0"] == by_name[promotion.run] == 875
     assert sorted(by_name.values()).count(875) == 3
@@ -119,6 +121,18 @@ def test_trials_that_cannot_be_told_apart_are_said_so_and_a_proof_is_one() -> No
     assert "whether tuning was worth it cannot be told" in tied.reason
     beaten, _ = confirmed(results, RULE, {0: 0.3, 1: 0.6})
     assert "trial 1 beats trial 0 on 1,075 problems: +" in beaten.reason
+
+
+def test_an_interval_that_excludes_0_without_proof_is_told_with_its_e_value() -> None:
+    first = (True,) * 30 + (False,) * 70
+    second = (True,) * 38 + (False,) * 62  # 8 gained, none lost
+    note = runner_up_note((1, (True,) * 36 + (False,) * 64), [(0, first)])
+    found = compare(first, (True,) * 36 + (False,) * 64)
+    assert found.low > 0 and found.e_value < 20
+    assert (
+        f"by the interval for a single look, but the e-value is {found.e_value:.1f}, and repeated looks ask for 20" in note
+    )
+    assert "beats" in runner_up_note((1, second), [(0, first)])
 
 
 def test_the_experiments_own_settings_may_win() -> None:

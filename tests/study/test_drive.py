@@ -225,6 +225,22 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
 
 
+@pytest.mark.parametrize(("first_verdict_at", "states"), [(0, {"pruned"}), (1, {"finished"})])
+def test_a_verdict_that_comes_when_the_last_part_is_being_trained_prunes_nothing(
+    tmp_path: Path, experiment: Experiment, first_verdict_at: int, states: set[str]
+) -> None:
+    """The pruner stops every trial; of three eval points, training is at the last when the second is judged."""
+    arguments = {"lower": 0.999, "n_warmup_steps": first_verdict_at}
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    rates = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}}  # none of them diverges
+    driver.study(study_config(num_trials=3, search=rates, pruner={"name": "ThresholdPruner", "arguments": arguments}))
+    trials = driver.book.runs("trial-")
+    assert {trial.state for trial in trials} == states
+    assert {state for _, _, state, _ in driver.optuna_trials()} == ({"PRUNED"} if states == {"pruned"} else {"COMPLETE"})
+    last_steps = {trial.plan.eval_steps(16)[-1] for trial in trials}
+    assert last_steps.isdisjoint(score.step for score in driver.book.scores()) == (states == {"pruned"})
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None:
     """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
     score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()

@@ -37,24 +37,29 @@ def main() -> None:
     random.seed(0)
     base = load_base(folder, "tree")
 
-    def new_step(budget_tokens: int) -> TrainingStep:
+    def new_step(budget_tokens: int, fitting_tokens: int | None = None) -> TrainingStep:
         training = TrainingSettings(
             learning_rate=1e-2, batch_size=NUM_EXAMPLES, precision="fp32", token_budget_tokens=budget_tokens
         )
-        return TrainingStep(base, training, 2, CPU)
+        return TrainingStep(base, training, 2, CPU, fitting_tokens=fitting_tokens)
 
     batch = [example(NUM_TOKENS) for _ in range(NUM_EXAMPLES)]
     new_step(NUM_TOKENS).take(batch[:1], 1)  # what any step needs once
     allowed_bytes = held_bytes() + headroom_bytes
     resource.setrlimit(resource.RLIMIT_AS, (allowed_bytes, allowed_bytes))
 
-    def update(budget_tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
-        step = new_step(budget_tokens)
+    def update(step: TrainingStep) -> tuple[float, dict[str, torch.Tensor]]:
         loss = step.take(batch, 1).loss
         return loss, {name: tensor.clone() for name, tensor in step.tensors().items()}
 
-    loss, tensors = update(NUM_EXAMPLES * NUM_TOKENS)
-    expected_loss, expected = update(NUM_TOKENS)
+    wide = new_step(NUM_EXAMPLES * NUM_TOKENS)
+    fitting_tokens = [wide.fitting_tokens]
+    loss, tensors = update(wide)
+    later = new_step(NUM_EXAMPLES * NUM_TOKENS, wide.fitting_tokens)
+    fitting_tokens.append(wide.fitting_tokens)
+    update(later)
+    fitting_tokens.append(later.fitting_tokens)
+    expected_loss, expected = update(new_step(NUM_TOKENS))
     errors = [((tensors[name] - expected[name]).norm() / expected[name].norm()).item() for name in expected]
     refused, after = "", new_step(NUM_TOKENS)
     try:
@@ -62,7 +67,20 @@ def main() -> None:
     except TooLittleMemoryError as error:
         refused = str(error)
     loss_after = after.take(batch, 1).loss
-    print(json.dumps({"losses": [loss, expected_loss, loss_after], "error": max(errors), "refused": refused}))
+    no_optimizer = ""
+    num_optimizer_bytes = 16 * sum(weight.numel() for weight in base.weights.values())
+    hogs = []
+    try:
+        while True:  # until there is less room than the optimizer takes
+            hogs.append(torch.empty(num_optimizer_bytes // 4, dtype=torch.uint8))
+    except RuntimeError:
+        pass
+    try:
+        new_step(NUM_TOKENS)
+    except TooLittleMemoryError as error:
+        no_optimizer = str(error)
+    told = {"refused": refused, "no_optimizer": no_optimizer, "fitting_tokens": fitting_tokens}
+    print(json.dumps({"losses": [loss, expected_loss, loss_after], "error": max(errors), **told}))
 
 
 main()

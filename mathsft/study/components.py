@@ -1,0 +1,120 @@
+"""Optuna's sampler and pruner from the study file: built by name, tried out in memory before a study begins."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
+from mathsft.errors import UserError
+from mathsft.seeds import derive_seed
+
+REFUSED = {"CmaEsSampler": "it unpickles what it has stored in the database, which can run code"}
+SEQUENCE_SAMPLERS = ("QMCSampler",)
+"""Samplers whose trials are elements of one sequence, which a seed of its own for each trial would break up."""
+NUM_REHEARSED = 12
+"""Trials asked for in memory: more than any sampler's random ones at the start, by Optuna's defaults."""
+
+
+def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Make the sampler for one trial: a seeded sampler would otherwise repeat its random numbers when a study goes on."""
+    labels = () if config.sampler.name in SEQUENCE_SAMPLERS else (number,)
+    seed = derive_seed(config.seed, "sampler", *labels)
+    sampler: optuna.samplers.BaseSampler = _make(optuna.samplers, "sampler", config.sampler, seed=seed)
+    return sampler
+
+
+def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
+    """Make the pruner."""
+    pruner: optuna.pruners.BasePruner = _make(optuna.pruners, "pruner", config.pruner)
+    return pruner
+
+
+def make_space(config: StudyConfig) -> dict[str, BaseDistribution]:
+    """Return Optuna's distributions of the searched settings by name."""
+    return {name: distribution(given) for name, given in config.search.items()}
+
+
+def distribution(given: SearchRange) -> BaseDistribution:
+    """Return Optuna's distribution for a searched range."""
+    if isinstance(given, Choices):
+        return CategoricalDistribution(given.choices)
+    if isinstance(given, FloatRange):
+        return FloatDistribution(given.low, given.high, log=given.log)
+    return IntDistribution(given.low, given.high, log=given.log)
+
+
+def num_settings(space: Mapping[str, SearchRange]) -> float:
+    """Return how many settings the space holds; infinity where a range is continuous."""
+    return math.prod(_num_values(given) for given in space.values())
+
+
+def rehearse(config: StudyConfig) -> None:
+    """Ask the sampler for trials in memory and the pruner for verdicts; raise UserError where one of them fails.
+
+    Optuna's classes refuse a study late, some not before their first random trials are over.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(config, 0), pruner=make_pruner(config))
+    space = make_space(config)
+    for number in range(int(min(config.num_trials, NUM_REHEARSED, num_settings(config.search)))):
+        study.sampler = make_sampler(config, number)
+        trial = explained(lambda: study.ask(space), "sampler", config.sampler)
+        for index, point in enumerate(config.trial.eval_points):
+            trial.report(point / (number + 1), index)
+            explained(trial.should_prune, "pruner", config.pruner)
+        tell(study, trial.number, 1 / (number + 1), optuna.trial.TrialState.COMPLETE)
+
+
+def explained(action: Any, kind: str, component: Component) -> Any:
+    """Return what the action returns; raise UserError where Optuna's class fails in it, for whatever reason."""
+    try:
+        return action()
+    except optuna.exceptions.StorageInternalError:
+        raise  # the database's trouble
+    except Exception as error:  # code that the study file chose may fail in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{kind}.name: {component.name} cannot work on this study: {reason}; choose another one") from error
+
+
+def tell(study: optuna.Study, number: int, value: float | None, state: optuna.trial.TrialState) -> None:
+    """Tell a trial's end, whatever the sampler makes of it: BruteForceSampler stops a study that has tried everything."""
+    try:
+        study.tell(number, value, state=state)
+    except RuntimeError as error:
+        # Only `optimize` can be stopped. The trial's end is recorded by then. Source: optuna/study/_tell.py
+        if "Study.stop" not in str(error):
+            raise
+
+
+def _num_values(given: SearchRange) -> float:
+    if isinstance(given, Choices):
+        return len(given.choices)
+    return given.high - given.low + 1 if isinstance(given, IntRange) else math.inf
+
+
+def _make(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
+    """Build one of Optuna's classes by name; raises UserError for a name or an argument that it does not know."""
+    known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
+    if component.name in REFUSED:
+        raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}; choose another one")
+    if component.name not in known:
+        raise UserError(f"{kind}.name: {component.name!r} is not one of Optuna's; known: {', '.join(known)}")
+    given = {name: _built(module, kind, name, value, known) for name, value in component.arguments.items()}
+    try:
+        return getattr(module, component.name)(**arguments, **given)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
+
+
+def _built(module: Any, kind: str, name: str, value: Any, known: Sequence[str]) -> Any:
+    """Return an argument's value; one that is itself a sampler or a pruner (wrapped_pruner) is built by its name."""
+    if not name.endswith(f"_{kind}") or not isinstance(value, str):
+        return value
+    if value not in known:
+        raise UserError(f"{kind}.arguments: {name}: {value!r} is not one of Optuna's; known: {', '.join(known)}")
+    return _make(module, kind, Component(name=value))

@@ -1,0 +1,97 @@
+"""Optuna's classes as study files name them: what they cannot do is one clear line, before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.errors import UserError
+from mathsft.study.components import make_pruner, make_sampler, make_space, num_settings, rehearse
+from tests.study.toys import Driver, Kills, study_config
+
+FLOAT = {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}
+GRID = {
+    "training.batch_size": {"type": "categorical", "choices": [8, 16]},
+    "training.token_budget_tokens": {"type": "int", "low": 64, "high": 65},
+}
+
+
+def config(sampler: str = "TPESampler", pruner: str = "NopPruner", **given: Any) -> StudyConfig:
+    sampler_arguments, pruner_arguments = given.pop("sampler_arguments", {}), given.pop("pruner_arguments", {})
+    return study_config(
+        sampler={"name": sampler, "arguments": sampler_arguments},
+        pruner={"name": pruner, "arguments": pruner_arguments},
+        **given,
+    )
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (config("CmaEsSampler"), r"^sampler\.name: CmaEsSampler is refused: it unpickles"),
+        (config("BruteForceSampler"), r"^sampler\.name: BruteForceSampler cannot work on this study: .*step"),
+        (config("GridSampler"), r"^sampler\.arguments: GridSampler does not take \{\}: .*search_space"),
+        (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not one of Optuna's; known: .*TPESampler"),
+        (config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner"}), r"PatientPruner.*patience"),
+        (
+            config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "WilcoxonPrunerr", "patience": 2}),
+            r"^pruner\.arguments: wrapped_pruner: 'WilcoxonPrunerr' is not one of Optuna's",
+        ),
+    ],
+)
+def test_what_a_component_cannot_do_is_told_before_the_study(study: StudyConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rehearse(study)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        config(),
+        config("RandomSampler"),
+        config("QMCSampler"),
+        config("BruteForceSampler", search=GRID),
+        config("NSGAIISampler"),
+        config(pruner="HyperbandPruner"),
+        config(pruner="PercentilePruner", pruner_arguments={"percentile": 75.0}),
+        config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner", "patience": 2}),
+    ],
+)
+def test_what_works_passes(study: StudyConfig) -> None:
+    rehearse(study)
+
+
+def test_a_wrapped_pruner_is_built_from_its_name() -> None:
+    study = config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner", "patience": 2})
+    assert isinstance(make_pruner(study)._wrapped_pruner, optuna.pruners.MedianPruner)  # type: ignore[attr-defined]
+
+
+def test_the_trials_of_a_study_are_one_sequence_of_a_quasi_random_sampler() -> None:
+    """Asked trial by trial, with a sampler made anew each time, it gives what one sampler gives for the whole study."""
+    study_file = config("QMCSampler", search={"training.learning_rate": FLOAT})
+
+    def asked(make: Any) -> list[float]:
+        study = optuna.create_study()
+        rates = []
+        for number in range(8):
+            study.sampler = make(number)
+            trial = study.ask(make_space(study_file))
+            rates.append(trial.params["training.learning_rate"])
+            study.tell(trial, 0.5)
+        return rates
+
+    one = make_sampler(study_file, 0)
+    assert asked(lambda number: make_sampler(study_file, number))[1:] == asked(lambda number: one)[1:]
+
+
+def test_a_sampler_that_has_tried_everything_ends_the_search(tmp_path: Path, experiment: Experiment) -> None:
+    study = config("BruteForceSampler", search=GRID, num_trials=20, selection={"num_proposed": 0})
+    assert num_settings(study.search) == 4
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study)
+    trials = driver.book.runs("trial-")
+    assert len(trials) == len({frozenset(trial.overrides.items()) for trial in trials}) == 4
+    assert {state for _, _, state, _ in driver.optuna_trials()} <= {"COMPLETE", "PRUNED"}
+    assert driver.book.promotion() is not None
