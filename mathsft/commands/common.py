@@ -16,13 +16,14 @@ from mathsft.config.load import Loaded, load_settings
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
 from mathsft.data.models import resolve_model
-from mathsft.data.pools import load_pools
+from mathsft.data.pools import load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import python
+from mathsft.reporting.quality import quality_lines
 from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
-from mathsft.runs.passport import PassportOffice
+from mathsft.runs.passport import PassportOffice, check_data
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.tracking.live import LiveProgress
@@ -116,10 +117,14 @@ def placed(
     log_to(folder.path / "logs" / "driver.log")
     experiment = with_local_model(loaded.experiment)
     load_template(experiment.prompt.template)
-    pools = load_pools(experiment.data)
-    book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
+    data = load_data(experiment.data)
+    check_data(book, data.pools, experiment.data.source)
+    book.write(data.quality)
+    book.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     placement = placement_for(machine, experiment, folder.path, purpose, loaded.study.final.ranks)
     console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
+    for line in quality_lines(data.quality):
+        console.print(line, markup=False)
     return experiment, placement
 
 

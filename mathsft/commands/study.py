@@ -26,11 +26,12 @@ from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.show import opened_to_read
 from mathsft.config.load import PRECISION, Loaded, identity
 from mathsft.config.schema import Scalar, StudyConfig
-from mathsft.data.pools import load_pools
+from mathsft.data.pools import load_data, load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import python, tool
 from mathsft.reporting import text
 from mathsft.reporting.horizon import horizon_words
+from mathsft.reporting.quality import quality_lines
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
@@ -109,8 +110,8 @@ def _dry_run(loaded: Loaded, machine: Machine, console: Console) -> int:
         experiment = with_local_model(loaded.experiment)
         placement = placement_for(machine, experiment, folder.path, "study")
         hardware = placement.evaluator.settings.hardware
-        model_folder, pools = Path(experiment.model.path), load_pools(experiment.data)
-        predicted = forecast(loaded.study, experiment, model_folder, hardware, pools, book, len(placement.trainers))
+        model_folder, data = Path(experiment.model.path), load_data(experiment.data)
+        predicted = forecast(loaded.study, experiment, model_folder, hardware, data.pools, book, len(placement.trainers))
     trial = loaded.study.trial
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
@@ -131,6 +132,8 @@ def _dry_run(loaded: Loaded, machine: Machine, console: Console) -> int:
     ):
         table.add_row(name, value)
     console.print(table)
+    for line in quality_lines(data.quality):
+        console.print(line, markup=False)
     return OK
 
 
