@@ -25,9 +25,43 @@ class Problem:
     id: str
     problem: str
     solution: str
+    """Empty only for a problem of a test split that has none."""
     answer: str
     level: int | None = None
     subject: str | None = None
+
+
+@dataclass(frozen=True)
+class FrequentGold:
+    """A gold answer that is no number and stands in many of a data set's rows."""
+
+    text: str
+    num_rows: int
+    num_all_rows: int
+    first: str
+    """The first row that it stands in, as "train.jsonl:12"."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was found in a study's data, its own test split included, when they were read."""
+
+    num_rows: int
+    """Rows that were read."""
+    num_unreadable: int
+    """Rows left out because they could not be read."""
+    first_unreadable: str
+    """Where the first of them is, and why."""
+    num_contradictory: int
+    """Problems left out because their rows have different gold answers."""
+    num_contradictory_rows: int
+    num_variants: int
+    """Problem texts that are another one in other spelling: white space, case, notation."""
+    num_overlapping: int
+    """Problems that were removed from all other pools because the test split has them."""
+    num_repeated: int
+    """Rows of the pool train that repeat another one exactly."""
+    frequent_golds: tuple[FrequentGold, ...]
 
 
 @dataclass(frozen=True)

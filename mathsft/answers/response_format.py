@@ -13,6 +13,8 @@ ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
+GOLD_MARKER = "####"
+"""What GSM8K writes before a gold answer."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
@@ -63,12 +65,16 @@ def tag_flags(text: str) -> tuple[str, ...]:
 
 
 def extract_gold(answer: str | None, solution: str) -> str:
-    r"""Return the gold answer: `answer`, else the solution's last \boxed or \fbox, else the text after its last ####.
+    r"""Return the gold answer: `answer` (of one with ####, what follows the last), else the solution's last \boxed or \fbox,
+    else the text after its last ####.
 
     Raises ValueError with the reason where no answer can be read, or where a tag in the row would break the format of its
     own training target.
     """
-    gold = answer.strip() if answer is not None else _gold_of_solution(solution).strip()
+    if answer is None:
+        gold = _gold_of_solution(solution).strip()
+    else:
+        gold = _after_marker(answer) if GOLD_MARKER in answer else answer.strip()
     if not gold:
         raise ValueError("the gold answer is empty")
     if not normalise(gold):
@@ -106,10 +112,13 @@ def _gold_of_solution(solution: str) -> str:
     boxes = list(_BOX.finditer(solution))
     if boxes:
         return _boxed(solution, boxes[-1].end())
-    _, marker, after = solution.rpartition("####")
-    if not marker:
+    if GOLD_MARKER not in solution:
         raise ValueError("no answer, and the solution has neither \\boxed nor ####")
-    first_line = after.strip().partition("\n")[0]
+    return _after_marker(solution)
+
+
+def _after_marker(text: str) -> str:
+    first_line = text.rpartition(GOLD_MARKER)[2].strip().partition("\n")[0]
     return _THOUSANDS_SEPARATOR.sub("", first_line)
 
 

@@ -15,13 +15,14 @@ from mathsft.config.load import Loaded
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
 from mathsft.data.models import resolve_model, resolving
-from mathsft.data.pools import load_pools
+from mathsft.data.pools import load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
+from mathsft.reporting.quality import quality_lines
 from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
-from mathsft.runs.passport import PassportOffice
+from mathsft.runs.passport import PassportOffice, check_data
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.tracking.heartbeat import Heartbeat
@@ -80,10 +81,14 @@ def placed(opening: Opening, folder: StudyFolder, book: Book, purpose: Purpose) 
     experiment = with_local_model(loaded.experiment, heartbeat)
     load_template(experiment.prompt.template)
     with heartbeat.during("reading the problems"):
-        pools = load_pools(experiment.data)
-    book.record_problems(problem for name, pool in pools.items() if name != "train" for problem in pool)
+        data = load_data(experiment.data)
+        check_data(book, data.pools, experiment.data.source)
+    book.write(data.quality)
+    book.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     placement = placement_for(opening.machine, experiment, folder.path, purpose, loaded.study.final.ranks)
     opening.console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
+    for line in quality_lines(data.quality):
+        opening.console.print(line, markup=False)
     return experiment, placement
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from mathsft.commands.common import placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.data.pools import load_pools
-from mathsft.records import Problem
+from mathsft.data.pools import load_data
+from mathsft.records import Problem, Quality
 from mathsft.runs.costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
 from mathsft.runs.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
 from mathsft.runs.measure import NotMeasuredError, measured_speeds
@@ -29,13 +29,16 @@ class Prediction:
     final_seconds: float
     footprint: Footprint
     basis: str
+    quality: Quality
+    """Of the data."""
 
 
 def predicted(opening: Opening, folder: StudyFolder, book: Book | None) -> Prediction:
     """Predict what the study, whose precision is resolved, will take here."""
     loaded, machine = opening.loaded, opening.machine
     config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
-    pools = load_pools(experiment.data)
+    data = load_data(experiment.data)
+    pools = data.pools
     placement = placement_for(machine, experiment, folder.path, "study")
     final_placement = placement_for(machine, experiment, folder.path, "final", config.final.ranks)
     costs, basis = _costs(config, experiment, placement, pools, book, opening.heartbeat)
@@ -49,6 +52,7 @@ def predicted(opening: Opening, folder: StudyFolder, book: Book | None) -> Predi
         final_seconds=final_seconds(config.final, costs, final_placement, num_watch, num_test),
         footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
         basis=basis,
+        quality=data.quality,
     )
 
 

@@ -30,6 +30,7 @@ from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
 from mathsft.reporting import text
 from mathsft.reporting.horizon import horizon_words
+from mathsft.reporting.quality import quality_lines
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.crew import Crew
@@ -129,6 +130,8 @@ def _dry_run(opening: Opening) -> int:
     ):
         table.add_row(name, value)
     console.print(table)
+    for line in quality_lines(prediction.quality):
+        console.print(line, markup=False)
     return OK
 
 

@@ -49,6 +49,12 @@ class DataSettings(Settings):
     test_source: str | None = None
     """A data set's own test split (JSONL file or hub id); null takes the test pool out of `source`."""
     pools: PoolSizes = PoolSizes()
+    unreadable: Literal["error", "drop"] = "error"
+    """Rows that lack a problem, a solution or a gold answer that can be read: an error that names them, or left out and
+    counted. A line that is no JSON is always an error."""
+    contradictions: Literal["error", "drop"] = "error"
+    """Problems that stand there with different gold answers: an error that shows them, or left out and counted. Spellings
+    that differ in white space, case or notation are one problem."""
 
 
 class PromptSettings(Settings):

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
 """Of a model folder's files that decide its tokenizer; config.json, which may name the tokenizer's class, is among them."""
 
-FORMAT = "mathsft examples 1"
-"""To be changed whenever the arrays mean something else."""
+FORMAT = "mathsft examples 2"
+"""To be changed whenever the arrays mean something else, or `encode` makes other examples of the same texts."""
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
 Arrays: TypeAlias = Mapping[str, Array]
@@ -43,7 +43,7 @@ def content_key(problems: Sequence[Problem], template: str, max_length_tokens: i
         (render_prompt(template, problem.problem), render_target(problem.solution, problem.answer)) for problem in problems
     ]
     code = [version("tokenizers"), version("transformers")]
-    parts = [texts, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
+    parts = [FORMAT, texts, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mathsft.answers.response_format import render_target
+from mathsft.data.rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import Example, Problem
 
@@ -58,7 +59,7 @@ def encode(
     """Return one example per problem that fits into max_length_tokens (prompt, response and EOS), and count the others.
 
     The prompt gets the special tokens that the tokenizer itself puts around a text, as in vLLM; the response gets EOS alone.
-    UserError where the tokenizer has no EOS or nothing fits.
+    UserError where the tokenizer has no EOS, where it reads a special token in a problem whatever we do, or nothing fits.
     """
     eos_id = tokenizer.eos_token_id
     if eos_id is None:
@@ -70,8 +71,8 @@ def encode(
 
     prompts = [render_prompt(template, problem.problem) for problem in problems]
     targets = [render_target(problem.solution, problem.answer) for problem in problems]
-    prompt_ids = tokenizer(prompts, verbose=False)["input_ids"]
-    target_ids = tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]
+    prompt_ids = _token_ids(problems, prompts, render_prompt(template, ""), tokenizer, add_special_tokens=True)
+    target_ids = _token_ids(problems, targets, render_target("", ""), tokenizer, add_special_tokens=False)
     examples = tuple(
         Example(problem_id=problem.id, prompt_ids=tuple(prompt), response_ids=(*target, eos_id))
         for problem, prompt, target in zip(problems, prompt_ids, target_ids, strict=True)
@@ -83,6 +84,51 @@ def encode(
             f"raise it (the shortest has {min(map(_length, prompt_ids, target_ids))} tokens)"
         )
     return Encoded(examples=examples, num_dropped=len(problems) - len(examples))
+
+
+def _token_ids(
+    problems: "Sequence[Problem]",
+    texts: "Sequence[str]",
+    frame: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    add_special_tokens: bool,
+) -> "Sequence[Sequence[int]]":
+    """Return each text's ids, with the special tokens of the frame, which is the text around every problem, and no others.
+
+    `</s>` in a problem is four characters: read as a token it would teach the model to stop in the middle of its response.
+    """
+    special_ids = _special_ids(tokenizer)
+
+    def special(ids: "Sequence[int]") -> list[int]:
+        return [token_id for token_id in ids if token_id in special_ids]
+
+    def tokenize(texts: "Sequence[str]", **options: bool) -> "list[list[int]]":
+        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False, **options)[
+            "input_ids"
+        ]
+        return ids
+
+    expected = special(tokenize([frame])[0])
+    texts_ids = tokenize(texts)
+    for place, ids in enumerate(texts_ids):
+        if (found := special(ids)) != expected:
+            (texts_ids[place],) = tokenize([texts[place]], split_special_tokens=True)
+            if special(texts_ids[place]) != expected:
+                tokens = ", ".join(sorted(set(tokenizer.convert_ids_to_tokens(found))))
+                raise UserError(
+                    f"the problem {excerpt(problems[place].problem)} holds {tokens}, in its text, solution or answer, and "
+                    "the tokenizer can read this only as special tokens; write it otherwise, or take the row out"
+                )
+    return texts_ids
+
+
+def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Return the ids of special tokens, EOS among them; what merely stands for an unknown character is none."""
+    added = tokenizer.added_tokens_decoder
+    # all_special_ids has only those with a part to play; Mistral's own tokenizer has all there, and nothing else.
+    marked = {token_id for token_id, token in added.items() if token.special} if isinstance(added, dict) else set()
+    return ({*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
 
 
 def _length(prompt_ids: "Sequence[int]", target_ids: "Sequence[int]") -> int:

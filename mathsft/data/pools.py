@@ -1,66 +1,82 @@
 """Cuts problems into the five disjoint pools train, search, confirm, watch and test; tokenises and grades nothing.
 
-Every problem's place follows from the hash of its text alone, so the order of rows and the machine do not matter, and all
-solutions of one problem stay in one pool.
+Every problem's place follows from its text alone (of several spellings, from the one whose hash is lowest), so the order of
+rows and the machine do not matter, and all solutions of one problem stay in one pool.
 """
 
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings
-from mathsft.data.problems import load_problems
+from mathsft.data.problems import Row, Rows, load_rows
+from mathsft.data.quality import Solutions, distinct, quality_of
 from mathsft.data.quickstart import generate
-from mathsft.data.ranks import text_rank
 from mathsft.errors import UserError
-from mathsft.records import Problem
+from mathsft.records import Problem, Quality
 
 MIN_POOL = 20
 """Problems below which a pool that had to shrink is an error: its score would say next to nothing."""
+
+QUICKSTART = "quickstart"
+"""The data.source whose problems are generated."""
 
 NUM_QUICKSTART_TRAIN = 8192
 """Problems that the quickstart generates to train on, unless pools.train says otherwise."""
 
 Pools: TypeAlias = dict[str, tuple[Problem, ...]]
 
-Solutions: TypeAlias = tuple[Problem, ...]
-"""All rows with the same problem text, in an order that does not depend on the order of rows."""
-
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class LoadedData:
+    """The pools, and what was found in the data on the way to them."""
+
+    pools: Pools
+    quality: Quality
+
+
 def load_pools(data: DataSettings) -> Pools:
+    """Return the pools train, search, confirm, watch and test, as `load_data` makes them."""
+    return load_data(data).pools
+
+
+def load_data(data: DataSettings) -> LoadedData:
     """Return the pools train, search, confirm, watch and test; the last four hold one row per problem.
 
     The pools held out of `source` take at most half of its problems and shrink in proportion for that; UserError where one
     would fall below MIN_POOL. A test split of its own becomes the test pool, and its problems are taken out of all others.
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "watch": data.pools.watch}
-    own_test: list[Solutions] = []
     if data.test_source is None:
-        sizes["test"] = data.pools.test
+        sizes["test"], test_rows = data.pools.test, Rows("", ())
     else:
-        own_test = _in_rank_order(load_problems(data.test_source))
-
-    if data.source == "quickstart":
-        # Generated to measure: the held-out problems have the lowest ranks, so the cut below finds them first.
-        num_train = data.pools.train or NUM_QUICKSTART_TRAIN
-        problems = _without(own_test, _in_rank_order(generate(num_train, sum(sizes.values()))))
+        _refuse_one_source(data.source, data.test_source)
+        test_rows = load_rows(data.test_source, data.unreadable, need_solutions=False)
+    if data.source == QUICKSTART:
+        rows = _quickstart_rows(data, sum(sizes.values()))
     else:
-        problems = _without(own_test, _in_rank_order(load_problems(data.source)))
-        sizes = _fitting(sizes, len(problems), data.source)
+        rows = load_rows(data.source, data.unreadable)
+    found, own_test = (distinct(given, data.contradictions) for given in (rows, test_rows))
 
+    problems = [solutions for key, solutions in found.problems.items() if key not in own_test.problems]
+    num_overlapping = len(found.problems) - len(problems)
+    if data.source != QUICKSTART:
+        sizes = _fitting(sizes, len(problems), num_overlapping, data)
     rest = iter(problems)
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
-    if own_test:
-        pools["test"] = _one_each(own_test[: data.pools.test])
+    if data.test_source is not None:
+        pools["test"] = _one_each(islice(own_test.problems.values(), data.pools.test))
     train = list(islice(rest, data.pools.train))
     pools["train"] = tuple(chain.from_iterable(train))
     held_out = ", ".join(f"{name} {len(pool)}" for name, pool in pools.items() if name != "train")
     logger.info("pools of %s: train %d (%d solutions), %s", data.source, len(train), len(pools["train"]), held_out)
-    return pools
+    return LoadedData(pools, quality_of((rows, test_rows), (found, own_test), num_overlapping, pools["train"]))
 
 
 def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
@@ -79,35 +95,17 @@ def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem
     return pool[start:stop]
 
 
-def _in_rank_order(problems: Iterable[Problem]) -> list[Solutions]:
-    """Return the distinct problems by text_rank, each with all its solutions."""
-    by_text: dict[str, list[Problem]] = {}
-    for problem in problems:
-        by_text.setdefault(problem.problem, []).append(problem)
-    texts = sorted(by_text, key=lambda text: (text_rank(text), text))
-    return [tuple(sorted(by_text[text], key=_solution_order)) for text in texts]
-
-
-def _solution_order(problem: Problem) -> tuple[str, str, int, str]:
-    return problem.solution, problem.answer, problem.level or 0, problem.subject or ""
+def _quickstart_rows(data: DataSettings, num_held_out: int) -> Rows:
+    """Return generated rows to measure: the held-out problems have the lowest ranks, so the pools' cut finds them first."""
+    problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
+    return Rows(data.source, tuple(Row(number, problem) for number, problem in enumerate(problems, start=1)))
 
 
 def _one_each(problems: Iterable[Solutions]) -> tuple[Problem, ...]:
     return tuple(solutions[0] for solutions in problems)
 
 
-def _without(own_test: list[Solutions], problems: list[Solutions]) -> list[Solutions]:
-    """Return the problems whose text is nowhere in the test split, whether or not the test pool takes it."""
-    tested = {solutions[0].problem for solutions in own_test}
-    kept = [solutions for solutions in problems if solutions[0].problem not in tested]
-    if len(kept) < len(problems):
-        logger.warning(
-            "%d problems are in the test split too and were taken out of all other pools", len(problems) - len(kept)
-        )
-    return kept
-
-
-def _fitting(sizes: dict[str, int], num_problems: int, source: str) -> dict[str, int]:
+def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, data: DataSettings) -> dict[str, int]:
     """Return the pool sizes, shrunk in proportion where they would take more than half of the problems."""
     wanted, available = sum(sizes.values()), num_problems // 2
     if wanted <= available:
@@ -117,15 +115,30 @@ def _fitting(sizes: dict[str, int], num_problems: int, source: str) -> dict[str,
     if shrunk[smallest] < MIN_POOL:
         # Either the pools need not shrink at all, or the smallest one shrinks to MIN_POOL.
         num_needed = 2 * min(wanted, -(-MIN_POOL * wanted // sizes[smallest]))
+        also_tested = f" ({num_overlapping} more are in data.test_source, too)" if num_overlapping else ""
         raise UserError(
-            f"{source}: {num_problems} distinct problems leave only {shrunk[smallest]} for the {smallest} pool; it needs "
-            f"{MIN_POOL}; give at least {num_needed} problems, or make data.pools smaller"
+            f"{data.source}: {num_problems} distinct problems{also_tested} leave only {shrunk[smallest]} for the {smallest} "
+            f"pool; it needs {MIN_POOL}; give at least {num_needed} problems, or make data.pools smaller"
         )
     logger.info(
         "%s has %d distinct problems: the held-out pools shrink from %d to %d in all",
-        source,
+        data.source,
         num_problems,
         wanted,
         available,
     )
     return shrunk
+
+
+def _refuse_one_source(source: str, test_source: str) -> None:
+    """Raise UserError where both are the same file or hub data set."""
+    path, test_path = (Path(name).expanduser() for name in (source, test_source))
+    if path.is_file() and test_path.is_file():
+        is_same = path.samefile(test_path)
+    else:
+        is_same = source.removesuffix(":train") == test_source.removesuffix(":train")
+    if is_same:
+        raise UserError(
+            f"data.source and data.test_source are both {test_source}: test problems are removed from all other pools, so "
+            "none would be left to train on; give another test split, or leave data.test_source out to have one made"
+        )

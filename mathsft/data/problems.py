@@ -1,44 +1,81 @@
-"""Reads problems with exact gold answers out of a JSONL file or a hub data set; which pool they are in is not decided here.
+"""Reads problems with exact gold answers out of a data set's rows; which pool they are in is not decided here.
 
-A row holds problem and solution, with answer, level and type (or subject) where there are any, as MATH has them; or question
-and answer with the gold after `####`, as GSM8K has them. A row that cannot be read stops the load: nothing is left out.
+A row holds problem (or question), solution and answer, as MATH has them, or an answer with the solution and the gold after
+`####`, as GSM8K has them; level and type (or subject) are optional. Rows that cannot be read are an error, or counted.
 """
 
 import hashlib
-import importlib
-import json
+import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from mathsft.answers.response_format import extract_gold
+from mathsft.answers.normalise import normalise
+from mathsft.answers.response_format import GOLD_MARKER, extract_gold
+from mathsft.data.rows import excerpt, read_rows
 from mathsft.errors import UserError
 from mathsft.records import Problem
-
-HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
-"""A hub data set: "org/name", then "/config" where the data set has several, then ":split" for another than train."""
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's annotations, as in `48/2 = <<48/2=24>>24`: meant for a calculator, noise in a solution to learn."""
 
+NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
+"""What stands in data sets where there is no gold answer, in any case; \\text{none} is an answer."""
+NO_ANSWER_CHARS = set("?-_.[]() ")
+"""A text of these alone is no answer, either."""
 
-def load_problems(source: str) -> list[Problem]:
-    """Return every row of a JSONL file or hub data set, in order; UserError names the first row that cannot be read."""
-    path = Path(source).expanduser()
-    hub = HUB_SOURCE.fullmatch(source)
-    if path.is_file():
-        rows = _file_rows(path)
-    elif hub and path.suffix not in (".json", ".jsonl"):
-        rows = _hub_rows(source, hub["repository"], hub["config"], hub["split"] or "train")
-    else:
-        raise UserError(
-            f"problems cannot be read from {source!r}: there is no such file; give a JSONL file or a hub id (org/name)"
-        )
-    problems = [_problem(row, place) for place, row in rows]
-    if not problems:
+MAX_BARE_ANSWER_CHARS = 200
+"""A longer text, or one of several lines, is no gold answer by itself (unless a matrix), but reasoning that ends with it."""
+
+MAX_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A problem, and the number of its row in the data set."""
+
+    number: int
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set's rows that can be read, and how many cannot."""
+
+    source: str
+    rows: tuple[Row, ...]
+    num_unreadable: int = 0
+    first_unreadable: str = ""
+    """Where the first of these is, and why it cannot be read."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [row.problem for row in self.rows]
+
+
+class _UnreadableError(Exception):
+    """The row is no problem with a gold answer; the message says why, and what to change."""
+
+
+def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> Rows:
+    """Return the rows of a JSONL file or hub data set, in order, whose solution is empty only where none is needed.
+
+    UserError where there is none, or for rows that cannot be read: it counts them and names the first ones.
+    """
+    rows: list[Row] = []
+    unreadable_numbers: list[int] = []
+    first_unreadable = ""
+    for number, row in read_rows(source):
+        try:
+            rows.append(Row(number, _problem(row, need_solutions)))
+        except _UnreadableError as error:
+            unreadable_numbers.append(number)
+            first_unreadable = first_unreadable or f"{source}:{number}: {error}"
+    if unreadable_numbers and (unreadable == "error" or not rows):
+        raise UserError(first_unreadable + _others(unreadable_numbers[1:], len(rows)))
+    if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
-    return problems
+    return Rows(source, tuple(rows), len(unreadable_numbers), first_unreadable)
 
 
 def problem_id(text: str) -> str:
@@ -46,61 +83,35 @@ def problem_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
-    """Yield (file:line, row) for every line that is not blank."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                row = json.loads(text) if text else None
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{place}: {_excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8"
-                ) from None
-            if text:
-                yield place, row
+def _others(numbers: list[int], num_readable: int) -> str:
+    """Return which other rows cannot be read, and how to go on without them."""
+    said = ""
+    if numbers:
+        shown = ", ".join(map(str, numbers[:MAX_SHOWN])) + (", …" if len(numbers) > MAX_SHOWN else "")
+        said = f"; {len(numbers) + 1:,} of {len(numbers) + 1 + num_readable:,} rows cannot be read, also {shown}"
+    return f"{said}; data.unreadable: drop leaves such rows out" if num_readable else said
 
 
-def _hub_rows(source: str, repository: str, config: str | None, split: str) -> Iterator[tuple[str, object]]:
-    """Yield (source:row, row) of a data set that the library `datasets` fetches."""
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{source!r} is not a file here, and hub data sets need the package datasets, which is not installed: "
-            "run `uv pip install datasets`, or the same with pip, or give a JSONL file"
-        ) from None
-    try:
-        rows = datasets.load_dataset(repository, config, split=split)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{source!r} is not a file here, and the hub gave no data set ({_excerpt(error)}); give a JSONL file, "
-            "or org/name[/config][:split] of a data set that this machine can reach"
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{source}:{number}", row
-
-
-def _problem(row: object, place: str) -> Problem:
+def _problem(row: object, needs_solution: bool) -> Problem:
     if not isinstance(row, dict):
-        raise UserError(
-            f"{place}: the row is {_excerpt(row)}; write a JSON object with problem and solution, or question and answer"
+        raise _UnreadableError(f"the row is {excerpt(row)}; write a JSON object with problem, solution and answer")
+    key = next((key for key in ("problem", "question") if key in row), None)
+    if key is None:
+        raise _UnreadableError(
+            f"the row has the keys {excerpt(sorted(row))}; it needs problem and solution, or question and answer"
         )
-    if "problem" in row:
-        text, solution = _text(row, "problem", place), _text(row, "solution", place)
-        gold = _gold(_answer(row, place), solution, place)
-    elif "question" in row:
-        text, worked = _text(row, "question", place), _text(row, "answer", place)
-        gold = _gold(None, worked, place)
-        solution = CALCULATOR.sub("", worked.rpartition("####")[0]).strip()
-        if not solution:
-            raise UserError(
-                f"{place}: answer is {_excerpt(worked)}; write the solution before its last line, `#### gold answer`"
-            )
+    text, answer = _text(row, key), _answer(row)
+    solution = "" if _is_blank(row.get("solution")) else _text(row, "solution")
+    if solution:
+        gold = _gold(answer, solution)
+    elif answer is not None:
+        solution, gold = _solution_and_gold(answer)
     else:
-        raise UserError(
-            f"{place}: the row has the keys {sorted(row)}; it needs problem and solution, or question and answer"
+        raise _UnreadableError(f"the row has only the keys {excerpt(sorted(row))}; add its solution, or its answer")
+    if needs_solution and not solution:
+        raise _UnreadableError(
+            f"solution is missing, and answer is {excerpt(answer)}; write the solution before its last line, `#### gold "
+            "answer`, or under the key solution"
         )
     subject = row.get("type", row.get("subject"))
     return Problem(
@@ -108,60 +119,67 @@ def _problem(row: object, place: str) -> Problem:
         problem=text,
         solution=solution,
         answer=gold,
-        level=_level(row, place),
-        subject=None if subject is None else str(subject),
+        level=_level(row.get("level")),
+        subject=None if subject is None else str(subject).encode(errors="replace").decode(),
     )
 
 
-def _text(row: dict[str, Any], key: str, place: str) -> str:
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _text(row: dict[str, Any], key: str) -> str:
     """Return the row's text under the key, without white space around it."""
-    if key not in row:
-        raise UserError(f"{place}: {key} is missing, the row has only {sorted(row)}; add it")
     value = row[key]
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place}: {key} is {_excerpt(value)}; write a text that is not empty")
+    if not isinstance(value, str) or _is_blank(value):
+        raise _UnreadableError(f"{key} is {excerpt(value)}; write a text that is not empty")
     try:
         value.encode()  # JSON can smuggle in half a surrogate pair, which no tokenizer and no hash takes
     except UnicodeEncodeError:
-        raise UserError(
-            f"{place}: {key} holds half of a surrogate pair, in {_excerpt(value)}; write the whole character"
+        raise _UnreadableError(
+            f"{key} holds half of a surrogate pair, in {excerpt(value)}; write the whole character"
         ) from None
     return value.strip()
 
 
-def _answer(row: dict[str, Any], place: str) -> str | None:
-    """Return the row's gold answer as text, None where it has to come out of the solution."""
+def _answer(row: dict[str, Any]) -> str | None:
+    """Return the row's answer as text, None where it has none."""
     value = row.get("answer")
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else _text(row, "answer", place)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if is_whole or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    return _text(row, "answer")
 
 
-def _gold(answer: str | None, solution: str, place: str) -> str:
+def _solution_and_gold(answer: str) -> tuple[str, str]:
+    """Return what an answer says that stands alone: reasoning with its gold answer, or the latter only."""
+    reasoning, marker, _ = answer.rpartition(GOLD_MARKER)
+    if marker:
+        return CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
+    is_prose = ("\n" in answer or len(answer) > MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
+    if is_prose or "\\boxed" in answer:
+        return answer, _gold(None, answer)
+    return "", _gold(answer, "")
+
+
+def _gold(answer: str | None, solution: str) -> str:
     try:
-        return extract_gold(answer, solution)
+        gold = extract_gold(answer, solution)
+        bare = normalise(gold)
+        if bare.casefold() in NO_ANSWERS or not set(bare) - NO_ANSWER_CHARS:
+            raise ValueError(f"{gold!r} stands for none")
     except ValueError as error:
-        found = f"the solution ends with {_excerpt(solution[-60:])}" if answer is None else f"answer is {_excerpt(answer)}"
-        raise UserError(
-            f"{place}: no gold answer can be read ({error}); {found}; "
+        found = f"the solution ends with {excerpt(solution[-60:])}" if answer is None else f"answer is {excerpt(answer)}"
+        raise _UnreadableError(
+            f"no gold answer can be read ({error}); {found}; "
             r"mend the row: the gold is its answer, or the last \boxed{...} or `#### ...` of its solution"
         ) from None
+    return gold
 
 
-def _level(row: dict[str, Any], place: str) -> int | None:
-    value = row.get("level")
-    if value is None or value == "Level ?":  # so say three problems of MATH
-        return None
-    match = re.fullmatch(r"(?:Level )?(\d{1,3})", str(value))
-    if match is None:
-        raise UserError(
-            f"{place}: level is {_excerpt(value)}; write a number (3) or MATH's words (Level 3), or leave it out"
-        )
-    return int(match[1])
-
-
-def _excerpt(value: object) -> str:
-    """Return a value for one line of an error message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _level(value: object) -> int | None:
+    """Return the level of 3, "3", "3.0" or MATH's "Level 3"; whatever else stands there is none."""
+    match = re.fullmatch(r"(?:Level )?(\d{1,3})(?:\.0+)?", str(value).strip())
+    return int(match[1]) if match else None

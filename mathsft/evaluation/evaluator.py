@@ -84,7 +84,7 @@ class Evaluator:
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
             with _timed(timings, "gold_seconds"):
-                gold_nlls = _gold_nlls(engine, examples)
+                gold_nlls = _gold_nlls(engine, problems, examples)
         with (
             _timed(timings, "generate_seconds"),
             self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
@@ -213,10 +213,16 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = time.perf_counter() - started
 
 
-def _gold_nlls(engine: Engine, examples: Sequence[Example]) -> list[float | None]:
-    """Return each training target's mean negative log likelihood a token, None where it does not fit into the engine."""
+def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[Example]) -> list[float | None]:
+    """Return each training target's mean negative log likelihood a token, None where it does not fit into the engine.
+
+    A problem without a solution has no target.
+    """
     # One token of room for the one that vLLM insists on generating.
-    fits = [len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len for example in examples]
+    fits = [
+        bool(problem.solution) and len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len
+        for problem, example in zip(problems, examples, strict=True)
+    ]
     fitting = list(compress(examples, fits))
     texts_ids = [example.prompt_ids + example.response_ids for example in fitting]
     logprobs = iter(engine.token_logprobs(texts_ids, [len(example.prompt_ids) for example in fitting]))

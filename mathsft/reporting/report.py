@@ -19,6 +19,7 @@ from mathsft.reporting.findings import findings_section, paired, points
 from mathsft.reporting.horizon import horizon_curves, horizon_section
 from mathsft.reporting.html import render_html
 from mathsft.reporting.origin import architecture_section, settings_section
+from mathsft.reporting.quality import data_section
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.ledger import cost_ledger
@@ -44,7 +45,7 @@ def write_report(book: Book, folder: Path) -> Path:
     sections += _study_sections(book, folder)
     sections += [horizon_section(book), _figure(folder, "horizon", horizon_curves(book))]
     sections += [ledger_section(book), _figure(folder, "ledger", ledger_bars(cost_ledger(book)))]
-    sections += [cost_section(book), _settings_section(book)]
+    sections += [data_section(book), cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     (folder / "report.md").write_text(markdown, encoding="utf-8")
     page = folder / "report.html"

@@ -15,7 +15,8 @@ from mathsft.config.schema import Experiment
 from mathsft.data.encoded_cache import tokenizer_hash
 from mathsft.data.examples import load_template
 from mathsft.data.models import fingerprint, resolve_model
-from mathsft.data.pools import load_pools
+from mathsft.data.pools import Pools, load_pools
+from mathsft.errors import UserError
 from mathsft.records import Passport, Run
 from mathsft.store.book import Book, News
 
@@ -70,8 +71,24 @@ class PassportOffice:
 
     @cached_property
     def _data_hash(self) -> str:
-        pools = load_pools(self._experiment.data)
-        return _hash(json.dumps({name: [asdict(problem) for problem in pool] for name, pool in pools.items()}))
+        return data_hash(load_pools(self._experiment.data))
+
+
+def data_hash(pools: Pools) -> str:
+    """Return 32 hex digits that stand for the problems of all pools."""
+    return _hash(json.dumps({name: [asdict(problem) for problem in pool] for name, pool in pools.items()}))
+
+
+def check_data(book: Book, pools: Pools, source: str) -> None:
+    """Raise UserError unless the pools are those that the study's runs were trained and scored on."""
+    passports = (book.passport(run.name) for run in book.runs())
+    recorded = next((passport.data_hash for passport in passports if passport is not None), None)
+    if recorded is not None and recorded != data_hash(pools):
+        raise UserError(
+            f"study {book.study} began with other problems (hash {recorded[:8]}) than data.source {source} gives now: the "
+            "data changed, or this version of mathsft makes other pools of them; bring back what was there, or copy the "
+            "study file to another name for a study of its own"
+        )
 
 
 def changes(old: Passport, new: Passport) -> list[str]:

@@ -20,6 +20,7 @@ from mathsft.records import (
     Passport,
     Problem,
     Promotion,
+    Quality,
     Response,
     Run,
     Score,
@@ -32,7 +33,7 @@ from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
+Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
 Sight: TypeAlias = Scoring | Call
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
@@ -46,6 +47,7 @@ class Observer(Protocol):
 
 
 _TABLES: Mapping[type[Any], tables.RecordTable] = {
+    Quality: tables.qualities,
     Run: tables.runs,
     Passport: tables.passports,
     StepMetrics: tables.metrics,
@@ -120,12 +122,14 @@ class Book:
     # ---- the problems it is scored on
 
     def record_problems(self, problems: Iterable[Problem]) -> None:
-        """Record problems that are not there yet: responses name them by id."""
-        known = self.problems()
-        rows = [tables.problems.row(problem, study=self.study) for problem in problems if problem.id not in known]
+        """Record problems, which responses name by id; one whose solution or answer was mended replaces what was there."""
+        known, table = self.problems(), tables.problems.table
+        rows = [tables.problems.row(one, study=self.study) for one in problems if known.get(one.id) != one]
         if rows:
+            mended = [row["id"] for row in rows if row["id"] in known]
             with self._transaction() as connection:
-                connection.execute(insert(tables.problems.table), rows)
+                connection.execute(delete(table).where(table.c.study == self.study, table.c.id.in_(mended)))
+                connection.execute(insert(table), rows)
 
     def problems(self) -> dict[str, Problem]:
         """Return the recorded problems by id."""
@@ -188,6 +192,10 @@ class Book:
         found: list[Run] = self._select(tables.runs, order=("written", "name"))
         runs = [run for run in found if run.name.startswith(prefix)]
         return sorted(runs, key=lambda run: -1 if run.number is None else run.number)
+
+    def quality(self) -> Quality | None:
+        """Return what was found in the study's data, None before it was read."""
+        return next(iter(self._select(tables.qualities)), None)
 
     def run(self, name: str) -> Run | None:
         return next(iter(self._select(tables.runs, name=name)), None)

@@ -7,7 +7,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData, Table, Text, func
 
-from mathsft.records import Checkpoint, Passport, Problem, Promotion, Response, Run, Score, Session, StepMetrics, Stint
+from mathsft.records import (
+    Checkpoint,
+    Passport,
+    Problem,
+    Promotion,
+    Quality,
+    Response,
+    Run,
+    Score,
+    Session,
+    StepMetrics,
+    Stint,
+)
 
 SCHEMA_NUMBER = 3
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
@@ -55,6 +67,7 @@ def _record_table(name: str, record: type[Any], key: tuple[str, ...], **context:
 schemas = Table("msft_schema", METADATA, Column("number", Integer, primary_key=True))
 studies = Table("msft_study", METADATA, Column("study", Text, primary_key=True), Column("settings", JSON, nullable=False))
 problems = _record_table("msft_problem", Problem, ("id",))
+qualities = _record_table("msft_quality", Quality, ())
 runs = _record_table("msft_run", Run, ("name",))
 passports = _record_table("msft_passport", Passport, ("run",))
 metrics = _record_table("msft_metrics", StepMetrics, ("run", "step"))

@@ -79,6 +79,12 @@ def test_a_study_that_is_named_has_a_first_line_too(workplace: Path, capsys: pyt
         (cli.run_study, ["--set", "data.source=nothing.jsonl"], r"nothing\.jsonl"),
         (cli.run_study, ["--set", "data.source=empty.jsonl"], r"empty\.jsonl"),
         (cli.run_study, ["--set", "data.source=no_gold.jsonl"], r"no_gold\.jsonl:1"),
+        (
+            cli.run_study,
+            ["--set", "data.source=twice.jsonl"],
+            r"twice\.jsonl: .*'2' in row 1 and '3' in row 2.*contradictions",
+        ),
+        (cli.run_study, ["--set", "data.source=experiments"], r"'experiments' is a folder"),
         (cli.run_study, ["--set", "prompt.template=unknown"], r"unknown"),
         (cli.run_study, ["--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
         (cli.run_study, ["--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
@@ -101,6 +107,8 @@ def test_a_mistake_is_one_clear_line(
 ) -> None:
     (workplace / "empty.jsonl").write_text("")
     (workplace / "no_gold.jsonl").write_text('{"problem": "What is 1+1?", "solution": "It is two."}\n')
+    row = '{"problem": "What is 1+1?", "solution": "Count.", "answer": 2}\n'
+    (workplace / "twice.jsonl").write_text(row + row.replace("2", "3"))
     assert run(argv) == 2  # type: ignore[operator]
     error = capsys.readouterr().err
     assert re.search(message, error), error

@@ -74,6 +74,8 @@ def test_all_that_changes_an_example_misses(tmp_path: Path, monkeypatch: pytest.
     keys.append(key())
     monkeypatch.setattr(encoded_cache, "render_target", lambda solution, answer: f"{solution} {answer}")
     keys.append(key())
+    monkeypatch.setattr(encoded_cache, "FORMAT", "another way to encode")
+    keys.append(key())
     assert len(set(keys)) == len(keys)
     (folder / "model.safetensors").write_bytes(b"other weights")
     assert key() == keys[-1]

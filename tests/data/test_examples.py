@@ -1,10 +1,11 @@
 """Prompts are rendered to the letter, and tokens of prompt and response are what an evaluator and a trainer expect."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, models, processors
+from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from mathsft.data.examples import encode, load_template, render_prompt
 from mathsft.data.quickstart import base_model_folder, generate
@@ -71,6 +72,80 @@ def test_a_tokenizer_that_adds_bos_adds_it_to_the_prompt_alone(tokenizer):
     (example,) = encode([problem()], with_bos, load_template("short"), 512).examples
     assert example.prompt_ids == (bos_id, *plain.prompt_ids)
     assert example.response_ids == plain.response_ids
+
+
+def occurrences(example, token_id):
+    return (example.prompt_ids.count(token_id), example.response_ids.count(token_id))
+
+
+@pytest.mark.parametrize("place", ["problem", "solution", "answer"])
+def test_the_text_of_a_special_token_is_text(tokenizer, place):
+    eos, end = tokenizer.eos_token, "<|im_end|>"
+    others = AutoTokenizer.from_pretrained(base_model_folder())
+    others.add_tokens([AddedToken(end, special=True)])
+    assert others.all_special_tokens == [eos], "a special token that plays no part counts, too"
+    for made, token in ((tokenizer, eos), (others, eos), (others, end)):
+        token_id = made.convert_tokens_to_ids(token)
+        assert token_id in made(f"a {token} b")["input_ids"]
+        given = replace(problem(), **{place: f"a {token} b"})
+        (example,) = encode([given], made, load_template("short"), 512).examples
+        assert occurrences(example, token_id) == (0, 1 if token == eos else 0)
+        assert example.response_ids[-1] == made.eos_token_id
+        assert made.decode(example.prompt_ids) == f"User: {given.problem}\nAssistant: <think>"
+        assert made.decode(example.response_ids[:-1]) == f" {given.solution} </think> <answer> {given.answer} </answer>"
+        # One such row changes no other.
+        plain = encode([problem()], made, load_template("short"), 512).examples
+        assert encode([given, problem()], made, load_template("short"), 512).examples == (example, *plain)
+
+
+def test_special_tokens_of_the_template_are_meant(tokenizer):
+    template = f"{tokenizer.eos_token}Q: {{problem}}{tokenizer.eos_token}"
+    (example,) = encode([problem(solution=tokenizer.eos_token)], tokenizer, template, 512).examples
+    assert occurrences(example, tokenizer.eos_token_id) == (2, 1)
+    # Here a text and the template hold the same, and a tokenizer reads either both or none as a token.
+    with pytest.raises(UserError, match=r"the problem '3 <\|endoftext\|> 4' holds <\|endoftext\|>.*only as special tokens"):
+        encode([problem(), problem(text=f"3 {tokenizer.eos_token} 4")], tokenizer, template, 512)
+
+
+def test_a_vocabulary_that_makes_eos_of_plain_text_refuses_the_row():
+    letters = [(chr(code), -5.0) for code in range(10, 127)]
+    unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *letters], unk_id=0))
+    made = PreTrainedTokenizerFast(tokenizer_object=unigram, eos_token="</s>", unk_token="<unk>")
+    encode([problem(solution="a é b")], made, load_template("short"), 512)  # an unknown character is no special token
+    with pytest.raises(UserError, match=r"the problem 'What is \$1\+1\$\?' holds </s>"):
+        encode([problem(solution="a </s> b")], made, load_template("short"), 512)
+
+
+class Characters(PreTrainedTokenizer):
+    """A tokenizer in Python, as those without a tokenizer.json are."""
+
+    def __init__(self, **options):
+        self._known = {"<unk>": 0, **{chr(code): code for code in range(1, 127)}}
+        super().__init__(**options)
+
+    @property
+    def vocab_size(self):
+        return len(self._known)
+
+    def get_vocab(self):
+        return {**self._known, **self.added_tokens_encoder}
+
+    def _tokenize(self, text, **options):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return self._known.get(token, 0)
+
+    def _convert_id_to_token(self, index):
+        return chr(index)
+
+
+def test_a_tokenizer_in_python_keeps_to_it_too():
+    made = Characters(eos_token="</s>", unk_token="<unk>")
+    assert made.eos_token_id in made("a </s> b")["input_ids"]
+    (example,) = encode([problem(text="a </s>", solution="b </s> c")], made, load_template("short"), 512).examples
+    assert occurrences(example, made.eos_token_id) == (0, 1)
+    assert example.prompt_ids[6:12] == tuple(map(ord, "a </s>"))
 
 
 def test_too_long_is_dropped_and_counted_never_cut(tokenizer):

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.config.schema import DataSettings, PoolSizes
-from mathsft.data.pools import MIN_POOL, load_pools, select
+from mathsft.data.folding import pool_key
+from mathsft.data.pools import MIN_POOL, load_data, load_pools, select
 from mathsft.data.quickstart import is_held_out
 from mathsft.errors import UserError
+from mathsft.records import Quality
 
 HELD_OUT = ("search", "confirm", "watch", "test")
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
@@ -80,7 +82,7 @@ def test_disjoint_exact_and_independent_of_row_order(folder, num_problems, num_s
     if sum(taken.values()) > num_left // 2:
         taken = {name: size * (num_left // 2) // sum(taken.values()) for name, size in taken.items()}
         if min(taken.values()) < MIN_POOL:
-            with pytest.raises(UserError, match="distinct problems leave only"):
+            with pytest.raises(UserError, match=r"distinct problems.* leave only"):
                 pools_of(random.Random(seed))
             return
     pools = pools_of(random.Random(seed))
@@ -116,23 +118,127 @@ def test_the_number_of_problems_that_the_error_asks_for_is_the_least_that_works(
         load(num_needed, sizes)
 
 
-def test_an_overlap_with_the_test_split_is_logged(tmp_path, caplog):
+def test_an_overlap_with_the_test_split_is_removed_and_counted(tmp_path, caplog):
     data = DataSettings(
         source=write(tmp_path / "source.jsonl", rows(300)),
         test_source=write(tmp_path / "test.jsonl", rows(40)),
         pools=PoolSizes(search=25, confirm=25, watch=25, test=10),
     )
     with caplog.at_level(logging.INFO):
-        pools = load_pools(data)
-    assert "40 problems are in the test split too" in caplog.text
+        loaded = load_data(data)
+    assert loaded.quality.num_overlapping == 40
     assert "train 185 (185 solutions), search 25, confirm 25, watch 25, test 10" in caplog.text
-    assert not texts(pools["train"]) & {f"problem {i}" for i in range(40)}
+    assert not texts(loaded.pools["train"]) & {f"problem {i}" for i in range(40)}
 
 
-def test_a_source_that_is_all_in_its_test_split_is_an_error(tmp_path):
+def test_one_data_set_for_both_splits_is_named_as_what_it_is(tmp_path):
     source = write(tmp_path / "source.jsonl", rows(2000))
-    with pytest.raises(UserError, match="0 distinct problems"):
-        load_pools(DataSettings(source=source, test_source=source))
+    (tmp_path / "link.jsonl").symlink_to(source)
+    for test_source in (source, str(tmp_path / "link.jsonl")):
+        with pytest.raises(UserError, match=r"data\.source and data\.test_source are both .*none would be left to train on"):
+            load_pools(DataSettings(source=source, test_source=test_source))
+    with pytest.raises(UserError, match="are both org/name:train"):
+        load_pools(DataSettings(source="org/name", test_source="org/name:train"))
+    copy = write(tmp_path / "copy.jsonl", rows(2000))
+    with pytest.raises(UserError, match=r": 0 distinct problems \(2000 more are in data.test_source, too\) leave only 0"):
+        load_pools(DataSettings(source=source, test_source=copy))
+
+
+def respelled(text, i):
+    """Return the text in another spelling, one of four kinds."""
+    return (text.upper(), text.replace(" ", "  "), text.replace(r"\frac", r"\dfrac"), text.replace("-", "−"))[i % 4]
+
+
+def test_near_duplicates_never_cross_from_train_into_a_scored_pool(tmp_path):
+    plain = [rf"What is $\frac{{{i}}}{{7}} - 1$?" for i in range(1200)]
+    both = [text for i, text in enumerate(plain) for text in (text, respelled(text, i))]
+    given = [{"problem": text, "solution": f"s {i}", "answer": str(i // 2)} for i, text in enumerate(both)]
+    sizes = PoolSizes(search=50, confirm=50, watch=50, test=400)
+    loaded = load_data(DataSettings(source=write(tmp_path / "source.jsonl", given), pools=sizes))
+    keys = {name: {pool_key(problem.problem) for problem in pool} for name, pool in loaded.pools.items()}
+    assert {name: len(keys[name]) for name in HELD_OUT} == sizes.model_dump(exclude={"train"})
+    assert sum(map(len, keys.values())) == len(set().union(*keys.values())) == len(plain)
+    assert len(loaded.pools["train"]) == 2 * len(keys["train"]), "both spellings are trained on"
+    assert loaded.quality.num_variants == len(plain)
+
+
+def test_near_duplicates_of_test_problems_are_taken_out_of_the_source(tmp_path):
+    plain = [rf"What is $\frac{{{i}}}{{7}} - 1$?" for i in range(1000)]
+    given = [{"problem": text, "solution": "s", "answer": str(i)} for i, text in enumerate(plain)]
+    respelled_rows = [{**row, "problem": respelled(row["problem"], i)} for i, row in enumerate(given[:225])]
+    fresh = [{"problem": f"Fresh problem {i}", "answer": str(i)} for i in range(175)]
+    data = DataSettings(
+        source=write(tmp_path / "source.jsonl", given),
+        test_source=write(tmp_path / "test.jsonl", respelled_rows + fresh),
+        pools=PoolSizes(search=50, confirm=50, watch=50, test=400),
+    )
+    loaded = load_data(data)
+    assert loaded.quality.num_overlapping == 225
+    assert len(loaded.pools["test"]) == 400
+    tested = {pool_key(problem.problem) for problem in loaded.pools["test"]}
+    others = [problem for name, pool in loaded.pools.items() if name != "test" for problem in pool]
+    assert len(others) == 775
+    assert not tested & {pool_key(problem.problem) for problem in others}
+
+
+def test_contradictory_problems_stop_the_start_or_are_left_out(tmp_path):
+    given = rows(900)
+    given += [{**row, "problem": row["problem"].upper(), "answer": f"{i}.5"} for i, row in enumerate(given[:266])]
+    source = write(tmp_path / "source.jsonl", given)
+    sizes = PoolSizes(search=50, confirm=50, watch=50, test=100)
+    with pytest.raises(UserError) as caught:
+        load_data(DataSettings(source=source, pools=sizes))
+    assert str(caught.value) == (
+        f"{source}: rows of one problem have different gold answers, in 266 of 900 problems (532 rows): 'problem 0' has '0' "
+        "in row 1 and '0.5' in row 901; 'problem 1' has '1' in row 2 and '1.5' in row 902; 'problem 2' has '2' in row 3 and "
+        "'2.5' in row 903; …; mend the rows, or leave all of them out with data.contradictions: drop"
+    )
+    loaded = load_data(DataSettings(source=source, pools=sizes, contradictions="drop"))
+    assert (loaded.quality.num_contradictory, loaded.quality.num_contradictory_rows) == (266, 532)
+    left = [problem for pool in loaded.pools.values() for problem in pool]
+    assert sorted(problem.problem for problem in left) == sorted(f"problem {i}" for i in range(266, 900))
+
+
+def test_a_contradiction_in_the_test_split_counts_too(tmp_path):
+    source = write(tmp_path / "source.jsonl", rows(300))
+    test_rows = [*rows(30, prefix="test"), {"problem": "test 3", "answer": "4"}]
+    data = DataSettings(
+        source=source,
+        test_source=write(tmp_path / "test.jsonl", test_rows),
+        pools=PoolSizes(search=25, confirm=25, watch=25, test=40),
+    )
+    with pytest.raises(
+        UserError, match=r"test\.jsonl: .* in 1 of 30 problems \(2 rows\): 'test 3' has '3' in row 4 and '4' in row 31"
+    ):
+        load_data(data)
+    loaded = load_data(data.model_copy(update={"contradictions": "drop"}))
+    assert (len(loaded.pools["test"]), loaded.quality.num_contradictory) == (29, 1)
+
+
+def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_path):
+    none = {"problem": "p", "solution": "s", "answer": None, "level": 3}
+    data = DataSettings(
+        source=write(tmp_path / "source.jsonl", [*rows(300), {**none, "answer": "proof"}]),
+        test_source=write(tmp_path / "test.jsonl", [*rows(30, prefix="test"), none, none]),
+        pools=PoolSizes(search=25, confirm=25, watch=25, test=30),
+        unreadable="drop",
+    )
+    quality = load_data(data).quality
+    assert (quality.num_rows, quality.num_unreadable) == (330, 3)
+    assert quality.first_unreadable.startswith(f"{data.source}:301: no gold answer can be read ('proof' stands for none)")
+
+
+def test_exact_duplicates_in_train_are_counted(tmp_path):
+    given = [*rows(300, num_solutions=2), *rows(300)]  # of three rows of each problem two are equal
+    sizes = PoolSizes(search=25, confirm=25, watch=25, test=25)
+    loaded = load_data(DataSettings(source=write(tmp_path / "source.jsonl", given), pools=sizes))
+    assert (len(loaded.pools["train"]), loaded.quality.num_repeated) == (600, 200)
+    assert loaded.quality.num_variants == 0
+
+
+def test_a_file_without_fault_has_nothing_to_tell():
+    quality = load_data(DataSettings(source="quickstart", pools=PoolSizes(train=300))).quality
+    assert quality == Quality(quality.num_rows, 0, "", 0, 0, 0, 0, 0, ())
 
 
 def test_quickstart_holds_out_what_its_base_model_never_saw():

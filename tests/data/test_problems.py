@@ -1,5 +1,6 @@
 """Rows become problems with exact golds, or one error that names the row."""
 
+import gzip
 import hashlib
 import json
 import sys
@@ -8,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.data.problems import load_problems
+from mathsft.data.problems import load_rows
 from mathsft.errors import UserError
+from mathsft.records import Problem
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
+
+
+def load_problems(source: str) -> list[Problem]:
+    return load_rows(source).problems
 
 
 @pytest.fixture
@@ -73,18 +79,23 @@ GOOD = {"problem": "p", "solution": r"\boxed{1}"}
         ("[" * 100_000, "is not JSON"),
         ("[1, 2]", "not a JSON object|write a JSON object"),
         ("null", "write a JSON object"),
-        ({"prompt": "p"}, r"\['prompt'\]; it needs problem and solution"),
-        ({"problem": "p"}, "solution is missing"),
-        ({"question": "q"}, "answer is missing"),
+        ({"prompt": "p"}, r"\['prompt'\].*it needs problem and solution"),
+        ({"problem": "p"}, r"only the keys .*\['problem'\].*add its solution, or its answer"),
+        ({"question": "q", "answer": None}, "add its solution, or its answer"),
+        ({"problem": "p", "solution": " ", "answer": "2"}, "solution is missing, and answer is '2'"),
+        ({"problem": "p", "solution": ["s"]}, r"solution is \['s'\]"),
         ({"problem": " ", "solution": "s"}, "problem is ' '"),
         ({"problem": ["p"], "solution": "s"}, r"problem is \['p'\]"),
         ({"problem": "p", "solution": "There is no end to it."}, "no gold answer.*no end to it"),
-        ({"question": "q", "answer": "It is 72."}, "no gold answer.*It is 72"),
+        (
+            {"question": "q", "answer": "It is 72."},
+            "solution is missing, and answer is 'It is 72.'; write the solution before",
+        ),
+        ({"question": "q", "answer": "There were 70.\nThen 72."}, "no gold answer.*neither"),
         ({"question": "q", "answer": "#### 72"}, "write the solution before"),
         ({**GOOD, "answer": True}, "answer is True"),
         ({**GOOD, "answer": "1 </answer>"}, "no gold answer.*answer is '1 </answer>'"),
         ({**GOOD, "solution": r"a </think> \boxed{1}"}, "no gold answer.*</think>"),
-        ({**GOOD, "level": "hard"}, "level is 'hard'"),
         ('{"problem": "\\ud800", "solution": "\\\\boxed{1}"}', "half of a surrogate pair"),
     ],
 )
@@ -93,8 +104,144 @@ def test_a_row_that_cannot_be_read_is_named(write, bad_row, words):
     with pytest.raises(UserError, match=words) as caught:
         load_problems(source)
     assert str(caught.value).startswith(f"{source}:2: ")
+    assert str(caught.value).endswith("data.unreadable: drop leaves such rows out") or "is not JSON" in words
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < len(source) + 400
+
+
+NO_ANSWERS = [
+    "NaN",
+    "proof",
+    "Proof.",
+    "notfound",
+    "not found",
+    "None",
+    "none",
+    "null",
+    "N/A",
+    "#N/A",
+    "<NA>",
+    "",
+    "  ",
+    "…",
+    "?",
+    "--",
+    "$None$",
+]
+
+
+@pytest.mark.parametrize(
+    "answer", [*NO_ANSWERS, "#### None", r"\boxed{N/A}", float("nan"), float("inf"), -float("inf"), True]
+)
+def test_what_stands_for_no_answer_is_none(write, answer):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: .*answer"):
+        load_rows(write(GOOD, {**GOOD, "answer": answer}))
+
+
+@pytest.mark.parametrize("ending", [r"\boxed{None}", "#### notfound", "#### N/A"])
+def test_a_solution_that_ends_with_no_answer_has_none(write, ending):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: .*stands for none"):
+        load_rows(write(GOOD, {"problem": "p", "solution": f"So {ending}"}))
+
+
+@pytest.mark.parametrize(
+    "answer", [r"\text{none}", "No", "Infinity", r"\infty", "no solution", "Na", "0", "proofs", "<", "-1", "x"]
+)
+def test_words_and_signs_may_be_answers(write, answer):
+    (problem,) = load_problems(write({**GOOD, "answer": answer}))
+    assert problem.answer == answer
+
+
+def test_a_number_may_be_longer_than_a_float_is(write):
+    (problem,) = load_problems(write({**GOOD, "answer": 10**400}))
+    assert problem.answer == str(10**400)
+
+
+def test_unreadable_rows_are_counted_and_the_first_are_named(write):
+    bad = {**GOOD, "answer": "proof"}
+    source = write(GOOD, bad, "", bad, {"prompt": "p"}, GOOD, *[bad] * 4)
+    with pytest.raises(UserError) as caught:
+        load_rows(source)
+    assert str(caught.value) == (
+        f"{source}:2: no gold answer can be read ('proof' stands for none); answer is 'proof'; mend the row: the gold is "
+        "its answer, or the last \\boxed{...} or `#### ...` of its solution; 7 of 9 rows cannot be read, also 4, 5, 7, 8, "
+        "9, …; data.unreadable: drop leaves such rows out"
+    )
+    rows = load_rows(source, "drop")
+    assert ([row.number for row in rows.rows], rows.num_unreadable) == ([1, 6], 7)
+    assert rows.first_unreadable.startswith(f"{source}:2: no gold answer can be read ('proof' stands for none)")
+
+
+def test_where_no_row_is_left_dropping_is_no_way_out(write):
+    with pytest.raises(UserError, match=r"2 of 2 rows cannot be read, also 2$"):
+        load_rows(write(*[{**GOOD, "answer": "proof"}] * 2), "drop")
+
+
+@pytest.mark.parametrize(
+    ("level", "read"),
+    [
+        *((level, 4) for level in (4, 4.0, "4", "4.0", " 4 ", "Level 4")),
+        *((level, None) for level in (4.5, "", "N/A", "hard", None, True, float("nan"), [4], "Level ?")),
+    ],
+)
+def test_a_level_is_optional(write, level, read):
+    (problem,) = load_problems(write({**GOOD, "level": level, "subject": "\ud800"}))
+    assert (problem.level, problem.subject) == (read, "?")
+
+
+def test_question_solution_and_answer_are_what_they_say(write):
+    rows = [
+        {"question": "q", "solution": "1 + 1 is the reasoning.", "answer": "2"},
+        {"question": "q", "solution": "1 + 1 is the reasoning.", "answer": "#### 2"},
+        {"problem": "q", "solution": "1 + 1 is the reasoning.", "answer": "So 1 + 1 = 2.\n#### 2"},
+        {"problem": "q", "answer": "1 + 1 is <<1+1=2>>the reasoning.\n#### 2"},
+        {"question": "q", "solution": "", "answer": "1 + 1 is the reasoning.\n#### 2"},
+    ]
+    read = {(problem.problem, problem.solution, problem.answer) for problem in load_problems(write(*rows))}
+    assert read == {("q", "1 + 1 is the reasoning.", "2")}
+    boxed = r"Then $1 + 1 = \boxed{2}$."
+    (problem,) = load_problems(write({"question": "q", "answer": boxed}))
+    assert (problem.solution, problem.answer) == (boxed, "2")
+
+
+def test_a_test_row_needs_no_solution(write):
+    rows = [
+        {"question": "q", "answer": "#### 4"},
+        {"question": "q", "answer": "4"},
+        {"problem": "q", "answer": 4, "solution": None},
+        {"problem": "q", "answer": "4", "solution": ""},
+    ]
+    problems = load_rows(write(*rows), need_solutions=False).problems
+    assert [(problem.solution, problem.answer) for problem in problems] == [("", "4")] * 4
+    matrix = "\\begin{pmatrix} 1 & 2 \\\\\n 3 & 4 \\end{pmatrix}"
+    (problem,) = load_rows(write({"problem": "q", "answer": matrix}), need_solutions=False).problems
+    assert (problem.solution, problem.answer) == ("", matrix)
+    with pytest.raises(UserError, match=r"no gold answer.*neither"):
+        load_rows(write({"question": "q", "answer": "It takes a long time. " * 12}), need_solutions=False)
+    with pytest.raises(UserError, match="add its solution, or its answer"):
+        load_rows(write({"question": "q"}), need_solutions=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (gzip.compress(json.dumps(GOOD).encode()), "compressed with gzip"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (json.dumps([GOOD], indent=1).encode(), "one JSON array"),
+    ],
+)
+def test_files_of_other_formats_are_named(tmp_path, content, name):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"rows\.jsonl is {name}; convert it to JSONL"):
+        load_rows(str(path))
+
+
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="is a folder; give one JSONL file"):
+        load_rows(str(tmp_path))
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
@@ -104,7 +251,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         load_problems(str(path))
 
 
-@pytest.mark.parametrize("source", ["no/such.jsonl", "nothing", "a/b/c/d"])
+@pytest.mark.parametrize("source", ["no/such.jsonl", "no/such.parquet", "no/such.jsonl.gz", "nothing", "a/b/c/d"])
 def test_missing_file(source):
     with pytest.raises(UserError, match="no such file"):
         load_problems(source)

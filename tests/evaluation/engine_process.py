@@ -36,7 +36,7 @@ HARDWARE = Hardware(
     packs_from_width=PACKED_FROM_WIDTH,
 )
 NUM_POSITIONS = 256
-PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
+PROBLEMS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 KINDS = ("correct", "wrong_answer", "format_failure")
 PROMPTS = [f"User: what is {n} + {n * n}?" + " Think hard." * (n % 5) for n in range(12)]
 LONG_PROMPTS = [f"{n}" * 60 + "?" for n in range(100, 200)]
@@ -311,6 +311,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
         "progress": (run_dir / "scoring.jsonl").read_text(),
         "slice": asdict(evaluator.score(taught, {}, "confirm:1-4", False)),
         "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch", True)),
+        "no solution": asdict(evaluator.score(taught, {"data.test_source": unsolved(folder)}, "test", True)),
         "sampled": asdict(
             evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test", True)
         ),
@@ -333,6 +334,13 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     engine._load = load
     report["mended"] = asdict(evaluator.score(base, {}, "search", True))
     return evaluator, taught, report
+
+
+def unsolved(folder: Path) -> str:
+    """Write a test split whose problem has an answer, but no solution to learn from."""
+    path = folder / "test.jsonl"
+    path.write_text(json.dumps({"question": "A", "answer": "65"}) + "\n")
+    return str(path)
 
 
 def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:

@@ -198,6 +198,12 @@ def test_gold_nll_is_that_of_the_training_target_where_it_fits(
 
 
 @pytest.mark.slow
+def test_a_problem_without_a_solution_is_graded_and_has_no_gold_nll(report: dict[str, Any]) -> None:
+    score = report["evaluator"]["no solution"]
+    assert (score["num_problems"], sum(score["counts"].values()), score["gold_nll"]) == (1, 1, None)
+
+
+@pytest.mark.slow
 def test_the_gold_nll_that_is_not_asked_for_costs_nothing(
     report: dict[str, Any], child: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.records import Checkpoint, Finalist, Plan, Promotion, Response, Run, Score, Session, StepMetrics, Verdict
+from mathsft.records import (
+    Checkpoint,
+    Finalist,
+    FrequentGold,
+    Plan,
+    Promotion,
+    Quality,
+    Response,
+    Run,
+    Score,
+    Session,
+    StepMetrics,
+    Verdict,
+)
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
 
@@ -83,6 +96,24 @@ def section(report: str, title: str) -> list[list[str]]:
     body = re.split(r"^#+ ", report.split(title, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
     rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
     return [row for row in rows if set("".join(row)) - set("-: |")]
+
+
+def test_what_was_found_in_the_data(book: Book, tmp_path: Path) -> None:
+    assert "## Data" not in markdown_of(book, tmp_path)
+    golds = (FrequentGold("see | *b*", 31, 1400, "train.jsonl:7"),)
+    book.write(Quality(1400, 2, "train.jsonl:3: answer is 'proof'", 133, 266, 4, 37, 5, golds))
+    assert section(markdown_of(book, tmp_path), "## Data")[1:] == [
+        ["rows read", "1,400"],
+        ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
+        ["problems left out because their rows have different gold answers", "133 (in 266 rows)"],
+        ["problems removed from all other pools because the test split has them", "37"],
+        ["texts that are another spelling of a problem, and stay in its pool", "4"],
+        ["rows to train on that repeat another one exactly", "5"],
+        [
+            r"gold answers that are no numbers and may stand for none: 'see \| *b*' (the first in train.jsonl:7)",
+            "31 of 1,400",
+        ],
+    ]
 
 
 def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:

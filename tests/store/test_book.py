@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Plan, Promotion, Response, Run, Score, StepMetrics, Verdict
+from mathsft.records import (
+    Checkpoint,
+    FrequentGold,
+    Plan,
+    Problem,
+    Promotion,
+    Quality,
+    Response,
+    Run,
+    Score,
+    StepMetrics,
+    Verdict,
+)
 from mathsft.store import book as book_module
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
@@ -38,7 +50,9 @@ class Listener:
 def test_every_record_is_read_back_equal(book: Book) -> None:
     metrics = StepMetrics("trial-0", 1, 2.5, 1e-4, 0.7, 812, 640, 0.04, 0.5)
     promotion = Promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
-    for record in (RUN, metrics, CHECKPOINT, promotion):
+    quality = Quality(900, 2, "rows.jsonl:7: no", 3, 6, 4, 37, 5, (FrequentGold("Yes", 30, 900, "rows.jsonl:1"),))
+    assert book.quality() is None
+    for record in (RUN, metrics, CHECKPOINT, promotion, quality):
         book.write(record)
     book.write(SCORE, RESPONSES)
     assert book.run("trial-0") == RUN
@@ -47,6 +61,17 @@ def test_every_record_is_read_back_equal(book: Book) -> None:
     assert book.scores() == book.scores("trial-0", "search") == [SCORE]
     assert sorted(book.responses(SCORE), key=lambda response: response.problem_id) == RESPONSES
     assert book.promotion() == promotion
+    assert book.quality() == quality
+
+
+def test_a_mended_problem_replaces_what_was_recorded(book: Book) -> None:
+    first, second = Problem("p1", "What is 1+1?", "Count.", "3"), Problem("p2", "What is 1+2?", "Count.", "3")
+    other = Book.open(str(book.engine.url), "other")
+    other.record_problems([first])
+    book.record_problems([first, second])
+    book.record_problems(iter([replace(first, answer="2")]))
+    assert book.problems() == {"p1": replace(first, answer="2"), "p2": second}
+    assert other.problems() == {"p1": first}
 
 
 def test_observers_hear_news_only_and_may_fail(book: Book) -> None:

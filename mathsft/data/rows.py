@@ -1,0 +1,90 @@
+"""Reads the raw rows of a JSONL file or a hub data set, each with its number; what a row means is decided in `problems`."""
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mathsft.errors import UserError
+
+_HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+"""A hub data set: "org/name", then "/config" where the data set has several, then ":split" for another than train."""
+
+_FILE_SUFFIXES = (".json", ".jsonl", ".gz", ".parquet", ".csv")
+"""Who gives such a name means a file, even if it looks like a hub id."""
+
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\0": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PK\x03\x04": "a ZIP archive",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"[": "one JSON array",
+}
+"""First bytes of files that hold rows, but not as JSONL."""
+
+
+def read_rows(source: str) -> Iterator[tuple[int, object]]:
+    """Yield the number of each row (of a file: its line, blank ones left out) and the row; UserError where it is no JSON."""
+    path = Path(source).expanduser()
+    hub = _HUB_SOURCE.fullmatch(source)
+    if path.is_dir():
+        raise UserError(f"{source!r} is a folder; give one JSONL file, one JSON object a line (cat joins several)")
+    if path.is_file():
+        yield from _file_rows(path)
+    elif hub and path.suffix not in _FILE_SUFFIXES:
+        yield from _hub_rows(source, hub["repository"], hub["config"], hub["split"] or "train")
+    else:
+        raise UserError(
+            f"problems cannot be read from {source!r}: there is no such file; give a JSONL file or a hub id (org/name)"
+        )
+
+
+def excerpt(value: object) -> str:
+    """Return a value for one line of an error message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                _refuse_other_formats(path, line)
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                row = json.loads(text) if text else None
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{path}:{number}: {excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8"
+                ) from None
+            if text:
+                yield number, row
+
+
+def _refuse_other_formats(path: Path, first_line: bytes) -> None:
+    for first_bytes, name in _OTHER_FORMATS.items():
+        if first_line.startswith(first_bytes):
+            raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
+
+
+def _hub_rows(source: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, object]]:
+    """Yield the rows of a data set that the library `datasets` fetches."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{source!r} is not a file here, and hub data sets need the package datasets, which is not installed: "
+            "run `uv pip install datasets`, or the same with pip, or give a JSONL file"
+        ) from None
+    try:
+        rows = datasets.load_dataset(repository, config, split=split)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{source!r} is not a file here, and the hub gave no data set ({excerpt(error)}); give a JSONL file, "
+            "or org/name[/config][:split] of a data set that this machine can reach"
+        ) from error
+    yield from enumerate(rows, start=1)

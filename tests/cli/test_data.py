@@ -1,0 +1,104 @@
+"""What a user is told of the data before a worker starts, and what guards a study against other data."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mathsft import cli
+from mathsft.commands.common import placed
+from mathsft.config.load import Loaded, load_settings
+from mathsft.errors import UserError
+from mathsft.records import Plan, Run
+from mathsft.runs.passport import PassportOffice
+from mathsft.store.book import Book
+from mathsft.store.folder import StudyFolder
+from tests.build import make_machine
+
+ROWS = [{"problem": f"What is {i} + 1?", "solution": f"It is {i + 1}.", "answer": str(i + 1)} for i in range(300)]
+POOLS = [f"data.pools.{name}=25" for name in ("search", "confirm", "watch", "test")]
+FAULTS = [
+    {**ROWS[0], "answer": "proof"},
+    {**ROWS[1], "answer": "7 [b]"},
+    ROWS[2],
+    {**ROWS[3], "problem": "WHAT IS 3 +  1?"},
+    *({**ROWS[0], "problem": f"Which is bolder, {i}?", "answer": "see [b]"} for i in range(12)),
+]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def settings(folder: Path, rows: list[dict[str, str]]) -> list[str]:
+    sources = (
+        write(folder / "train.jsonl", rows),
+        write(folder / "test.jsonl", [*ROWS[:20], {**ROWS[0], "problem": "Fresh"}]),
+    )
+    given = ("data.source", "data.test_source", "data.unreadable", "data.contradictions")
+    return [*POOLS, *(f"{name}={value}" for name, value in zip(given, (*sources, "drop", "drop"), strict=True))]
+
+
+def flags(assignments: list[str]) -> list[str]:
+    return [part for assignment in assignments for part in ("--set", assignment)]
+
+
+def test_faults_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_study(["--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Data: ")]
+    source = tmp_path / "train.jsonl"
+    assert told == [
+        f"Data: rows left out because they cannot be read (the first: {source}:301: no gold answer can be read ('proof' "
+        "stands for none); answer is 'proof'; mend the row: the gold is its answer, or the last \\boxed{...} or `#### ...` "
+        "of its solution): 1",
+        "Data: problems left out because their rows have different gold answers: 1 (in 2 rows)",
+        "Data: problems removed from all other pools because the test split has them: 19",
+        "Data: texts that are another spelling of a problem, and stay in its pool: 1",
+        f"Data: gold answers that are no numbers and may stand for none: 'see [b]' (the first in {source}:305): 12 of 315",
+    ]
+
+
+def test_data_without_fault_are_not_talked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_study(["--dry-run", "--study", "quickstart"]) == 0
+    assert "Data:" not in capsys.readouterr().out
+
+
+def loaded_with(tmp_path: Path, rows: list[dict[str, str]]) -> Loaded:
+    return load_settings("quickstart", None, settings(tmp_path, rows))
+
+
+def place(tmp_path: Path, loaded: Loaded, book: Book) -> str:
+    """Return what is printed when it is decided who works where."""
+    console = Console(soft_wrap=True, width=500)
+    folder = StudyFolder(tmp_path)
+    with console.capture() as captured:
+        placed(loaded, folder, book, make_machine(), "study", console)
+    return captured.get()
+
+
+def test_what_was_found_is_in_the_book_and_on_the_terminal(tmp_path: Path, book: Book) -> None:
+    printed = place(tmp_path, loaded_with(tmp_path, ROWS + FAULTS), book)
+    quality = book.quality()
+    assert quality is not None
+    assert (quality.num_unreadable, quality.num_contradictory, quality.num_overlapping) == (1, 1, 19)
+    assert [(gold.text, gold.num_rows) for gold in quality.frequent_golds] == [("see [b]", 12)]
+    assert "Data: problems removed from all other pools because the test split has them: 19\n" in printed
+
+
+def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, book: Book) -> None:
+    loaded = loaded_with(tmp_path, ROWS)
+    place(tmp_path, loaded, book)
+    place(tmp_path, loaded_with(tmp_path, ROWS[:290]), book)  # nothing was trained or scored yet
+    place(tmp_path, loaded_with(tmp_path, ROWS), book)
+    book.observers.append(PassportOffice(book, loaded.experiment, "a toaster"))
+    book.write(Run("trial-0", {}, Plan(64, (1.0,), "search", 1, "last"), seed=0))
+    place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), book)  # the order of rows is no other data
+    known, quality = book.problems(), book.quality()
+    refused = r"^study demo began with other problems \(hash [0-9a-f]{8}\) than data\.source "
+    for changed in (ROWS[:-1], [*ROWS[:-1], {**ROWS[-1], "answer": "300.0"}], [*ROWS, *FAULTS]):
+        with pytest.raises(UserError, match=refused) as caught:
+            place(tmp_path, loaded_with(tmp_path, changed), book)
+        assert "\n" not in str(caught.value)
+    assert (book.problems(), book.quality()) == (known, quality)
