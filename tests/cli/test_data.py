@@ -8,12 +8,14 @@ from rich.console import Console
 
 from mathsft import cli
 from mathsft.commands.common import placed
+from mathsft.commands.opening import Opening
 from mathsft.config.load import Loaded, load_settings
 from mathsft.errors import UserError
 from mathsft.records import Plan, Run
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine
 
 ROWS = [{"problem": f"What is {i} + 1?", "solution": f"It is {i + 1}.", "answer": str(i + 1)} for i in range(300)]
@@ -74,7 +76,7 @@ def place(tmp_path: Path, loaded: Loaded, book: Book) -> str:
     console = Console(soft_wrap=True, width=500)
     folder = StudyFolder(tmp_path)
     with console.capture() as captured:
-        placed(loaded, folder, book, make_machine(), "study", console)
+        placed(Opening(make_machine(), loaded, Heartbeat(console)), folder, book, "study")
     return captured.get()
 
 
