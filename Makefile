@@ -11,7 +11,7 @@ SOURCES := pyproject.toml Makefile
 # A folder of wheels named by pip's own variable serves uv too; CUDA builds always come from the index.
 WHEELS := $(if $(filter cpu,$(HARDWARE)),$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=cpu))
 
-# Triton compiles when the CUDA build runs, against Python's headers: an interpreter of uv's own has them.
+# Triton compiles when the CUDA build runs, against Python's headers: an interpreter of uv's own has them (MANAGED= takes any).
 MANAGED := $(if $(filter cuda,$(HARDWARE)),--managed-python)
 # Order-only: what is wrong with this machine is said before the first install, not before every study.
 PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
