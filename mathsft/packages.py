@@ -19,6 +19,8 @@ def problem_of_install() -> str | None:
             f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): in a checkout run `make install` and "
             "use .venv/bin/python in place of python; elsewhere install mathsft with its extra cpu or cuda"
         )
+    if sys.flags.optimize > 1:
+        return "PYTHONOPTIMIZE=2 (python -OO) leaves out docstrings, which libraries read as they are imported: unset it"
     return _problem_of_cpu_build() if _is_cpu_build("torch") else None
 
 

@@ -5,10 +5,12 @@ once per kind and dropped: the book has every number.
 """
 
 import logging
+import os
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CACHE_FOLDER = "XDG_CACHE_HOME"
 INIT_SECONDS = 15
 """How long a server may take to answer when a run is opened."""
 CLOSE_SECONDS = 60
@@ -105,7 +108,8 @@ class Account:
         """Make sure that the run has an open W&B run."""
         if run.name not in self._open:
             self._open[run.name] = (run, None)
-            self._open[run.name] = (run, self._start(run))
+            with _folder_for_logs(self._folder / "wandb"):
+                self._open[run.name] = (run, self._start(run))
 
     def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
         """Log a row under its number; a run that had ended is opened again."""
@@ -193,6 +197,22 @@ def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
             if type(error) not in complained:
                 log.warning("W&B: %s: %s; this and its like are dropped", type(error).__name__, _first_line(error))
             complained.add(type(error))
+
+
+@contextmanager
+def _folder_for_logs(folder: Path) -> Iterator[None]:
+    """Name a cache folder for W&B's service, which is started within, where the user has no home.
+
+    Without one it writes its log to the terminal. It asks Go's os.UserCacheDir.
+    """
+    if "HOME" in os.environ or CACHE_FOLDER in os.environ:
+        yield
+        return
+    os.environ[CACHE_FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[CACHE_FOLDER]
 
 
 def _first_line(error: Exception) -> str:

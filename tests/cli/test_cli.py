@@ -172,3 +172,10 @@ def test_config_prints_values_with_their_source_and_the_schema(workplace: Path, 
 def test_the_real_experiment_loads(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "--study", "qwen2.5-math-1.5b"]) == 0
     assert "Qwen/Qwen2.5-Math-1.5B" in capsys.readouterr().out
+
+
+def test_a_python_without_docstrings_is_refused_in_one_line(workplace: Path) -> None:
+    command = [sys.executable, "-OO", str(ROOT / "run_study.py"), "--dry-run"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"run_study\.py: PYTHONOPTIMIZE=2 .* unset it\n", done.stderr)

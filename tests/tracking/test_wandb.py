@@ -74,6 +74,18 @@ def our_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.slow
+def test_without_a_home_its_services_log_stays_off_the_terminal(
+    book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, state="finished", value=0.3)])
+    assert capfd.readouterr() == ("", "")
+    assert len(read_offline_runs(tmp_path)) == 1
+    assert "XDG_CACHE_HOME" not in os.environ, "workers and caches of ours do not hear of it"
+
+
+@pytest.mark.slow
 def test_a_trial_and_its_resumption_after_a_killed_driver(
     book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
 ) -> None:
