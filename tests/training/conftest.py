@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,12 +49,13 @@ def small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mathsft.training.gemm.SIZES", (64,))
 
 
-@pytest.fixture
-def make_model(tmp_path: Path) -> MakeModel:
-    """Make a model folder with random weights and a tokenizer of single bytes."""
+@pytest.fixture(scope="session")
+def shared_models(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """Make a model folder with random weights and a tokenizer of single bytes; the same for the same arguments."""
 
-    def make(kind: str = "qwen2", tied: bool = False, dtype: torch.dtype = torch.float32, **settings: object) -> Path:
-        folder = tmp_path / f"{kind}-{tied}"
+    @cache
+    def make(kind: str, tied: bool, dtype: torch.dtype, settings: tuple[tuple[str, object], ...]) -> Path:
+        folder = tmp_path_factory.mktemp("model")
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(["<eos>", *alphabet])}, merges=[]))
         tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -76,9 +79,20 @@ def make_model(tmp_path: Path) -> MakeModel:
             "bos_token_id": None,
             "pad_token_id": None,
         }
-        config = config_class(**(defaults | settings))
+        config = config_class(**(defaults | dict(settings)))
         model_class(config).to(dtype).save_pretrained(folder)
         return folder
+
+    return make
+
+
+@pytest.fixture
+def make_model(shared_models: MakeModel, tmp_path: Path) -> MakeModel:
+    """Give the test a model folder of its own."""
+
+    def make(kind: str = "qwen2", tied: bool = False, dtype: torch.dtype = torch.float32, **settings: object) -> Path:
+        folder = shared_models(kind, tied, dtype, tuple(settings.items()))
+        return Path(shutil.copytree(folder, tmp_path / f"{kind}-{tied}", dirs_exist_ok=True))
 
     return make
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training import loss as loss_module
 from mathsft.training.rows import common_prefix
-from mathsft.training.state import load_base
+from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import StepOutcome, TrainingStep
 from tests.native import needs_bf16
 
@@ -36,9 +36,8 @@ def random_batch(seed: int, prefix_tokens: int) -> list[Example]:
     return [batch[place] for place in random.permutation(len(batch))]
 
 
-def plain_loss_and_gradients(folder: Path, batch: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
+def plain_loss_and_gradients(model: PreTrainedModel, batch: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
     """The textbook way: one padded batch, an attention mask, labels -100 wherever there is no response."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     lines = [example.prompt_ids + example.response_ids for example in batch]
     width = max(map(len, lines))
     ids = torch.tensor([line + (7,) * (width - len(line)) for line in lines])
@@ -47,17 +46,18 @@ def plain_loss_and_gradients(folder: Path, batch: Sequence[Example]) -> tuple[fl
     for line, example in enumerate(batch):
         labels[line, : len(example.prompt_ids)] = -100
     loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+    model.zero_grad()
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def outcome_and_gradients(
-    folder: Path, batch: Sequence[Example], attention: str = "tree", **training: object
+    base: BaseModel, batch: Sequence[Example], **training: object
 ) -> tuple[StepOutcome, dict[str, Tensor]]:
     """Take one step; with beta1 = 0 and no clipping AdamW's first moment is then the gradient itself."""
     settings = {"precision": "fp32", "beta1": 0.0, "max_gradient_norm": 1e30, "token_budget_tokens": 10_000}
     training_settings = TrainingSettings(learning_rate=1e-3, batch_size=len(batch), **(settings | training))
-    step = TrainingStep(load_base(folder, attention), training_settings, 1, CPU, common_prefix(batch))
+    step = TrainingStep(base, training_settings, 1, CPU, common_prefix(batch))
     outcome = step.take(batch, 1)
     gradients = {name: tensor for name, tensor in step.tensors().items() if name.startswith("moment1.")}
     return outcome, {name.removeprefix("moment1."): gradient for name, gradient in gradients.items()}
@@ -86,12 +86,14 @@ def test_loss_and_every_gradient_are_those_of_the_plain_padded_batch(
     folder = make_model(kind, tied, **settings)
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
     monkeypatch.setattr(loss_module, "BLOCK_LOGITS", {"cpu": 257 * 4})
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    base = load_base(folder, "tree")
     for seed, prefix_tokens in enumerate((0, 3, 40)):
         batch = random_batch(seed, prefix_tokens)
-        expected_loss, expected = plain_loss_and_gradients(folder, batch)
+        expected_loss, expected = plain_loss_and_gradients(plain, batch)
         for budget, checkpointing in ((10_000, True), (150, False)):
             outcome, actual = outcome_and_gradients(
-                folder, batch, token_budget_tokens=budget, gradient_checkpointing=checkpointing
+                base, batch, token_budget_tokens=budget, gradient_checkpointing=checkpointing
             )
             assert outcome.loss == pytest.approx(expected_loss, rel=1e-5)
             assert_equal_gradients(actual, expected)
@@ -99,7 +101,7 @@ def test_loss_and_every_gradient_are_those_of_the_plain_padded_batch(
 
 def test_what_is_shared_is_computed_once(make_model: MakeModel) -> None:
     batch = random_batch(3, prefix_tokens=70)
-    outcome, _ = outcome_and_gradients(make_model(), batch)
+    outcome, _ = outcome_and_gradients(load_base(make_model(), "tree"), batch)
     assert outcome.num_tokens == sum(len(example.prompt_ids) + len(example.response_ids) for example in batch)
     assert outcome.num_response_tokens == sum(len(example.response_ids) for example in batch)
     assert outcome.num_computed_tokens < outcome.num_tokens / 2
@@ -181,16 +183,16 @@ def test_the_loss_never_holds_more_logits_than_a_chunk(make_model: MakeModel, mo
 
     batch = random_batch(0, prefix_tokens=0)
     with Recorder():
-        outcome_and_gradients(make_model(), batch)
+        outcome_and_gradients(load_base(make_model(), "tree"), batch)
     assert max(sizes) == 257 * 10
     assert sum(sizes) >= 257 * sum(len(example.response_ids) for example in batch)
 
 
 def test_clipping_scales_the_gradient_to_the_norm(make_model: MakeModel) -> None:
-    folder, batch = make_model(), random_batch(0, prefix_tokens=0)
-    outcome, gradients = outcome_and_gradients(folder, batch)
+    base, batch = load_base(make_model(), "tree"), random_batch(0, prefix_tokens=0)
+    outcome, gradients = outcome_and_gradients(base, batch)
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients.values()))
     assert outcome.gradient_norm == pytest.approx(norm)
-    _, clipped = outcome_and_gradients(folder, batch, max_gradient_norm=norm / 4)
+    _, clipped = outcome_and_gradients(base, batch, max_gradient_norm=norm / 4)
     for name, gradient in gradients.items():
         torch.testing.assert_close(clipped[name], gradient / 4, rtol=1e-4, atol=1e-9)
