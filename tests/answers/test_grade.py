@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from mathsft.answers import grade
-from mathsft.answers.grade import Completion, Grader, strict_category
+from mathsft.answers.grade import Completion, Grader
 from mathsft.answers.sandbox import Pair, Ruling, Sandbox
 
 ALGEBRA = Pair(r"2\sin x\cos x", r"\sin 2x")
@@ -48,7 +48,7 @@ def test_a_completion_is_judged_by_format_then_rules_then_algebra() -> None:
         ("wrong_answer", "", r"\cos 2x", True),
     ]
     assert graded[2].tag_flags == ("missing_think_close", "missing_answer_open", "missing_answer_close")
-    assert [strict_category(one.verdict, one.is_strict) for one in graded[:1] + graded[3:4]] == ["correct", "format_failure"]
+    assert [one.is_strict for one in graded[:1] + graded[3:4]] == [True, False]
 
 
 def test_a_pair_is_judged_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
