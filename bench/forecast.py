@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -116,6 +117,8 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
     wanted = sorted({max(LEAST_TRIALS, round(share * loaded.study.num_trials)) for share in SHARES})
     rests: dict[int, tuple[float, float]] = {}
     log_path = loaded.study_path.with_suffix(".log")
+    # SIGTERM ends the study, too; here, since asyncio, with which the prediction was made, forgets handlers when it ends.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     started = time.time()
     with (
         log_path.open("w", encoding="utf-8") as log,

@@ -141,7 +141,7 @@ def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixtu
     printed = " ".join(capsys.readouterr().out.split())  # however the table's lines are broken
     assert "nothing was started" in printed
     assert re.search(r"trials 7, each 1,536 examples", printed)
-    assert re.search(r"time about \d+ minutes: 18\.0 s to start, [\d.]+ s for trials, [\d.]+ s to confirm", printed)
+    assert re.search(r"time about \d+ minutes: 24\.0 s to start, [\d.]+ s for trials, [\d.]+ s to confirm", printed)
     assert re.search(r"measured now: training 24\.0 ms a step and 5\.0 ms an example", printed)
     assert re.search(r"final run about \d+ minutes; up to \d+ MB", printed)
     assert not (workplace / "studies" / "quickstart").exists()
