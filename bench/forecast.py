@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import start_bench
 from mathsft.commands.common import folder_of, opened_if_begun
 from mathsft.commands.opening import Opening
 from mathsft.commands.precision import with_precision
@@ -30,6 +31,7 @@ from mathsft.commands.predict import Prediction, predicted
 from mathsft.config.load import PRECISION, Loaded, load_settings
 from mathsft.records import FINISHED
 from mathsft.runs.costs import LEAST_TRIALS
+from mathsft.runs.forecast import StudyTime
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 
@@ -66,6 +68,7 @@ def main() -> None:
     num_trials = parser.parse_args().trials
     if num_trials < LEAST:
         parser.error(f"--trials must be at least {LEAST}, but is {num_trials}")
+    start_bench()
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     compared = {precision: _in_precision(precision, num_trials, console) for precision in PRECISIONS}
     console.print(table([row for rows in compared.values() for row in rows]))
@@ -80,7 +83,7 @@ def _in_precision(precision: str, num_trials: int, console: Console) -> list[Com
             shutil.copy(ROOT / name / f"{STUDY}.yaml", Path(scratch, name))
         loaded = _loaded(Path(scratch), precision, num_trials)
         prediction = _predicted(loaded, console)
-        fewer = fitting_trials(prediction, num_trials)
+        fewer = fitting_trials(prediction.time, num_trials)
         if fewer < LEAST:
             console.print(f"{precision}: no study is run, a trial alone is predicted to take too long")
             return []
@@ -92,10 +95,10 @@ def _in_precision(precision: str, num_trials: int, console: Console) -> list[Com
         return _run(loaded, prediction, precision, console)
 
 
-def fitting_trials(prediction: Prediction, num_trials: int) -> int:
+def fitting_trials(predicted_time: StudyTime, num_trials: int) -> int:
     """Return how many of the predicted trials fit into LIMIT_SECONDS."""
-    room = LIMIT_SECONDS - prediction.time.total + prediction.time.trials
-    return min(num_trials, max(0, int(room / prediction.time.trials * num_trials)))
+    room = LIMIT_SECONDS - predicted_time.total + predicted_time.trials
+    return min(num_trials, max(0, int(room / predicted_time.trials * num_trials)))
 
 
 def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
