@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
-from mathsft.packages import problem_of_install
 from mathsft.streams import sheltered
 
 if TYPE_CHECKING:
@@ -186,6 +185,8 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
 
 def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the command and return the exit code; every error becomes one line."""
+    from mathsft.packages import problem_of_install  # takes longer to import than --help to print
+
     if problem := problem_of_install():
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
