@@ -1,4 +1,5 @@
 import os
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,12 @@ LONGEST = ("end_to_end/test_quickstart.py", "test_style.py", "evaluation/test_ev
 
 
 def pytest_configure() -> None:
-    """Leave cores to others: before numpy or torch are imported, which start a thread for each."""
+    """Set up the process before anything is imported or started."""
+    # Leave cores to others: numpy and torch would start a thread for each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What is started here shall hear Ctrl-C: a shell's background job ignores it, and so would all that descends from it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -53,13 +53,6 @@ class Finished:
         return Book.open(self.folder.database_url, STUDY)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def interruptible() -> None:
-    """Have what is started here hear Ctrl-C: a shell's background job ignores it, and so would all that descends from it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @contextmanager
 def started(argv: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(ROOT / argv[0]), *argv[1:]]
