@@ -10,7 +10,13 @@ from sqlalchemy import Engine, event
 from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
 
-LONGEST = ("end_to_end/test_quickstart.py", "test_style.py", "evaluation/test_evaluation.py", "training/test_ranks.py")
+LONGEST = (
+    "end_to_end/test_quickstart.py",
+    "test_style.py",
+    "install/test_wheel.py",
+    "evaluation/test_evaluation.py",
+    "training/test_ranks.py",
+)
 """Files that take half a minute and more, the longest first."""
 
 
