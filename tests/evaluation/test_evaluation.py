@@ -13,6 +13,8 @@ import pytest
 from mathsft.records import Hardware, Response, Verdict
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, PACKED_FROM_WIDTH
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all engines
+
 KINDS = ("correct", "wrong_answer", "format_failure")
 END_OF_SEQUENCE = 0
 """The quickstart's."""
