@@ -34,7 +34,8 @@ from mathsft.config.schema import (
     TrainingSettings,
 )
 from mathsft.data.models import fingerprint, resolve_model
-from mathsft.records import Checkpoint, Hardware, WorkerSettings
+from mathsft.records import Checkpoint
+from mathsft.worker_settings import Hardware, WorkerSettings
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, packs_from_width
 
 ENVIRONMENT = CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}

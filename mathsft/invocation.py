@@ -45,4 +45,8 @@ def _typed(path: Path) -> str:
 
 
 def _from_here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """Return the path as a shell runs it: relative where it can be, and never a bare name, which would be searched for."""
+    if not path.is_relative_to(Path.cwd()):
+        return str(path)
+    relative = str(path.relative_to(Path.cwd()))
+    return relative if "/" in relative else f"./{relative}"

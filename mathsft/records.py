@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.schema import Scalar
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
@@ -182,6 +181,22 @@ class Checkpoint:
     now, beyond what it held before the model was loaded), predicted_memory_bytes, …"""
     canary: Canary | None = None
     """Computed from the published weights; None where the run diverged."""
+
+
+ENGINE_CHECK = "engine-check"
+"""Stands for a run's name in the two checkpoints that the engine is checked by, and names their folder."""
+
+
+@dataclass(frozen=True)
+class EngineCheck:
+    """An engine computed what the trainer does, before and after its weights were replaced; seen, not recorded."""
+
+    nats: float
+    """Per token: the largest difference of log probabilities that was seen."""
+    model_kind: str
+    """The architecture, as config.json has it."""
+    load: Literal["swap", "new_engine"]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -368,48 +383,3 @@ class Promotion:
     raw_best_accuracy and corrected_best_accuracy: the search pool's best, as measured and without its luck."""
     finalists: tuple[Finalist, ...] = ()
     """Best first by smoothed_accuracy."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What placement chose for one worker's device."""
-
-    device: Literal["cpu", "cuda"]
-    num_threads: int
-    attention: str
-    """The trainer's kind of attention over packed rows, "tree" or "flex", or one of transformers' own for padded rows."""
-    engine_dtype: Literal["float32", "bfloat16"]
-    engine_memory_share: float
-    sleep_mode: bool
-    """The evaluator gives its memory back while another worker has the device."""
-    packs_from_width: int = 0
-    """The engine packs the weights of models whose hidden size is at least this."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """All that a worker's object is made from."""
-
-    experiment: Experiment
-    """model.path is a local folder by now."""
-    hardware: Hardware
-    study_dir: Path
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """How to start one worker: target "module:Class" is built as target(settings) in a process with this environment."""
-
-    target: str
-    settings: WorkerSettings
-    device: str
-    """Workers with the same device take turns: "cpu:0", "cuda:1"."""
-    env: dict[str, str]
-    cpus: tuple[int, ...]
-    """Processor cores that the process may use; empty for all."""
-    ranks: int = 1
-    """Processes that are asked as one, and work together."""
-    rank_env: tuple[dict[str, str], ...] = ()
-    """What the environment of each rank has beside env, such as a device of its own; empty for nothing."""
-    ends_when_parked: bool = False
-    """While another worker has the device there is no process; each turn begins with a new one."""

@@ -45,6 +45,12 @@ def _spare_the_disk(connection: object, _: object) -> None:
         connection.execute("pragma synchronous=off")
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each test in a folder of its own: studies that were run in the checkout are none of its business."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
     return Experiment.model_validate(

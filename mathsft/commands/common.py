@@ -14,8 +14,9 @@ from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
+from mathsft.data.model_check import check_model
 from mathsft.data.models import resolve_model, resolving
-from mathsft.data.pools import load_data
+from mathsft.data.pools import LoadedData, load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
@@ -28,6 +29,7 @@ from mathsft.store.folder import StudyFolder
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
+from mathsft.tracking.warnings import warnings_told
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 
@@ -81,7 +83,7 @@ def placed(opening: Opening, folder: StudyFolder, book: Book, purpose: Purpose) 
     experiment = with_local_model(loaded.experiment, heartbeat)
     load_template(experiment.prompt.template)
     with heartbeat.during("reading the problems"):
-        data = load_data(experiment.data)
+        data = checked_data(experiment, opening.machine)
         check_data(book, data.pools, experiment.data.source)
     book.write(data.quality)
     book.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
@@ -90,6 +92,14 @@ def placed(opening: Opening, folder: StudyFolder, book: Book, purpose: Purpose) 
     for line in quality_lines(data.quality):
         opening.console.print(line, markup=False)
     return experiment, placement
+
+
+def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
+    """Return the data; UserError where the base model, a local folder by now, cannot be trained or served on them."""
+    data = load_data(experiment.data)
+    problems = [problem for pool in data.pools.values() for problem in pool]
+    check_model(Path(experiment.model.path), experiment, problems, on_cpu=not machine.cuda)
+    return data
 
 
 def _check_name(folder: Path) -> None:
@@ -122,6 +132,7 @@ def observed(opening: Opening, folder: StudyFolder, book: Book, placement: Place
             wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
             stack.callback(_close, wandb, heartbeat)
             book.observers.append(wandb)
+        stack.enter_context(warnings_told(heartbeat))
         stack.enter_context(heartbeat.during("preparing what comes next"))
         live = stack.enter_context(LiveProgress(heartbeat, book, loaded.study.num_trials, loaded.experiment))
         book.observers.append(live)

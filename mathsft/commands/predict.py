@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mathsft.commands.common import placement_for, run_to_end, with_local_model
+from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.data.pools import load_data
 from mathsft.records import Problem, Quality
 from mathsft.runs.costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
 from mathsft.runs.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
@@ -37,7 +36,7 @@ def predicted(opening: Opening, folder: StudyFolder, book: Book | None) -> Predi
     """Predict what the study, whose precision is resolved, will take here."""
     loaded, machine = opening.loaded, opening.machine
     config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
-    data = load_data(experiment.data)
+    data = checked_data(experiment, machine)
     pools = data.pools
     placement = placement_for(machine, experiment, folder.path, "study")
     final_placement = placement_for(machine, experiment, folder.path, "final", config.final.ranks)

@@ -108,6 +108,9 @@ class EvaluationSettings(Settings):
     """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
     memory_share: float = Field(0.85, gt=0, le=1)
     """Share of a CUDA device's memory that the engine may take when it has the device for itself."""
+    load: Literal["swap", "new_engine"] = "swap"
+    """How a checkpoint's weights reach the engine: swap replaces them in place; new_engine makes an engine for every
+    checkpoint, which takes seconds, for models of which vLLM keeps old weights after a swap."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

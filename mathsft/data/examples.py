@@ -66,6 +66,8 @@ def encode(
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no EOS token; name one (eos_token in tokenizer_config.json)"
         )
+    if tokenizer("1")["input_ids"][-1:] == [eos_id]:
+        raise appends_eos(tokenizer.name_or_path)
     if not problems:
         return Encoded(examples=(), num_dropped=0)
 
@@ -84,6 +86,25 @@ def encode(
             f"raise it (the shortest has {min(map(_length, prompt_ids, target_ids))} tokens)"
         )
     return Encoded(examples=examples, num_dropped=len(problems) - len(examples))
+
+
+def appends_eos(tokenizer: str) -> UserError:
+    """Return the error for a tokenizer, named by its folder, that ends every prompt with EOS."""
+    return UserError(
+        f"the tokenizer of {tokenizer!r} appends EOS to every text, so prompts would end before the model answers; set "
+        "add_eos_token to false in its tokenizer_config.json, or take EOS out of the post_processor in its tokenizer.json"
+    )
+
+
+def check_ids(examples: "Sequence[Example]", num_rows: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise UserError unless the model's embedding, of num_rows rows, has a row for every token of the examples."""
+    for example in examples:
+        if (largest := max(example.prompt_ids + example.response_ids)) >= num_rows:
+            raise UserError(
+                f"model.path: the embedding has {num_rows} rows, but the tokenizer of {tokenizer.name_or_path!r} makes the "
+                f"id {largest} ({tokenizer.convert_ids_to_tokens(largest)}) in problem {example.problem_id}; resize the "
+                "model's embedding to its tokenizer, or take the tokenizer it was made with"
+            )
 
 
 def _token_ids(

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mathsft.records import Canary
 
@@ -14,13 +15,30 @@ TAME_NATS = 10.0
 Differences then grow about as fast as the square (measured), and such weights are a bad trial, not a broken engine."""
 
 
-def disagreement(canary: Canary, logprobs: Sequence[float], engine_dtype: str) -> str:
-    """Return how the engine's log probabilities differ from the canary's, "" where no more than the precision explains."""
+@dataclass(frozen=True)
+class Difference:
+    """How far an engine's log probabilities are from the trainer's, and how far the precision explains."""
+
+    nats: float
+    """Per token: the mean of absolute differences in fp32, the difference of means in bf16; NaN from broken weights."""
+    tolerance_nats: float
+    num_tokens: int
+
+    @property
+    def is_explained(self) -> bool:
+        """Tell whether the precision explains the difference; it does not explain NaN."""
+        return self.nats <= self.tolerance_nats
+
+    def __str__(self) -> str:
+        return f"by {self.nats:.3g} nats a token, over {self.num_tokens} tokens"
+
+
+def difference(canary: Canary, logprobs: Sequence[float], engine_dtype: str) -> Difference:
+    """Return how the engine's log probabilities differ from the canary's."""
     differences = [ours - theirs for ours, theirs in zip(logprobs, canary.logprobs, strict=True)]
     if engine_dtype == "float32":
-        found, tolerance = statistics.fmean(map(abs, differences)), FP32_TOLERANCE
+        nats, tolerance = statistics.fmean(map(abs, differences)), FP32_TOLERANCE
     else:
-        found, tolerance = abs(statistics.fmean(differences)), BF16_TOLERANCE
+        nats, tolerance = abs(statistics.fmean(differences)), BF16_TOLERANCE
     tolerance *= max(1.0, -statistics.fmean(canary.logprobs) / TAME_NATS) ** 2
-    # Not "found > tolerance": NaN is a disagreement, too.
-    return "" if found <= tolerance else f"by {found:.3g} nats a token, over {len(differences)} tokens"
+    return Difference(nats, tolerance, len(differences))

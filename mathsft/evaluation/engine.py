@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
 from mathsft.errors import UserError
-from mathsft.records import Hardware
 from mathsft.seeds import derive_seed
+from mathsft.worker_settings import Hardware
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,10 @@ CPU_BLOCK_TOKENS = 32
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be served; the weights loaded before still are."""
+
+
+class HalfSwappedError(SystemExit):
+    """A swap that failed in the middle: the engine's weights are neither old nor new, so its process ends."""
 
 
 def ends_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -73,6 +77,16 @@ class Generation:
     """Mean over its tokens, in nats, as `mathsft.records.Response` has it; NaN from weights that overflow."""
 
 
+def check_fingerprint(folder: Path, expected: str) -> None:
+    """Raise CheckpointError unless the folder's weights can be read and are those of the fingerprint."""
+    try:
+        found = fingerprint(folder)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    if found != expected:
+        raise CheckpointError(f"checkpoint {folder} has the fingerprint {found}, but {expected} was published")
+
+
 def whole_text(text: str, stop_reason: int | str | None, decode: Callable[[], str]) -> str:
     """Return a response's text with what vLLM holds back at its end: bytes that are no whole character.
 
@@ -86,7 +100,11 @@ def whole_text(text: str, stop_reason: int | str | None, decode: Callable[[], st
 
 
 class Engine:
-    """A vLLM engine for the model in `folder`, with room for prompt and response of `max_model_len` tokens together."""
+    """A vLLM engine with room for prompt and response of `max_model_len` tokens together; `folder` holds its first weights.
+
+    `folder` is a checkpoint that the trainer published, since a swap takes only folders that hold the same tensors. The base
+    model's own folder may hold others: names of another layout, buffers that are no weights, the same weights twice.
+    """
 
     def __init__(self, folder: Path, hardware: Hardware, max_model_len: int) -> None:
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
@@ -125,23 +143,21 @@ class Engine:
         self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
         self._shapes = self._read_shapes(folder)
 
-    def swap(self, folder: Path) -> str:
-        """Load the checkpoint's weights in place and return their fingerprint.
+    def swap(self, folder: Path, expected_fingerprint: str) -> None:
+        """Load the checkpoint's weights in place.
 
-        Raises CheckpointError, with the old weights still serving, when files cannot be read, names or shapes are not those
-        of the engine's model, or a value is not finite in the engine's precision. vLLM's reload itself is not atomic: should
-        it fail in spite of these checks, the weights are neither old nor new and the process exits, to be restarted.
+        Raises CheckpointError, with the old weights still serving, when files cannot be read or are not those of the
+        fingerprint, names or shapes are not those of the engine's model, or a value is not finite in the engine's precision.
+        vLLM's reload itself is not atomic: should it fail in spite of these checks, HalfSwappedError ends the process.
         """
+        check_fingerprint(folder, expected_fingerprint)
         self._check(folder)
-        new_fingerprint = fingerprint(folder)
         try:
             self._reload(folder)
-        except BaseException:
+        except BaseException as error:
             logger.critical("half-swapped weights of %s: this process must not answer any more", folder, exc_info=True)
-            logging.shutdown()
-            os._exit(1)
-        self.loaded_fingerprint = new_fingerprint
-        return new_fingerprint
+            raise HalfSwappedError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
+        self.loaded_fingerprint = expected_fingerprint
 
     @ends_process
     def generate(

@@ -19,20 +19,11 @@ from mathsft.config.schema import Experiment
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.evaluation.canary import disagreement
-from mathsft.evaluation.engine import CheckpointError, Engine, Generation
+from mathsft.evaluation.canary import Difference, difference
+from mathsft.evaluation.engine import CheckpointError, Engine, Generation, HalfSwappedError, check_fingerprint
 from mathsft.objective import Objective
-from mathsft.records import (
-    Canary,
-    Checkpoint,
-    Example,
-    Overrides,
-    Problem,
-    Response,
-    Score,
-    Scoring,
-    WorkerSettings,
-)
+from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Overrides, Problem, Response, Score, Scoring
+from mathsft.worker_settings import WorkerSettings
 
 
 class Evaluator:
@@ -46,6 +37,7 @@ class Evaluator:
         self._tokenizer = AutoTokenizer.from_pretrained(self._model_folder, local_files_only=True)
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
         self._num_positions: int = config.max_position_embeddings
+        self._model_kind: str = next(iter(config.architectures or ()), config.model_type)
         self._engine: Engine | None = None
         self._grader = Grader()
         self._is_proven = False
@@ -68,19 +60,15 @@ class Evaluator:
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
         timings: dict[str, float] = {}
-        engine = self._engine
-        if engine is None:
-            with _timed(timings, "start_seconds"):
-                engine = self._engine = self._start_engine(experiment, checkpoint.canary)
+        with _timed(timings, "start_seconds" if self._engine is None else "swap_seconds"):
+            engine = self._loaded(checkpoint, checkpoint.canary, experiment)
+            self._check_canary(engine, checkpoint, checkpoint.canary)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
                 f"{experiment.evaluation.max_tokens}, but the engine was started for {engine.max_model_len}: set what makes "
                 "prompts or responses longer in the experiment, where it holds for every run"
             )
-        with _timed(timings, "swap_seconds"):
-            self._load_weights(engine, checkpoint)
-            self._check_canary(engine, checkpoint, checkpoint.canary)
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
             with _timed(timings, "gold_seconds"):
@@ -113,6 +101,43 @@ class Evaluator:
             solved=objective.solved(responses),
         )
 
+    def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
+        """Load the base weights, then changed ones, then the base weights again, and compare each with the trainer.
+
+        What disagrees here is the engine's way with this kind of model, and no damage: UserError says which of its two
+        faults it is, that it computes another function or that it keeps old weights after a swap.
+        """
+        began, experiment = time.perf_counter(), self._settings.experiment
+        nats: list[float] = []
+        for checkpoint in (base, changed, base):
+            assert checkpoint.canary is not None
+            try:
+                engine = self._loaded(checkpoint, checkpoint.canary, experiment)
+            except HalfSwappedError as error:
+                raise UserError(self._keeps_old_weights(str(error))) from error
+            found = self._difference(engine, checkpoint.canary)
+            if not found.is_explained:
+                what = f"log probabilities differ from the trainer's {found}"
+                is_new = not nats or experiment.evaluation.load == "new_engine"
+                raise UserError(self._computes_otherwise(what) if is_new else self._keeps_old_weights(what))
+            nats.append(found.nats)
+        self._is_proven = True
+        return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - began)
+
+    def _computes_otherwise(self, what: str) -> str:
+        advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
+        return (
+            f"model.path: vLLM computes another function for a {self._model_kind}: with weights that it just loaded, "
+            f"{what}. Its scores would not be the model's: choose a model of another kind{advice}"
+        )
+
+    def _keeps_old_weights(self, what: str) -> str:
+        return (
+            f"model.path: vLLM does not replace all weights of a {self._model_kind} in a running engine: after a swap, "
+            f"{what}. Set evaluation.load to new_engine, which makes an engine for every checkpoint, or choose a model of "
+            "another kind"
+        )
+
     def park(self) -> None:
         """Give the device's memory back while another worker has the device, where placement asks for that."""
         if self._engine is not None and self._settings.hardware.sleep_mode:
@@ -122,13 +147,27 @@ class Evaluator:
         """Return each problem's prompt and training target, tokenised as for training, however long."""
         return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
-    def _start_engine(self, experiment: Experiment, canary: Canary) -> Engine:
-        """Return an engine with room for the canary and for whatever pool comes next; nobody is scored on train."""
+    def _loaded(self, checkpoint: Checkpoint, canary: Canary, experiment: Experiment) -> Engine:
+        """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap."""
+        folder, engine = self._settings.study_dir / checkpoint.path, self._engine
+        if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
+            return engine
+        if engine is not None and experiment.evaluation.load == "swap":
+            engine.swap(folder, checkpoint.fingerprint)
+            return engine
+        check_fingerprint(folder, checkpoint.fingerprint)
+        if engine is not None:
+            self._engine = None
+            engine.close()
+        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, canary))
+        return self._engine
+
+    def _max_model_len(self, experiment: Experiment, canary: Canary) -> int:
+        """Return the tokens of room for the canary and for whatever pool comes next; nobody is scored on train."""
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
-        max_model_len = max(room_tokens, min(len(canary.token_ids) + 1, self._num_positions))
-        return Engine(self._model_folder, self._settings.hardware, max_model_len)
+        return max(room_tokens, min(len(canary.token_ids) + 1, self._num_positions))
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
         """Return the tokens that the longest prompt and its response may take together, at most the model's positions."""
@@ -170,26 +209,20 @@ class Evaluator:
             for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
         ]
 
-    def _load_weights(self, engine: Engine, checkpoint: Checkpoint) -> None:
-        if engine.loaded_fingerprint == checkpoint.fingerprint:
-            return
-        fingerprint = engine.swap(self._settings.study_dir / checkpoint.path)
-        if fingerprint != checkpoint.fingerprint:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} has the fingerprint {fingerprint}, but {checkpoint.fingerprint} was published"
-            )
-
     def _check_canary(self, engine: Engine, checkpoint: Checkpoint, canary: Canary) -> None:
         """Compare the weights that the engine serves with those that the trainer published, at every score."""
-        (logprobs,) = engine.token_logprobs([canary.token_ids], num_given=[1])
-        found = disagreement(canary, logprobs, self._settings.hardware.engine_dtype)
-        if not found:
+        difference = self._difference(engine, canary)
+        if difference.is_explained:
             self._is_proven = True
             return
-        message = f"with {checkpoint.path} loaded, log probabilities differ from the trainer's {found}"
+        message = f"with {checkpoint.path} loaded, log probabilities differ from the trainer's {difference}"
         if self._is_proven:
             raise SystemExit(f"{message}: this process ends, and a new engine tries again")
         raise CheckpointError(f"{message}, in a new engine: what it generates would not be the checkpoint's")
+
+    def _difference(self, engine: Engine, canary: Canary) -> Difference:
+        (logprobs,) = engine.token_logprobs([canary.token_ids], num_given=[1])
+        return difference(canary, logprobs, self._settings.hardware.engine_dtype)
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:

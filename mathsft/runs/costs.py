@@ -10,8 +10,9 @@ import numpy as np
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Checkpoint, Hardware, Problem, Run, Score, Speeds
+from mathsft.records import FINISHED, Checkpoint, Problem, Run, Score, Speeds
 from mathsft.store.book import Book
+from mathsft.worker_settings import Hardware
 
 BATCH_SIZE = "training.batch_size"
 STARTS = 4.0

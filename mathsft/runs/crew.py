@@ -9,7 +9,8 @@ from typing import Any, Protocol, Self
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, LimitSettings
-from mathsft.records import Checkpoint, Run, WorkerSpec
+from mathsft.records import Checkpoint, Run
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.gauge import Nvml
 from mathsft.workers.placement import Placement
 from mathsft.workers.spawn import SpawnProcess

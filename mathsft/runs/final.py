@@ -11,6 +11,7 @@ from mathsft.config.schema import FinalSettings
 from mathsft.objective import Objective
 from mathsft.records import FINISHED, Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.crew import Crew
+from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
 from mathsft.seeds import derive_seed
@@ -94,12 +95,14 @@ def final_run(overrides: Overrides, plan: Plan, study_seed: int) -> Run:
 
 
 async def run_final(run: Run, promotion: Promotion | None, crew: Crew, book: Book, min_gain: float | None = None) -> Run:
-    """Execute the final run, compare the promoted trial on the same problems, and report baseline, best and last on test."""
+    """Check the engine, execute the final run, score the promoted trial beside it, then baseline, best and last on test."""
+    final = One(run, book, min_gain)
     async with TaskGroup() as work:
+        if not final.done():
+            work.create_task(check_engine(crew, book))  # first of all: it takes the evaluator before anybody scores
         if promotion is not None:
             work.create_task(_score_trial(promotion, crew, book))
-        final = One(run, book, min_gain)
-        await drive(final, crew, book)
+        work.create_task(drive(final, crew, book))
     if final.run.state == "finished":
         watched = book.scores(run.name, WATCH_POOL)
         reported = [book.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.records import FINISHED, Hardware
+from mathsft.records import FINISHED
 from mathsft.runs.costs import Costs
 from mathsft.runs.horizon import PREFIX as HORIZON_PREFIX
 from mathsft.store.book import Book
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
+from mathsft.worker_settings import Hardware
 from mathsft.workers.placement import TAKING_TURNS, Placement
 
 REPORTED = 3

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mathsft.errors import UserError
-from mathsft.records import Problem, Speeds, WorkerSpec
+from mathsft.records import Problem, Speeds
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import CodeError, UserMistake
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import WorkerDied

@@ -66,8 +66,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew
         tally.add(Reading(cpu_seconds, resident_bytes, device))
 
     read()
-    call = Call(worker.name, run, step, pool, is_starting=not worker.has_answered)
-    with _announced(call, book):
+    with announced(worker, run, step, pool, book):
         async with polling(read, READ_SECONDS):
             yield
     read()
@@ -90,7 +89,9 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew
 
 
 @contextmanager
-def _announced(call: Call, book: Book) -> Iterator[None]:
+def announced(worker: WorkerLike, run: str, step: int, pool: str, book: Book) -> Iterator[None]:
+    """Announce that the worker was asked, and that this is over when the body ends."""
+    call = Call(worker.name, run, step, pool, is_starting=not worker.has_answered)
     book.announce(call)
     try:
         yield

@@ -17,6 +17,7 @@ from mathsft.errors import UserError
 from mathsft.records import (
     Call,
     Checkpoint,
+    EngineCheck,
     Passport,
     Problem,
     Promotion,
@@ -34,7 +35,7 @@ from mathsft.store import tables
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
-Sight: TypeAlias = Scoring | Call
+Sight: TypeAlias = Scoring | Call | EngineCheck
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
 LOCK_TIMEOUT_SECONDS = 60

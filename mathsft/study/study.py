@@ -7,6 +7,7 @@ from mathsft.config.schema import RunSettings, StudyConfig
 from mathsft.errors import StudyFailedError
 from mathsft.records import Plan, Promotion, Run
 from mathsft.runs.crew import Crew
+from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.final import One
 from mathsft.runs.horizon import are_over, horizon_runs, run_horizon
@@ -42,11 +43,12 @@ def is_over(config: StudyConfig, search: Search, book: Book, rule: Rule) -> bool
 
 
 async def run_study(config: StudyConfig, rule: Rule, search: Search, crew: Crew, book: Book) -> None:
-    """Score the base model, run the trials, confirm the best and look at the horizon.
+    """Check the engine, score the base model, run the trials, confirm the best and look at the horizon.
 
     Raises StudyFailedError when workers fail again and again.
     """
     async with TaskGroup() as work:
+        work.create_task(check_engine(crew, book))  # first of all: it takes the evaluator before anybody scores
         work.create_task(drive(One(baseline_run(config), book), crew, book))
         work.create_task(drive(search, crew, book))
     promotion = await confirm(rule, crew, book)

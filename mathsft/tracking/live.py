@@ -7,7 +7,18 @@ from typing import Self
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, Scalar
 from mathsft.objective import accuracy_interval
-from mathsft.records import FINISHED, Call, Checkpoint, Promotion, Run, Score, Scoring, StepMetrics
+from mathsft.records import (
+    ENGINE_CHECK,
+    FINISHED,
+    Call,
+    Checkpoint,
+    EngineCheck,
+    Promotion,
+    Run,
+    Score,
+    Scoring,
+    StepMetrics,
+)
 from mathsft.store.book import Book, News
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
@@ -58,6 +69,8 @@ class LiveProgress:
             case Score():
                 self._scoring = None
                 self._tell_score(record)
+            case EngineCheck():
+                self._tell_check(record)
             case Promotion():
                 self._heartbeat.tell("promoted", record.run, record.reason)
         self._heartbeat.show(self._progress())
@@ -94,6 +107,13 @@ class LiveProgress:
         form = f"format {score.format_accuracy:.1%}"
         progress = (self._queue, self._best, self._time_left(run)) if _is_final(run) else ()
         self._heartbeat.tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
+
+    def _tell_check(self, check: EngineCheck) -> None:
+        when = "before and after swaps" if check.load == "swap" else "in a new engine for every checkpoint"
+        self._heartbeat.tell(
+            f"vLLM computes this {check.model_kind} as the trainer does {when}: log probabilities within "
+            f"{check.nats:.1g} nats a token"
+        )
 
     def _take_step(self, metrics: StepMetrics) -> None:
         self._shown_run = self._runs[metrics.run]
@@ -183,6 +203,8 @@ class LiveProgress:
     def _words(self, call: Call) -> str:
         if call.is_starting:
             return f"starting {call.worker} ({'torch, vLLM and its engine' if call.pool else 'torch and the model'})"
+        if call.run == ENGINE_CHECK:
+            return "checking the engine"
         if call.pool:
             return f"scoring {call.run} step {call.step}{self._how_far(call)}"
         last = self._last_steps.get(call.run)

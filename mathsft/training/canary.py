@@ -13,6 +13,11 @@ from mathsft.records import Canary, Example
 NUM_CANARY_TOKENS = 65
 """The first is only given: 64 log probabilities, over which the noise of bf16 averages out."""
 
+CHANGED_SHARE = 0.1
+"""Of a tensor's root mean square is the noise that makes another model of a pretrained one, but a tame one."""
+LEAST_SCALE = 0.1
+"""Stands for the root mean square of a tensor that is all zero, such as a new bias."""
+
 
 def canary_ids(examples: Iterable[Example]) -> tuple[int, ...]:
     """Return the tokens of the text, that of the first examples: what is far from them, weights predict only wildly."""
@@ -38,6 +43,20 @@ def make_canary(
     finally:
         model.set_attn_implementation(attention)
     return Canary(token_ids, tuple(logprobs_T.tolist()))
+
+
+def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return the weights with noise on every value of every tensor: of a tenth of the tensor's root mean square.
+
+    A model with any of its tensors from the one and the others from the other predicts what neither does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    changed = {}
+    for name, weight in weights.items():
+        values = weight.float()
+        scale = CHANGED_SHARE * float(values.square().mean().sqrt()) or CHANGED_SHARE * LEAST_SCALE
+        changed[name] = torch.randn(values.shape, generator=generator).mul_(scale).add_(values).to(weight.dtype)
+    return changed
 
 
 class _TokenLogprobs(nn.Module):

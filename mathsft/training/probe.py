@@ -13,11 +13,12 @@ import torch
 from transformers import AutoTokenizer
 
 from mathsft.data.examples import encode, load_template
-from mathsft.records import Example, Problem, Speeds, WorkerSettings
+from mathsft.records import Example, Problem, Speeds
 from mathsft.training.order import optimizer_batch
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
+from mathsft.worker_settings import WorkerSettings
 
 LEAST_REPEATS = {"cpu": 3, "cuda": 5}
 """Measurements of which the median is taken: on CUDA the first two compile kernels."""

@@ -23,12 +23,12 @@ from transformers import AutoTokenizer
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, TrainingSettings
 from mathsft.data.encoded_cache import content_key, encode_cached
-from mathsft.data.examples import Encoded, load_template
+from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import Canary, Checkpoint, Example, Run, StepMetrics, WorkerSettings
-from mathsft.training.canary import canary_ids, make_canary
+from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Example, Run, StepMetrics
+from mathsft.training.canary import canary_ids, changed_copy, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
@@ -39,6 +39,7 @@ from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
 from mathsft.training.utilization import Utilization
+from mathsft.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,26 @@ class Trainer:
         if self._ranks.size > 1:
             timings["num_ranks"] = self._ranks.size
         return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
+
+    def publish_for_check(self) -> tuple[Checkpoint, Checkpoint]:
+        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by."""
+        _, encoded = self._encode(self._settings.experiment, timings={})
+        token_ids, model = canary_ids(encoded.examples), self._base.model
+        device = self._device if self._ranks.size == 1 else torch.device("cpu")
+        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
+        published = []
+        model.to(device)
+        for name, tensors in weights.items():
+            folder = self._settings.study_dir / ENGINE_CHECK / name
+            path = folder.relative_to(self._settings.study_dir).as_posix()
+            if self._ranks.is_first:
+                canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
+                publish(self._base, tensors, folder)
+                published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary=canary))
+        model.to("cpu")
+        self.park()
+        base, changed = published or 2 * [Checkpoint(ENGINE_CHECK, 0, "", "")]
+        return base, changed
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
@@ -271,6 +292,7 @@ class Trainer:
                 raise UserError(
                     f"data.source: {experiment.data.source} leaves no problem to train on; give it more problems"
                 )
+            check_ids(encoded.examples, self._base.model.get_input_embeddings().num_embeddings, self._tokenizer)
             self._encoded = key, examples_key, encoded
         return self._encoded[1:]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mathsft.errors import UserError
-from mathsft.records import WorkerSettings, WorkerSpec
+from mathsft.worker_settings import WorkerSettings, WorkerSpec
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
-from mathsft.records import Hardware, WorkerSettings, WorkerSpec
+from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from mathsft.records import WorkerSpec
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import Reply, log_path, serve
 from mathsft.workers.worker import WorkerDied
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
-from mathsft.records import WorkerSpec
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import CodeError, Reply, UserMistake
 from mathsft.workers.watch import Watch
 
@@ -115,12 +115,12 @@ class Worker:
                     return await self._request(method, args, watch)
                 except WorkerDied as death:
                     num_deaths = 1 if watch.got_further() else num_deaths + 1
-                    logger.warning("%s.%s, death %d of %d: %s", self.name, method, num_deaths, ATTEMPTS, death)
                     if num_deaths == ATTEMPTS:
                         raise Failed(
                             f"{self.name}.{method}: the worker died {ATTEMPTS} times without getting further; at last: "
                             f"{death}; the log ends with\n" + _last_lines(death.log_path)
                         ) from death
+                    logger.warning("%s: %s; attempt %d of %d begins", self.name, death, num_deaths + 1, ATTEMPTS)
 
     @property
     def pids(self) -> tuple[int, ...]:

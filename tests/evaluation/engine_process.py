@@ -7,6 +7,7 @@ from setting threads).
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from mathsft.config.schema import (
     TrainingSettings,
 )
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Hardware, WorkerSettings
+from mathsft.records import ENGINE_CHECK, Checkpoint
+from mathsft.worker_settings import Hardware, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
 
 HARDWARE = Hardware(
@@ -175,6 +177,7 @@ def run_checks(folder: Path) -> None:
     torch.set_num_threads(1)
     report = {
         "num_positions": NUM_POSITIONS,
+        "head sizes": supported_head_sizes(),
         "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
@@ -183,6 +186,13 @@ def run_checks(folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(report))
     score_with_a_broken_reload(evaluator, taught)
     (folder / "survived").touch()
+
+
+def supported_head_sizes() -> list[int]:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes: list[int] = CPUAttentionBackend.get_supported_head_sizes()
+    return sizes
 
 
 def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
@@ -205,7 +215,8 @@ def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
         return [one.text for one in engine.generate(prompts_ids, sampling)]
 
     def swapped_texts(name: str) -> list[str]:
-        fingerprints.append(engine.swap(folder / name))
+        engine.swap(folder / name, fingerprint(folder / name))
+        fingerprints.append(engine.loaded_fingerprint)
         return texts()
 
     report: dict[str, Any] = {"references": references}
@@ -219,7 +230,7 @@ def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     report["refusals"] = {}
     for how in BAD_CHECKPOINTS:
         try:
-            engine.swap(folder / how)
+            engine.swap(folder / how, fingerprint(folder / how) if (folder / how).exists() else "")
             refusal = "accepted"
         except CheckpointError as error:
             refusal = str(error)
@@ -326,11 +337,26 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     report["taught again"] = asdict(evaluator.score(taught, {}, "search", True))
     report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
 
+    pair = (replace(base, path=ENGINE_CHECK), replace(taught, path=f"{ENGINE_CHECK}-changed"))
+    for checkpoint, origin in zip(pair, (base, taught), strict=True):
+        shutil.copytree(study_dir / origin.path, study_dir / checkpoint.path)
+    report["check"] = asdict(evaluator.check_engine(*pair))
+
     load, engine._load = engine._load, lambda model, tensors: None
-    report["broken swap"] = refusal_of(evaluator, base, {})
+    report["broken swap"] = refusal_of(evaluator, taught, {})
     evaluator._engine.close()
     evaluator = Evaluator(settings)
-    report["broken swap in a new engine"] = refusal_of(evaluator, taught, {})
+    report["check of a broken swap"] = answer_of(evaluator.check_engine, *pair)
+    report["broken swap in an unproven engine"] = refusal_of(evaluator, taught, {})
+    evaluator._engine.close()
+    anew = experiment.model_copy(update={"evaluation": experiment.evaluation.model_copy(update={"load": "new_engine"})})
+    evaluator = Evaluator(replace(settings, experiment=anew))
+    report["check with new engines"] = answer_of(evaluator.check_engine, *pair)
+    report["taught in a new engine"] = asdict(evaluator.score(taught, {}, "search", True))
+    wrong = replace(base.canary, logprobs=tuple(value - 0.25 for value in base.canary.logprobs))
+    report["check of another function"] = answer_of(evaluator.check_engine, replace(pair[0], canary=wrong), pair[1])
+    evaluator._engine.close()
+    evaluator = Evaluator(settings)
     engine._load = load
     report["mended"] = asdict(evaluator.score(base, {}, "search", True))
     return evaluator, taught, report
@@ -369,11 +395,16 @@ def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:
 
 
 def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
+    answer = answer_of(evaluator.score, checkpoint, overrides, "search", True)
+    return answer if isinstance(answer, str) else "accepted"
+
+
+def answer_of(function: Callable[..., Any], *args: Any) -> Any:
+    """Return the record that the function returns, as a dictionary, or its error in words."""
     try:
-        evaluator.score(checkpoint, overrides, "search", True)
+        return asdict(function(*args))
     except (ValueError, UserError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
-    return "accepted"
 
 
 def score_with_a_broken_reload(evaluator: Any, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,8 @@ from mathsft.config.load import load_settings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Checkpoint, Hardware, Plan, Run, WorkerSettings
+from mathsft.records import Checkpoint, Plan, Run
+from mathsft.worker_settings import Hardware, WorkerSettings
 
 NUM_EXAMPLES, MAX_TOKENS = 2048, 64
 SMALL = (

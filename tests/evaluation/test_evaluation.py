@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from mathsft.records import Hardware, Response, Verdict
+from mathsft.data.model_check import CPU_HEAD_SIZES
+from mathsft.records import Response, Verdict
+from mathsft.worker_settings import Hardware
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, PACKED_FROM_WIDTH
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all engines
@@ -240,10 +242,35 @@ def test_progress_is_told_of_every_response(report: dict[str, Any]) -> None:
 def test_a_broken_swap_ends_the_process_once_and_then_fails(report: dict[str, Any]) -> None:
     seen = report["evaluator"]
     assert seen["broken swap"].startswith("SystemExit")
-    assert "runs/trial-0000/step-000000" in seen["broken swap"]
-    assert seen["broken swap in a new engine"].startswith("CheckpointError")
-    assert "runs/trial-0000/step-000400" in seen["broken swap in a new engine"]
+    assert "runs/trial-0000/step-000400" in seen["broken swap"]
+    assert seen["broken swap in an unproven engine"].startswith("CheckpointError")
+    assert "runs/trial-0000/step-000400" in seen["broken swap in an unproven engine"]
     assert seen["mended"] == seen["base"] | {"timings": seen["mended"]["timings"]}
+
+
+@pytest.mark.slow
+def test_an_engine_is_checked_before_it_scores(report: dict[str, Any]) -> None:
+    seen = report["evaluator"]
+    assert seen["check"]["nats"] < 1e-5
+    assert seen["check"]["model_kind"] == "Qwen2ForCausalLM"
+    assert seen["check of a broken swap"].startswith("UserError: model.path: vLLM does not replace all weights of a Qwen2")
+    assert "Set evaluation.load to new_engine" in seen["check of a broken swap"]
+    assert seen["check of another function"].startswith("UserError: model.path: vLLM computes another function for a Qwen2")
+    assert "differ from the trainer's by 0.25 nats a token" in seen["check of another function"]
+
+
+@pytest.mark.slow
+def test_a_new_engine_for_every_checkpoint_needs_no_swap(report: dict[str, Any]) -> None:
+    """Although swaps are broken, as they are in the check before."""
+    seen = report["evaluator"]
+    assert seen["check with new engines"]["nats"] < 1e-5
+    assert seen["check with new engines"]["load"] == "new_engine"
+    assert seen["taught in a new engine"] == seen["taught"] | {"timings": seen["taught in a new engine"]["timings"]}
+
+
+@pytest.mark.slow
+def test_head_sizes_are_those_that_vllm_serves_on_a_cpu(report: dict[str, Any]) -> None:
+    assert report["head sizes"] == list(CPU_HEAD_SIZES)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from mathsft.errors import UserError
-from mathsft.records import WorkerSettings
+from mathsft.worker_settings import WorkerSettings
 
 
 class Asked:

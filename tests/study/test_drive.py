@@ -1,5 +1,6 @@
 """The one loop with toy workers, a real database and a real Optuna study, killed wherever it can be."""
 
+import asyncio
 import re
 import sqlite3
 from collections import Counter
@@ -243,23 +244,17 @@ def test_a_verdict_that_comes_when_the_last_part_is_being_trained_prunes_nothing
 
 def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None:
     """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
-    score, num_refused = ToyEvaluator.call, Counter[tuple[str, str]]()
+    score, num_refused = ToyEvaluator.score, Counter[tuple[str, str]]()
 
-    async def call(
-        self: ToyEvaluator,
-        method: str,
-        checkpoint: Checkpoint,
-        overrides: dict[str, Any],
-        pool: str,
-        with_gold_nll: bool,
-        progress: Path,
+    async def refusing(
+        self: ToyEvaluator, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, *args: Any
     ) -> Score:
         num_refused[checkpoint.path, pool] += 1
         if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
             raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
-        return await score(self, method, checkpoint, overrides, pool, with_gold_nll, progress)
+        return await score(self, checkpoint, overrides, pool, *args)
 
-    monkeypatch.setattr(ToyEvaluator, "call", call)
+    monkeypatch.setattr(ToyEvaluator, "score", refusing)
 
 
 def test_corrupt_weights_are_trained_again_and_nothing_else_changes(
@@ -273,6 +268,29 @@ def test_corrupt_weights_are_trained_again_and_nothing_else_changes(
     driver.final(study_config())
     assert driver.summary() == expected
     assert kills.num_calls > num_calls
+
+
+@pytest.mark.parametrize("purpose", ["study", "final"])
+def test_nothing_is_scored_by_an_engine_that_computes_otherwise(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, purpose: str
+) -> None:
+    config, driver = study_config(), Driver(tmp_path / "s", experiment, Kills())
+    if purpose == "final":
+        driver.study(config)
+    num_scores = len(driver.book.scores())
+
+    async def call(self: ToyEvaluator, method: str, *args: Any, progress: Path | None = None) -> Any:
+        assert method == "check_engine", "the first thing that an evaluator is asked for"
+        await asyncio.sleep(0.01)  # training goes on meanwhile
+        raise UserError("another function")
+
+    with monkeypatch.context() as patch, pytest.raises(BaseExceptionGroup) as caught:
+        patch.setattr(ToyEvaluator, "call", call)
+        getattr(driver, purpose)(config)
+    assert [str(leaf) for leaf in leaves(caught.value)] == ["another function"]
+    assert len(driver.book.scores()) == num_scores
+    getattr(driver, purpose)(config)
+    assert {run.state for run in driver.book.runs()} <= {"finished", "pruned", "diverged"}, "nothing is lost"
 
 
 def test_a_failed_trial_says_why_and_is_replaced(

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.records import Checkpoint, Response, Run, Score, StepMetrics, Verdict, WorkerSpec
+from mathsft.records import Checkpoint, EngineCheck, Response, Run, Score, StepMetrics, Verdict
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
@@ -19,6 +19,7 @@ from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed
 from tests.build import make_machine
@@ -62,8 +63,13 @@ class Toy:
 
 
 class ToyTrainer(Toy):
-    async def call(self, method: str, run: Run, step: int, progress: Path) -> Checkpoint:
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
+        if method == "publish_for_check":
+            return "base", "changed"
         assert method == "advance"
+        return await self.advance(*args)
+
+    async def advance(self, run: Run, step: int) -> Checkpoint:
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)
         learning_rate = run.overrides.get("training.learning_rate", 1e-3)
@@ -81,10 +87,14 @@ class ToyTrainer(Toy):
 
 
 class ToyEvaluator(Toy):
-    async def call(
-        self, method: str, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, with_gold_nll: bool, progress: Path
-    ) -> Score:
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
+        if method == "check_engine":
+            assert args == ("base", "changed")
+            return EngineCheck(1e-6, "Toy", "swap", 0.1)
         assert method == "score"
+        return await self.score(*args)
+
+    async def score(self, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, with_gold_nll: bool) -> Score:
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)
         assert (self.folder / checkpoint.path).exists()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Call, Checkpoint, Plan, Promotion, Run, Score, Scoring, StepMetrics
+from mathsft.records import Call, Checkpoint, EngineCheck, Plan, Promotion, Run, Score, Scoring, StepMetrics
 from mathsft.store.book import Book, News
 from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
@@ -65,10 +65,20 @@ def hear(book: Book, heartbeat: Heartbeat, news: News | str) -> None:
     match news:
         case "beat":
             heartbeat.beat()
-        case Call() | Scoring():
+        case Call() | EngineCheck() | Scoring():
             book.announce(news)
         case _:
             book.write(news)
+
+
+def test_the_check_of_the_engine_is_one_line(book: Book) -> None:
+    [line] = lines_of(book, [(1, EngineCheck(3.2e-6, "Qwen2ForCausalLM", "swap", 2.0))])
+    assert line == (
+        "[    1.0s]  vLLM computes this Qwen2ForCausalLM as the trainer does before and after swaps: "
+        "log probabilities within 3e-06 nats a token"
+    )
+    [line] = lines_of(book, [(1, EngineCheck(3.2e-6, "MixtralForCausalLM", "new_engine", 2.0))])
+    assert "as the trainer does in a new engine for every checkpoint" in line
 
 
 def test_a_study_is_one_plain_line_per_event(book: Book) -> None:

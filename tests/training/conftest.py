@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Hardware, WorkerSettings
+from mathsft.worker_settings import Hardware, WorkerSettings
 
 KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from mathsft.config.schema import Experiment
-from mathsft.records import Hardware, Plan, Run, WorkerSettings
+from mathsft.records import Plan, Run
 from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import Hardware, WorkerSettings
 
 BATCH_SIZE = 4
 POLL_SECONDS = 2e-4

@@ -6,12 +6,12 @@ from itertools import count
 
 import torch
 
-from mathsft.records import WorkerSettings
 from mathsft.training import gemm
 from mathsft.training.full_state import SavePace
 from mathsft.training.loss import RowLoss
 from mathsft.training.rows import Row
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings
 
 
 def save_every_third_step() -> None:

@@ -1,16 +1,20 @@
 """The canary: what published weights make of a fixed text, and nothing else changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mathsft.records import Example, Plan, Run, WorkerSettings
-from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, make_canary
+from mathsft.data.models import fingerprint
+from mathsft.records import Example, Plan, Run
+from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, changed_copy, make_canary
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings
 from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
@@ -85,3 +89,30 @@ def test_weights_that_predict_nothing_finite_have_diverged(
     assert checkpoint.path == ""
     assert "not finite at step 1" in checkpoint.diverged
     assert trainer.advance(run, 2) == checkpoint
+
+
+def test_every_tensor_of_a_changed_copy_is_another(make_model: MakeModel) -> None:
+    base = load_base(make_model(tied=False, dtype=torch.bfloat16), "sdpa")
+    weights = {**base.weights, "bias": torch.zeros(64)}
+    changed = changed_copy(weights, seed=0)
+    assert list(changed) == list(weights)
+    for name, weight in weights.items():
+        assert changed[name].dtype == weight.dtype
+        difference = (changed[name].float() - weight.float()).square().mean().sqrt()
+        size = weight.float().square().mean().sqrt() or torch.tensor(0.1)
+        assert 0.05 < difference / size < 0.15, name
+
+
+def test_what_an_engine_is_checked_by_are_two_models(make_model: MakeModel, make_settings: MakeSettings) -> None:
+    settings = make_settings(make_model(tied=True))
+    trainer = Trainer(settings)
+    pair = trainer.publish_for_check()
+    for checkpoint in pair:
+        assert checkpoint.canary is not None
+        expected = reference(settings.study_dir / checkpoint.path, checkpoint.canary.token_ids)
+        assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
+        assert checkpoint.fingerprint == fingerprint(settings.study_dir / checkpoint.path)
+    base, changed = pair
+    assert base.canary != changed.canary
+    run = Run("trial-0", {}, Plan(8, (0.0, 1.0), "search", 1, "last"), seed=0)
+    assert trainer.advance(run, 2) == replace(Trainer(settings).advance(run, 2), timings=ANY), "a run does not notice"

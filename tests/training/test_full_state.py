@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Plan, Run, WorkerSettings
+from mathsft.records import Plan, Run
 from mathsft.training import full_state
 from mathsft.training.footprint import full_state_bytes, full_state_path
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings
 
 TIMED = ("seconds", "flop_utilization")
 NUM_STEPS = 10

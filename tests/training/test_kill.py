@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mathsft.records import WorkerSettings
+from mathsft.worker_settings import WorkerSettings
 
 pytestmark = pytest.mark.slow
 

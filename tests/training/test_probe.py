@@ -9,10 +9,10 @@ import torch
 
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools
-from mathsft.records import WorkerSettings
 from mathsft.training import probe
 from mathsft.training.probe import ENOUGH_SECONDS, LEAST_REPEATS, TOO_LONG_SECONDS, Probe
 from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.worker_settings import WorkerSettings
 
 MOMENT = 0.05
 

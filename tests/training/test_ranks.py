@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from mathsft.config.schema import LimitSettings
-from mathsft.records import Checkpoint, Example, Plan, Run, WorkerSettings, WorkerSpec
+from mathsft.records import Checkpoint, Example, Plan, Run
 from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
 from mathsft.training.ranks import ALONE, Ranks
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
 from tests.native import MULTIPLIES_BF16

@@ -13,10 +13,11 @@ from mathsft.config.schema import TrainingSettings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Plan, Run, WorkerSettings
+from mathsft.records import Checkpoint, Plan, Run
 from mathsft.training.flops import model_flops
 from mathsft.training.footprint import full_state_path
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings
 from tests.native import needs_bf16
 
 Make = Callable[..., Trainer]

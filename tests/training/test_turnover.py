@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mathsft.data import encoded_cache
-from mathsft.records import Plan, Run, WorkerSettings
+from mathsft.records import Plan, Run
 from mathsft.training import trainer as trainer_module
 from mathsft.training.trainer import Trainer
+from mathsft.worker_settings import WorkerSettings
 
 
 def test_data_are_read_once_per_worker_and_tokenised_once_for_all(

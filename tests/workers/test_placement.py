@@ -7,7 +7,7 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
-from mathsft.records import Hardware
+from mathsft.worker_settings import Hardware
 from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, place
 from tests.build import make_machine
 

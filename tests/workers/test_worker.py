@@ -16,7 +16,7 @@ import pytest
 
 from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.errors import UserError
-from mathsft.records import Hardware, WorkerSettings, WorkerSpec
+from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
 
@@ -316,7 +316,7 @@ DRIVER = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from mathsft.config.schema import Experiment, LimitSettings
-    from mathsft.records import Hardware, WorkerSettings, WorkerSpec
+    from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
     from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
 

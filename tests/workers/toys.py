@@ -8,7 +8,7 @@ import threading
 import time
 
 from mathsft.errors import UserError
-from mathsft.records import WorkerSettings
+from mathsft.worker_settings import WorkerSettings
 
 
 class Toy:

@@ -1,0 +1,240 @@
+"""Checks the engine on tiny random models of many architectures, as a study does before its first trial.
+
+`python -m bench.architectures` prints, for each, what became of the check: vLLM computes what the trainer does before and
+after swaps; it computes another function; it keeps old weights after a swap, and what a new engine for every checkpoint does
+about that; or the model is refused. The last line is JSON: how many there are of each outcome. Real workers, about half a
+minute a model on one core.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.processes import start_bench
+from mathsft.config.load import apply_overrides
+from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.data.model_check import check_model
+from mathsft.data.models import resolve_model
+from mathsft.errors import StudyFailedError, UserError
+from mathsft.records import ENGINE_CHECK, EngineCheck
+from mathsft.runs.crew import Crew
+from mathsft.runs.engine_check import check_engine
+from mathsft.store.book import Book, News
+from mathsft.workers.machine import detect_machine
+from mathsft.workers.placement import place
+
+WIDTH, NUM_LAYERS, NUM_HEADS, NUM_POSITIONS = 64, 2, 2, 512
+SPREAD = 0.3
+"""Of the random weights: with transformers' own 0.02 every token is about as likely, and no fault would show."""
+
+Outcome = Literal["fine", "another function", "keeps old weights", "refused", "failed"]
+COMMON = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": NUM_HEADS,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": NUM_POSITIONS,
+    "initializer_range": SPREAD,
+}
+GPT2 = {
+    "n_embd": WIDTH,
+    "n_layer": NUM_LAYERS,
+    "n_head": NUM_HEADS,
+    "n_positions": NUM_POSITIONS,
+    "initializer_range": SPREAD,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of model as transformers names it, with its configuration and what is done to its folder."""
+
+    name: str
+    settings: dict[str, Any]
+    change: Callable[[Path], None] = lambda folder: None
+
+
+def _with_stray_buffer(folder: Path) -> None:
+    """Add what old versions of transformers wrote and no model reads."""
+    import torch
+
+    _rewrite(folder, lambda tensors: {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(WIDTH // 4)})
+
+
+def _in_hub_layout(folder: Path) -> None:
+    """Name GPT-2's tensors as on the hub: without prefix, with the mask as a buffer."""
+    import torch
+
+    def change(tensors: dict[str, Any]) -> dict[str, Any]:
+        renamed = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        return {**renamed, "h.0.attn.bias": torch.ones(1, 1, NUM_POSITIONS, NUM_POSITIONS).tril()}
+
+    _rewrite(folder, change)
+
+
+def _sharded_beside_consolidated(folder: Path) -> None:
+    """Write shards with an index, and all weights once more under names of another layout, as Mistral does."""
+    from transformers import AutoModelForCausalLM
+
+    consolidated = folder / "consolidated.safetensors"
+    shutil.copyfile(folder / "model.safetensors", consolidated)
+    _rewrite(folder, lambda tensors: {f"layers.{name}": tensor for name, tensor in tensors.items()}, consolidated)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="100KB")
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]], path: Path | None = None) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = path or folder / "model.safetensors"
+    save_file(
+        {name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path, metadata={"format": "pt"}
+    )
+
+
+EXPERTS = {"num_experts_per_tok": 2}
+ARCHITECTURES = {
+    "Llama": Architecture("Llama", COMMON),
+    "Llama, stray rotary_emb.inv_freq": Architecture("Llama", COMMON, _with_stray_buffer),
+    "Llama, shards beside consolidated": Architecture("Llama", COMMON, _sharded_beside_consolidated),
+    "Qwen2": Architecture("Qwen2", COMMON),
+    "Qwen2, tied": Architecture("Qwen2", {**COMMON, "tie_word_embeddings": True}),
+    "Qwen3": Architecture("Qwen3", {**COMMON, "head_dim": 32}),
+    "SmolLM3": Architecture("SmolLM3", {**COMMON, "pad_token_id": 0}),
+    "OLMo 2": Architecture("Olmo2", COMMON),
+    "Gemma 3": Architecture("Gemma3Text", {**COMMON, "head_dim": 32, "query_pre_attn_scalar": 32}),
+    "Phi-3": Architecture("Phi3", {**COMMON, "pad_token_id": 0}),
+    "GPT-2": Architecture("GPT2", GPT2),
+    "GPT-2, hub layout": Architecture("GPT2", GPT2, _in_hub_layout),
+    "GPT-NeoX": Architecture("GPTNeoX", COMMON),
+    "Mixtral": Architecture("Mixtral", {**COMMON, **EXPERTS, "num_local_experts": 4}),
+    "Qwen3-MoE": Architecture(
+        "Qwen3Moe", {**COMMON, **EXPERTS, "head_dim": 32, "num_experts": 4, "moe_intermediate_size": WIDTH}
+    ),
+    "Granite": Architecture("Granite", {**COMMON, "logits_scaling": 8.0}),
+    "Falcon": Architecture("Falcon", {**COMMON, "new_decoder_architecture": True, "num_kv_heads": 1}),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of one check."""
+
+    outcome: Outcome
+    detail: str
+
+
+def make_model(architecture: Architecture, folder: Path) -> None:
+    """Write a model with random weights and the quickstart's tokenizer."""
+    import torch
+    import transformers
+    from transformers import AutoTokenizer
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("quickstart"), local_files_only=True)
+    tokenizer.save_pretrained(folder)
+    special = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = getattr(transformers, f"{architecture.name}Config")(
+        vocab_size=len(tokenizer), **{**special, **architecture.settings}
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    architecture.change(folder)
+
+
+def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
+    """Have real workers check the engine for this model."""
+    machine = detect_machine()
+    experiment = Experiment.model_validate(
+        {
+            "model": {"path": str(model_folder)},
+            "data": {"source": "quickstart", "pools": {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}},
+            "prompt": {"template": "short"},
+            "training": {"learning_rate": 1e-3, "batch_size": 16, "max_length_tokens": 256},
+            "evaluation": {"max_tokens": 64},
+        }
+    )
+    experiment = apply_overrides(experiment, {"training.precision": machine.auto_precision, "evaluation.load": load})
+    study_dir.mkdir()
+    book, heard = Book.open(f"sqlite:///{study_dir / 'study.db'}", ENGINE_CHECK), _Heard()
+    book.observers.append(heard)
+    placement = place(machine, experiment, study_dir, "study")
+    try:
+        check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
+        with Crew.hired(placement, experiment, study_dir, LimitSettings()) as crew:
+            asyncio.run(check_engine(crew, book))
+    except UserError as error:
+        return Checked(_outcome(str(error)), str(error))
+    except StudyFailedError as error:
+        return Checked("failed", str(error))
+    finally:
+        book.close()
+    [found] = heard.checks
+    return Checked("fine", f"within {found.nats:.1g} nats a token, {found.seconds:.1f} s")
+
+
+class _Heard:
+    """An observer that keeps the engine's checks."""
+
+    def __init__(self) -> None:
+        self.checks: list[EngineCheck] = []
+
+    def notify(self, record: News) -> None:
+        if isinstance(record, EngineCheck):
+            self.checks.append(record)
+
+
+def _outcome(message: str) -> Outcome:
+    if "computes another function" in message:
+        return "another function"
+    return "keeps old weights" if "evaluation.load to new_engine" in message else "refused"
+
+
+def table(found: dict[str, dict[str, Checked]]) -> Table:
+    """Return the table of what was found."""
+    made = Table(box=box.SIMPLE, title="Engine checks of tiny random models", title_justify="left")
+    for name in ("architecture", "with swaps", "a new engine for every checkpoint"):
+        made.add_column(name)
+    for name, checks in found.items():
+        other = checks.get("new_engine")
+        made.add_row(name, checks["swap"].outcome, other.outcome if other else "")
+    return made
+
+
+def main() -> None:
+    """Check each architecture, and print what was found."""
+    parser = argparse.ArgumentParser(prog="python -m bench.architectures", description="Which models vLLM serves right.")
+    parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, metavar="NAME", help="architectures (default: all)")
+    names = parser.parse_args().only or list(ARCHITECTURES)
+    start_bench()
+    console = Console(highlight=False, soft_wrap=True)
+    found: dict[str, dict[str, Checked]] = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            make_model(ARCHITECTURES[name], folder)
+            found[name] = {"swap": checked(folder, Path(scratch) / "swap", "swap")}
+            if found[name]["swap"].outcome == "keeps old weights":
+                found[name]["new_engine"] = checked(folder, Path(scratch) / "new_engine", "new_engine")
+        for load, check in found[name].items():
+            console.print(f"{name}, {load}: {check.outcome}: {check.detail}")
+    console.print(table(found))
+    counts = Counter(checks["swap"].outcome for checks in found.values())
+    print(json.dumps({outcome.replace(" ", "_"): counts[outcome] for outcome in sorted(counts)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Checks what config.json and tokenizer.json tell of a base model, before any worker starts; imports no torch.
+
+Models without a tokenizer.json are left to the trainer, which has transformers to read other tokenizers with.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mathsft.answers.response_format import render_target
+from mathsft.config.schema import Experiment
+from mathsft.data.examples import appends_eos, load_template, render_prompt
+from mathsft.data.rows import excerpt
+from mathsft.errors import UserError
+from mathsft.records import Problem
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Attention heads that vLLM's CPU build has kernels for. Source: vllm/v1/attention/backends/cpu_attn.py (0.32)."""
+
+BATCH_TEXTS = 256
+
+
+def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
+    """Raise UserError where the base model in `folder` cannot be trained or served as the experiment wants it."""
+    config = _text_config(_read(folder / "config.json"))
+    num_positions = _first(config, "max_position_embeddings", "n_positions")
+    max_length_tokens = experiment.training.max_length_tokens
+    if num_positions is not None and max_length_tokens > num_positions:
+        raise UserError(
+            f"training.max_length_tokens = {max_length_tokens}: the model in {folder} has {num_positions} positions; set "
+            f"it to {num_positions} or less"
+        )
+    if on_cpu:
+        _check_head_size(folder, config)
+    if (folder / "tokenizer.json").is_file():
+        _check_tokenizer(folder, config, load_template(experiment.prompt.template), problems)
+
+
+def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
+    width, num_heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")
+    if "kv_lora_rank" in config or not width or not num_heads:  # heads of several sizes, or none
+        return
+    size = config.get("head_dim") or width // num_heads
+    if size not in CPU_HEAD_SIZES:
+        known = ", ".join(map(str, CPU_HEAD_SIZES))
+        raise UserError(
+            f"model.path: {folder} has attention heads of size {size}, and vLLM on a CPU serves only {known}; choose "
+            "another model, or a machine with a CUDA device"
+        )
+
+
+def _check_tokenizer(folder: Path, config: dict[str, Any], template: str, problems: Sequence[Problem]) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(f"model.path: {folder / 'tokenizer.json'} cannot be read ({error}); fetch the file again") from error
+    # Lengths are checked elsewhere, and what is cut or padded here would hide what stands at the end.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    settings = _read(folder / "tokenizer_config.json")
+    eos = settings.get("eos_token") or ""
+    eos_id = tokenizer.token_to_id(eos if isinstance(eos, str) else eos["content"])  # with or without its settings
+    if settings.get("add_eos_token") or (eos_id is not None and tokenizer.encode("1").ids[-1:] == [eos_id]):
+        raise appends_eos(str(folder))
+    num_rows = config.get("vocab_size")
+    if num_rows is not None:
+        _check_ids(folder, tokenizer, eos_id, num_rows, template, problems)
+
+
+def _check_ids(
+    folder: Path, tokenizer: "Tokenizer", eos_id: int | None, num_rows: int, template: str, problems: Sequence[Problem]
+) -> None:
+    """Refuse tokens without a row in the embedding, if any text has one: some models have such tokens for images alone."""
+    beyond = {
+        token_id: token for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items() if token_id >= num_rows
+    }
+    if not beyond:
+        return
+    told = (
+        f"model.path: the embedding of {folder} has {num_rows} rows, but its tokenizer makes the id {{id}} ({{token}})"
+        "{where}; resize the model's embedding to its tokenizer, or take the tokenizer it was made with"
+    )
+    if eos_id in beyond:
+        raise UserError(told.format(id=eos_id, token=beyond[eos_id], where=" for the end of every text"))
+    for start in range(0, len(problems), BATCH_TEXTS):
+        batch = problems[start : start + BATCH_TEXTS]
+        texts = [render_prompt(template, one.problem) + render_target(one.solution, one.answer) for one in batch]
+        for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
+            if found := next((token_id for token_id in encoded.ids if token_id in beyond), None):
+                where = f" in the problem {excerpt(problem.problem)}"
+                raise UserError(told.format(id=found, token=beyond[found], where=where))
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the language model's part of the configuration of a model that also reads images."""
+    return {**config, **config.get("text_config", {})}
+
+
+def _first(config: dict[str, Any], *names: str) -> int | None:
+    return next((config[name] for name in names if config.get(name) is not None), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model.path: {path} is no JSON ({error}); fetch the file again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"model.path: {path} holds no JSON object; fetch the file again")
+    return content

@@ -1,0 +1,28 @@
+"""Tells the terminal what the driver logs as a warning: a worker that died, weights that are trained again."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mathsft.tracking.heartbeat import Heartbeat
+
+
+@contextmanager
+def warnings_told(heartbeat: Heartbeat) -> Iterator[None]:
+    """Write a line for each of this project's warnings while the body runs; the log has them in full."""
+    handler, logger = _Terminal(heartbeat), logging.getLogger("mathsft")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Terminal(logging.Handler):
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__(logging.WARNING)
+        self._heartbeat = heartbeat
+
+    def emit(self, record: logging.LogRecord) -> None:
+        first_line = record.getMessage().partition("\n")[0]
+        self._heartbeat.tell("warning", first_line)
