@@ -22,6 +22,7 @@ with new_executor(2) as executor:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_bench_that_a_signal_ends(number: signal.Signals, tmp_path: Path) -> None:
     command, errors = [sys.executable, "-c", BENCH], tmp_path / "errors.txt"

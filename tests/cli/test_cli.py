@@ -59,7 +59,9 @@ def test_no_line_moves_where_it_could_not_be_drawn_again(monkeypatch: pytest.Mon
     assert not open_console().is_interactive
 
 
-def test_a_study_that_is_named_has_a_first_line_too(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_is_named_has_a_first_line_too(
+    workplace: Path, measured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run_study(["--study", "quickstart", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("Study quickstart, experiment quickstart\n")
 

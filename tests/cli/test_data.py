@@ -47,7 +47,7 @@ def flags(assignments: list[str]) -> list[str]:
     return [part for assignment in assignments for part in ("--set", assignment)]
 
 
-def test_faults_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_study(["--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Data: ")]
     source = tmp_path / "train.jsonl"
@@ -62,7 +62,7 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.C
     ]
 
 
-def test_data_without_fault_are_not_talked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_fault_are_not_talked_about(measured: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_study(["--dry-run", "--study", "quickstart"]) == 0
     assert "Data:" not in capsys.readouterr().out
 

@@ -18,6 +18,8 @@ from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR
 from mathsft.records import Checkpoint, Plan, Problem, Promotion, Response, Run, Score, Verdict
 from mathsft.store.book import Book
 
+pytestmark = pytest.mark.slow  # real processes
+
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(64, (1.0,), "search", 1, "last")
 ENCODINGS = {

@@ -50,6 +50,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("pools")
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     num_problems=st.integers(160, 400),

@@ -71,6 +71,7 @@ def test_a_base_model_from_the_hub_is_named_for_the_hub(tmp_path: Path) -> None:
     assert "base_model" not in yaml.safe_load(_front_matter({"model.path": str(tmp_path)}).strip("-"))
 
 
+@pytest.mark.slow
 def test_the_code_in_the_card_uses_the_model(tmp_path: Path) -> None:
     snippet = _snippet({"prompt.template": "short", "evaluation.max_tokens": 8, "evaluation.stop": ["</answer>"]})
     command = [sys.executable, "-c", snippet.replace('folder = "."', f"folder = {str(base_model_folder())!r}")]

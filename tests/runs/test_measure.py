@@ -21,6 +21,8 @@ from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from tests.build import make_machine
 
+pytestmark = pytest.mark.slow  # real processes
+
 PROBLEMS = [Problem(str(number), f"What is {number} + 1?", "It is more.", str(number + 1)) for number in range(2000)]
 CORE = min(os.sched_getaffinity(0))
 
@@ -78,7 +80,6 @@ def test_a_users_mistake_stays_one(probes: Any, trainer: WorkerSpec) -> None:
         asyncio.run(measured_speeds(trainer, PROBLEMS, [8], 200))
 
 
-@pytest.mark.slow
 def test_the_quickstart_is_measured(trainer: WorkerSpec) -> None:
     problems = load_pools(trainer.settings.experiment.data)["train"]
     speeds = asyncio.run(measured_speeds(trainer, problems, [2, 64], 200))

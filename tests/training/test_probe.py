@@ -71,6 +71,7 @@ def test_what_takes_long_is_not_repeated_nor_made_larger(settings: WorkerSetting
     assert (speeds.step_seconds, speeds.example_seconds) == (0.0, pytest.approx(TOO_LONG_SECONDS + MOMENT / 2))
 
 
+@pytest.mark.slow
 def test_lengths_are_those_of_the_examples_without_what_all_share(settings: WorkerSettings) -> None:
     problems = load_pools(settings.experiment.data)["train"]
     measuring = Probe(settings)

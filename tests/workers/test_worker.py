@@ -20,6 +20,8 @@ from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
 
+pytestmark = pytest.mark.slow  # real processes
+
 EXPERIMENT = Experiment.model_validate(
     {"model": {"path": "m"}, "data": {"source": "s"}, "training": {"learning_rate": 1, "batch_size": 1}}
 )
@@ -147,7 +149,6 @@ def test_target_may_ask_for_a_new_process(team: Team) -> None:
     assert "the engine is broken" in team.log()
 
 
-@pytest.mark.slow
 def test_three_deaths_fail_with_the_end_of_the_log_and_fewer_do_not(team: Team) -> None:
     worker = team.hire()
 
@@ -170,21 +171,18 @@ def test_what_cannot_work_in_any_process_fails_with_the_reason_it_gave(team: Tea
     assert str(caught.value).endswith("SystemExit: the engine broke: OutOfMemoryError")
 
 
-@pytest.mark.slow
 def test_deaths_that_get_further_each_time_are_not_counted(team: Team) -> None:
     """Five deaths, each after another line of progress, where three without any would end the call."""
     worker = team.hire()
     assert run(worker.call("creep", 5, progress=team.study_dir / "creep.txt")) == 5
 
 
-@pytest.mark.slow
 def test_a_hung_worker_is_ended_and_asked_again(team: Team, caplog: pytest.LogCaptureFixture) -> None:
     worker = team.hire(limits=LimitSettings(start_seconds=50, hang_seconds=1))
     assert run(worker.call("hang_once", progress=team.study_dir / "hang_once.txt")) == "awake again"
     assert "showed no progress for 1 s (limits.hang_seconds)" in caplog.text
 
 
-@pytest.mark.slow
 def test_a_worker_that_shows_progress_may_take_longer_than_the_limit(team: Team) -> None:
     worker = team.hire(limits=LimitSettings(start_seconds=50, hang_seconds=2))
     assert run(worker.call("work_slowly", 2.5, progress=team.study_dir / "work_slowly.txt")) == "done"
@@ -296,7 +294,6 @@ def test_close_ends_the_process(team: Team) -> None:
     assert has_ended(pid)
 
 
-@pytest.mark.slow
 def test_ranks_live_and_die_together(team: Team) -> None:
     """A death counts before the errors that it causes elsewhere; an error of one rank ends those that wait for it."""
     worker = team.hire(ranks=2)
