@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from mathsft.config.schema import Scalar
+from mathsft.config.schema import Experiment, Scalar
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
 
+RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
 
@@ -98,21 +99,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its settings as overrides of the experiment, its plan, and how it ended."""
+    """One training: what it is for, its settings, its plan, and how it ended."""
 
     name: str
+    kind: RunKind
     overrides: dict[str, Scalar]
+    """Of the study's experiment."""
+    experiment: Experiment
+    """With these overrides; resolved once, when the run is made. model.path is what the user named, not where it lies."""
     plan: Plan
     seed: int
+    number: int | None = None
+    """A trial's number in Optuna, None for any other run."""
     state: RunState = "running"
     value: float | None = None
     """Accuracy at the last eval point of a finished run, 0 for a diverged one; None for any other."""
     reason: str = ""
 
     @property
-    def number(self) -> int | None:
-        """Return a trial's number in Optuna, None for any other run."""
-        return int(self.name.removeprefix("trial-")) if self.name.startswith("trial-") else None
+    def num_steps(self) -> int:
+        """Return the optimizer steps of the whole run."""
+        return self.plan.num_steps(self.experiment.training.batch_size)
+
+    @property
+    def eval_steps(self) -> tuple[int, ...]:
+        """Return the optimizer steps that the run is scored at, ascending."""
+        return self.plan.eval_steps(self.experiment.training.batch_size)
 
 
 @dataclass(frozen=True)

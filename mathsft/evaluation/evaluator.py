@@ -14,15 +14,14 @@ from itertools import compress
 from pathlib import Path
 
 from mathsft.answers.grade import Completion, Grader
-from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
-from mathsft.errors import UserError, told_if_disk_full
+from mathsft.errors import CheckpointError, UserError, told_if_disk_full
 from mathsft.evaluation.canary import Difference, difference
-from mathsft.evaluation.engine import CheckpointError, Engine, Generation, HalfSwappedError, check_fingerprint
+from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError, check_fingerprint
 from mathsft.objective import Objective
-from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Overrides, Problem, Response, Score, Scoring
+from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Problem, Response, Score, Scoring
 from mathsft.worker_settings import WorkerSettings
 
 
@@ -32,7 +31,7 @@ class Evaluator:
     def __init__(self, settings: WorkerSettings) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
-        self._settings = settings
+        self._settings, self._layout = settings, settings.layout
         self._model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(self._model_folder, local_files_only=True)
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
@@ -44,7 +43,7 @@ class Evaluator:
         """The engine agreed with a checkpoint's canary before."""
         self._load_pools = functools.cache(load_pools)
 
-    def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str, with_gold_nll: bool) -> Score:
+    def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         """Return the checkpoint's score on a pool or slice ("confirm:0-125"); its responses file is complete by then.
 
         The likelihood of the training targets takes a sixth to a third of the time; it is left out unless it is asked for.
@@ -55,7 +54,6 @@ class Evaluator:
         """
         if checkpoint.canary is None:
             raise CheckpointError(f"checkpoint {checkpoint.path or checkpoint.run} has no canary to check the engine by")
-        experiment = apply_overrides(self._settings.experiment, overrides)
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
@@ -84,8 +82,8 @@ class Evaluator:
         timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
         timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
-        responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
-        _publish(self._settings.study_dir / responses_path, responses)
+        path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
+        _publish(path, responses)
         objective = Objective(experiment.evaluation.format_rule, experiment.evaluation.num_samples)
         return Score(
             run=checkpoint.run,
@@ -94,7 +92,7 @@ class Evaluator:
             num_problems=len(problems),
             counts=objective.counts(responses),
             fingerprint=checkpoint.fingerprint,
-            responses_path=responses_path,
+            responses_path=self._layout.recorded(path),
             timings=timings,
             entropy=_mean(response.entropy for response in responses),
             gold_nll=_mean(gold_nlls),
@@ -149,7 +147,7 @@ class Evaluator:
 
     def _loaded(self, checkpoint: Checkpoint, canary: Canary, experiment: Experiment) -> Engine:
         """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap."""
-        folder, engine = self._settings.study_dir / checkpoint.path, self._engine
+        folder, engine = self._layout / checkpoint.path, self._engine
         if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
             return engine
         if engine is not None and experiment.evaluation.load == "swap":
@@ -226,8 +224,8 @@ class Evaluator:
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:
-        """Yield what to call with the number of finished responses; it appends to runs/<run>/scoring.jsonl, begun anew."""
-        path = self._settings.study_dir / "runs" / checkpoint.run / "scoring.jsonl"
+        """Yield what to call with the number of finished responses; it appends to a file that tells how far it is."""
+        path = self._layout.scoring(checkpoint.run, checkpoint.step, pool)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
 

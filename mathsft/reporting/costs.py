@@ -95,7 +95,7 @@ def workers_section(book: Book) -> str:
 
 def _groups(book: Book) -> dict[str, list[str]]:
     """Return the runs by what they are shown as: each final run by its name, the latest first, and the study's together."""
-    finals = [run.name for run in reversed(book.runs("final-"))]
+    finals = [run.name for run in reversed(book.runs("final"))]
     others = [run.name for run in book.runs() if run.name not in finals]
     return {**{name: [name] for name in finals}, "study": others}
 

@@ -93,7 +93,7 @@ def importance_bars(book: Book) -> str | None:
 
 def _ended(book: Book) -> list[Run]:
     """Return the finished trials that say how good their settings are."""
-    return [run for run in book.runs("trial-") if run.state == "finished" and book.scores(run.name, run.plan.pool)]
+    return [run for run in book.runs("trial") if run.state == "finished" and book.scores(run.name, run.plan.pool)]
 
 
 def _last_score(book: Book, trial: Run) -> Score:

@@ -95,7 +95,7 @@ def _sum(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def _points_per_hour(book: Book, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
     """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
-    finals = [run for run in runs if run.name.startswith("final-") and run.state == "finished"]
+    finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
         watched = book.scores(finals[-1].name, finals[-1].plan.pool)
         gain = _gain_over_step_0(watched)

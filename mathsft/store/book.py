@@ -24,6 +24,7 @@ from mathsft.records import (
     Quality,
     Response,
     Run,
+    RunKind,
     Score,
     Scoring,
     Session,
@@ -188,11 +189,11 @@ class Book:
 
     # ---- reading
 
-    def runs(self, prefix: str = "") -> list[Run]:
-        """Return the runs whose name starts with prefix, oldest first, trials by number."""
-        found: list[Run] = self._select(tables.runs, order=("written", "name"))
-        runs = [run for run in found if run.name.startswith(prefix)]
-        return sorted(runs, key=lambda run: -1 if run.number is None else run.number)
+    def runs(self, kind: RunKind | None = None) -> list[Run]:
+        """Return the runs of a kind, or all; oldest first, trials by number."""
+        of_kind = {} if kind is None else {"kind": kind}
+        found: list[Run] = self._select(tables.runs, order=("written", "name"), **of_kind)
+        return sorted(found, key=lambda run: -1 if run.number is None else run.number)
 
     def quality(self) -> Quality | None:
         """Return what was found in the study's data, None before it was read."""

@@ -21,7 +21,7 @@ from mathsft.records import (
     Stint,
 )
 
-SCHEMA_NUMBER = 3
+SCHEMA_NUMBER = 4
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
 
 METADATA = MetaData()

@@ -7,13 +7,11 @@ from mathsft.records import Run
 from mathsft.store.book import Book
 from mathsft.study.decide import SEARCH_POOL, TrialResult
 
-TRIAL_PREFIX = "trial-"
-
 
 def recorded_results(book: Book) -> list[TrialResult]:
     """Return what every trial's last checkpoint reached on each pool that scored it."""
     objective = Objective.of(book.settings())
-    return [_recorded_result(run, book, objective) for run in book.runs(TRIAL_PREFIX)]
+    return [_recorded_result(run, book, objective) for run in book.runs("trial")]
 
 
 def _recorded_result(run: Run, book: Book, objective: Objective) -> TrialResult:

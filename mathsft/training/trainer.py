@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, TrainingSettings
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids, load_template
@@ -65,12 +64,12 @@ class _Held:
 class Trainer:
     """The trainer worker: `advance` any run to any of its steps, `park` to leave the device to others.
 
-    Every run trains settings.experiment.model; all other settings may be overridden by the run.
+    Every run trains the model that lies at settings.experiment.model.path; all else is in the run's own experiment.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.hardware.num_threads)
-        self._settings = settings
+        self._settings, self._layout = settings, settings.layout
         self._device = torch.device(settings.hardware.device)
         self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
@@ -84,8 +83,8 @@ class Trainer:
         self._base_fingerprint = fingerprint(model_folder)
         self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
         self._fitting_tokens: int | None = None
-        self._state_dir: Path | None = None
-        """The run's folder that holds the one full state of this trainer."""
+        self._state_path: Path | None = None
+        """The one full state of this trainer, of whichever run."""
 
     def advance(self, run: Run, to_step: int) -> Checkpoint:
         """Train the run to the step and publish its weights, or tell at which step it diverged; rank 0 answers for all.
@@ -94,7 +93,7 @@ class Trainer:
         the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
         example needs more memory than there is.
         """
-        with told_if_disk_full(self._run_dir(run), "space for the run's metrics and checkpoints"):
+        with told_if_disk_full(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
     def _advance(self, run: Run, to_step: int) -> Checkpoint:
@@ -118,8 +117,8 @@ class Trainer:
         if not self._ranks.agree(canary is None or all(map(math.isfinite, canary.logprobs))):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged
-        folder = self._run_dir(run) / f"step-{to_step:06d}"
-        path = folder.relative_to(self._settings.study_dir).as_posix()
+        folder = self._layout.checkpoint(run.name, to_step)
+        path = self._layout.recorded(folder)
         if not self._ranks.is_first:
             return Checkpoint(run.name, to_step, path, fingerprint="")
         with _timed(timings, "save_seconds"):
@@ -142,12 +141,13 @@ class Trainer:
         published = []
         model.to(device)
         for name, tensors in weights.items():
-            folder = self._settings.study_dir / ENGINE_CHECK / name
-            path = folder.relative_to(self._settings.study_dir).as_posix()
+            folder = self._layout.engine_check(name)
             if self._ranks.is_first:
                 canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
                 publish(self._base, tensors, folder)
-                published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary=canary))
+                published.append(
+                    Checkpoint(ENGINE_CHECK, 0, self._layout.recorded(folder), fingerprint(folder), canary=canary)
+                )
         model.to("cpu")
         self.park()
         base, changed = published or 2 * [Checkpoint(ENGINE_CHECK, 0, "", "")]
@@ -162,7 +162,7 @@ class Trainer:
 
     def _train(self, held: _Held, to_step: int) -> None:
         """Take the run's steps up to to_step, one metrics line each, unless it diverges."""
-        with self._metrics_path(held.run).open("a", encoding="utf-8") as metrics_file:
+        with self._layout.metrics(held.run.name).open("a", encoding="utf-8") as metrics_file:
             while held.step < to_step and held.diverged is None:
                 started = time.perf_counter()
                 step = held.step + 1
@@ -208,17 +208,15 @@ class Trainer:
         if held is None or held.run != _identity(run) or held.step > to_step:
             return None
         # Another trainer may have taken the run further meanwhile.
-        is_its_own = self._ranks.is_first and _cut_metrics(self._metrics_path(run), held.step)
+        is_its_own = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), held.step)
         return held if self._ranks.agree(is_its_own) else None
 
     def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
-        experiment = apply_overrides(self._settings.experiment, run.overrides)
-        training = experiment.training
-        examples_key, encoded = self._encode(experiment, timings)
-        num_steps = run.plan.num_steps(training.batch_size)
+        training, num_steps = run.experiment.training, run.num_steps
+        examples_key, encoded = self._encode(run.experiment, timings)
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
-        self._run_dir(run).mkdir(parents=True, exist_ok=True)
+        self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(
             self._base,
             training,
@@ -253,15 +251,15 @@ class Trainer:
         held.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
         if held.step:
             held.training_step.load_tensors(state.tensors if state else {})
-            self._state_dir = self._run_dir(held.run)
+            self._state_path = self._layout.full_state(held.run.name)
 
     def _state_on_disk(self, held: _Held, to_step: int) -> FullState | None:
         """Return the run's full state and cut its metrics to that step; where there is none to believe, empty them."""
-        run_dir, metrics_path = self._run_dir(held.run), self._metrics_path(held.run)
-        state = load_full_state(run_dir, held.identity, to_step, like=held.training_step.tensors())
+        path, metrics_path = self._layout.full_state(held.run.name), self._layout.metrics(held.run.name)
+        state = load_full_state(path, held.identity, to_step, like=held.training_step.tensors())
         if state is None or not _cut_metrics(metrics_path, state.step):
             # First of all: a state never outlives the metrics that led to it.
-            discard_full_state(run_dir)
+            discard_full_state(path)
             metrics_path.write_text("", encoding="utf-8")
             return None
         return state
@@ -269,13 +267,13 @@ class Trainer:
     def _save_state(self, held: _Held) -> None:
         """Save the run's full state, then delete the one of another run that this trainer saved before."""
         started = time.perf_counter()
-        run_dir = self._run_dir(held.run)
+        path = self._layout.full_state(held.run.name)
         tensors = self._ranks.whole(held.training_step.tensors())
         if self._ranks.is_first:
-            save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
-            if self._state_dir not in (None, run_dir):
-                discard_full_state(self._state_dir)
-        self._state_dir = run_dir
+            save_full_state(path, FullState(held.identity, held.step, held.num_tokens, tensors))
+            if self._state_path not in (None, path):
+                discard_full_state(self._state_path)
+        self._state_path = path
         self._save_pace.saved(time.perf_counter() - started)
 
     def _encode(self, experiment: Experiment, timings: dict[str, float]) -> tuple[str, Encoded]:
@@ -301,12 +299,6 @@ class Trainer:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         return peak_resident_bytes() - self._resident_bytes_before
-
-    def _run_dir(self, run: Run) -> Path:
-        return self._settings.study_dir / "runs" / run.name
-
-    def _metrics_path(self, run: Run) -> Path:
-        return self._run_dir(run) / "metrics.jsonl"
 
 
 def _identity(run: Run) -> Run:
