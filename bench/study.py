@@ -101,8 +101,8 @@ def _read_ours(folder: StudyLayout, cpu_seconds: float) -> tuple[Side, float]:
     try:
         trials = book.runs("trial")
         later = [run.name for run in trials[NUM_FIRST:]]
-        train = sum(_seconds(one.timings) for name in later for one in book.checkpoints(name))
-        evaluate = sum(_seconds(one.timings) for name in later for one in book.scores(name))
+        train = sum(sum(one.costs.seconds.values()) for name in later for one in book.checkpoints(name))
+        evaluate = sum(sum(one.costs.seconds.values()) for name in later for one in book.scores(name))
         activities = {
             f"{account.worker}: {activity}": seconds
             for account in cost_ledger(book).accounts
@@ -121,10 +121,6 @@ def _read_ours(folder: StudyLayout, cpu_seconds: float) -> tuple[Side, float]:
 def _known(moment: datetime | None) -> datetime:
     assert moment is not None
     return moment
-
-
-def _seconds(timings: dict[str, float]) -> float:
-    return sum(value for name, value in timings.items() if name.endswith("_seconds"))
 
 
 def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from mathsft.config.schema import Experiment, Scalar
+from mathsft.costs import ScoringCosts, TrainingCosts
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
@@ -180,19 +181,25 @@ class Canary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Published weights of a run at a step, or the news that the run diverged before it (path is then empty)."""
+    """Published weights of a run at a step."""
 
     run: str
     step: int
     path: str
+    """Of their folder inside the study's."""
     fingerprint: str
     """Hash of the published weights."""
-    diverged: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
-    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes (on a CPU: of the process until
-    now, beyond what it held before the model was loaded), predicted_memory_bytes, …"""
-    canary: Canary | None = None
-    """Computed from the published weights; None where the run diverged."""
+    canary: Canary
+    costs: TrainingCosts = field(default_factory=TrainingCosts)
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Training broke off at a step: loss, gradients or what the weights predict are not finite."""
+
+    run: str
+    step: int
+    reason: str
 
 
 ENGINE_CHECK = "engine-check"
@@ -258,8 +265,7 @@ class Score:
     fingerprint: str
     """Hash of the weights that were scored."""
     responses_path: str
-    timings: dict[str, float] = field(default_factory=dict)
-    """swap_seconds, gold_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+    costs: ScoringCosts = field(default_factory=ScoringCosts)
     solved: tuple[int, ...] = ()
     """How many problems have 0, 1, … of their responses correct; may be empty where each has a single one."""
     entropy: float | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mathsft.answers.grade import Completion, Grader
 from mathsft.config.schema import Experiment
+from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
 from mathsft.errors import CheckpointError, UserError, told_if_disk_full
@@ -52,15 +53,13 @@ class Evaluator:
         engine disagree with its canary; SystemExit when they make one disagree that agreed before, so that a new one is
         tried; UserError when prompts or responses are too long for the engine.
         """
-        if checkpoint.canary is None:
-            raise CheckpointError(f"checkpoint {checkpoint.path or checkpoint.run} has no canary to check the engine by")
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
-        timings: dict[str, float] = {}
-        with _timed(timings, "start_seconds" if self._engine is None else "swap_seconds"):
-            engine = self._loaded(checkpoint, checkpoint.canary, experiment)
-            self._check_canary(engine, checkpoint, checkpoint.canary)
+        clock = Clock()
+        with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
+            engine = self._loaded(checkpoint, experiment)
+            self._check_canary(engine, checkpoint)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
@@ -69,18 +68,16 @@ class Evaluator:
             )
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
-            with _timed(timings, "gold_seconds"):
+            with clock.during("gold_seconds"):
                 gold_nlls = _gold_nlls(engine, problems, examples)
         with (
-            _timed(timings, "generate_seconds"),
+            clock.during("generate_seconds"),
             self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
         ):
             prompts_ids = [example.prompt_ids for example in examples]
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
-        with _timed(timings, "grade_seconds"):
+        with clock.during("grade_seconds"):
             responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
-        timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
-        timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
         path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
         _publish(path, responses)
@@ -93,7 +90,11 @@ class Evaluator:
             counts=objective.counts(responses),
             fingerprint=checkpoint.fingerprint,
             responses_path=self._layout.recorded(path),
-            timings=timings,
+            costs=ScoringCosts(
+                **clock.seconds,
+                num_response_tokens=sum(response.num_tokens for response in responses),
+                peak_memory_bytes=engine.peak_memory_bytes(),
+            ),
             entropy=_mean(response.entropy for response in responses),
             gold_nll=_mean(gold_nlls),
             solved=objective.solved(responses),
@@ -108,9 +109,8 @@ class Evaluator:
         began, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
         for checkpoint in (base, changed, base):
-            assert checkpoint.canary is not None
             try:
-                engine = self._loaded(checkpoint, checkpoint.canary, experiment)
+                engine = self._loaded(checkpoint, experiment)
             except HalfSwappedError as error:
                 raise UserError(self._keeps_old_weights(str(error))) from error
             found = self._difference(engine, checkpoint.canary)
@@ -145,7 +145,7 @@ class Evaluator:
         """Return each problem's prompt and training target, tokenised as for training, however long."""
         return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
-    def _loaded(self, checkpoint: Checkpoint, canary: Canary, experiment: Experiment) -> Engine:
+    def _loaded(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
         """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap."""
         folder, engine = self._layout / checkpoint.path, self._engine
         if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
@@ -157,7 +157,7 @@ class Evaluator:
         if engine is not None:
             self._engine = None
             engine.close()
-        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, canary))
+        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, checkpoint.canary))
         return self._engine
 
     def _max_model_len(self, experiment: Experiment, canary: Canary) -> int:
@@ -207,9 +207,9 @@ class Evaluator:
             for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
         ]
 
-    def _check_canary(self, engine: Engine, checkpoint: Checkpoint, canary: Canary) -> None:
+    def _check_canary(self, engine: Engine, checkpoint: Checkpoint) -> None:
         """Compare the weights that the engine serves with those that the trainer published, at every score."""
-        difference = self._difference(engine, canary)
+        difference = self._difference(engine, checkpoint.canary)
         if difference.is_explained:
             self._is_proven = True
             return
@@ -235,13 +235,6 @@ class Evaluator:
                 file.flush()
 
             yield append
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started
 
 
 def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[Example]) -> list[float | None]:

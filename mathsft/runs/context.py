@@ -20,4 +20,4 @@ class StudyContext:
 
     def has_weights(self, checkpoint: Checkpoint) -> bool:
         """Tell whether the checkpoint's weights are still on disk."""
-        return bool(checkpoint.path) and (self.layout / checkpoint.path).exists()
+        return (self.layout / checkpoint.path).exists()

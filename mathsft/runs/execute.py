@@ -13,7 +13,7 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from mathsft.errors import ErrorKind
-from mathsft.records import Checkpoint, Response, Run, RunState, Score
+from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import following, watching
@@ -83,8 +83,8 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
                     if is_stopped := stop_at is not None and index >= stop_at:
                         break
                     checkpoint = recorded(run, step, study) or await trained(run, step, trainer, study)
-                    if checkpoint.diverged:
-                        diverged = checkpoint.diverged
+                    if isinstance(checkpoint, Diverged):
+                        diverged = checkpoint.reason
                         break
                     scoring.create_task(score(index, checkpoint))
     except* (Failed, RemoteError) as errors:
@@ -93,21 +93,24 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
     await source.close(run, state, failed or diverged)
 
 
-def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | None:
-    """Return the checkpoint from the book unless its weights are gone although they are still to be scored."""
+def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged | None:
+    """Return what the book has of the run at the step; None for weights that are gone although they are to be scored."""
+    diverged = study.book.diverged(run.name)
+    if diverged is not None and diverged.step <= step:
+        return diverged
     checkpoint = study.book.checkpoint(run.name, step)
-    if checkpoint is None or checkpoint.diverged or study.book.score(run.name, step, run.plan.pool):
+    if checkpoint is None or study.book.score(run.name, step, run.plan.pool) or study.has_weights(checkpoint):
         return checkpoint
-    return checkpoint if study.has_weights(checkpoint) else None
+    return None
 
 
-async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint:
+async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
     """Have the run trained to the step; its metrics reach the book while it trains."""
     async with following(run, study), at_work(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
-        checkpoint: Checkpoint = await trainer.call("advance", run, step, progress=progress)
-    study.book.write(checkpoint)
-    return checkpoint
+        outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
+    study.book.write(outcome)
+    return outcome
 
 
 async def scored(
@@ -128,11 +131,13 @@ async def scored(
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
     if trainer is not None:
-        checkpoint = await trained(run, checkpoint.step, trainer, study)
+        again = await trained(run, checkpoint.step, trainer, study)
     else:
         async with study.crew.trainers.lease() as free_trainer:
-            checkpoint = await trained(run, checkpoint.step, free_trainer, study)
-    return await _score(run, checkpoint, pool, study)
+            again = await trained(run, checkpoint.step, free_trainer, study)
+    if isinstance(again, Diverged):
+        raise Failed(f"{run.name} diverges at step {again.step} ({again.reason}), where it did not before")
+    return await _score(run, again, pool, study)
 
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:

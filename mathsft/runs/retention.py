@@ -38,7 +38,7 @@ def deletable(
         is_kept = every is not None and own_steps.index(checkpoint.step) % every == 0
         return is_last or is_kept or checkpoint.step == best_step(own_scores)
 
-    return [checkpoint for checkpoint in checkpoints if checkpoint.path and not is_needed(checkpoint)]
+    return [checkpoint for checkpoint in checkpoints if not is_needed(checkpoint)]
 
 
 def best_step(scores: Sequence[Score]) -> int:

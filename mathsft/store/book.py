@@ -17,6 +17,7 @@ from mathsft.errors import UserError
 from mathsft.records import (
     Call,
     Checkpoint,
+    Diverged,
     EngineCheck,
     Passport,
     Problem,
@@ -35,7 +36,7 @@ from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
+Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Diverged | Score | Stint | Session | Promotion
 Sight: TypeAlias = Scoring | Call | EngineCheck
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
@@ -54,6 +55,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Passport: tables.passports,
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
+    Diverged: tables.diverged,
     Score: tables.scores,
     Stint: tables.stints,
     Session: tables.sessions,
@@ -201,6 +203,10 @@ class Book:
 
     def run(self, name: str) -> Run | None:
         return next(iter(self._select(tables.runs, name=name)), None)
+
+    def diverged(self, run: str) -> Diverged | None:
+        """Return where the run diverged, None where it did not."""
+        return next(iter(self._select(tables.diverged, run=run)), None)
 
     def passport(self, run: str) -> Passport | None:
         return next(iter(self._select(tables.passports, run=run)), None)

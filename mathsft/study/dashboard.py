@@ -35,8 +35,8 @@ def show_trial(trial: Trial, run: Run, book: Book, layout: StudyLayout) -> None:
 
 
 def _costs(run: Run, book: Book) -> dict[str, float]:
-    train = sum(checkpoint.timings.get("train_seconds", 0.0) for checkpoint in book.checkpoints(run.name))
-    generate = sum(score.timings.get("generate_seconds", 0.0) for score in book.scores(run.name))
+    train = sum(checkpoint.costs.train_seconds for checkpoint in book.checkpoints(run.name))
+    generate = sum(score.costs.generate_seconds for score in book.scores(run.name))
     return {"train_seconds": train, "generate_seconds": generate}
 
 

@@ -87,8 +87,8 @@ class LiveProgress:
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._count_queue(self._runs[checkpoint.run])
-        if checkpoint.diverged or checkpoint.step == 0:
-            return  # its run's end says more; nothing was trained
+        if checkpoint.step == 0:
+            return  # nothing was trained
         last = self._last_steps.get(checkpoint.run)
         loss = f"loss {last.loss:.4f}" if last is not None else ""
         run = self._runs[checkpoint.run]
@@ -147,7 +147,7 @@ class LiveProgress:
     def _count_queue(self, run: Run) -> None:
         """Note how many checkpoints of a final run wait for their score on its own pool, the one being scored included."""
         if run.kind == "final":
-            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name) if not checkpoint.diverged}
+            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name)}
             num_waiting = len(published - {score.step for score in self._book.scores(run.name, run.plan.pool)})
             self._queue = f"{num_waiting} to score" if num_waiting else ""
 

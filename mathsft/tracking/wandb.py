@@ -251,5 +251,7 @@ def _eval_values(score: Score) -> dict[str, float]:
         "format_accuracy": score.format_accuracy,
         **shares,
         "num_problems": score.num_problems,
-        **score.timings,
+        **{f"{activity}_seconds": seconds for activity, seconds in score.costs.seconds.items()},
+        "num_response_tokens": score.costs.num_response_tokens,
+        "peak_memory_bytes": score.costs.peak_memory_bytes,
     }

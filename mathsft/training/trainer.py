@@ -11,8 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,18 +20,19 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from mathsft.config.schema import Experiment, TrainingSettings
+from mathsft.costs import Clock, Memory, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Example, Run, StepMetrics
+from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Diverged, Example, Run, StepMetrics
 from mathsft.training.canary import canary_ids, changed_copy, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
-from mathsft.training.peak_memory import PeakMemory, predicted_peak
+from mathsft.training.peak_memory import predicted_peak
 from mathsft.training.ranks import join_ranks
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
@@ -54,11 +54,11 @@ class _Held:
     training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
-    predicted_memory: PeakMemory | None
+    predicted_memory: Memory | None
     """At its peak; None for a model whose memory is not known, and for ranks."""
     step: int = 0
     num_tokens: int = 0
-    diverged: Checkpoint | None = None
+    diverged: Diverged | None = None
 
 
 class Trainer:
@@ -86,8 +86,8 @@ class Trainer:
         self._state_path: Path | None = None
         """The one full state of this trainer, of whichever run."""
 
-    def advance(self, run: Run, to_step: int) -> Checkpoint:
-        """Train the run to the step and publish its weights, or tell at which step it diverged; rank 0 answers for all.
+    def advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
+        """Train the run to the step and publish its weights, or tell at which step it diverged; only rank 0 answers.
 
         Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
         the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
@@ -96,45 +96,50 @@ class Trainer:
         with told_if_disk_full(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
-    def _advance(self, run: Run, to_step: int) -> Checkpoint:
-        timings: dict[str, float] = {}
+    def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
+        clock = Clock()
         if self._held is not None:
             self._held.training_step.move_to(self._device)
         held = self._held_for(run, to_step)
         if held is None:
             self._held = None
-            held = self._held = self._start(run, to_step, timings)
+            held = self._held = self._start(run, to_step, clock)
         if to_step > held.num_steps:
             raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = held.num_tokens
-        with _timed(timings, "train_seconds"):
+        with clock.during("train_seconds"):
             self._train(held, to_step)
         if held.diverged and to_step >= held.diverged.step:
             return held.diverged
         weights = self._ranks.whole(held.training_step.weights())
         published = rounded(self._base, weights) if self._ranks.is_first else {}
-        canary = self._canary(held, published, timings) if self._ranks.is_first else None
+        canary = self._canary(held, published, clock) if self._ranks.is_first else None
         if not self._ranks.agree(canary is None or all(map(math.isfinite, canary.logprobs))):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged
         folder = self._layout.checkpoint(run.name, to_step)
         path = self._layout.recorded(folder)
-        if not self._ranks.is_first:
-            return Checkpoint(run.name, to_step, path, fingerprint="")
-        with _timed(timings, "save_seconds"):
+        if canary is None:
+            return None  # rank 0 answers
+        with clock.during("save_seconds"):
             publish(self._base, published, folder)
-        timings["num_tokens"] = held.num_tokens - num_tokens_before
-        timings["peak_memory_bytes"] = self._peak_memory_bytes()
-        if held.predicted_memory is not None:
-            timings["predicted_memory_bytes"] = held.predicted_memory.total
-            timings |= {f"predicted_{name}_bytes": num for name, num in asdict(held.predicted_memory).items()}
-        if self._ranks.size > 1:
-            timings["num_ranks"] = self._ranks.size
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
+        costs = TrainingCosts(
+            **clock.seconds,
+            num_tokens=held.num_tokens - num_tokens_before,
+            num_ranks=self._ranks.size,
+            peak_memory_bytes=self._peak_memory_bytes(),
+            predicted_memory=held.predicted_memory,
+        )
+        return Checkpoint(run.name, to_step, path, fingerprint(folder), canary, costs)
 
-    def publish_for_check(self) -> tuple[Checkpoint, Checkpoint]:
-        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by."""
-        _, encoded = self._encode(self._settings.experiment, timings={})
+    def publish_for_check(self) -> tuple[Checkpoint, ...]:
+        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by.
+
+        Ranks other than 0 return nothing.
+        """
+        if not self._ranks.is_first:
+            return ()
+        _, encoded = self._encode(self._settings.experiment, Clock())
         token_ids, model = canary_ids(encoded.examples), self._base.model
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
@@ -142,16 +147,13 @@ class Trainer:
         model.to(device)
         for name, tensors in weights.items():
             folder = self._layout.engine_check(name)
-            if self._ranks.is_first:
-                canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
-                publish(self._base, tensors, folder)
-                published.append(
-                    Checkpoint(ENGINE_CHECK, 0, self._layout.recorded(folder), fingerprint(folder), canary=canary)
-                )
+            canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
+            publish(self._base, tensors, folder)
+            path = self._layout.recorded(folder)
+            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary))
         model.to("cpu")
         self.park()
-        base, changed = published or 2 * [Checkpoint(ENGINE_CHECK, 0, "", "")]
-        return base, changed
+        return tuple(published)
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
@@ -195,11 +197,11 @@ class Trainer:
         )
         return json.dumps(asdict(metrics)) + "\n"
 
-    def _canary(self, held: _Held, published: Mapping[str, Tensor], timings: dict[str, float]) -> Canary:
+    def _canary(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> Canary:
         """Return what the published weights make of the run's first examples."""
         # Ranks keep their devices for their shares: the whole model lies, and computes, on the host.
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
-        with _timed(timings, "canary_seconds"):
+        with clock.during("check_seconds"):
             return make_canary(self._base.model, published, canary_ids(held.examples), self._engine_dtype, device)
 
     def _held_for(self, run: Run, to_step: int) -> _Held | None:
@@ -211,10 +213,10 @@ class Trainer:
         is_its_own = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), held.step)
         return held if self._ranks.agree(is_its_own) else None
 
-    def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
+    def _start(self, run: Run, to_step: int, clock: Clock) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
         training, num_steps = run.experiment.training, run.num_steps
-        examples_key, encoded = self._encode(run.experiment, timings)
+        examples_key, encoded = self._encode(run.experiment, clock)
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(
@@ -276,12 +278,12 @@ class Trainer:
         self._state_path = path
         self._save_pace.saved(time.perf_counter() - started)
 
-    def _encode(self, experiment: Experiment, timings: dict[str, float]) -> tuple[str, Encoded]:
+    def _encode(self, experiment: Experiment, clock: Clock) -> tuple[str, Encoded]:
         """Return the experiment's training examples under their content_key, the last call's where settings are the same."""
         max_length_tokens = experiment.training.max_length_tokens
         key = (experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
-            with _timed(timings, "encode_seconds"):
+            with clock.during("encode_seconds"):
                 problems = load_pools(experiment.data)["train"]
                 template = load_template(experiment.prompt.template)
                 examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
@@ -329,13 +331,6 @@ def _what_is_not_finite(outcome: StepOutcome) -> str:
     return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
 
 
-def _diverged(held: _Held, step: int, what: str) -> Checkpoint:
+def _diverged(held: _Held, step: int, what: str) -> Diverged:
     reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
-    return Checkpoint(held.run.name, step, path="", fingerprint="", diverged=reason)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started
+    return Diverged(held.run.name, step, reason)
