@@ -5,10 +5,12 @@ Tests construct no record by themselves: a change to a record's constructor ends
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from mathsft.config.schema import Experiment, Scalar
+from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import (
     Canary,
     Category,
@@ -18,6 +20,7 @@ from mathsft.records import (
     Promotion,
     Response,
     Run,
+    RunKind,
     RunState,
     Score,
     Session,
@@ -26,6 +29,7 @@ from mathsft.records import (
     Stint,
     Verdict,
 )
+from mathsft.runs.made import new_run
 from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30
@@ -48,6 +52,9 @@ def make_experiment(
             "training": {"learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", **training},
         }
     )
+
+
+EXPERIMENT = make_experiment()
 
 
 def make_machine(
@@ -92,17 +99,25 @@ def make_run(
     overrides: Mapping[str, Scalar] | None = None,
     plan: Plan | None = None,
     *,
+    experiment: Experiment | None = None,
     seed: int = 0,
     state: RunState | None = None,
     value: float | None = None,
     reason: str = "",
 ) -> Run:
-    """Return a run that goes on, or, with a value and no state, a finished one."""
-    return Run(
-        name=name,
-        overrides=dict(overrides or {}),
+    """Return a run that goes on, or, with a value and no state, a finished one, of the kind that its name begins with."""
+    kind, _, number = name.partition("-")
+    run = new_run(
+        kind if kind in get_args(RunKind) else "trial",
+        name,
+        experiment=experiment or EXPERIMENT,
+        overrides=overrides or {},
         plan=plan or make_plan(),
         seed=seed,
+        number=int(number) if kind == "trial" else None,
+    )
+    return replace(
+        run,
         state=state or ("running" if value is None else "finished"),
         value=value,
         reason=reason,
@@ -140,6 +155,8 @@ def make_promotion(
 
 # ---- training
 
+CANARY = Canary(token_ids=(1, 2), logprobs=(-1.0,))
+
 
 def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetrics:
     given = {
@@ -160,16 +177,12 @@ def make_checkpoint(
     step: int = 4,
     path: str = "p",
     fingerprint: str = "f",
-    canary: Canary | None = None,
-    **costs: float,
+    canary: Canary = CANARY,
+    **costs: Any,
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
-    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, timings=costs, canary=canary)
-
-
-def make_diverged(run: str, step: int, reason: str) -> Checkpoint:
-    """Return what a trainer answers where the run diverged before the step."""
-    return Checkpoint(run=run, step=step, path="", fingerprint="", diverged=reason)
+    taken = TrainingCosts(**costs)
+    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, canary=canary, costs=taken)
 
 
 # ---- scoring
@@ -207,7 +220,7 @@ def make_score(
     responses_path: str = "r",
     solved: tuple[int, ...] = (),
     gold_nll: float | None = None,
-    **costs: float,
+    **costs: Any,
 ) -> Score:
     """Return a score that took these seconds and bytes; what is not counted is a wrong answer."""
     num_wrong = num_problems * num_samples - num_correct - num_failed - num_ungraded
@@ -224,7 +237,7 @@ def make_score(
         },
         fingerprint=fingerprint,
         responses_path=responses_path,
-        timings=costs,
+        costs=ScoringCosts(**costs),
         solved=solved,
         gold_nll=gold_nll,
     )

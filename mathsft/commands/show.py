@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
@@ -186,5 +187,5 @@ def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
 
 
 def _print_json(console: Console, value: Any) -> int:
-    console.out(json.dumps(value, indent=2), highlight=False)
+    console.out(json.dumps(to_jsonable_python(value), indent=2), highlight=False)
     return OK

@@ -161,22 +161,27 @@ def _worker_table(worker: str, costs: Mapping[str, Sequence[TrainingCosts | Scor
     activities = sorted({activity for cost in everything for activity in cost.seconds})
     if not activities:
         return ""
-    rows = [_cost_row(run, of_run, activities) for run, of_run in costs.items() if of_run]
+    held = list(_memory(everything))
+    rows = [_cost_row(run, of_run, activities, held) for run, of_run in costs.items() if of_run]
     if len(rows) > 1:
-        rows.append(_cost_row("**all**", everything, activities))
-    return text.table((worker, *activities, "peak memory", "predicted memory"), rows)
+        rows.append(_cost_row("**all**", everything, activities, held))
+    return text.table((worker, *activities, *held), rows)
 
 
-def _cost_row(label: str, costs: Sequence[TrainingCosts | ScoringCosts], activities: Sequence[str]) -> tuple[str, ...]:
+def _cost_row(
+    label: str, costs: Sequence[TrainingCosts | ScoringCosts], activities: Sequence[str], held: Sequence[str]
+) -> tuple[str, ...]:
     seconds = (text.seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
-    predicted = [one.predicted_memory.total for one in costs if isinstance(one, TrainingCosts) and one.predicted_memory]
-    peak = max((cost.peak_memory_bytes for cost in costs), default=0)
-    return (
-        label,
-        *seconds,
-        text.size(peak) if peak else "",
-        text.size(max(predicted)) if predicted else "",
-    )
+    memory = _memory(costs)
+    return label, *seconds, *(text.size(memory[name]) if name in memory else "" for name in held)
+
+
+def _memory(costs: Sequence[TrainingCosts | ScoringCosts]) -> dict[str, int]:
+    """Return the most memory that is known, as measured and as predicted."""
+    measured = [cost.peak_memory_bytes for cost in costs]
+    predicted = [cost.predicted_memory.total for cost in costs if isinstance(cost, TrainingCosts) and cost.predicted_memory]
+    most = {"peak memory": max(measured, default=0), "predicted memory": max(predicted, default=0)}
+    return {name: num_bytes for name, num_bytes in most.items() if num_bytes}
 
 
 def _speed_table(steps: Mapping[str, Sequence[StepMetrics]]) -> str:

@@ -8,7 +8,10 @@ SAME = Differences(lost=0, doubled=0, curves_differ=0, results_differ=0)
 
 def end() -> End:
     """Two trials of two steps, the second of which was pruned, each scored at both."""
-    runs = [make_trial(0, {"lr": 1.0}, value=0.5), make_trial(1, {"lr": 2.0}, state="pruned")]
+    runs = [
+        make_trial(0, {"training.learning_rate": 1.0}, value=0.5),
+        make_trial(1, {"training.learning_rate": 2.0}, state="pruned"),
+    ]
     return End(
         runs={run.name: run for run in runs},
         promotion=None,

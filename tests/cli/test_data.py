@@ -7,13 +7,15 @@ import pytest
 from rich.console import Console
 
 from mathsft import cli
-from mathsft.commands.common import placed
+from mathsft.commands.common import prepared
 from mathsft.commands.opening import Opening
 from mathsft.config.load import Loaded, load_settings
+from mathsft.data.pools import load_pools
+from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine, make_trial
 
@@ -73,9 +75,8 @@ def loaded_with(tmp_path: Path, rows: list[dict[str, str]]) -> Loaded:
 def place(tmp_path: Path, loaded: Loaded, book: Book) -> str:
     """Return what is printed when it is decided who works where."""
     console = Console(soft_wrap=True, width=500)
-    folder = StudyFolder(tmp_path)
     with console.capture() as captured:
-        placed(Opening(make_machine(), loaded, Heartbeat(console)), folder, book, "study")
+        prepared(Opening(make_machine(), loaded, Heartbeat(console)), StudyLayout(tmp_path), book, "study")
     return captured.get()
 
 
@@ -93,7 +94,7 @@ def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, book: Book) 
     place(tmp_path, loaded, book)
     place(tmp_path, loaded_with(tmp_path, ROWS[:290]), book)  # nothing was trained or scored yet
     place(tmp_path, loaded_with(tmp_path, ROWS), book)
-    book.observers.append(PassportOffice(book, loaded.experiment, "a toaster"))
+    book.observers.append(PassportOffice(book, base_model_folder(), load_pools(loaded.experiment.data), "a toaster"))
     book.write(make_trial())
     place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), book)  # the order of rows is no other data
     known, quality = book.problems(), book.quality()

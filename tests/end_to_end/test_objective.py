@@ -13,9 +13,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from mathsft.layout import StudyLayout
 from mathsft.records import Response, Score
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -47,13 +47,13 @@ def run(workplace: Path, script: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, str, str]:
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyLayout, str, str]:
     workplace = tmp_path_factory.mktemp("workplace")
     for name in ("studies", "experiments"):
         (workplace / name).mkdir()
         shutil.copy(ROOT / name / "quickstart.yaml", workplace / name)
     study, final = run(workplace, "run_study.py", "--trials", "2"), run(workplace, "run_final.py", "--from-best")
-    return StudyFolder(workplace / "studies" / "quickstart"), study, final
+    return StudyLayout(workplace / "studies" / "quickstart"), study, final
 
 
 def counts_strictly(response: Response) -> bool:
@@ -67,7 +67,7 @@ def share(responses: Iterable[Response]) -> Fraction:
     return Fraction(sum(counted), len(counted))
 
 
-def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyFolder, str, str]) -> None:
+def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyLayout, str, str]) -> None:
     folder, printed, final_printed = outputs
     book = Book.open(folder.database_url, "quickstart")
     report = (folder.path / "report.md").read_text()
@@ -108,7 +108,7 @@ def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyFol
     book.close()
 
 
-def test_show_tells_the_same(outputs: tuple[StudyFolder, str, str]) -> None:
+def test_show_tells_the_same(outputs: tuple[StudyLayout, str, str]) -> None:
     folder, _, _ = outputs
     command = [sys.executable, "-m", "mathsft", "show", str(folder.path), "final", "--pool", "test", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

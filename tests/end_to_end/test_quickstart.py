@@ -23,9 +23,9 @@ from rich.console import Console
 
 from bench.faults import DRIVER, EVALUATOR, STUDY, TRAINER, Result, Workplace, commands, measure
 from mathsft.cli import WITHOUT_READER
+from mathsft.layout import StudyLayout
 from mathsft.records import Score
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -40,7 +40,7 @@ class Finished:
     """A study and its final run, both of which were killed and finished, and what they printed undisturbed."""
 
     kills: Result
-    folder: StudyFolder
+    folder: StudyLayout
     study_output: str
     errors: str
     """On stderr, of the undisturbed study and its final run."""
@@ -104,7 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     undisturbed, killed = scratch / "undisturbed", scratch / "1"
     return Finished(
         kills,
-        StudyFolder(killed / "studies" / STUDY),
+        StudyLayout(killed / "studies" / STUDY),
         (undisturbed / "run_study.out").read_text().replace(str(undisturbed), str(killed)),
         "".join((undisturbed / f"{name}.err").read_text() for name in ("run_study", "run_final")),
     )

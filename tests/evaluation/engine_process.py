@@ -17,6 +17,7 @@ from exported import answers_of_export
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import ENGINE_CHECK, Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
@@ -298,7 +299,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     teach(model, run_dir / "step-000400")
     shutil.copytree(folder / "base", run_dir / "step-000000")
     experiment = write_experiment(folder)
-    settings = WorkerSettings(experiment, HARDWARE, study_dir)
+    settings = WorkerSettings(experiment, HARDWARE, StudyLayout(study_dir))
     evaluator = Evaluator(settings)
     base, taught = (checkpoint_of(study_dir, step) for step in (0, 400))
 

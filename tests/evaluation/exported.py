@@ -10,6 +10,7 @@ from mathsft.config.load import load_settings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
 from tests.build import make_final, make_plan
@@ -26,7 +27,8 @@ SMALL = (
 def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
     """Return the tokens that each of the two generates after the prompts."""
     loaded = load_settings("quickstart", None, [*SMALL, f"model.path={base_model_folder()}"])
-    checkpoint = train(WorkerSettings(loaded.experiment, Hardware("cpu", 1, "tree", "float32", 0.5, False), folder))
+    hardware = Hardware("cpu", 1, "tree", "float32", 0.5, False)
+    checkpoint = train(WorkerSettings(loaded.experiment, hardware, StudyLayout(folder)))
     template = load_template(loaded.experiment.prompt.template)
     prompts = [render_prompt(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]
     exported = folder / checkpoint.path
@@ -34,7 +36,7 @@ def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
 
 
 def train(settings: WorkerSettings) -> Checkpoint:
-    from mathsft.training.trainer import Trainer
+    from tests.training.settled import Trainer
 
     plan = make_plan(NUM_EXAMPLES)
     return Trainer(settings).advance(make_final(plan=plan), plan.num_steps(32))

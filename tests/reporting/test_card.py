@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from mathsft.data.quickstart import base_model_folder
+from mathsft.layout import StudyLayout
 from mathsft.records import Passport
 from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.book import Book
@@ -35,7 +36,7 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
         written = {"settings": SETTINGS, "seed": 7, "versions": {"torch": "2.13.0"}, "device": "cpu"}
         book.write(Passport(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
     (tmp_path / checkpoint.path).mkdir(parents=True)
-    folder = write_card(book, RUN, checkpoint, tmp_path)
+    folder = write_card(book, RUN, checkpoint, StudyLayout(tmp_path))
 
     card = (folder / "README.md").read_text()
     front, body = card.removeprefix("---\n").split("---\n", 1)

@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from mathsft.costs import Memory
 from mathsft.reporting.costs import cost_section, two_devices_section, workers_section
 from mathsft.reporting.terminal import progression_table
 from mathsft.store.book import Book
@@ -18,11 +19,10 @@ def write_final(book: Book, visible: tuple[str | None, str | None] = (None, None
     """Record a final run whose checkpoints take 10 s to train and 15 s to score."""
     book.write(FINAL)
     book.write(make_session(1000, 60.0))
-    components = {f"predicted_{name}_bytes": GIB for name in ("weights", "gradients", "optimizer", "activations", "logits")}
     for number, (step, num_correct) in enumerate(((0, 10), (2, 60), (4, 50))):
         trained, scored = 1000.0 + 10 * number, 1010.0 + 15 * number
-        predicted = {"predicted_memory_bytes": 5.0 * GIB, **components}
-        book.write(make_checkpoint(FINAL.name, step, train_seconds=10.0, **predicted))
+        predicted = Memory(weights=GIB, gradients=GIB, optimizer=GIB, activations=GIB, logits=GIB)
+        book.write(make_checkpoint(FINAL.name, step, train_seconds=10.0, predicted_memory=predicted))
         book.write(make_score(FINAL.name, step, "watch", num_correct, 100, generate_seconds=15.0))
         used = {"cpu_seconds": 8.0, "resident_bytes": GIB}
         if watts is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
@@ -91,7 +92,7 @@ def test_an_empty_book_has_no_findings(book: Book, tmp_path: Path) -> None:
     assert paired(book, FINAL, "watch", 8) is None
     book.write(FINAL)
     assert findings_section(book) == architecture_section(book, FINAL) == ""
-    assert write_report(book, tmp_path).is_file()
+    assert write_report(book, StudyLayout(tmp_path)).is_file()
 
 
 def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: Book, tmp_path: Path) -> None:
@@ -110,8 +111,8 @@ def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: B
     architecture = architecture_section(book, FINAL)
     assert "| trainer-0 | CUDA_VISIBLE_DEVICES=0 | training to step 40 |" in architecture
     assert "| evaluator | CUDA_VISIBLE_DEVICES=1 | 1 scores |" in architecture
-    first = write_report(book, tmp_path).read_bytes()
-    assert write_report(book, tmp_path).read_bytes() == first
+    first = write_report(book, StudyLayout(tmp_path)).read_bytes()
+    assert write_report(book, StudyLayout(tmp_path)).read_bytes() == first
     assert b"Key findings" in first and b"gain over the base model" in first
 
 

@@ -5,7 +5,7 @@ from mathsft.records import Run
 from mathsft.reporting.horizon import horizon_curves, horizon_of, horizon_section, horizon_words
 from mathsft.runs.horizon import horizon_runs
 from mathsft.store.book import Book
-from tests.build import make_final, make_plan, make_promotion, make_score
+from tests.build import make_experiment, make_final, make_plan, make_promotion, make_score
 
 PROMOTED = {"training.learning_rate": 1e-3, "training.batch_size": 8}
 TRIAL = RunSettings(num_examples=2048, eval_points=(1.0,))
@@ -17,7 +17,7 @@ MOVES_INSIDE = {512: (40, 120, 260, 330, 300), 2048: (330, 430, 380, 230, 90)}
 
 def write(book: Book, correct: dict[int, tuple[int, ...]]) -> list[Run]:
     book.write(make_promotion("trial-1", PROMOTED))
-    runs = horizon_runs(SETTINGS, TRIAL, PROMOTED, 0)
+    runs = horizon_runs(SETTINGS, TRIAL, make_experiment(), PROMOTED, 0)
     places = {length: iter(counts) for length, counts in correct.items()}
     for run in runs:
         num_correct = next(places[run.plan.num_examples])

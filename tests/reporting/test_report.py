@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mathsft.costs import Memory
+from mathsft.layout import StudyLayout
 from mathsft.records import Category, Finalist, FrequentGold, Quality, Run
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
@@ -62,7 +64,11 @@ def write_study(book: Book) -> None:
     for number, num_correct in enumerate((60, 50, 20)):
         book.write(trial(number, state="finished", value=num_correct / 200))
         for step in (2, 4):
-            costs = {"train_seconds": 3.0, "predicted_memory_bytes": GIB, "peak_memory_bytes": 2 * GIB}
+            costs = {
+                "train_seconds": 3.0,
+                "predicted_memory": Memory(GIB // 2, GIB // 2, 0, 0, 0),
+                "peak_memory_bytes": 2 * GIB,
+            }
             book.write(make_checkpoint(f"trial-{number}", step, **costs))
             speed = {"seconds": 0.5 * step, "flop_utilization": None if number == 2 else 0.25}
             book.write(make_metrics(f"trial-{number}", step, num_tokens=640, num_computed_tokens=320, **speed))
@@ -83,7 +89,7 @@ def write_final(book: Book, num_correct: int = 120) -> None:
 
 
 def markdown_of(book: Book, folder: Path) -> str:
-    return write_report(book, folder).with_suffix(".md").read_text()
+    return write_report(book, StudyLayout(folder)).with_suffix(".md").read_text()
 
 
 def section(report: str, title: str) -> list[list[str]]:
@@ -216,7 +222,7 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp
     write_final(book)
     for step in range(1, 41):
         book.write(make_metrics(FINAL.name, step, loss=2.0 / step, learning_rate=1e-3 * (1 - step / 40)))
-    page = write_report(book, tmp_path)
+    page = write_report(book, StudyLayout(tmp_path))
     assert page.name == "report.html"
     html = page.read_text()
     titles = re.findall(r'<svg [^>]*aria-label="([^"]*)"', html)
@@ -236,7 +242,7 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp
 
 def test_stacked_shares_end_at_all_responses(book: Book, tmp_path: Path) -> None:
     write_final(book)
-    write_report(book, tmp_path)
+    write_report(book, StudyLayout(tmp_path))
     tree = ElementTree.parse(tmp_path / f"responses-{FINAL.name}.svg")
     areas = [area.attrib["points"].split() for area in tree.iter("{http://www.w3.org/2000/svg}polygon")]
     heights = [[float(point.split(",")[1]) for point in area] for area in areas]

@@ -13,7 +13,7 @@ class Asked:
     """Tells what it was asked instead of measuring."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._folder = settings.study_dir
+        self._folder = settings.layout.root
 
     def measure(self, problems: Any, batch_sizes: Any, num_responses: int) -> Any:
         return (

@@ -76,11 +76,11 @@ def test_a_searched_range_of_batch_sizes_stands_for_its_middle_too() -> None:
 def test_without_a_measurement_a_larger_model_is_assumed_to_be_slower() -> None:
     loaded = load_settings("quickstart", None, [])
     problems = load_pools(loaded.experiment.data)["search"]
-    hardware = placed().evaluator.settings.hardware
+    hardware = placed().evaluators[0].settings.hardware
     small, large = (assumed_speeds(size, loaded.experiment, problems, hardware) for size in (10**6, 10**9))
     assert large.example_seconds == pytest.approx(1000 * small.example_seconds)
     assert large.decoded_token_seconds == pytest.approx(1000 * small.decoded_token_seconds)
-    on_cuda = assumed_speeds(10**9, loaded.experiment, problems, placed(2).evaluator.settings.hardware)
+    on_cuda = assumed_speeds(10**9, loaded.experiment, problems, placed(2).evaluators[0].settings.hardware)
     assert on_cuda.example_seconds < large.example_seconds
     assert replace(small, decoded_token_seconds=0, read_token_seconds=0, example_seconds=0) == replace(
         large, decoded_token_seconds=0, read_token_seconds=0, example_seconds=0
@@ -101,14 +101,13 @@ def write_trial(
 
 
 def test_all_trials_that_ended_are_the_measure_pruned_ones_too(book: Book) -> None:
-    experiment = load_settings("quickstart", None, []).experiment
     write_trial(book, 0, "finished", 10.0, 3.0)
     write_trial(book, 1, "pruned", 5.0, 2.0, step=2)
-    assert past_costs(book, experiment) is None  # two trials say little
+    assert past_costs(book) is None  # two trials say little
     write_trial(book, 2, "failed", 50.0, 50.0)
-    assert past_costs(book, experiment) is None
+    assert past_costs(book) is None
     write_trial(book, 3, "finished", 15.0, 4.0, batch_size=8, step=8)
-    costs = past_costs(book, experiment)
+    costs = past_costs(book)
     assert costs is not None
     assert (costs.train, costs.score) == (10.0, 3.0)
     assert costs.example == pytest.approx(30.0 / (64 + 32 + 64))
@@ -119,7 +118,7 @@ def test_the_final_run_is_as_fast_as_the_promoted_trial(book: Book) -> None:
     for number, seconds in enumerate((10.0, 20.0, 30.0)):
         write_trial(book, number, "finished", seconds, 2.0)
     book.write(make_promotion("trial-1"))
-    costs = past_costs(book, load_settings("quickstart", None, []).experiment)
+    costs = past_costs(book)
     assert costs is not None
     assert costs.example == pytest.approx(20.0 / 64)
 
@@ -132,6 +131,6 @@ def test_the_latest_start_is_the_one_to_expect(book: Book) -> None:
         book.write(make_stint("trial-0", 4, began + 1, began + 5))
         if first_score:
             book.write(make_stint("trial-0", 4, began + 2, first_score, "search"))
-    costs = past_costs(book, load_settings("quickstart", None, []).experiment)
+    costs = past_costs(book)
     assert costs is not None
     assert costs.start == pytest.approx(12.0)

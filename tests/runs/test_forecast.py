@@ -95,7 +95,7 @@ def test_what_the_book_has_is_not_left(book: Book) -> None:
 
 def predict(*assignments: str, num_trainers: int = 1) -> Footprint:
     loaded = load_settings("quickstart", None, list(assignments))
-    hardware = placed(0, *assignments).evaluator.settings.hardware
+    hardware = placed(0, *assignments).evaluators[0].settings.hardware
     return footprint(loaded.study, loaded.experiment, base_model_folder(), hardware, num_trainers)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from mathsft.config.load import flatten, unflatten
 from mathsft.config.schema import Experiment
+from mathsft.data.models import resolve_model
+from mathsft.data.pools import load_pools
 from mathsft.runs import passport
 from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import compare_losses
@@ -14,14 +16,18 @@ from tests.build import make_metrics, make_trial
 RUN = make_trial(3, {"training.learning_rate": 0.25}, seed=7)
 
 
+def office(book: Book, experiment: Experiment, device: str) -> PassportOffice:
+    return PassportOffice(book, resolve_model(experiment.model.path), load_pools(experiment.data), device)
+
+
 def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experiment) -> None:
-    book.observers.append(PassportOffice(book, experiment, "a toaster"))
+    book.observers.append(office(book, experiment, "a toaster"))
     book.write(RUN)
     issued = book.passport("trial-3")
     assert issued is not None
     assert (issued.seed, issued.device, issued.settings["training.learning_rate"]) == (7, "a toaster", 0.25)
     assert issued.versions.keys() >= {"python", "torch", "transformers", "optuna"}
-    book.observers[:] = [PassportOffice(book, experiment, "another toaster")]
+    book.observers[:] = [office(book, experiment, "another toaster")]
     book.write(replace(RUN, reason="goes on"))
     assert book.passport("trial-3") == issued
 
@@ -29,12 +35,12 @@ def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experime
 def test_a_driver_killed_before_the_passport_issues_it_at_its_next_start(book: Book, experiment: Experiment) -> None:
     book.write(RUN)
     assert book.passport("trial-3") is None
-    PassportOffice(book, experiment, "a toaster")
+    office(book, experiment, "a toaster")
     assert book.passport("trial-3") is not None
 
 
 def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
-    book.observers.append(PassportOffice(book, experiment, "a toaster"))
+    book.observers.append(office(book, experiment, "a toaster"))
     book.write(RUN)
     issued = book.passport("trial-3")
     assert issued is not None
@@ -48,14 +54,14 @@ def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
 
 
 def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experiment) -> None:
-    book.observers.append(PassportOffice(book, experiment, ""))
+    book.observers.append(office(book, experiment, ""))
     book.write(RUN)
     other_prompt = {"prompt": experiment.prompt.model_copy(update={"template": "r1_zero"})}
     other_data = {
         "data": experiment.data.model_copy(update={"pools": experiment.data.pools.model_copy(update={"watch": 30})})
     }
-    book.observers[:] = [PassportOffice(book, experiment.model_copy(update={**other_prompt, **other_data}), "")]
-    book.write(replace(RUN, name="trial-4"))
+    book.observers[:] = [office(book, experiment.model_copy(update=other_data), "")]
+    book.write(replace(RUN, name="trial-4", experiment=experiment.model_copy(update=other_prompt)))
     first, second = book.passport("trial-3"), book.passport("trial-4")
     assert first is not None and second is not None
     assert first.prompt_hash != second.prompt_hash

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mathsft.layout import StudyLayout
 from mathsft.records import Scoring
 from mathsft.runs import progress
+from mathsft.runs.context import StudyContext
+from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.progress import MetricsTail, watching
 from mathsft.store.book import Book, News
-from tests.build import make_checkpoint, make_metrics
+from tests.build import make_checkpoint, make_experiment, make_metrics
 
 
 def line(step: int, seconds: float = 0.1) -> str:
@@ -32,9 +35,12 @@ def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_
     assert [metrics.step for metrics in tail.read()] == [2, 3]
 
 
+NOBODY = Crew(Lending([]), Lending([]))
+
+
 def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "POLL_SECONDS", 0)
-    path = tmp_path / "runs/trial-0/scoring.jsonl"
+    path = tmp_path / "runs/trial-0/responses/step-000008-search.progress"
     path.parent.mkdir(parents=True)
     earlier, now = Scoring("trial-0", 4, "search", 9, 9), Scoring("trial-0", 8, "search", 3, 9)
     heard: list[News] = []
@@ -43,10 +49,12 @@ def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Pat
         def notify(self, record: News) -> None:
             heard.append(record)
 
+    study = StudyContext(book, NOBODY, StudyLayout(tmp_path), make_experiment())
+
     async def watch() -> None:
         book.observers = [Listener()]
-        async with watching(make_checkpoint("trial-0", 8), "search", tmp_path, book):
-            path.write_text(json.dumps(asdict(earlier)) + "\n")
+        path.write_text(json.dumps(asdict(earlier)) + "\n")  # of a scoring that was broken off
+        async with watching(make_checkpoint("trial-0", 8), "search", study):
             for _ in range(3):
                 await asyncio.sleep(0)
             path.write_text(json.dumps(asdict(now)) + "\n" + json.dumps(asdict(earlier))[:20])
@@ -55,3 +63,4 @@ def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Pat
 
     asyncio.run(watch())
     assert set(heard) == {now}
+    assert not path.exists()

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.disk import holdings
 from mathsft.runs.retention import best_step, deletable, delete_weights
 from mathsft.store.book import Book
-from mathsft.training.footprint import full_state_path
 from tests.build import make_checkpoint, make_final, make_plan, make_promotion, make_score, make_trial
 
 TRIAL = make_trial(plan=make_plan(64, (0.5, 1.0)))
@@ -73,7 +73,9 @@ def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(book: Book, tmp_pat
         (folder / "model.safetensors").write_bytes(b"1234")
     book.write(score(run, 0, 1, pool="test"))
     found = [
-        (holding.kind, holding.num_bytes, holding.free) for holding in holdings(book, tmp_path) if "weights" in holding.kind
+        (holding.kind, holding.num_bytes, holding.free)
+        for holding in holdings(book, StudyLayout(tmp_path))
+        if "weights" in holding.kind
     ]
     assert found == [
         ("weights", 12, "scored, and not to be kept"),
@@ -92,6 +94,6 @@ def test_full_states_stay_while_a_run_may_go_on(book: Book, tmp_path: Path) -> N
         book.write(run)
         run_dir = tmp_path / "runs" / run.name
         run_dir.mkdir(parents=True)
-        full_state_path(run_dir).write_bytes(b"state")
-    delete_weights(book, tmp_path)
+        (run_dir / "full-state.safetensors").write_bytes(b"state")
+    delete_weights(book, StudyLayout(tmp_path))
     assert sorted(path.parent.name for path in tmp_path.glob("runs/*/*")) == ["trial-0", "trial-1"]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mathsft.config.schema import Experiment
+from mathsft.layout import StudyLayout
 from mathsft.records import Call
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.stints import Tally, at_work
 from mathsft.store.book import Book, News
@@ -45,14 +47,14 @@ def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
 
 
 def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
-    [spec] = place(machine, experiment, folder, "final").trainers
+    [spec] = place(machine, experiment, StudyLayout(folder), "final").trainers
     return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True, has_answered=True)
 
 
 def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: Exception | None = None) -> None:
     async def body() -> None:
-        crew = Crew(Lending([worker]), Lending([]), experiment, folder)
-        async with at_work(worker, "final-x", 4, "", crew, book):
+        study = StudyContext(book, Crew(Lending([worker]), Lending([])), StudyLayout(folder), experiment)
+        async with at_work(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import FrequentGold, Problem, Quality
 from mathsft.store import book as book_module
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
+from mathsft.store.lock import locked
 from tests.build import (
     make_baseline,
     make_checkpoint,
@@ -95,7 +96,7 @@ def test_trials_come_in_their_own_order_and_studies_do_not_mix(book: Book) -> No
     other = Book.open(str(book.engine.url), "other")
     other.write(RUN)
     assert [run.name for run in book.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]
-    assert [run.name for run in book.runs("trial-")] == ["trial-2", "trial-9", "trial-10"]
+    assert [run.name for run in book.runs("trial")] == ["trial-2", "trial-9", "trial-10"]
     assert [run.name for run in other.runs()] == ["trial-0"]
 
 
@@ -130,17 +131,18 @@ def test_a_database_in_use_is_one_clear_line(book: Book, monkeypatch: pytest.Mon
 
 
 def test_a_second_driver_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "study")
+    layout = StudyLayout(tmp_path / "study")
     code = (
-        "import sys; from pathlib import Path; from mathsft.store.folder import StudyFolder\n"
-        "with StudyFolder(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from mathsft.layout import StudyLayout\n"
+        "from mathsft.store.lock import locked\n"
+        "with locked(StudyLayout(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, str(folder.path)]
+    command = [sys.executable, "-c", code, str(layout.root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {other.pid}"), folder.locked():
+        with pytest.raises(UserError, match=f"process {other.pid}"), locked(layout):
             pass
         os.kill(other.pid, signal.SIGKILL)
-    with folder.locked():
-        assert (folder.path / "driver.lock").read_text() == str(os.getpid())
+    with locked(layout):
+        assert layout.lock.read_text() == str(os.getpid())

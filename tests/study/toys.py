@@ -11,11 +11,11 @@ from typing import Any
 import optuna
 
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.records import Checkpoint, EngineCheck, Run, Score
+from mathsft.layout import StudyLayout
+from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
@@ -25,7 +25,6 @@ from mathsft.workers.worker import Failed
 from tests.build import (
     make_categories,
     make_checkpoint,
-    make_diverged,
     make_machine,
     make_metrics,
     make_responses,
@@ -67,7 +66,7 @@ class Toy:
 
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills
-        self.folder = spec.settings.study_dir
+        self.folder = spec.settings.layout.root
 
 
 class ToyTrainer(Toy):
@@ -90,7 +89,7 @@ class ToyTrainer(Toy):
         (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
-            return make_diverged(run.name, step, f"loss is nan at step {step}")
+            return Diverged(run.name, step, f"loss is nan at step {step}")
         return make_checkpoint(run.name, step, path, f"{run.name}@{step}")
 
 
@@ -147,7 +146,7 @@ class Driver:
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.given = given
-        self.folder, self.num_trainers = StudyFolder(folder), num_trainers
+        self.folder, self.num_trainers = StudyLayout(folder), num_trainers
         self.book = Book.open(self.folder.database_url, "toy")
         self.experiment, self.kills = experiment, kills
 
@@ -156,7 +155,7 @@ class Driver:
         placement = place(make_machine((0, 1), ()), self.experiment, folder, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
-        evaluator = ToyEvaluator("evaluator", placement.evaluator, self.kills)
+        evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
         return Crew(Lending(trainers), Lending([evaluator]), self.experiment, folder)
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:

@@ -26,7 +26,7 @@ from tests.build import (
 )
 
 EXPERIMENT = make_experiment(batch_size=8)
-FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "watch"))
+FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "watch"), experiment=EXPERIMENT)
 
 
 class Clock:
@@ -53,7 +53,7 @@ def lines_of(book: Book, events: list[tuple[float, News | str]], num_trials: int
     """Have a book hear news at given seconds, or its heart beat, while a plain console watches it; return its lines."""
     output, clock = io.StringIO(), Clock()
     heartbeat = Heartbeat(Console(file=output, width=40), clock)
-    with heartbeat.during("deciding"), LiveProgress(heartbeat, book, num_trials, EXPERIMENT) as live:
+    with heartbeat.during("deciding"), LiveProgress(heartbeat, book, num_trials) as live:
         book.observers = [live]
         for clock.seconds, news in events:
             hear(book, heartbeat, news)
@@ -247,7 +247,7 @@ def read_until(words: str, shown: IO[str]) -> str:
 def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
     output, shown = pipe
     clock = Clock()
-    with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
+    with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, book, 2) as live:
         book.observers = [live]
         for clock.seconds, news in [
             (1, trial(0)),
@@ -314,7 +314,7 @@ def test_stages_are_told_from_within_and_as_of_now() -> None:
 def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict[str, str], book: Book) -> None:
     output, clock = io.StringIO(), Clock()
     heartbeat = Heartbeat(terminal(output, **environment), clock)
-    with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
+    with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, book, 2) as live:
         book.observers = [live]
         book.write(trial(0))
         clock.seconds = 60
@@ -328,7 +328,7 @@ def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
 def test_no_color_leaves_a_line_that_moves(environment: dict[str, str], book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
     output, shown = pipe
-    with Heartbeat(terminal(output, **environment)) as heartbeat, LiveProgress(heartbeat, book, 2, EXPERIMENT) as live:
+    with Heartbeat(terminal(output, **environment)) as heartbeat, LiveProgress(heartbeat, book, 2) as live:
         book.observers = [live]
         for record in (trial(0), step("trial-0", 5)):
             book.write(record)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from mathsft.config.schema import WandbSettings
+from mathsft.layout import StudyLayout
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.store.book import Book
 from mathsft.tracking.wandb import WandbObserver
@@ -44,7 +45,7 @@ def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "sea
 
 def observe(book: Book, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE) -> None:
     """Be one driver: write the records to the book with an observer on it."""
-    observer = WandbObserver(book, folder, settings, EXPERIMENT)
+    observer = WandbObserver(book, StudyLayout(folder), settings)
     book.observers = [observer]
     for record in records:
         book.write(record)
@@ -156,13 +157,14 @@ def test_what_wandb_raises_is_logged_once_and_dropped(
 HUNG = """
 import os, psutil, signal, sys, time
 from pathlib import Path
-from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.config.schema import WandbSettings
+from mathsft.layout import StudyLayout
 from mathsft.store.book import Book
 from mathsft.tracking.wandb import WandbObserver
 from tests.build import make_trial
 folder = Path(sys.argv[1])
 book = Book.open(f"sqlite:///{folder / 'study.db'}", "s")
-observer = WandbObserver(book, folder, WandbSettings(), Experiment.model_validate_json(sys.argv[2]), close_seconds=0.5)
+observer = WandbObserver(book, StudyLayout(folder), WandbSettings(), close_seconds=0.5)
 book.observers = [observer]
 book.write(make_trial())
 def services():

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Hardware, WorkerSettings
 from tests.build import LEAST_POOLS, make_experiment
 
@@ -115,6 +116,6 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         changed = {"learning_rate": 3e-3, "batch_size": 4, **training}
         experiment = make_experiment(str(model), str(data), LEAST_POOLS, **changed)
         hardware = Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
-        return WorkerSettings(experiment, hardware, tmp_path / "study")
+        return WorkerSettings(experiment, hardware, StudyLayout(tmp_path / "study"))
 
     return make

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from mathsft.layout import StudyLayout
 from mathsft.records import Run
-from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import Hardware, WorkerSettings
 from tests.build import LEAST_POOLS, make_experiment, make_plan, make_trial
+from tests.training.settled import Trainer
 
 BATCH_SIZE = 4
 POLL_SECONDS = 2e-4
@@ -31,16 +31,16 @@ MAX_SECONDS_INTO_STEP = 0.02
 
 def settings_of(model: str, data: str, study_dir: Path) -> WorkerSettings:
     experiment = make_experiment(model, data, LEAST_POOLS, learning_rate=3e-3, batch_size=BATCH_SIZE)
-    return WorkerSettings(experiment, Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), study_dir)
+    return WorkerSettings(experiment, Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), StudyLayout(study_dir))
 
 
 def train(settings: WorkerSettings, run: Run, num_steps: int) -> None:
     """Train to the middle and to the end, as a driver asks for what is not published; put the fingerprint into a file."""
     trainer = Trainer(settings)
     for step in (num_steps // 2, num_steps):
-        if step == num_steps or not (settings.study_dir / "runs" / run.name / f"step-{step:06d}").exists():
+        if step == num_steps or not settings.layout.checkpoint(run.name, step).exists():
             checkpoint = trainer.advance(run, step)
-    (settings.study_dir / "fingerprint").write_text(checkpoint.fingerprint)
+    (settings.layout.root / "fingerprint").write_text(checkpoint.fingerprint)
 
 
 def forked(settings: WorkerSettings, run: Run, num_steps: int) -> int:
@@ -60,8 +60,8 @@ def has_ended(pid: int) -> bool:
 
 def kill_and_train(settings: WorkerSettings, run: Run, num_steps: int, num_kills: int, seed: int) -> dict[str, Any]:
     """Kill the first num_kills processes, let the next one finish; tell the metrics' lines at each kill."""
-    run_dir = settings.study_dir / "runs" / run.name
-    metrics, partial = run_dir / "metrics.jsonl", run_dir / f".{full_state_path(run_dir).name}.partial"
+    run_dir = settings.layout.run(run.name)
+    metrics, partial = run_dir / "metrics.jsonl", run_dir / f".{settings.layout.full_state(run.name).name}.partial"
     rng = random.Random(seed)
 
     def changed_ns() -> int:
@@ -93,7 +93,7 @@ def kill_and_train(settings: WorkerSettings, run: Run, num_steps: int, num_kills
         num_in_save += partial.exists()
     if status:
         raise SystemExit(f"the trainer's process ended with {status}")
-    fingerprint = (settings.study_dir / "fingerprint").read_text()
+    fingerprint = (settings.layout.root / "fingerprint").read_text()
     return {"fingerprint": fingerprint, "steps_at_kills": steps_at_kills, "num_in_save": num_in_save}
 
 

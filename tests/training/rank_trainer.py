@@ -10,8 +10,8 @@ from mathsft.training import gemm
 from mathsft.training.full_state import SavePace
 from mathsft.training.loss import RowLoss
 from mathsft.training.rows import Row
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
+from tests.training.settled import Trainer
 
 
 def save_every_third_step() -> None:
@@ -26,7 +26,7 @@ class EagerTrainer(Trainer):
         gemm.SIZES = (64,)
         save_every_third_step()
         super().__init__(settings)
-        order = settings.study_dir / "kill"
+        order = settings.layout.root / "kill"
         if order.exists():
             rank, num_passes = map(int, order.read_text().split())
             if rank == self._ranks.rank:

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mathsft.data.models import fingerprint
-from mathsft.records import Example
+from mathsft.records import Diverged, Example
 from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, changed_copy, make_canary
 from mathsft.training.state import load_base, publish, rounded
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
 from tests.native import needs_bf16
+from tests.training.settled import Trainer
 
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
@@ -74,8 +74,7 @@ def test_every_checkpoint_has_a_canary_the_baseline_too(make_model: MakeModel, m
     canaries = []
     for step in (0, 2):
         checkpoint = trainer.advance(run, step)
-        assert checkpoint.canary is not None
-        expected = reference(settings.study_dir / checkpoint.path, checkpoint.canary.token_ids)
+        expected = reference(settings.layout.root / checkpoint.path, checkpoint.canary.token_ids)
         assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
         canaries.append(checkpoint.canary)
     assert canaries[0] != canaries[1]
@@ -87,8 +86,8 @@ def test_weights_that_predict_nothing_finite_have_diverged(
     trainer = Trainer(make_settings(make_model()))
     run = make_trial(0, {"training.learning_rate": 1e38}, make_plan(8, (0.5, 1.0)))
     checkpoint = trainer.advance(run, 1)  # the step itself is finite, as its loss is that of the weights before it
-    assert checkpoint.path == ""
-    assert "not finite at step 1" in checkpoint.diverged
+    assert isinstance(checkpoint, Diverged)
+    assert "not finite at step 1" in checkpoint.reason
     assert trainer.advance(run, 2) == checkpoint
 
 
@@ -109,11 +108,10 @@ def test_what_an_engine_is_checked_by_are_two_models(make_model: MakeModel, make
     trainer = Trainer(settings)
     pair = trainer.publish_for_check()
     for checkpoint in pair:
-        assert checkpoint.canary is not None
-        expected = reference(settings.study_dir / checkpoint.path, checkpoint.canary.token_ids)
+        expected = reference(settings.layout.root / checkpoint.path, checkpoint.canary.token_ids)
         assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
-        assert checkpoint.fingerprint == fingerprint(settings.study_dir / checkpoint.path)
+        assert checkpoint.fingerprint == fingerprint(settings.layout.root / checkpoint.path)
     base, changed = pair
     assert base.canary != changed.canary
     run = make_trial(plan=make_plan(8, (0.0, 1.0)))
-    assert trainer.advance(run, 2) == replace(Trainer(settings).advance(run, 2), timings=ANY), "a run does not notice"
+    assert trainer.advance(run, 2) == replace(Trainer(settings).advance(run, 2), costs=ANY), "a run does not notice"

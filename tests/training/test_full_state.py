@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mathsft.data.quickstart import base_model_folder
+from mathsft.layout import StudyLayout
 from mathsft.training import full_state
-from mathsft.training.footprint import full_state_bytes, full_state_path
+from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
+from tests.training.settled import Trainer
 
 TIMED = ("seconds", "flop_utilization")
 NUM_STEPS = 10
@@ -39,6 +40,9 @@ def settings(make_model: Callable[..., Path], make_settings: Callable[..., Worke
 @pytest.fixture
 def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SavePace, "is_due", lambda self, seconds: True)
+
+
+STATE = "full-state.safetensors"
 
 
 def some_state(step: int = 7) -> FullState:
@@ -64,40 +68,40 @@ def bits(state: FullState | None) -> object:
 
 def curve(settings: WorkerSettings) -> list[dict[str, float]]:
     """Return the run's metrics but for those that are never the same twice."""
-    lines = (settings.study_dir / "runs" / RUN.name / "metrics.jsonl").read_text().splitlines()
+    lines = settings.layout.metrics(RUN.name).read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
 
 
 def undisturbed(settings: WorkerSettings) -> tuple[str, list[dict[str, float]]]:
-    alone = replace(settings, study_dir=settings.study_dir.with_name("undisturbed"))
+    alone = replace(settings, layout=StudyLayout(settings.layout.root.with_name("undisturbed")))
     return Trainer(alone).advance(RUN, NUM_STEPS).fingerprint, curve(alone)
 
 
 def test_a_state_comes_back_to_the_bit_and_the_newest_replaces_the_older(tmp_path: Path) -> None:
-    save_full_state(tmp_path, some_state(6))
+    save_full_state(tmp_path / STATE, some_state(6))
     state = some_state()
-    save_full_state(tmp_path, state)
-    assert names_in(tmp_path) == [full_state_path(tmp_path).name]
-    assert bits(load_full_state(tmp_path, "identity", 7, state.tensors)) == bits(state)
-    discard_full_state(tmp_path)
+    save_full_state(tmp_path / STATE, state)
+    assert names_in(tmp_path) == [STATE]
+    assert bits(load_full_state(tmp_path / STATE, "identity", 7, state.tensors)) == bits(state)
+    discard_full_state(tmp_path / STATE)
     assert names_in(tmp_path) == []
-    assert load_full_state(tmp_path, "identity", 7, state.tensors) is None
+    assert load_full_state(tmp_path / STATE, "identity", 7, state.tensors) is None
 
 
 def test_a_state_of_anything_else_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = some_state()
-    save_full_state(tmp_path, state)
+    save_full_state(tmp_path / STATE, state)
     others = [
         {**state.tensors, "c": torch.zeros(1)},
         {name: tensor for name, tensor in state.tensors.items() if name != "a"},
         {**state.tensors, "a": torch.zeros(4, 3)},
         {**state.tensors, "a": torch.zeros(3, 4).double()},
     ]
-    assert all(load_full_state(tmp_path, "identity", 7, other) is None for other in others)
-    assert load_full_state(tmp_path, "another run", 7, state.tensors) is None
-    assert load_full_state(tmp_path, "identity", 6, state.tensors) is None
+    assert all(load_full_state(tmp_path / STATE, "identity", 7, other) is None for other in others)
+    assert load_full_state(tmp_path / STATE, "another run", 7, state.tensors) is None
+    assert load_full_state(tmp_path / STATE, "identity", 6, state.tensors) is None
     monkeypatch.setattr(full_state, "FORMAT", "mathsft full state 2")
-    assert load_full_state(tmp_path, "identity", 7, state.tensors) is None
+    assert load_full_state(tmp_path / STATE, "identity", 7, state.tensors) is None
 
 
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
@@ -105,15 +109,15 @@ def test_no_flipped_bit_and_no_cut_is_believed(
     tmp_path_factory: pytest.TempPathFactory, share: float, bit: int, cut: bool
 ) -> None:
     folder, state = tmp_path_factory.mktemp("run"), some_state()
-    save_full_state(folder, state)
-    content = bytearray(full_state_path(folder).read_bytes())
+    save_full_state(folder / STATE, state)
+    content = bytearray((folder / STATE).read_bytes())
     place = int(share * len(content))
     if cut:
         del content[place:]
     else:
         content[place] ^= 1 << bit
-    full_state_path(folder).write_bytes(content)
-    loaded = load_full_state(folder, "identity", 7, state.tensors)
+    (folder / STATE).write_bytes(content)
+    loaded = load_full_state(folder / STATE, "identity", 7, state.tensors)
     # A flip in the header's padding or in how it is spelt may mean the same: then every bit of the state is there.
     assert loaded is None or (not cut and bits(loaded) == bits(state))
 
@@ -121,24 +125,24 @@ def test_no_flipped_bit_and_no_cut_is_believed(
 def test_a_state_that_cannot_be_written_is_logged_and_leaves_the_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_full_state(tmp_path, some_state(6))
+    save_full_state(tmp_path / STATE, some_state(6))
 
     def fail(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(full_state, "save_file", fail)
-    save_full_state(tmp_path, some_state(7))
+    save_full_state(tmp_path / STATE, some_state(7))
     assert "the state of step 7 cannot be saved (No space left on device)" in caplog.text
-    assert names_in(tmp_path) == [full_state_path(tmp_path).name]
-    assert load_full_state(tmp_path, "identity", 7, some_state().tensors) is not None
+    assert names_in(tmp_path) == [STATE]
+    assert load_full_state(tmp_path / STATE, "identity", 7, some_state().tensors) is not None
 
 
 @pytest.mark.parametrize("goes_on", ["load", "discard"])
 def test_what_a_kill_leaves_of_a_save_is_gone_with_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: str
 ) -> None:
-    save_full_state(tmp_path, some_state(6))
+    save_full_state(tmp_path / STATE, some_state(6))
 
     def broken_off(tensors: object, path: Path, metadata: object) -> None:
         path.with_name(".tmpQ3xYz1").write_bytes(b"half")  # as safetensors writes, renaming it to its target
@@ -146,13 +150,13 @@ def test_what_a_kill_leaves_of_a_save_is_gone_with_the_next_start(
 
     with monkeypatch.context() as patches, pytest.raises(Killed):
         patches.setattr(full_state, "save_file", broken_off)
-        save_full_state(tmp_path, some_state(7))
+        save_full_state(tmp_path / STATE, some_state(7))
     assert len(names_in(tmp_path)) == 2
     if goes_on == "load":
-        assert load_full_state(tmp_path, "identity", 7, some_state().tensors) is not None
+        assert load_full_state(tmp_path / STATE, "identity", 7, some_state().tensors) is not None
     else:
-        discard_full_state(tmp_path)
-    assert names_in(tmp_path) == ([full_state_path(tmp_path).name] if goes_on == "load" else [])
+        discard_full_state(tmp_path / STATE)
+    assert names_in(tmp_path) == ([STATE] if goes_on == "load" else [])
 
 
 def test_saving_takes_at_most_a_fiftieth_of_the_training() -> None:
@@ -189,13 +193,13 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_bits(
         break_off_at(patches, target, call)
         with pytest.raises(Killed):
             Trainer(settings).advance(RUN, NUM_STEPS)
-    run_dir = settings.study_dir / "runs" / RUN.name
+    run_dir = settings.layout.run(RUN.name)
     with (run_dir / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"run": "trial-0", "st')
     caplog.set_level(logging.INFO)
     assert (Trainer(settings).advance(RUN, NUM_STEPS).fingerprint, curve(settings)) == expected
     assert f"10 steps from {resumed_from}, " in caplog.text
-    assert names_in(run_dir) == [full_state_path(run_dir).name, "metrics.jsonl", "step-000010"]
+    assert names_in(run_dir) == [STATE, "metrics.jsonl", "step-000010"]
 
 
 def break_off_at(patches: pytest.MonkeyPatch, target: str, call: int) -> None:
@@ -213,7 +217,7 @@ def break_off_at(patches: pytest.MonkeyPatch, target: str, call: int) -> None:
 def half_trained(settings: WorkerSettings, to_step: int = 5) -> Path:
     """Train to a step and return the folder with its state, as if the trainer had been killed then."""
     Trainer(settings).advance(RUN, to_step)
-    return settings.study_dir / "runs" / RUN.name
+    return settings.layout.run(RUN.name)
 
 
 def test_a_state_is_used_up_to_the_step_that_was_asked_for(settings: WorkerSettings, save_always: None) -> None:
@@ -256,10 +260,10 @@ def test_a_state_that_does_not_fit_what_lies_beside_it_is_not_used(
 def test_a_trainer_keeps_one_state(settings: WorkerSettings, save_always: None) -> None:
     trainer = Trainer(settings)
     runs = [replace(RUN, name=f"trial-{number}") for number in range(3)]
-    folders = [settings.study_dir / "runs" / run.name for run in runs]
+    folders = [settings.layout.run(run.name) for run in runs]
 
     def with_state() -> list[str]:
-        return [folder.name for folder in folders if full_state_path(folder).exists()]
+        return [folder.name for folder in folders if (folder / STATE).exists()]
 
     trainer.advance(runs[0], 5)
     assert with_state() == ["trial-0"]
@@ -278,6 +282,6 @@ def test_a_state_takes_what_is_predicted(
     make_settings: Callable[..., WorkerSettings], save_always: None, tmp_path: Path
 ) -> None:
     settings = make_settings(base_model_folder())
-    path = full_state_path(half_trained(settings, to_step=1))
+    path = half_trained(settings, to_step=1) / STATE
     num_parameters = sum(tensor.numel() for tensor in load_file(base_model_folder() / "model.safetensors").values())
     assert abs(path.stat().st_size / full_state_bytes(num_parameters) - 1) < 0.01

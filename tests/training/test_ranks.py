@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from mathsft.config.schema import LimitSettings
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Example, Run
-from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
 from mathsft.training.ranks import ALONE, Ranks
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
 from tests.build import make_plan, make_run
 from tests.native import MULTIPLIES_BF16
+from tests.training.settled import Trainer
 
 Hire: TypeAlias = Callable[[WorkerSettings], Worker]
 
@@ -63,7 +63,7 @@ def run_of(name: str, batch_size: int = 8, **overrides: Any) -> Run:
 
 
 def lines(settings: WorkerSettings, run: Run) -> list[str]:
-    return (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+    return settings.layout.metrics(run.name).read_text().splitlines()
 
 
 def curve(settings: WorkerSettings, run: Run, name: str) -> torch.Tensor:
@@ -73,11 +73,11 @@ def curve(settings: WorkerSettings, run: Run, name: str) -> torch.Tensor:
 
 
 def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(settings.study_dir / checkpoint.path / "model.safetensors")
+    return load_file(settings.layout.root / checkpoint.path / "model.safetensors")
 
 
 def elsewhere(settings: WorkerSettings, name: str) -> WorkerSettings:
-    return replace(settings, study_dir=settings.study_dir.with_name(name))
+    return replace(settings, layout=StudyLayout(settings.layout.root.with_name(name)))
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -124,7 +124,7 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
 
     async def train() -> list[Checkpoint]:
         diverged = await worker.call("advance", hot, NUM_STEPS)
-        assert "learning rate 1e+30" in diverged.diverged  # seen by both, which train on
+        assert "learning rate 1e+30" in diverged.reason  # seen by both, which train on
         found = []
         for run in (several, few, half):
             await worker.call("advance", run, HALFWAY)
@@ -160,11 +160,11 @@ def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
     monkeypatch.setattr(SavePace, "is_due", lambda self, seconds: next(steps) % 3 == 0)
 
     # Rank 1 dies in a pass of a later step; all ranks start anew, from the state of every third step.
-    ours.study_dir.mkdir()
-    order = ours.study_dir / "kill"
+    ours.layout.root.mkdir()
+    order = ours.layout.root / "kill"
     order.write_text("1 16")
     worker = hire(ours)
-    metrics = ours.study_dir / "runs/killed/metrics.jsonl"
+    metrics = ours.layout.metrics("killed")
 
     async def train_through_a_death() -> None:
         call = asyncio.create_task(worker.call("advance", killed, NUM_STEPS))
@@ -181,7 +181,7 @@ def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
     # One device takes two ranks' state, and two ranks take one device's.
     Trainer(ours).advance(grown, HALFWAY)
     runs = (shrunk, grown)
-    assert all(full_state_path(ours.study_dir / "runs" / run.name).exists() for run in runs)
+    assert all(ours.layout.full_state(run.name).exists() for run in runs)
     before = [lines(ours, run)[:HALFWAY] for run in runs]
     Trainer(ours).advance(shrunk, NUM_STEPS)
     asyncio.run(worker.call("advance", grown, NUM_STEPS))

@@ -13,17 +13,16 @@ from mathsft.config.schema import Scalar, TrainingSettings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Run
 from mathsft.training.flops import model_flops
-from mathsft.training.footprint import full_state_path
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.native import needs_bf16
+from tests.training.settled import Trainer
 
 Make = Callable[..., Trainer]
 
-PREDICTED = {f"predicted_{name}_bytes" for name in ("weights", "gradients", "optimizer", "activations", "logits")}
 TIMED = ("seconds", "flop_utilization")
 
 CHANGED = {
@@ -58,7 +57,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(settings.study_dir / checkpoint.path / "model.safetensors")
+    return load_file(settings.layout.root / checkpoint.path / "model.safetensors")
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -67,7 +66,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
     """Return the run's metrics but for those that are never the same twice."""
-    lines = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+    lines = settings.layout.metrics(run.name).read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
 
 
@@ -82,7 +81,7 @@ def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: Wo
     trainer.park()
     in_parts = trainer.advance(replace(run, state="running", reason="how a run is going does not matter"), 10)
     assert (in_parts.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
-    assert in_parts.timings["num_tokens"] < whole.timings["num_tokens"]
+    assert in_parts.costs.num_tokens < whole.costs.num_tokens
 
     trainer.advance(other, 3)
     back = trainer.advance(run, 4)
@@ -91,7 +90,7 @@ def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: Wo
     assert (again.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
     back = trainer.advance(run, 4)
     assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
-    left = set(names_in(settings.study_dir / "runs" / run.name)) - {full_state_path(Path()).name}  # a slow run saves one
+    left = set(names_in(settings.layout.run(run.name))) - {"full-state.safetensors"}  # a slow run saves one
     assert left == {"metrics.jsonl", "step-000004", "step-000010"}
 
 
@@ -99,23 +98,17 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     caplog.set_level(logging.INFO)
     trainer = Trainer(settings)
     checkpoint = trainer.advance(run_of(max_length_tokens=90), 2)
-    assert (checkpoint.run, checkpoint.step, checkpoint.diverged) == ("trial-0", 2, "")
+    assert (checkpoint.run, checkpoint.step) == ("trial-0", 2)
     assert checkpoint.path == "runs/trial-0/step-000002"
-    assert set(checkpoint.timings) == {
-        "encode_seconds",
-        "train_seconds",
-        "canary_seconds",
-        "save_seconds",
-        "peak_memory_bytes",
-        "predicted_memory_bytes",
-        *PREDICTED,
-        "num_tokens",
-    }
+    costs = checkpoint.costs
+    assert set(costs.seconds) == {"encode", "train", "check", "save"}
+    assert costs.busy_seconds == sum(costs.seconds.values())
+    assert costs.predicted_memory is not None
+    assert costs.predicted_memory.total > 0
     # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
-    assert sum(checkpoint.timings[name] for name in PREDICTED) == checkpoint.timings["predicted_memory_bytes"]
-    assert 0 <= checkpoint.timings["peak_memory_bytes"] < 2**30
-    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, run_of()))
-    assert "encode_seconds" not in trainer.advance(run_of("trial-1", max_length_tokens=90), 2).timings
+    assert 0 <= costs.peak_memory_bytes < 2**30
+    assert costs.num_tokens == sum(line["num_tokens"] for line in curve(settings, run_of()))
+    assert trainer.advance(run_of("trial-1", max_length_tokens=90), 2).costs.encode_seconds == 0
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
     assert message.startswith("run trial-0: 10 steps from the base weights, ")
     assert not message.endswith(", 0 too long and dropped")
@@ -171,13 +164,13 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
     diverged = trainer.advance(wild, 10)
     num_steps = len(curve(settings, wild))
     assert (diverged.step, diverged.path, diverged.fingerprint) == (num_steps + 1, "", "")
-    assert diverged.diverged.endswith(f" at step {diverged.step} (learning rate 1e+30)")
-    assert any(start in diverged.diverged for start in ("loss is nan", "loss is inf", "gradient norm is"))
+    assert diverged.reason.endswith(f" at step {diverged.step} (learning rate 1e+30)")
+    assert any(start in diverged.reason for start in ("loss is nan", "loss is inf", "gradient norm is"))
     assert trainer.advance(wild, 10) == diverged
     assert len(curve(settings, wild)) == num_steps
     # What the diverging step would have changed was not applied: the steps before it can still be had.
-    assert trainer.advance(wild, 0).diverged == ""
-    assert (settings.study_dir / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
+    assert isinstance(trainer.advance(wild, 0), Checkpoint)
+    assert (settings.layout.root / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
     assert trainer.advance(run_of(), 3).fingerprint == expected.fingerprint
 
 
@@ -195,8 +188,12 @@ def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_s
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: WorkerSettings) -> None:
     run = run_of()
     trainer = Trainer(settings)
-    expected = Trainer(replace(settings, study_dir=settings.study_dir.with_name("undisturbed"))).advance(run, 4).fingerprint
-    metrics = settings.study_dir / "runs" / run.name / "metrics.jsonl"
+    expected = (
+        Trainer(replace(settings, layout=StudyLayout(settings.layout.root.with_name("undisturbed"))))
+        .advance(run, 4)
+        .fingerprint
+    )
+    metrics = settings.layout.metrics(run.name)
     metrics.parent.mkdir(parents=True)
     metrics.symlink_to("/dev/full")  # the kernel's own refusal
     with pytest.raises(UserError, match="trial-0: the disk is full; free space for the run's metrics and checkpoints"):
@@ -212,7 +209,7 @@ def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_p
     monkeypatch.setattr("mathsft.training.utilization.best_gemm_flops_per_second", lambda dtype, device: 1e9)
     run = run_of()
     Trainer(settings).advance(run, 1)
-    [line] = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
+    [line] = settings.layout.metrics(run.name).read_text().splitlines()
     step = json.loads(line)
     config = AutoConfig.from_pretrained(settings.experiment.model.path)
     # At least all tokens in all layers; at most as if each attended to a row of its own length, and all had logits.
@@ -225,7 +222,7 @@ def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_p
 def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
     run = run_of(num_examples=400, batch_size=8, learning_rate=1e-2)
     checkpoint = Trainer(settings).advance(run, 50)
-    folder = settings.study_dir / checkpoint.path
+    folder = settings.layout.root / checkpoint.path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     problem = load_pools(settings.experiment.data)["train"][0]
     prompt = render_prompt(load_template("short"), problem.problem)

@@ -8,9 +8,9 @@ import pytest
 
 from mathsft.data import encoded_cache
 from mathsft.training import trainer as trainer_module
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
+from tests.training.settled import Trainer
 
 
 def test_data_are_read_once_per_worker_and_tokenised_once_for_all(

@@ -20,8 +20,8 @@ def test_where_memory_is_short_training_and_scoring_alternate_and_the_evaluator_
 ) -> None:
     placement = place(make_machine((0, 1), ()), experiment, STUDY_DIR, purpose, memory_is_short=True)
     [trainer] = placement.trainers
-    assert placement.evaluator.device == trainer.device
-    assert (trainer.ends_when_parked, placement.evaluator.ends_when_parked) == (False, True)
+    assert placement.evaluators[0].device == trainer.device
+    assert (trainer.ends_when_parked, placement.evaluators[0].ends_when_parked) == (False, True)
     assert placement.max_unscored == 1
     assert "in turns" in placement.description
     on_cuda = make_machine((0, 1), ("0", "1"))
@@ -38,7 +38,7 @@ def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
     experiment: Experiment, cpus: tuple[int, ...], trainer_cpus: tuple[int, ...], evaluator_cpus: tuple[int, ...]
 ) -> None:
     placed = place(make_machine(cpus, ()), experiment, STUDY_DIR, "study")
-    (trainer,), evaluator = placed.trainers, placed.evaluator
+    (trainer,), evaluator = placed.trainers, placed.evaluators[0]
     assert (trainer.cpus, evaluator.cpus) == (trainer_cpus, evaluator_cpus)
     assert trainer.device != evaluator.device  # at work at the same time
     for spec in (trainer, evaluator):
@@ -55,7 +55,7 @@ def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
 def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
     for purpose in ("study", "final"):
         placed = place(make_machine((0, 1, 2, 3), ("6",)), experiment, STUDY_DIR, purpose)
-        (trainer,), evaluator = placed.trainers, placed.evaluator
+        (trainer,), evaluator = placed.trainers, placed.evaluators[0]
         assert trainer.device == evaluator.device
         assert trainer.env["CUDA_VISIBLE_DEVICES"] == evaluator.env["CUDA_VISIBLE_DEVICES"] == "6"
         assert evaluator.settings.hardware.sleep_mode
@@ -65,7 +65,7 @@ def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
 
 def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
     placed = place(make_machine((0, 1), ("5", "2")), experiment, STUDY_DIR, "study")
-    (trainer,), evaluator = placed.trainers, placed.evaluator
+    (trainer,), evaluator = placed.trainers, placed.evaluators[0]
     assert (trainer.env["CUDA_VISIBLE_DEVICES"], evaluator.env["CUDA_VISIBLE_DEVICES"]) == ("5", "2")
     assert (trainer.device, evaluator.device) == ("cuda:0", "cuda:1")
     hardware = evaluator.settings.hardware
@@ -83,9 +83,9 @@ def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(exp
     (trainer,) = final.trainers
     assert (trainer.ranks, trainer.env["CUDA_VISIBLE_DEVICES"], final.num_training) == (3, "0,1,2", 3)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in trainer.rank_env] == ["0", "1", "2"]
-    assert study.evaluator.env["CUDA_VISIBLE_DEVICES"] == final.evaluator.env["CUDA_VISIBLE_DEVICES"] == "3"
+    assert study.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == final.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == "3"
     assert study.trainers[0].settings.hardware.num_threads == 4
-    assert len({spec.device for spec in (*study.trainers, study.evaluator)}) == 4
+    assert len({spec.device for spec in (*study.trainers, *study.evaluators)}) == 4
 
 
 def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Experiment) -> None:
@@ -116,7 +116,7 @@ def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run
 def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> Hardware:
     evaluation = experiment.evaluation.model_copy(update={"precision": precision})
     asked = experiment.model_copy(update={"evaluation": evaluation})
-    return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluator.settings.hardware
+    return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluators[0].settings.hardware
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])

@@ -16,6 +16,7 @@ import pytest
 
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
@@ -46,7 +47,7 @@ class Team:
         ends_when_parked: bool = False,
         limits: LimitSettings = LimitSettings(),  # noqa: B008 - frozen
     ) -> Worker:
-        settings = WorkerSettings(EXPERIMENT, HARDWARE, self.study_dir)
+        settings = WorkerSettings(EXPERIMENT, HARDWARE, StudyLayout(self.study_dir))
         spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked=ends_when_parked)
         worker = Worker(self._start_process, spec, name, device or Device(), limits)
         self._workers.append(worker)
@@ -318,7 +319,8 @@ DRIVER = """
     from tests.build import make_experiment
 
     async def main():
-        settings = WorkerSettings(make_experiment(), Hardware("cpu", 1, "eager", "float32", 0.5, False), Path(sys.argv[1]))
+        hardware = Hardware("cpu", 1, "eager", "float32", 0.5, False)
+        settings = WorkerSettings(make_experiment(), hardware, StudyLayout(Path(sys.argv[1])))
         spec = WorkerSpec("toys:Toy", settings, "cpu:0", {}, ())
         busy, idle = (Worker(SpawnProcess, spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))
         await busy.call("take_semaphore")

@@ -13,7 +13,7 @@ from mathsft.worker_settings import WorkerSettings
 
 class Toy:
     def __init__(self, settings: WorkerSettings) -> None:
-        self._dir = settings.study_dir
+        self._dir = settings.layout.root
         self._num_calls = 0
 
     def pid(self) -> int:
@@ -133,7 +133,7 @@ class Sleeper:
     """A target that occupies a device: writes when it begins and ends to be awake."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._diary = settings.study_dir / "diary.txt"
+        self._diary = settings.layout.root / "diary.txt"
 
     def work(self, who: str) -> None:
         self._write(f"{who} begins")
