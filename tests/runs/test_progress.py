@@ -10,8 +10,8 @@ import pytest
 from mathsft.records import Scoring
 from mathsft.runs import progress
 from mathsft.runs.progress import MetricsTail, watching
-from mathsft.store.book import Book, News
-from tests.build import make_checkpoint, make_metrics
+from mathsft.store.book import Book
+from tests.build import Listener, make_checkpoint, make_metrics
 
 
 def line(step: int, seconds: float = 0.1) -> str:
@@ -37,21 +37,17 @@ def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Pat
     path = tmp_path / "runs/trial-0/scoring.jsonl"
     path.parent.mkdir(parents=True)
     earlier, now = Scoring("trial-0", 4, "search", 9, 9), Scoring("trial-0", 8, "search", 3, 9)
-    heard: list[News] = []
-
-    class Listener:
-        def notify(self, record: News) -> None:
-            heard.append(record)
+    listener = Listener()
 
     async def watch() -> None:
-        book.observers = [Listener()]
+        book.observers = [listener]
         async with watching(make_checkpoint("trial-0", 8), "search", tmp_path, book):
             path.write_text(json.dumps(asdict(earlier)) + "\n")
             for _ in range(3):
                 await asyncio.sleep(0)
             path.write_text(json.dumps(asdict(now)) + "\n" + json.dumps(asdict(earlier))[:20])
-            while not heard:
+            while not listener.heard:
                 await asyncio.sleep(0)
 
     asyncio.run(watch())
-    assert set(heard) == {now}
+    assert set(listener.heard) == {now}

@@ -22,15 +22,7 @@ from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed
-from tests.build import (
-    make_categories,
-    make_checkpoint,
-    make_diverged,
-    make_machine,
-    make_metrics,
-    make_responses,
-    score_of,
-)
+from tests.build import make_categories, make_checkpoint, make_diverged, make_machine, make_metrics, make_responses, score_of
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""

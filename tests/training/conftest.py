@@ -118,3 +118,8 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         return WorkerSettings(experiment, hardware, tmp_path / "study")
 
     return make
+
+
+@pytest.fixture
+def settings(make_model: MakeModel, make_settings: MakeSettings) -> WorkerSettings:
+    return make_settings(make_model())

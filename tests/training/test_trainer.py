@@ -13,18 +13,18 @@ from mathsft.config.schema import Scalar, TrainingSettings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Run
+from mathsft.records import Run
 from mathsft.training.flops import model_flops
 from mathsft.training.footprint import full_state_path
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.native import needs_bf16
+from tests.training.published import curve, names_in, weights
 
 Make = Callable[..., Trainer]
 
 PREDICTED = {f"predicted_{name}_bytes" for name in ("weights", "gradients", "optimizer", "activations", "logits")}
-TIMED = ("seconds", "flop_utilization")
 
 CHANGED = {
     "learning_rate": 1e-3,
@@ -43,54 +43,35 @@ CHANGES_NO_UPDATE = {"token_budget_tokens": 100, "gradient_checkpointing": True}
 """Settings of how the weights are computed: they decide time and memory, and change the update by rounding at most."""
 
 
-@pytest.fixture
-def settings(make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
-    return make_settings(make_model())
-
-
 def run_of(name: str = "trial-0", num_examples: int = 40, seed: int = 0, **training: Scalar) -> Run:
     overrides = {f"training.{name}": value for name, value in training.items()}
     return make_run(name, overrides, make_plan(num_examples), seed=seed)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(settings.study_dir / checkpoint.path / "model.safetensors")
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return sum((one[name].double() - other[name].double()).pow(2).sum().item() for name in one) ** 0.5
 
 
-def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
-    """Return the run's metrics but for those that are never the same twice."""
-    lines = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
-
-
 def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: WorkerSettings) -> None:
     run, other = run_of(), run_of("trial-1", seed=1, learning_rate=1e-2)
     whole = Trainer(settings).advance(run, 10)
-    expected = curve(settings, run)
+    expected = curve(settings.study_dir, run.name)
     assert [line["step"] for line in expected] == list(range(1, 11))
 
     trainer = Trainer(settings)
     first = trainer.advance(run, 4)
     trainer.park()
     in_parts = trainer.advance(replace(run, state="running", reason="how a run is going does not matter"), 10)
-    assert (in_parts.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    assert (in_parts.fingerprint, curve(settings.study_dir, run.name)) == (whole.fingerprint, expected)
     assert in_parts.timings["num_tokens"] < whole.timings["num_tokens"]
 
     trainer.advance(other, 3)
     back = trainer.advance(run, 4)
-    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    assert (back.fingerprint, curve(settings.study_dir, run.name)) == (first.fingerprint, expected[:4])
     again = trainer.advance(run, 10)
-    assert (again.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    assert (again.fingerprint, curve(settings.study_dir, run.name)) == (whole.fingerprint, expected)
     back = trainer.advance(run, 4)
-    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    assert (back.fingerprint, curve(settings.study_dir, run.name)) == (first.fingerprint, expected[:4])
     left = set(names_in(settings.study_dir / "runs" / run.name)) - {full_state_path(Path()).name}  # a slow run saves one
     assert left == {"metrics.jsonl", "step-000004", "step-000010"}
 
@@ -114,7 +95,7 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
     assert sum(checkpoint.timings[name] for name in PREDICTED) == checkpoint.timings["predicted_memory_bytes"]
     assert 0 <= checkpoint.timings["peak_memory_bytes"] < 2**30
-    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, run_of()))
+    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings.study_dir))
     assert "encode_seconds" not in trainer.advance(run_of("trial-1", max_length_tokens=90), 2).timings
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
     assert message.startswith("run trial-0: 10 steps from the base weights, ")
@@ -126,12 +107,12 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
 )
 def test_no_training_setting_is_inert(settings: WorkerSettings, name: str) -> None:
     trainer = Trainer(settings)
-    base, before = (weights(settings, trainer.advance(run_of(), step)) for step in (0, 3))
+    base, before = (weights(settings.study_dir, trainer.advance(run_of(), step)) for step in (0, 3))
     if name in CHANGES_NO_UPDATE:
-        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
+        after = weights(settings.study_dir, trainer.advance(run_of("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
         assert distance(before, after) < 1e-3 * distance(before, base)
     else:
-        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGED[name]}), 3))
+        after = weights(settings.study_dir, trainer.advance(run_of("trial-1", **{name: CHANGED[name]}), 3))
         assert distance(before, after) > 1e-2 * distance(before, base)
 
 
@@ -155,8 +136,9 @@ def test_step_0_is_the_base_model_even_of_a_run_without_examples(settings: Worke
     trainer = Trainer(settings)
     trainer.advance(run_of(), 2)
     baseline = trainer.advance(run_of("baseline", num_examples=0), 0)
-    assert distance(weights(settings, baseline), load_file(Path(settings.experiment.model.path) / "model.safetensors")) == 0
-    assert curve(settings, run_of("baseline")) == []
+    base = load_file(Path(settings.experiment.model.path) / "model.safetensors")
+    assert distance(weights(settings.study_dir, baseline), base) == 0
+    assert curve(settings.study_dir, "baseline") == []
 
 
 def test_a_step_after_the_end_is_refused(settings: WorkerSettings) -> None:
@@ -169,12 +151,12 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
     expected = trainer.advance(run_of(), 3)
     wild = run_of("trial-1", learning_rate=1e30)
     diverged = trainer.advance(wild, 10)
-    num_steps = len(curve(settings, wild))
+    num_steps = len(curve(settings.study_dir, wild.name))
     assert (diverged.step, diverged.path, diverged.fingerprint) == (num_steps + 1, "", "")
     assert diverged.diverged.endswith(f" at step {diverged.step} (learning rate 1e+30)")
     assert any(start in diverged.diverged for start in ("loss is nan", "loss is inf", "gradient norm is"))
     assert trainer.advance(wild, 10) == diverged
-    assert len(curve(settings, wild)) == num_steps
+    assert len(curve(settings.study_dir, wild.name)) == num_steps
     # What the diverging step would have changed was not applied: the steps before it can still be had.
     assert trainer.advance(wild, 0).diverged == ""
     assert (settings.study_dir / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
@@ -183,12 +165,12 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
 
 def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_step(settings: WorkerSettings) -> None:
     run = run_of()
-    expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings, run)
+    expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings.study_dir, run.name)
     first, second = Trainer(settings), Trainer(settings)
     first.advance(run, 4)
     for to_step in (9, 2):  # further than the first trainer, and less far
         second.advance(run, to_step)
-        assert (first.advance(run, 6).fingerprint, curve(settings, run)) == expected
+        assert (first.advance(run, 6).fingerprint, curve(settings.study_dir, run.name)) == expected
         first.advance(run, 4)
 
 
@@ -203,7 +185,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: Worke
         trainer.advance(run, 4)
     metrics.unlink()
     assert trainer.advance(run, 4).fingerprint == expected
-    assert [line["step"] for line in curve(settings, run)] == [1, 2, 3, 4]
+    assert [line["step"] for line in curve(settings.study_dir, run.name)] == [1, 2, 3, 4]
 
 
 def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_products(
