@@ -23,7 +23,7 @@ from tests.build import make_experiment
 
 pytestmark = pytest.mark.slow  # real processes
 
-EXPERIMENT = make_experiment()
+EXPERIMENT = make_experiment("m")
 HARDWARE = Hardware("cpu", 1, "eager", "float32", 0.5, False)
 CORE = min(os.sched_getaffinity(0))
 
