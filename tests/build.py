@@ -1,4 +1,4 @@
-"""Makes records for tests, with a value for everything that the test does not care about.
+"""Makes records for tests, with a value for everything that the test does not care about; and what stands in for others.
 
 Tests construct no record by themselves: a change to a record's constructor ends here.
 """
@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, get_args
 
-from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import (
     Canary,
     Category,
     Checkpoint,
-    Finalist,
+    Overrides,
     Plan,
     Promotion,
     Response,
     Run,
     RunKind,
-    RunState,
     Score,
     Session,
     Speeds,
@@ -33,6 +33,7 @@ from mathsft.runs.made import new_run
 from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30
+NOTHING: Overrides = MappingProxyType({})
 QUICKSTART_POOLS = {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}
 LEAST_POOLS = dict.fromkeys(("search", "confirm", "watch", "test"), 1)
 
@@ -94,45 +95,26 @@ def make_plan(num_examples: int = 64, eval_points: tuple[float, ...] = (1.0,), p
     return Plan(num_examples=num_examples, eval_points=eval_points, pool=pool, **given)
 
 
-def make_run(
-    name: str,
-    overrides: Mapping[str, Scalar] | None = None,
-    plan: Plan | None = None,
-    *,
-    experiment: Experiment | None = None,
-    seed: int = 0,
-    state: RunState | None = None,
-    value: float | None = None,
-    reason: str = "",
-) -> Run:
+def make_run(name: str, overrides: Overrides = NOTHING, plan: Plan | None = None, **fields: Any) -> Run:
     """Return a run that goes on, or, with a value and no state, a finished one, of the kind that its name begins with."""
     kind, _, number = name.partition("-")
     run = new_run(
         kind if kind in get_args(RunKind) else "trial",
         name,
-        experiment=experiment or EXPERIMENT,
-        overrides=overrides or {},
+        experiment=fields.pop("experiment", EXPERIMENT),
+        overrides=overrides,
         plan=plan or make_plan(),
-        seed=seed,
+        seed=fields.pop("seed", 0),
         number=int(number) if kind == "trial" else None,
     )
-    return replace(
-        run,
-        state=state or ("running" if value is None else "finished"),
-        value=value,
-        reason=reason,
-    )
+    return replace(run, **{"state": "running" if fields.get("value") is None else "finished", **fields})
 
 
-def make_trial(
-    number: int = 0, overrides: Mapping[str, Scalar] | None = None, plan: Plan | None = None, **fields: Any
-) -> Run:
+def make_trial(number: int = 0, overrides: Overrides = NOTHING, plan: Plan | None = None, **fields: Any) -> Run:
     return make_run(f"trial-{number}", overrides, plan, **fields)
 
 
-def make_final(
-    overrides: Mapping[str, Scalar] | None = None, plan: Plan | None = None, *, name: str = "final-x", **fields: Any
-) -> Run:
+def make_final(overrides: Overrides = NOTHING, plan: Plan | None = None, *, name: str = "final-x", **fields: Any) -> Run:
     plan = plan or make_plan(64, (0.0, 0.5, 1.0), "watch", keep="best_and_last")
     return make_run(name, overrides, plan, **fields)
 
@@ -141,16 +123,8 @@ def make_baseline(**fields: Any) -> Run:
     return make_run("baseline", plan=make_plan(0, (0.0,)), **fields)
 
 
-def make_promotion(
-    run: str = "trial-0",
-    overrides: Mapping[str, Scalar] | None = None,
-    reason: str = "",
-    evidence: Mapping[str, float] | None = None,
-    finalists: tuple[Finalist, ...] = (),
-) -> Promotion:
-    return Promotion(
-        run=run, overrides=dict(overrides or {}), reason=reason, evidence=dict(evidence or {}), finalists=finalists
-    )
+def make_promotion(run: str = "trial-0", overrides: Overrides = NOTHING, reason: str = "", **fields: Any) -> Promotion:
+    return Promotion(run=run, overrides=dict(overrides), reason=reason, **{"evidence": {}, **fields})
 
 
 # ---- training
@@ -159,26 +133,13 @@ CANARY = Canary(token_ids=(1, 2), logprobs=(-1.0,))
 
 
 def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetrics:
-    given = {
-        "loss": 1.0,
-        "learning_rate": 1e-3,
-        "gradient_norm": 1.0,
-        "num_tokens": 10,
-        "num_computed_tokens": 10,
-        "seconds": 0.1,
-        "flop_utilization": None,
-        **fields,
-    }
-    return StepMetrics(run=run, step=step, **given)
+    update = {"loss": 1.0, "learning_rate": 1e-3, "gradient_norm": 1.0}
+    speed = {"num_tokens": 10, "num_computed_tokens": 10, "seconds": 0.1, "flop_utilization": None}
+    return StepMetrics(run=run, step=step, **{**update, **speed, **fields})
 
 
 def make_checkpoint(
-    run: str = "trial-0",
-    step: int = 4,
-    path: str = "p",
-    fingerprint: str = "f",
-    canary: Canary = CANARY,
-    **costs: Any,
+    run: str, step: int, path: str = "p", fingerprint: str = "f", canary: Canary = CANARY, **costs: Any
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
     taken = TrainingCosts(**costs)
@@ -229,12 +190,7 @@ def make_score(
         step=step,
         pool=pool,
         num_problems=num_problems,
-        counts={
-            "correct": num_correct,
-            "wrong_answer": num_wrong,
-            "format_failure": num_failed,
-            "ungraded": num_ungraded,
-        },
+        counts={"correct": num_correct, "wrong_answer": num_wrong, "format_failure": num_failed, "ungraded": num_ungraded},
         fingerprint=fingerprint,
         responses_path=responses_path,
         costs=ScoringCosts(**costs),
@@ -257,16 +213,30 @@ def score_of(
 
 def make_stint(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> Stint:
     """Return a trainer's stint, or with a pool the evaluator's."""
-    given = {
-        "worker": "evaluator" if pool else "trainer-0",
-        "cpus": (1,) if pool else (0,),
-        "cuda_visible_devices": None,
-        "cpu_seconds": 1.0,
-        "resident_bytes": 1,
-        **fields,
-    }
-    return Stint(run=run, step=step, pool=pool, began=began, ended=ended, **given)
+    worker, core = ("evaluator", 1) if pool else ("trainer-0", 0)
+    given = {"cpus": (core,), "cuda_visible_devices": None, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
+    return Stint(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
 def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:
     return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), num_trainers=num_trainers, seconds=seconds)
+
+
+# ---- stand-ins
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Listener:
+    """A book's observer that remembers all that it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def notify(self, news: object) -> None:
+        self.heard.append(news)

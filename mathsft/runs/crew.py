@@ -1,6 +1,7 @@
 """The workers of one driver, lent to whoever trains or scores next. Knows nothing of what they are asked."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,19 +38,37 @@ class WorkerLike(Protocol):
 
 
 class Lending:
-    """Workers that are lent one at a time, first come first served."""
+    """Workers that are lent one at a time, first come first served.
+
+    Not an asyncio.Queue: who asks just when a worker is given back would get it before those who wait.
+    """
 
     def __init__(self, workers: Sequence[WorkerLike]) -> None:
         self.size = len(workers)
-        self._free: asyncio.Queue[WorkerLike] = asyncio.Queue()
-        for worker in workers:
-            self._free.put_nowait(worker)
+        self._free = deque(workers)
+        self._waiting: deque[asyncio.Future[WorkerLike]] = deque()
 
     async def take(self) -> WorkerLike:
-        return await self._free.get()
+        """Wait for a worker."""
+        if self._free:
+            return self._free.popleft()
+        promised: asyncio.Future[WorkerLike] = asyncio.get_running_loop().create_future()
+        self._waiting.append(promised)
+        try:
+            return await promised
+        except asyncio.CancelledError:
+            if promised.done() and not promised.cancelled():
+                self.give(promised.result())
+            raise
 
     def give(self, worker: WorkerLike) -> None:
-        self._free.put_nowait(worker)
+        """Give a worker back: to who waits longest."""
+        while self._waiting:
+            promised = self._waiting.popleft()
+            if not promised.done():
+                promised.set_result(worker)
+                return
+        self._free.append(worker)
 
     @contextmanager
     def until_done(self, worker: WorkerLike) -> Iterator[None]:

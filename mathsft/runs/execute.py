@@ -6,7 +6,7 @@ neither what to run nor when to stop: the source does.
 
 import json
 import logging
-from asyncio import Semaphore, TaskGroup
+from asyncio import Lock, Semaphore, TaskGroup
 from pathlib import Path
 from typing import Protocol
 
@@ -63,15 +63,16 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
         study.crew.trainers.give(trainer)  # a driver died between recording the end and reporting it
         await source.close(run, run.state, run.reason)
         return
-    steps, window = run.eval_steps, Semaphore(run.plan.max_unscored)
+    steps, window, judging = run.eval_steps, Semaphore(run.plan.max_unscored), Lock()
     stop_at: int | None = None
     is_stopped, diverged, failed = False, "", ""
 
     async def score(index: int, checkpoint: Checkpoint) -> None:
         nonlocal stop_at
         score = await scored(run, checkpoint, run.plan.pool, study, trainer)
-        if stop_at is None:
-            stop_at = await source.judge(run, index, score)
+        async with judging:  # one after the other: a verdict may have to wait, and the next score must not overtake it
+            if stop_at is None:
+                stop_at = await source.judge(run, index, score)
         delete_weights(study.book, study.layout)
         window.release()
 

@@ -99,7 +99,7 @@ def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyLay
     winner = next(finalist for finalist in promotion.finalists if finalist.run == promotion.run)
     assert promotion.evidence["accuracy"] == pytest.approx(winner.num_correct / winner.num_responses)
 
-    [final] = book.runs("final-")
+    [final] = book.runs("final")
     tested = book.scores(final.name, "test")
     assert final.state == "finished" and len(tested) > 1
     assert f"{tested[-1].accuracy:.1%}" in final_printed
@@ -113,7 +113,7 @@ def test_show_tells_the_same(outputs: tuple[StudyLayout, str, str]) -> None:
     command = [sys.executable, "-m", "mathsft", "show", str(folder.path), "final", "--pool", "test", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     book = Book.open(folder.database_url, "quickstart")
-    [final] = book.runs("final-")
+    [final] = book.runs("final")
     for analysed, score in zip(json.loads(done.stdout)["checkpoints"], book.scores(final.name, "test"), strict=True):
         assert analysed["categories"]["correct"]["num"] == score.counts["correct"]
     book.close()

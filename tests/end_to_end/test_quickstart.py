@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
     assert code == 130
     assert re.search(rf"Go on with: \S+ \S*run_study\.py --trials {NUM_TRIALS}", rest)
     # What a killed driver leaves, too, and the next one goes on with.
-    [trial] = Book.open(place.folder.database_url, STUDY).runs("trial-")
+    [trial] = Book.open(place.folder.database_url, STUDY).runs("trial")
     study = optuna.load_study(study_name=STUDY, storage=place.folder.database_url)
     assert (trial.state, [each.state for each in study.trials]) == ("running", [TrialState.RUNNING])
 
@@ -150,7 +150,7 @@ def test_a_study_goes_on_when_whoever_reads_its_output_stops(finished: Finished)
 
 def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: Finished) -> None:
     book = finished.book()
-    trials = book.runs("trial-")
+    trials = book.runs("trial")
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert all(trial.state in ("finished", "pruned", "diverged") for trial in trials)
     study = optuna.load_study(study_name="quickstart", storage=finished.folder.database_url)
@@ -184,7 +184,7 @@ def test_training_teaches_the_format(finished: Finished) -> None:
         return scores[-1].format_accuracy
 
     book = finished.book()
-    [final] = book.runs("final-")
+    [final] = book.runs("final")
     first, *_, last = book.scores(final.name, "watch")
     assert (first.step, first.format_accuracy < 0.2) == (0, True)
     assert last.format_accuracy > 0.5
@@ -194,7 +194,7 @@ def test_training_teaches_the_format(finished: Finished) -> None:
 def test_only_wanted_weights_stay(finished: Finished) -> None:
     book = finished.book()
     promotion = book.promotion()
-    [final] = book.runs("final-")
+    [final] = book.runs("final")
     assert promotion is not None
     kept = {
         path.parent.relative_to(finished.folder.path / "runs").as_posix()

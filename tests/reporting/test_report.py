@@ -8,7 +8,7 @@ import pytest
 
 from mathsft.costs import Memory
 from mathsft.layout import StudyLayout
-from mathsft.records import Category, Finalist, FrequentGold, Quality, Run
+from mathsft.records import Finalist, FrequentGold, Quality, Run
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
 from tests.build import (
@@ -37,30 +37,23 @@ def trial(number: int, **changes: object) -> Run:
     return make_trial(number, overrides, make_plan(64, (0.5, 1.0)), **changes)
 
 
-def write_score(book: Book, run: str, step: int, pool: str, categories: list[Category]) -> None:
-    """Record a score of one response per category; the correct ones are 10 tokens long, the others 30."""
+def write_score(book: Book, run: str, step: int, pool: str, num_correct: int, num_failed: int) -> None:
+    """Record a score on 200 problems; correct responses are 10 tokens long, the others 30."""
     responses = []
-    for index, category in enumerate(categories):
-        failed, correct = category == "format_failure", category == "correct"
-        given = {
-            "reason": REASONS[index % 2] if failed else "",
-            "tag_flags": ("no_think_close", "no_answer_open") if failed else (),
-            "finish_reason": "length" if failed and index % 2 else "stop",
-            "num_tokens": 10 if correct else 30,
-        }
-        responses.append(make_response(f"p{index:04}", category, text="SECRET <b>text</b>", **given))
+    for index, category in enumerate(make_categories(num_correct, 200, num_failed)):
+        given = {"text": "SECRET <b>text</b>", "num_tokens": 10 if category == "correct" else 30}
+        if category == "format_failure":
+            given |= {"reason": REASONS[index % 2], "tag_flags": ("no_think_close", "no_answer_open")}
+            given["finish_reason"] = "length" if index % 2 else "stop"
+        responses.append(make_response(f"p{index:04}", category, **given))
     costs = {"generate_seconds": 2.0, "grade_seconds": 0.5, "peak_memory_bytes": GIB}
     book.write(score_of(responses, run, step, pool, **costs), responses)
-
-
-def categories(num_correct: int, num_failed: int) -> list[Category]:
-    return make_categories(num_correct, 200, num_failed)
 
 
 def write_study(book: Book) -> None:
     book.record_settings({"model.path": "quickstart", "data.source": "a|b"})
     book.write(make_baseline(value=0.05))
-    write_score(book, "baseline", 0, "search", categories(10, 190))
+    write_score(book, "baseline", 0, "search", 10, 190)
     for number, num_correct in enumerate((60, 50, 20)):
         book.write(trial(number, state="finished", value=num_correct / 200))
         for step in (2, 4):
@@ -72,12 +65,13 @@ def write_study(book: Book) -> None:
             book.write(make_checkpoint(f"trial-{number}", step, **costs))
             speed = {"seconds": 0.5 * step, "flop_utilization": None if number == 2 else 0.25}
             book.write(make_metrics(f"trial-{number}", step, num_tokens=640, num_computed_tokens=320, **speed))
-        write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
+        write_score(book, f"trial-{number}", 4, "search", num_correct, 40)
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
+    evidence["num_problems"] = 500
     finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500, 0.2710, 0.3519), Finalist("trial-1", 0.25, 0.24, 0, 0))
     reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
-    book.write(make_promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
+    book.write(make_promotion("trial-0", trial(0).overrides, reason, evidence=evidence, finalists=finalists))
     book.write(make_session(1000, 60.0))
 
 
@@ -85,7 +79,7 @@ def write_final(book: Book, num_correct: int = 120) -> None:
     book.write(FINAL)
     for pool in ("watch", "test"):
         for step, correct, failed in ((0, 10, 180), (20, num_correct, 20), (40, num_correct - 5, 20)):
-            write_score(book, FINAL.name, step, pool, categories(correct, failed))
+            write_score(book, FINAL.name, step, pool, correct, failed)
 
 
 def markdown_of(book: Book, folder: Path) -> str:
@@ -181,7 +175,7 @@ def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: 
 def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(book: Book, tmp_path: Path) -> None:
     book.write(replace(FINAL, state="running"))
     for step, correct in ((0, 10), (20, 120), (40, 90)):
-        write_score(book, FINAL.name, step, "watch", categories(correct, 20))
+        write_score(book, FINAL.name, step, "watch", correct, 20)
     assert "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in markdown_of(book, tmp_path).splitlines()[2]
 
 

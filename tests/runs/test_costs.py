@@ -20,15 +20,7 @@ from mathsft.runs.costs import (
     past_costs,
 )
 from mathsft.store.book import Book
-from tests.build import (
-    SPEEDS,
-    make_checkpoint,
-    make_promotion,
-    make_score,
-    make_session,
-    make_stint,
-    make_trial,
-)
+from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_stint, make_trial
 from tests.runs.test_forecast import placed
 
 

@@ -3,6 +3,7 @@ import pytest
 from mathsft.runs.ledger import Timekeeper, cost_ledger
 from mathsft.store.book import Book
 from tests.build import (
+    Clock,
     make_baseline,
     make_checkpoint,
     make_final,
@@ -12,13 +13,6 @@ from tests.build import (
     make_stint,
     make_trial,
 )
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_what_workers_did_and_how_long_they_idled(book: Book) -> None:

@@ -13,8 +13,8 @@ from mathsft.runs import progress
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.progress import MetricsTail, watching
-from mathsft.store.book import Book, News
-from tests.build import make_checkpoint, make_experiment, make_metrics
+from mathsft.store.book import Book
+from tests.build import Listener, make_checkpoint, make_experiment, make_metrics
 
 
 def line(step: int, seconds: float = 0.1) -> str:
@@ -43,24 +43,20 @@ def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Pat
     path = tmp_path / "runs/trial-0/responses/step-000008-search.progress"
     path.parent.mkdir(parents=True)
     earlier, now = Scoring("trial-0", 4, "search", 9, 9), Scoring("trial-0", 8, "search", 3, 9)
-    heard: list[News] = []
-
-    class Listener:
-        def notify(self, record: News) -> None:
-            heard.append(record)
+    listener = Listener()
 
     study = StudyContext(book, NOBODY, StudyLayout(tmp_path), make_experiment())
 
     async def watch() -> None:
-        book.observers = [Listener()]
+        book.observers = [listener]
         path.write_text(json.dumps(asdict(earlier)) + "\n")  # of a scoring that was broken off
         async with watching(make_checkpoint("trial-0", 8), "search", study):
             for _ in range(3):
                 await asyncio.sleep(0)
             path.write_text(json.dumps(asdict(now)) + "\n" + json.dumps(asdict(earlier))[:20])
-            while not heard:
+            while not listener.heard:
                 await asyncio.sleep(0)
 
     asyncio.run(watch())
-    assert set(heard) == {now}
+    assert set(listener.heard) == {now}
     assert not path.exists()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +16,11 @@ from mathsft.records import Call
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.stints import Tally, at_work
-from mathsft.store.book import Book, News
+from mathsft.store.book import Book
 from mathsft.workers.gauge import DeviceReading, Reading
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
-from tests.build import make_machine
+from tests.build import Listener, make_machine
 
 
 def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> None:
@@ -78,17 +78,6 @@ def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experi
     assert [stint.cuda_visible_devices for stint in book.stints()] == ["3"]
 
 
-@dataclass
-class Listener:
-    """An observer that remembers calls."""
-
-    heard: list[Call] = field(default_factory=list)
-
-    def notify(self, news: News) -> None:
-        if isinstance(news, Call):
-            self.heard.append(news)
-
-
 @pytest.mark.parametrize("error", [None, RuntimeError("no use")])
 def test_who_works_at_what_is_announced_until_it_is_over(
     error: Exception | None, book: Book, experiment: Experiment, tmp_path: Path
@@ -99,7 +88,7 @@ def test_who_works_at_what_is_announced_until_it_is_over(
     with pytest.raises(RuntimeError) if error else nullcontext():
         work(new_worker, experiment, tmp_path, book, error)
     call = Call("trainer-0", "final-x", 4, "", is_starting=True)
-    assert listener.heard == [call, replace(call, is_over=True)]
+    assert [news for news in listener.heard if isinstance(news, Call)] == [call, replace(call, is_over=True)]
 
 
 def test_what_came_to_nothing_is_no_stint(book: Book, experiment: Experiment, tmp_path: Path) -> None:

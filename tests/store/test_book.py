@@ -17,6 +17,7 @@ from mathsft.store import book as book_module
 from mathsft.store.book import Book
 from mathsft.store.lock import locked
 from tests.build import (
+    Listener,
     make_baseline,
     make_checkpoint,
     make_metrics,
@@ -37,17 +38,9 @@ RESPONSES = [
 SCORE = score_of(RESPONSES, fingerprint="abc", responses_path="runs/trial-0/responses/x.jsonl", generate_seconds=0.5)
 
 
-class Listener:
-    def __init__(self) -> None:
-        self.heard: list[object] = []
-
-    def notify(self, record: object) -> None:
-        self.heard.append(record)
-
-
 def test_every_record_is_read_back_equal(book: Book) -> None:
     metrics = make_metrics(loss=2.5, learning_rate=1e-4, num_tokens=812, num_computed_tokens=640, flop_utilization=0.5)
-    promotion = make_promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
+    promotion = make_promotion("trial-0", RUN.overrides, "highest", evidence={"accuracy": 0.5})
     quality = Quality(900, 2, "rows.jsonl:7: no", 3, 6, 4, 37, 5, (FrequentGold("Yes", 30, 900, "rows.jsonl:1"),))
     assert book.quality() is None
     for record in (RUN, metrics, CHECKPOINT, promotion, quality):

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
-from mathsft.records import Promotion, RunState
+from mathsft.records import Promotion
 from mathsft.statistics.paired import compare
 from mathsft.study.decide import Confirm, Rule, TrialResult, decide, propose
 from mathsft.study.words import runner_up_note
@@ -29,12 +29,7 @@ def solved(share: float, num: int, seed: int) -> tuple[bool, ...]:
 
 
 def trial(
-    number: int,
-    share: float,
-    rate: float | None = None,
-    batch: int = 16,
-    nll: float | None = None,
-    state: RunState = "finished",
+    number: int, share: float, rate: float | None = None, batch: int = 16, nll: float | None = None, state: str = "finished"
 ) -> TrialResult:
     overrides: dict[str, Scalar] = {
         "training.learning_rate": rate or 2e-5 * 1.3**number,

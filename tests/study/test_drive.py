@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from mathsft.config.schema import Experiment
-from mathsft.errors import StudyFailedError, UserError
+from mathsft.errors import ErrorKind, StudyFailedError, UserError
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.concurrency import concurrency
 from mathsft.runs.horizon import recorded_horizon
@@ -145,7 +145,7 @@ def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: 
     assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
     driver = Driver(tmp_path / "s", experiment, Kills())
     run = driver.final(study_config(final={**whole, "keep_every": 3}))
-    assert len(driver.book.runs("final-")) == 1, "what is kept names no other run"
+    assert len(driver.book.runs("final")) == 1, "what is kept names no other run"
     scores = driver.book.scores(run.name, "watch")
     left = {path.name for path in (tmp_path / "s" / "runs" / run.name).glob("step-*")}
     wanted = {scores[3].step, scores[6].step, scores[-1].step, best_step(scores)}
@@ -159,7 +159,7 @@ def test_the_horizon_is_looked_at_once_and_survives_kills(tmp_path: Path, experi
     promoted = whole.book.promotion()
     assert promoted is not None
     middle = promoted.overrides["training.learning_rate"]
-    runs = whole.book.runs("horizon-")
+    runs = whole.book.runs("horizon")
     assert sorted((run.plan.num_examples, run.overrides["training.learning_rate"]) for run in runs) == [
         (length, middle * factor) for length in (64, 128) for factor in (0.5, 1.0, 2.0)
     ]
@@ -189,7 +189,7 @@ def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, 
     again.study(study_config(num_trials=3))
     assert kills.num_calls == 0
     again.study(study_config(num_trials=5))
-    assert len(again.book.runs("trial-")) == 5
+    assert len(again.book.runs("trial")) == 5
 
 
 def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, experiment: Experiment) -> None:
@@ -202,16 +202,16 @@ def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, 
     assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
     again = Driver(tmp_path / "killed", experiment, Kills(), given=given)
     again.study(study_config(num_trials=4))
-    trials = again.book.runs("trial-")
+    trials = again.book.runs("trial")
     assert trials[0].overrides == given[0]
     assert trials[1].overrides["training.batch_size"] == 16
-    assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.book.runs("trial-")]
+    assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.book.runs("trial")]
 
 
 def test_several_trainers_end_with_exactly_n_trials(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills(), num_trainers=3)
     driver.study(study_config())
-    assert [run.number for run in driver.book.runs("trial-")] == list(range(8))
+    assert [run.number for run in driver.book.runs("trial")] == list(range(8))
     assert all(run.state != "running" for run in driver.book.runs())
 
 
@@ -223,7 +223,7 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     [error] = leaves(caught.value)
     assert isinstance(error, StudyFailedError)
     assert "out of luck" in str(error)
-    assert {run.state for run in driver.book.runs("trial-")} == {"failed"}
+    assert {run.state for run in driver.book.runs("trial")} == {"failed"}
 
 
 @pytest.mark.parametrize(("first_verdict_at", "states"), [(0, {"pruned"}), (1, {"finished"})])
@@ -235,7 +235,7 @@ def test_a_verdict_that_comes_when_the_last_part_is_being_trained_prunes_nothing
     driver = Driver(tmp_path / "s", experiment, Kills())
     rates = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}}  # none of them diverges
     driver.study(study_config(num_trials=3, search=rates, pruner={"name": "ThresholdPruner", "arguments": arguments}))
-    trials = driver.book.runs("trial-")
+    trials = driver.book.runs("trial")
     assert {trial.state for trial in trials} == states
     assert {state for _, _, state, _ in driver.optuna_trials()} == ({"PRUNED"} if states == {"pruned"} else {"COMPLETE"})
     last_steps = {trial.plan.eval_steps(16)[-1] for trial in trials}
@@ -246,13 +246,11 @@ def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None
     """Have every toy evaluator find the weights under a path corrupt, the first num_times."""
     score, num_refused = ToyEvaluator.score, Counter[tuple[str, str]]()
 
-    async def refusing(
-        self: ToyEvaluator, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, *args: Any
-    ) -> Score:
+    async def refusing(self: ToyEvaluator, checkpoint: Checkpoint, experiment: Experiment, pool: str, *args: Any) -> Score:
         num_refused[checkpoint.path, pool] += 1
         if checkpoint.path.startswith(prefix) and num_refused[checkpoint.path, pool] <= num_times:
-            raise RemoteError(f"{checkpoint.path} cannot be read", "CheckpointError")
-        return await score(self, checkpoint, overrides, pool, *args)
+            raise RemoteError(f"{checkpoint.path} cannot be read", ErrorKind.CHECKPOINT)
+        return await score(self, checkpoint, experiment, pool, *args)
 
     monkeypatch.setattr(ToyEvaluator, "score", refusing)
 
@@ -299,7 +297,7 @@ def test_a_failed_trial_says_why_and_is_replaced(
     refuse(monkeypatch, "runs/trial-1/", num_times=99)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=3, pruner={"name": "NopPruner"}))
-    trials = driver.book.runs("trial-")
+    trials = driver.book.runs("trial")
     assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
     assert trials[1].value is None
     assert re.fullmatch(r"runs/trial-1/step-\d+ cannot be read", trials[1].reason)
@@ -310,10 +308,10 @@ def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_pa
     search = {"training.learning_rate": {"type": "categorical", "choices": [9e-3]}}
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=search, num_trials=2))
-    for trial in driver.book.runs("trial-"):
+    for trial in driver.book.runs("trial"):
         assert (trial.state, trial.value) == ("diverged", 0.0)
         assert re.fullmatch(r"loss is nan at step \d+", trial.reason)
-    trials = optuna.load_study(study_name="toy", storage=driver.folder.database_url).trials
+    trials = optuna.load_study(study_name="toy", storage=driver.layout.database_url).trials
     assert [(trial.state.name, trial.value, trial.user_attrs["state"]) for trial in trials] == [
         ("COMPLETE", 0.0, "diverged")
     ] * 2
@@ -326,18 +324,18 @@ def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
     monkeypatch.setattr("mathsft.study.search.LOCK_TIMEOUT_SECONDS", 0)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=2))
-    with sqlite3.connect(driver.folder.path / "study.db", isolation_level=None) as other:
+    with sqlite3.connect(driver.layout.database, isolation_level=None) as other:
         other.execute("begin immediate")
         with pytest.raises(UserError, match="database is locked"):
             driver.study(study_config(num_trials=4))
     driver.study(study_config(num_trials=4))
-    assert [run.number for run in driver.book.runs("trial-")] == [0, 1, 2, 3]
+    assert [run.number for run in driver.book.runs("trial")] == [0, 1, 2, 3]
 
 
 def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(), deadline=0.0)
-    assert driver.book.runs("trial-") == []
+    assert driver.book.runs("trial") == []
     assert driver.book.run("baseline") is not None
 
 
@@ -349,4 +347,4 @@ def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -
     bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
-    assert driver.book.runs("trial-")[-1].state == "pruned"
+    assert driver.book.runs("trial")[-1].state == "pruned"

@@ -13,6 +13,7 @@ import optuna
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
@@ -22,14 +23,7 @@ from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed
-from tests.build import (
-    make_categories,
-    make_checkpoint,
-    make_machine,
-    make_metrics,
-    make_responses,
-    score_of,
-)
+from tests.build import make_categories, make_checkpoint, make_machine, make_metrics, make_responses, score_of
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
@@ -66,7 +60,7 @@ class Toy:
 
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills
-        self.folder = spec.settings.layout.root
+        self.layout = spec.settings.layout
 
 
 class ToyTrainer(Toy):
@@ -82,15 +76,15 @@ class ToyTrainer(Toy):
         learning_rate = run.overrides.get("training.learning_rate", 1e-3)
         if learning_rate == FAILS:
             raise Failed("out of luck")
-        path = f"runs/{run.name}/step-{step:06d}"
-        (self.folder / path).mkdir(parents=True, exist_ok=True)
+        folder = self.layout.checkpoint(run.name, step)
+        folder.mkdir(parents=True, exist_ok=True)
         metrics = [make_metrics(run.name, number, loss=1 / number) for number in range(1, step + 1)]
         lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
-        (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
+        self.layout.metrics(run.name).write_text("".join(lines))
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
             return Diverged(run.name, step, f"loss is nan at step {step}")
-        return make_checkpoint(run.name, step, path, f"{run.name}@{step}")
+        return make_checkpoint(run.name, step, self.layout.recorded(folder), f"{run.name}@{step}")
 
 
 class ToyEvaluator(Toy):
@@ -101,17 +95,18 @@ class ToyEvaluator(Toy):
         assert method == "score"
         return await self.score(*args)
 
-    async def score(self, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, with_gold_nll: bool) -> Score:
+    async def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         self.kills.strike(is_end=False)
         await asyncio.sleep(0)
-        assert (self.folder / checkpoint.path).exists()
-        distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
+        assert (self.layout / checkpoint.path).exists()
+        distance = abs(math.log10(experiment.training.learning_rate / 1e-3))
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
+        path = self.layout.responses(checkpoint.run, checkpoint.step, pool)
+        path.parent.mkdir(exist_ok=True)
         responses = make_responses(make_categories(num_correct, NUM_PROBLEMS))
         path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
-        where = {"fingerprint": checkpoint.fingerprint, "responses_path": str(path.relative_to(self.folder))}
+        where = {"fingerprint": checkpoint.fingerprint, "responses_path": self.layout.recorded(path)}
         gold_nll = 1.0 if with_gold_nll else None
         return score_of(responses, checkpoint.run, checkpoint.step, pool, gold_nll=gold_nll, **where)
 
@@ -146,30 +141,39 @@ class Driver:
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.given = given
-        self.folder, self.num_trainers = StudyLayout(folder), num_trainers
-        self.book = Book.open(self.folder.database_url, "toy")
+        self.layout, self.num_trainers = StudyLayout(folder), num_trainers
+        self.book = Book.open(self.layout.database_url, "toy")
         self.experiment, self.kills = experiment, kills
 
-    def crew(self) -> Crew:
-        folder = self.folder.path
-        placement = place(make_machine((0, 1), ()), self.experiment, folder, "study")
+    def context(self) -> StudyContext:
+        placement = place(make_machine((0, 1), ()), self.experiment, self.layout, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
         evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
-        return Crew(Lending(trainers), Lending([evaluator]), self.experiment, folder)
+        crew = Crew(Lending(trainers), Lending([evaluator]))
+        return StudyContext(self.book, crew, self.layout, self.experiment)
 
     def study(self, config: StudyConfig, deadline: float | None = None) -> None:
-        search = Search(config, trial_plan(config.trial, 2), self.given, self.book, self.folder, self.num_trainers, deadline)
+        search = Search(
+            config,
+            self.experiment,
+            trial_plan(config.trial, 2),
+            self.given,
+            self.book,
+            self.layout,
+            self.num_trainers,
+            deadline,
+        )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
-        if not is_over(config, search, self.book, rule):
-            asyncio.run(run_study(config, rule, search, self.crew(), self.book))
-        promote(rule, self.book, self.folder.path)
+        if not is_over(config, self.experiment, search, self.book, rule):
+            asyncio.run(run_study(config, rule, search, self.context()))
+        promote(rule, self.book, self.layout)
 
     def final(self, config: StudyConfig, max_unscored: int = 100) -> Run:
         promotion = self.book.promotion()
         assert promotion is not None
-        run = final_run(promotion.overrides, final_plan(config.final, max_unscored), config.seed)
-        return asyncio.run(run_final(run, promotion, self.crew(), self.book, config.final.min_gain))
+        run = final_run(self.experiment, promotion.overrides, final_plan(config.final, max_unscored), config.seed)
+        return asyncio.run(run_final(run, promotion, self.context(), config.final.min_gain))
 
     def summary(self) -> dict[str, Any]:
         """What must not depend on kills: runs, their curves, and every score but those of stopped trials."""
@@ -186,7 +190,7 @@ class Driver:
         }
 
     def optuna_trials(self) -> list[Any]:
-        storage = optuna.storages.RDBStorage(self.folder.database_url)
+        storage = optuna.storages.RDBStorage(self.layout.database_url)
         trials = optuna.load_study(study_name="toy", storage=storage).trials
         return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 

@@ -14,6 +14,7 @@ from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
 from mathsft.tracking.live import LiveProgress
 from tests.build import (
+    Clock,
     make_baseline,
     make_checkpoint,
     make_experiment,
@@ -27,13 +28,6 @@ from tests.build import (
 
 EXPERIMENT = make_experiment(batch_size=8)
 FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "watch"), experiment=EXPERIMENT)
-
-
-class Clock:
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 def trial(number: int, **changes: object) -> Run:
@@ -55,7 +49,7 @@ def lines_of(book: Book, events: list[tuple[float, News | str]], num_trials: int
     heartbeat = Heartbeat(Console(file=output, width=40), clock)
     with heartbeat.during("deciding"), LiveProgress(heartbeat, book, num_trials) as live:
         book.observers = [live]
-        for clock.seconds, news in events:
+        for clock.now, news in events:
             hear(book, heartbeat, news)
     return output.getvalue().splitlines()
 
@@ -249,7 +243,7 @@ def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple
     clock = Clock()
     with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, book, 2) as live:
         book.observers = [live]
-        for clock.seconds, news in [
+        for clock.now, news in [
             (1, trial(0)),
             (1, asked("trainer-0", "trial-0", 10)),
             (2, step("trial-0", 1)),
@@ -257,7 +251,7 @@ def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple
             (4, step("trial-0", 5)),
         ]:
             hear(book, heartbeat, news)
-        clock.seconds = 6
+        clock.now = 6
         seen = read_until("training trial-0: step 5/10, loss 1.5000, 5 s", shown)
     assert "started" in seen
     assert re.search(r"━+ about \d+ s left", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen))
@@ -267,8 +261,8 @@ def test_the_moving_line_moves_while_nothing_is_heard(pipe: tuple[IO[str], IO[st
     output, shown = pipe
     clock = Clock()
     with Heartbeat(terminal(output), clock) as heartbeat, heartbeat.during("converting"):
-        for clock.seconds in (3, 4):
-            read_until(f"converting, {clock.seconds} s", shown)
+        for clock.now in (3, 4):
+            read_until(f"converting, {clock.now} s", shown)
 
 
 def test_where_no_line_can_move_one_is_written_after_a_silence(
@@ -278,9 +272,9 @@ def test_where_no_line_can_move_one_is_written_after_a_silence(
     output, shown = pipe
     clock = Clock()
     with Heartbeat(Console(file=output), clock) as heartbeat, heartbeat.during("converting"):
-        clock.seconds = SILENCE_SECONDS
+        clock.now = SILENCE_SECONDS
         assert shown.readline() == "[    8.0s]  converting, 8 s\n"
-        clock.seconds += SILENCE_SECONDS
+        clock.now += SILENCE_SECONDS
         assert shown.readline() == "[   16.0s]  converting, 16 s\n"
     output.close()
     assert shown.read() == "", "nothing beats any more"
@@ -295,13 +289,13 @@ def test_stages_are_told_from_within_and_as_of_now() -> None:
     heartbeat = Heartbeat(Console(file=output, width=40), clock)
     with heartbeat.during("preparing"):
         with heartbeat.during(lambda: f"{num_bytes} bytes"):
-            clock.seconds, num_bytes = 10, 7
+            clock.now, num_bytes = 10, 7
             heartbeat.beat()
-        clock.seconds = 111
+        clock.now = 111
         heartbeat.console.print("a line of a command's own")
-        clock.seconds = 118
+        clock.now = 118
         heartbeat.beat()
-        clock.seconds = 119
+        clock.now = 119
         heartbeat.beat()
     assert output.getvalue().splitlines() == [
         "[   10.0s]  7 bytes, 10 s",
@@ -317,7 +311,7 @@ def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict
     with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, book, 2) as live:
         book.observers = [live]
         book.write(trial(0))
-        clock.seconds = 60
+        clock.now = 60
         heartbeat.beat()
     assert output.getvalue().splitlines() == [
         "[    0.0s]  trial-0  learning_rate 1.20e-03  batch_size 16  started",

@@ -161,7 +161,7 @@ from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.store.book import Book
 from mathsft.tracking.wandb import WandbObserver
-from tests.build import make_trial
+from tests.build import make_experiment, make_trial
 folder = Path(sys.argv[1])
 book = Book.open(f"sqlite:///{folder / 'study.db'}", "s")
 observer = WandbObserver(book, StudyLayout(folder), WandbSettings(), close_seconds=0.5)
@@ -180,9 +180,7 @@ observer.close()
 
 @pytest.mark.slow
 def test_a_hung_service_neither_holds_up_the_end_nor_outlives_it(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HUNG, str(tmp_path), EXPERIMENT.model_dump_json()], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", HUNG, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     service = int(done.stdout)
     if psutil.pid_exists(service):

@@ -119,3 +119,8 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         return WorkerSettings(experiment, hardware, StudyLayout(tmp_path / "study"))
 
     return make
+
+
+@pytest.fixture
+def settings(make_model: MakeModel, make_settings: MakeSettings) -> WorkerSettings:
+    return make_settings(make_model())

@@ -1,6 +1,5 @@
 """Full states: what is saved comes back to the bit, what is not whole is not believed, a broken-off run goes on exactly."""
 
-import json
 import logging
 import pkgutil
 from collections.abc import Callable
@@ -21,9 +20,9 @@ from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
+from tests.training.published import curve, names_in
 from tests.training.settled import Trainer
 
-TIMED = ("seconds", "flop_utilization")
 NUM_STEPS = 10
 RUN = make_trial(plan=make_plan(4 * NUM_STEPS))
 
@@ -56,25 +55,15 @@ def some_state(step: int = 7) -> FullState:
     return FullState("identity", step, 1234, {**tensors, "nan": torch.tensor([float("nan"), float("-inf"), -0.0])})
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def bits(state: FullState | None) -> object:
     assert state is not None
     tensors = {name: tensor.reshape(-1).view(torch.uint8).tolist() for name, tensor in state.tensors.items()}
     return replace(state, tensors=tensors)
 
 
-def curve(settings: WorkerSettings) -> list[dict[str, float]]:
-    """Return the run's metrics but for those that are never the same twice."""
-    lines = settings.layout.metrics(RUN.name).read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
-
-
 def undisturbed(settings: WorkerSettings) -> tuple[str, list[dict[str, float]]]:
     alone = replace(settings, layout=StudyLayout(settings.layout.root.with_name("undisturbed")))
-    return Trainer(alone).advance(RUN, NUM_STEPS).fingerprint, curve(alone)
+    return Trainer(alone).advance(RUN, NUM_STEPS).fingerprint, curve(alone.layout.root)
 
 
 def test_a_state_comes_back_to_the_bit_and_the_newest_replaces_the_older(tmp_path: Path) -> None:
@@ -197,7 +186,7 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_bits(
     with (run_dir / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"run": "trial-0", "st')
     caplog.set_level(logging.INFO)
-    assert (Trainer(settings).advance(RUN, NUM_STEPS).fingerprint, curve(settings)) == expected
+    assert (Trainer(settings).advance(RUN, NUM_STEPS).fingerprint, curve(settings.layout.root)) == expected
     assert f"10 steps from {resumed_from}, " in caplog.text
     assert names_in(run_dir) == [STATE, "metrics.jsonl", "step-000010"]
 
@@ -225,8 +214,8 @@ def test_a_state_is_used_up_to_the_step_that_was_asked_for(settings: WorkerSetti
     half_trained(settings)
     trainer = Trainer(settings)
     trainer.advance(RUN, 4)
-    assert curve(settings) == expected[:4]
-    assert (trainer.advance(RUN, NUM_STEPS).fingerprint, curve(settings)) == (fingerprint, expected)
+    assert curve(settings.layout.root) == expected[:4]
+    assert (trainer.advance(RUN, NUM_STEPS).fingerprint, curve(settings.layout.root)) == (fingerprint, expected)
 
 
 @pytest.mark.slow
@@ -254,7 +243,7 @@ def test_a_state_that_does_not_fit_what_lies_beside_it_is_not_used(
     checkpoint = Trainer(settings).advance(RUN, NUM_STEPS)
     assert "10 steps from the base weights" in caplog.text
     assert "is not used" in caplog.text or "is begun anew" in caplog.text
-    assert (checkpoint.fingerprint, curve(settings)) == undisturbed(settings)
+    assert (checkpoint.fingerprint, curve(settings.layout.root)) == undisturbed(settings)
 
 
 def test_a_trainer_keeps_one_state(settings: WorkerSettings, save_always: None) -> None:

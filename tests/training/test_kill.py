@@ -6,15 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mathsft.worker_settings import WorkerSettings
+from tests.training.published import curve, names_in
 
 pytestmark = pytest.mark.slow
 
-TIMED = ("seconds", "flop_utilization")
 SCRIPT = Path(__file__).with_name("kill_trainer.py")
 NUM_STEPS, NUM_KILLS, SEEDS = 60, 9, (0, 1, 2)
 
@@ -30,15 +29,11 @@ def test_a_killed_trainer_ends_like_an_undisturbed_one(
     results = json.loads(finished.stdout)
     print(results)
 
-    def curve(study: str) -> list[dict[str, Any]]:
-        lines = (tmp_path / study / "runs" / "trial-0" / "metrics.jsonl").read_text().splitlines()
-        return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
-
-    expected = curve("undisturbed")
+    expected = curve(tmp_path / "undisturbed")
     assert [line["step"] for line in expected] == list(range(1, NUM_STEPS + 1))
     assert len({step for study in results for step in results[study]["steps_at_kills"]}) > 4
     for study in (f"killed-{seed}" for seed in SEEDS):
-        assert curve(study) == expected
+        assert curve(tmp_path / study) == expected
         assert results[study]["fingerprint"] == results["undisturbed"]["fingerprint"]
-        left = sorted(path.name for path in (tmp_path / study / "runs" / "trial-0").iterdir())
+        left = names_in(tmp_path / study / "runs" / "trial-0")
         assert left == ["full-state.safetensors", "metrics.jsonl", "step-000030", "step-000060"]

@@ -1,7 +1,5 @@
 """What the probe makes of the steps that it times, with real steps of a tiny model and a clock that charges for them."""
 
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -38,11 +36,6 @@ class Charging:
     def read(self) -> float:
         self.now += MOMENT
         return self.now
-
-
-@pytest.fixture
-def settings(make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
-    return make_settings(make_model())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mathsft.config.schema import LimitSettings
 from mathsft.layout import StudyLayout
@@ -26,6 +25,7 @@ from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
 from tests.build import make_plan, make_run
 from tests.native import MULTIPLIES_BF16
+from tests.training.published import weights
 from tests.training.settled import Trainer
 
 Hire: TypeAlias = Callable[[WorkerSettings], Worker]
@@ -70,10 +70,6 @@ def curve(settings: WorkerSettings, run: Run, name: str) -> torch.Tensor:
     found = [json.loads(line) for line in lines(settings, run)]
     assert [line["step"] for line in found] == list(range(1, len(found) + 1))
     return torch.tensor([line[name] for line in found], dtype=torch.float64)
-
-
-def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(settings.layout.root / checkpoint.path / "model.safetensors")
 
 
 def elsewhere(settings: WorkerSettings, name: str) -> WorkerSettings:
@@ -135,8 +131,8 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
     for run, checkpoint in zip((several, few), checkpoints, strict=False):
         expected = train_alone(alone, run)
         assert_same(ours, alone, run, TOLERANCE, TOLERANCE)
-        for name, weight in weights(ours, checkpoint).items():
-            other = weights(alone, expected)[name]
+        for name, weight in weights(ours.layout.root, checkpoint).items():
+            other = weights(alone.layout.root, expected)[name]
             assert float((weight - other).norm() / other.norm()) < TOLERANCE, name
         assert checkpoint.canary is not None and expected.canary is not None
         assert checkpoint.canary.logprobs == pytest.approx(expected.canary.logprobs, rel=1e-4)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mathsft.errors import UserError
 from mathsft.training.state import BaseModel, load_base, publish
+from tests.training.published import names_in
 
 MakeModel = Callable[..., Path]
 IDS = torch.arange(1, 30)[None]
@@ -28,10 +29,6 @@ def shake(base: BaseModel) -> dict[str, torch.Tensor]:
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.no_grad():
         return model(IDS).logits
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -14,16 +14,15 @@ from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.records import Checkpoint, Run
+from mathsft.records import Checkpoint, Diverged, Run
 from mathsft.training.flops import model_flops
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.native import needs_bf16
+from tests.training.published import curve, names_in, weights
 from tests.training.settled import Trainer
 
 Make = Callable[..., Trainer]
-
-TIMED = ("seconds", "flop_utilization")
 
 CHANGED = {
     "learning_rate": 1e-3,
@@ -42,54 +41,35 @@ CHANGES_NO_UPDATE = {"token_budget_tokens": 100, "gradient_checkpointing": True}
 """Settings of how the weights are computed: they decide time and memory, and change the update by rounding at most."""
 
 
-@pytest.fixture
-def settings(make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings]) -> WorkerSettings:
-    return make_settings(make_model())
-
-
 def run_of(name: str = "trial-0", num_examples: int = 40, seed: int = 0, **training: Scalar) -> Run:
     overrides = {f"training.{name}": value for name, value in training.items()}
     return make_run(name, overrides, make_plan(num_examples), seed=seed)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def weights(settings: WorkerSettings, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return load_file(settings.layout.root / checkpoint.path / "model.safetensors")
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return sum((one[name].double() - other[name].double()).pow(2).sum().item() for name in one) ** 0.5
 
 
-def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
-    """Return the run's metrics but for those that are never the same twice."""
-    lines = settings.layout.metrics(run.name).read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
-
-
 def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: WorkerSettings) -> None:
     run, other = run_of(), run_of("trial-1", seed=1, learning_rate=1e-2)
     whole = Trainer(settings).advance(run, 10)
-    expected = curve(settings, run)
+    expected = curve(settings.layout.root, run.name)
     assert [line["step"] for line in expected] == list(range(1, 11))
 
     trainer = Trainer(settings)
     first = trainer.advance(run, 4)
     trainer.park()
     in_parts = trainer.advance(replace(run, state="running", reason="how a run is going does not matter"), 10)
-    assert (in_parts.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    assert (in_parts.fingerprint, curve(settings.layout.root, run.name)) == (whole.fingerprint, expected)
     assert in_parts.costs.num_tokens < whole.costs.num_tokens
 
     trainer.advance(other, 3)
     back = trainer.advance(run, 4)
-    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    assert (back.fingerprint, curve(settings.layout.root, run.name)) == (first.fingerprint, expected[:4])
     again = trainer.advance(run, 10)
-    assert (again.fingerprint, curve(settings, run)) == (whole.fingerprint, expected)
+    assert (again.fingerprint, curve(settings.layout.root, run.name)) == (whole.fingerprint, expected)
     back = trainer.advance(run, 4)
-    assert (back.fingerprint, curve(settings, run)) == (first.fingerprint, expected[:4])
+    assert (back.fingerprint, curve(settings.layout.root, run.name)) == (first.fingerprint, expected[:4])
     left = set(names_in(settings.layout.run(run.name))) - {"full-state.safetensors"}  # a slow run saves one
     assert left == {"metrics.jsonl", "step-000004", "step-000010"}
 
@@ -107,7 +87,7 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     assert costs.predicted_memory.total > 0
     # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
     assert 0 <= costs.peak_memory_bytes < 2**30
-    assert costs.num_tokens == sum(line["num_tokens"] for line in curve(settings, run_of()))
+    assert costs.num_tokens == sum(line["num_tokens"] for line in curve(settings.layout.root))
     assert trainer.advance(run_of("trial-1", max_length_tokens=90), 2).costs.encode_seconds == 0
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
     assert message.startswith("run trial-0: 10 steps from the base weights, ")
@@ -119,12 +99,12 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
 )
 def test_no_training_setting_is_inert(settings: WorkerSettings, name: str) -> None:
     trainer = Trainer(settings)
-    base, before = (weights(settings, trainer.advance(run_of(), step)) for step in (0, 3))
+    base, before = (weights(settings.layout.root, trainer.advance(run_of(), step)) for step in (0, 3))
     if name in CHANGES_NO_UPDATE:
-        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
+        after = weights(settings.layout.root, trainer.advance(run_of("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
         assert distance(before, after) < 1e-3 * distance(before, base)
     else:
-        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGED[name]}), 3))
+        after = weights(settings.layout.root, trainer.advance(run_of("trial-1", **{name: CHANGED[name]}), 3))
         assert distance(before, after) > 1e-2 * distance(before, base)
 
 
@@ -148,8 +128,9 @@ def test_step_0_is_the_base_model_even_of_a_run_without_examples(settings: Worke
     trainer = Trainer(settings)
     trainer.advance(run_of(), 2)
     baseline = trainer.advance(run_of("baseline", num_examples=0), 0)
-    assert distance(weights(settings, baseline), load_file(Path(settings.experiment.model.path) / "model.safetensors")) == 0
-    assert curve(settings, run_of("baseline")) == []
+    base = load_file(Path(settings.experiment.model.path) / "model.safetensors")
+    assert distance(weights(settings.layout.root, baseline), base) == 0
+    assert curve(settings.layout.root, "baseline") == []
 
 
 def test_a_step_after_the_end_is_refused(settings: WorkerSettings) -> None:
@@ -162,12 +143,13 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
     expected = trainer.advance(run_of(), 3)
     wild = run_of("trial-1", learning_rate=1e30)
     diverged = trainer.advance(wild, 10)
-    num_steps = len(curve(settings, wild))
-    assert (diverged.step, diverged.path, diverged.fingerprint) == (num_steps + 1, "", "")
+    num_steps = len(curve(settings.layout.root, wild.name))
+    assert isinstance(diverged, Diverged)
+    assert diverged.step == num_steps + 1
     assert diverged.reason.endswith(f" at step {diverged.step} (learning rate 1e+30)")
     assert any(start in diverged.reason for start in ("loss is nan", "loss is inf", "gradient norm is"))
     assert trainer.advance(wild, 10) == diverged
-    assert len(curve(settings, wild)) == num_steps
+    assert len(curve(settings.layout.root, wild.name)) == num_steps
     # What the diverging step would have changed was not applied: the steps before it can still be had.
     assert isinstance(trainer.advance(wild, 0), Checkpoint)
     assert (settings.layout.root / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
@@ -176,12 +158,12 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
 
 def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_step(settings: WorkerSettings) -> None:
     run = run_of()
-    expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings, run)
+    expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings.layout.root, run.name)
     first, second = Trainer(settings), Trainer(settings)
     first.advance(run, 4)
     for to_step in (9, 2):  # further than the first trainer, and less far
         second.advance(run, to_step)
-        assert (first.advance(run, 6).fingerprint, curve(settings, run)) == expected
+        assert (first.advance(run, 6).fingerprint, curve(settings.layout.root, run.name)) == expected
         first.advance(run, 4)
 
 
@@ -200,7 +182,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: Worke
         trainer.advance(run, 4)
     metrics.unlink()
     assert trainer.advance(run, 4).fingerprint == expected
-    assert [line["step"] for line in curve(settings, run)] == [1, 2, 3, 4]
+    assert [line["step"] for line in curve(settings.layout.root, run.name)] == [1, 2, 3, 4]
 
 
 def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_products(

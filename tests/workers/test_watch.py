@@ -4,13 +4,7 @@ import pytest
 
 from mathsft.config.schema import LimitSettings
 from mathsft.workers.watch import Watch
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.build import Clock
 
 
 @pytest.fixture

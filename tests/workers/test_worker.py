@@ -24,7 +24,7 @@ from tests.build import make_experiment
 
 pytestmark = pytest.mark.slow  # real processes
 
-EXPERIMENT = make_experiment()
+EXPERIMENT = make_experiment("m")
 HARDWARE = Hardware("cpu", 1, "eager", "float32", 0.5, False)
 CORE = min(os.sched_getaffinity(0))
 
@@ -313,6 +313,7 @@ DRIVER = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from mathsft.config.schema import LimitSettings
+    from mathsft.layout import StudyLayout
     from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
     from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
