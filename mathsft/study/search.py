@@ -21,13 +21,13 @@ from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
 from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
+from mathsft.runs.results import TRIAL_PREFIX, recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
 from mathsft.store.folder import StudyFolder
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
-from mathsft.study.results import TRIAL_PREFIX, recorded_results
 
 MAX_FAILURES = 3
 

@@ -8,8 +8,10 @@ import pytest
 
 from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
 from mathsft.records import Plan, Promotion, Run
+from mathsft.runs.contest import Rule
+from mathsft.runs.results import TrialResult
 from mathsft.statistics.paired import compare
-from mathsft.study.decide import Confirm, Rule, TrialResult, decide, propose
+from mathsft.study.decide import Confirm, decide, propose
 from mathsft.study.words import runner_up_note
 
 PLAN = Plan(64, (1.0,), "search", 2, "last")
