@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
-from mathsft.records import Run
 from mathsft.runs.results import SEARCH_POOL, TrialResult, recorded_results
 from mathsft.statistics.intervals import effective_number
 from mathsft.statistics.paired import mean_correlation
@@ -53,9 +52,9 @@ class Rule:
 class Observed(Observation):
     """A trial's observation."""
 
-    run: Run
-    num_problems: int
-    """That it was scored on; 0 for a diverged one."""
+    trial: TrialResult
+    pools: tuple[str, ...]
+    """That the accuracy was taken on, before it was put as of the search pool; none for a diverged trial."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,11 @@ def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
     return contest
 
 
-def recorded_contest(book: Book) -> tuple[Rule, Contest]:
-    """Return the contest that the recorded promotion decided, by the recorded rule; without one, on the search pool."""
+def recorded_observations(book: Book) -> tuple[Mapping[str, SearchRange], list[Observed]]:
+    """Return the searched ranges and what the surface that decided goes through, as recorded; both may be empty.
+
+    Before there is a promotion, this is the surface through the search pool's scores, which makes the shortlist.
+    """
     settings, promotion = book.settings() or {}, book.promotion()
     ranges: dict[str, dict[str, Any]] = {}
     for name, value in _section(settings, "search").items():
@@ -106,9 +108,10 @@ def recorded_contest(book: Book) -> tuple[Rule, Contest]:
     rule = Rule(
         space=TypeAdapter(dict[str, SearchRange]).validate_python(ranges),
         selection=SelectionSettings.model_validate(_section(settings, "selection")),
+        # The rounds went over so many problems, however many the pool holds.
         num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
     )
-    return rule, hold_contest(recorded_results(book), rule)
+    return rule.space, hold_contest(recorded_results(book), rule).observe() if ranges else []
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def observe(
-    results: Sequence[TrialResult], entrants: Sequence[TrialResult] = (), pools: Sequence[str] = (SEARCH_POOL,)
+    results: Sequence[TrialResult], entrants: Sequence[TrialResult] = (), pools: tuple[str, ...] = (SEARCH_POOL,)
 ) -> list[Observed]:
     """Return what the entrants reached on all these pools and the others on the search pool, each as of the search pool.
 
@@ -133,20 +136,20 @@ def observe(
     return [
         _observed(trial, pools, lost, own_share)
         if trial.run.name in entered
-        else _observed(trial, [SEARCH_POOL], 0.0, own_share)
+        else _observed(trial, (SEARCH_POOL,), 0.0, own_share)
         for trial in results
         if trial.run.state in ("finished", "diverged")
     ]
 
 
-def _observed(trial: TrialResult, pools: Sequence[str], lost: float, own_share: float) -> Observed:
+def _observed(trial: TrialResult, pools: tuple[str, ...], lost: float, own_share: float) -> Observed:
     if trial.run.state == "diverged":
-        return Observed(trial.run.overrides, 0.0, 0.0, trial.run, 0)
+        return Observed(trial.run.overrides, 0.0, 0.0, trial, ())
     solved = trial.solved(pools)
     num = effective_number(solved, trial.num_samples)
     share = (fmean(solved) * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
     variance = own_share * share * (1 - share) / num
-    return Observed(trial.run.overrides, fmean(solved) + lost, variance, trial.run, len(solved))
+    return Observed(trial.run.overrides, fmean(solved) + lost, variance, trial, pools)
 
 
 def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
@@ -160,7 +163,7 @@ def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
 def smoothed(observed: Sequence[Observed], rule: Rule) -> dict[str, float]:
     """Return each observed trial's smoothed accuracy on the search pool by its name."""
     means = smooth(rule.space, observed).means
-    return {one.run.name: mean for one, mean in zip(observed, means, strict=True)}
+    return {one.trial.run.name: mean for one, mean in zip(observed, means, strict=True)}
 
 
 def ranked(trials: Iterable[TrialResult], accuracies: Mapping[str, float]) -> list[TrialResult]:
