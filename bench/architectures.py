@@ -27,7 +27,9 @@ from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.data.model_check import check_model
 from mathsft.data.models import resolve_model
 from mathsft.errors import StudyFailedError, UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import ENGINE_CHECK, EngineCheck
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.engine_check import check_engine
 from mathsft.store.book import Book, News
@@ -168,14 +170,15 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
         }
     )
     experiment = apply_overrides(experiment, {"training.precision": machine.auto_precision, "evaluation.load": load})
+    layout = StudyLayout(study_dir)
     study_dir.mkdir()
-    book, heard = Book.open(f"sqlite:///{study_dir / 'study.db'}", ENGINE_CHECK), _Heard()
+    book, heard = Book.open(layout.database_url, ENGINE_CHECK), _Heard()
     book.observers.append(heard)
-    placement = place(machine, experiment, study_dir, "study")
+    placement = place(machine, experiment, layout, "study")
     try:
         check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
-        with Crew.hired(placement, experiment, study_dir, LimitSettings()) as crew:
-            asyncio.run(check_engine(crew, book))
+        with Crew.hired(placement, LimitSettings()) as crew:
+            asyncio.run(check_engine(StudyContext(book, crew, layout, experiment)))
     except UserError as error:
         return Checked(_outcome(str(error)), str(error))
     except StudyFailedError as error:

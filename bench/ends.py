@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 
 from mathsft.data.models import fingerprint
+from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Differences:
     """Runs, trials, scores and promotions that are there but not the same."""
 
 
-def read_end(folder: StudyFolder, study: str) -> End:
+def read_end(layout: StudyLayout, study: str) -> End:
     """Read a study's end from its database and its files."""
-    book = Book.open(folder.database_url, study)
+    book = Book.open(layout.database_url, study)
     runs = {run.name: run for run in book.runs()}
-    storage = optuna.storages.RDBStorage(folder.database_url)
-    steps = [step for name in runs for step in _steps_on_disk(folder.run(name) / "metrics.jsonl")]
+    storage = optuna.storages.RDBStorage(layout.database_url)
+    steps = [step for name in runs for step in _steps_on_disk(layout.metrics(name))]
     weights = [checkpoint for name in runs for checkpoint in book.checkpoints(name) if checkpoint.path]
     corrupt = [
         checkpoint
         for checkpoint in weights
-        if (folder.path / checkpoint.path).exists() and fingerprint(folder.path / checkpoint.path) != checkpoint.fingerprint
+        if (layout / checkpoint.path).exists() and fingerprint(layout / checkpoint.path) != checkpoint.fingerprint
     ]
     end = End(
         runs=runs,
@@ -75,7 +75,7 @@ def read_end(folder: StudyFolder, study: str) -> End:
         },
         curves={name: [replace(step, seconds=0.0, flop_utilization=None) for step in book.metrics(name)] for name in runs},
         num_repeated_steps=len(steps) - len(set(steps)),
-        num_half_files=len(corrupt) + _num_half_files(folder.path),
+        num_half_files=len(corrupt) + _num_half_files(layout.root),
     )
     book.close()
     return end

@@ -34,6 +34,7 @@ from mathsft.config.schema import (
     TrainingSettings,
 )
 from mathsft.data.models import fingerprint, resolve_model
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, packs_from_width
@@ -176,7 +177,9 @@ def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measu
     folder = resolve_model(workload.experiment.model.path)
     experiment = workload.experiment.model_copy(update={"model": ModelSettings(path=str(folder))})
     checkpoints = ours(publish_two, folder, scratch, workload.dtype)
-    prompts_ids, max_model_len = ours(start_ours, WorkerSettings(experiment, workload.hardware, scratch), checkpoints[0])
+    prompts_ids, max_model_len = ours(
+        start_ours, WorkerSettings(experiment, workload.hardware, StudyLayout(scratch)), checkpoints[0]
+    )
     starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len, workload.dtype) for _ in range(3)]
     rounds = [
         Round(**ours(time_ours, checkpoints), bare=bare(time_bare, prompts_ids, experiment.evaluation))
@@ -244,10 +247,15 @@ def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[t
     from mathsft.evaluation.evaluator import Evaluator
 
     evaluator = _STATE["evaluator"] = Evaluator(settings)
-    evaluator.score(checkpoint, {}, POOL, False)
+    evaluator.score(checkpoint, settings.experiment, POOL, False)
     problems = select(load_pools(settings.experiment.data), POOL)
     prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
-    _STATE.update(study_dir=settings.study_dir, prompts_ids=prompts_ids, sampling=settings.experiment.evaluation)
+    _STATE.update(
+        layout=settings.layout,
+        experiment=settings.experiment,
+        prompts_ids=prompts_ids,
+        sampling=settings.experiment.evaluation,
+    )
     return prompts_ids, evaluator._engine.max_model_len
 
 
@@ -260,14 +268,15 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
         engine._llm.reset_prefix_cache()
         return _seconds(action)
 
-    engine.swap(_STATE["study_dir"] / other.path)
+    layout = _STATE["layout"]
+    engine.swap(layout / other.path, other.fingerprint)
     return {
-        "swap": _seconds(lambda: engine.swap(_STATE["study_dir"] / checkpoint.path)),
-        "reload": _seconds(lambda: engine._reload(_STATE["study_dir"] / checkpoint.path)),
+        "swap": _seconds(lambda: engine.swap(layout / checkpoint.path, checkpoint.fingerprint)),
+        "reload": _seconds(lambda: engine._reload(layout / checkpoint.path)),
         "canary": _seconds(lambda: evaluator._check_canary(engine, checkpoint, checkpoint.canary)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
-        "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL, True)),
-        "score": with_empty_cache(lambda: evaluator.score(checkpoint, {}, POOL, False)),
+        "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, True)),
+        "score": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, False)),
     }
 
 

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from bench.ends import Differences, compare, read_end
 from bench.processes import start_bench
-from mathsft.store.folder import StudyFolder
+from mathsft.layout import StudyLayout
 from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ class Workplace:
         for name in ("studies", "experiments"):
             shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
         self.commands = commands(num_trials)
-        self.folder = StudyFolder(root / "studies" / STUDY)
+        self.folder = StudyLayout(root / "studies" / STUDY)
         self.kills: list[Kill] = []
         self.num_leftovers = self.num_tracebacks = 0
         self._said: tuple[Path, ...] = ()
@@ -242,7 +242,7 @@ class Workplace:
             return graders[0] if graders else None
         if victim not in WORKS_ON:
             return None
-        progress = sum(path.stat().st_size for path in self.folder.path.glob(WORKS_ON[victim]))
+        progress = sum(path.stat().st_size for path in self.folder.root.glob(WORKS_ON[victim]))
         pid = self._worker_pid(victim, driver_pid)
         if pid is None or progress <= self._progress_at_kill.get(victim, -1):
             return None
@@ -251,7 +251,7 @@ class Workplace:
 
     def _worker_pid(self, name: str, driver_pid: int) -> int | None:
         """Return the process that a worker's log names last, if it is alive and this driver's."""
-        logs = "".join(path.read_text(errors="replace") for path in self.folder.path.glob(f"logs/{name}*.log"))
+        logs = "".join(path.read_text(errors="replace") for path in self.folder.root.glob(f"logs/{name}*.log"))
         pids = re.findall(rf"{name}\S*: process (\d+) serves", logs)
         try:
             return int(pids[-1]) if pids and psutil.Process(int(pids[-1])).ppid() == driver_pid else None
@@ -279,7 +279,7 @@ class Workplace:
         return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self._said)
 
     def _num_bytes(self) -> int:
-        paths = [path for pattern in WORKS_ON.values() for path in self.folder.path.glob(pattern)]
+        paths = [path for pattern in WORKS_ON.values() for path in self.folder.root.glob(pattern)]
         return sum(path.stat().st_size for path in paths)
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
-from mathsft.commands.common import folder_of, opened_if_begun
+from mathsft.commands.common import layout_of, opened_if_begun
 from mathsft.commands.opening import Opening
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import Prediction, predicted
@@ -108,7 +108,7 @@ def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
 
 def _predicted(loaded: Loaded, console: Console) -> Prediction:
     """Return what `--dry-run` would say now."""
-    machine, folder = detect_machine(), folder_of(loaded)
+    machine, folder = detect_machine(), layout_of(loaded)
     with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as book:
         return predicted(Opening(machine, with_precision(loaded, machine, book), heartbeat), folder, book)
 
@@ -155,15 +155,15 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
 
 
 def _num_ended(loaded: Loaded) -> int:
-    if not folder_of(loaded).run("trial-0").exists():
+    if not layout_of(loaded).run("trial-0").exists():
         return 0  # the database may be in the making
-    with opened_if_begun(loaded, folder_of(loaded)) as book:
-        return sum(run.state in FINISHED for run in book.runs("trial-")) if book else 0
+    with opened_if_begun(loaded, layout_of(loaded)) as book:
+        return sum(run.state in FINISHED for run in book.runs("trial")) if book else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:
     """Return when the first score was there, and the last one of the search."""
-    with opened_if_begun(loaded, folder_of(loaded)) as book:
+    with opened_if_begun(loaded, layout_of(loaded)) as book:
         assert book is not None
         scored = [stint for stint in book.stints() if stint.pool]
     return min(stint.ended for stint in scored), max(stint.ended for stint in scored if stint.pool == "search")

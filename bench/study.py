@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
+from mathsft.layout import StudyLayout
 from mathsft.runs.ledger import IDLE, cost_ledger
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,18 +91,18 @@ def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     command = [sys.executable, str(ROOT / "run_study.py"), "--study", str(path)]
     cpu_seconds = _run(command, scratch)
-    folder = StudyFolder(path.with_suffix(""))
+    folder = StudyLayout(path.with_suffix(""))
     return _read_ours(folder, cpu_seconds)
 
 
-def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
+def _read_ours(folder: StudyLayout, cpu_seconds: float) -> tuple[Side, float]:
     """Read the study's times from its records: from when both workers are warm to the last tell."""
-    book = Book.open(folder.database_url, folder.path.name)
+    book = Book.open(folder.database_url, folder.root.name)
     try:
-        trials = book.runs("trial-")
+        trials = book.runs("trial")
         later = [run.name for run in trials[NUM_FIRST:]]
-        train = sum(_seconds(one.timings) for name in later for one in book.checkpoints(name))
-        evaluate = sum(_seconds(one.timings) for name in later for one in book.scores(name))
+        train = sum(sum(one.costs.seconds.values()) for name in later for one in book.checkpoints(name))
+        evaluate = sum(sum(one.costs.seconds.values()) for name in later for one in book.scores(name))
         activities = {
             f"{account.worker}: {activity}": seconds
             for account in cost_ledger(book).accounts
@@ -112,7 +112,7 @@ def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
         accuracies = tuple(trial.value or 0.0 for trial in trials)
     finally:
         book.close()
-    asked = optuna.load_study(study_name=folder.path.name, storage=folder.database_url).trials
+    asked = optuna.load_study(study_name=folder.root.name, storage=folder.database_url).trials
     wall_seconds = (_known(asked[-1].datetime_complete) - _known(asked[NUM_FIRST].datetime_start)).total_seconds()
     overhead = wall_seconds / max(train, evaluate) - 1
     return Side("run_study", wall_seconds, cpu_seconds / len(trials), activities, accuracies), overhead
@@ -121,10 +121,6 @@ def _read_ours(folder: StudyFolder, cpu_seconds: float) -> tuple[Side, float]:
 def _known(moment: datetime | None) -> datetime:
     assert moment is not None
     return moment
-
-
-def _seconds(timings: dict[str, float]) -> float:
-    return sum(value for name, value in timings.items() if name.endswith("_seconds"))
 
 
 def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.special import expit
 
-from mathsft.config.schema import Choices, FloatRange, SearchRange
+from mathsft.config.schema import (
+    Choices,
+    DataSettings,
+    Experiment,
+    FloatRange,
+    ModelSettings,
+    SearchRange,
+    TrainingSettings,
+)
 from mathsft.records import Overrides, Plan, Run
 from mathsft.runs.results import TrialResult
 from mathsft.seeds import derive_seed
@@ -33,6 +41,12 @@ SEED_SD = 0.012
 DIFFICULTY_SD = 1.8
 """Standard deviation of problems' difficulty, in logits: two trials at 50 % disagree on 30 % of the problems."""
 PLAN = Plan(1, (1.0,), "search", 1, "last")
+EXPERIMENT = Experiment(
+    model=ModelSettings(path="simulated"),
+    data=DataSettings(source="simulated"),
+    training=TrainingSettings(learning_rate=1e-3, batch_size=1),
+)
+"""No trial reads it: what it would train is a surface's."""
 
 Point: TypeAlias = NDArray[np.float64]
 """(2,): the learning rate's and the batch size's position in their ranges, 0 to 1."""
@@ -176,7 +190,17 @@ class World:
         expected = self._surface(settings)
         accuracy = float(np.clip(expected + rng.normal(0, SEED_SD), 0.002, 0.98))
         solved = rng.random(self._difficulties.size) < expit(_ability(accuracy) - self._difficulties)
-        run = Run(f"trial-{number}", dict(settings), PLAN, number, "finished", float(solved[:NUM_SEARCH].mean()))
+        run = Run(
+            name=f"trial-{number}",
+            kind="trial",
+            overrides=dict(settings),
+            experiment=EXPERIMENT,
+            plan=PLAN,
+            seed=number,
+            number=number,
+            state="finished",
+            value=float(solved[:NUM_SEARCH].mean()),
+        )
         return Trained(run, expected, accuracy, solved[:MAX_SEARCH], solved[MAX_SEARCH:])
 
 

@@ -23,8 +23,10 @@ from rich.table import Table
 from bench.processes import start_bench
 from mathsft.commands.common import with_local_model
 from mathsft.config.load import load_settings
+from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.concurrency import Concurrency, concurrency
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, trained
 from mathsft.runs.final import One, final_plan, final_run
@@ -89,46 +91,48 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     """Return the pairs, and how far both workers worked at once in the runs that were scored."""
     loaded = load_settings("quickstart", None, SHORTER)
     experiment = with_local_model(loaded.experiment, Heartbeat(console))
-    placement = place(detect_machine(), experiment, folder, "final")
+    layout = StudyLayout(folder)
+    placement = place(detect_machine(), experiment, layout, "final")
     console.print(f"{num_pairs} pairs; {placement.description}")
-    book = Book.open(f"sqlite:///{folder / 'study.db'}", "two-devices")
+    book = Book.open(layout.database_url, "two-devices")
     book.observers.append(Timekeeper(book, len(placement.trainers)))
-    run = final_run({}, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
+    plan = final_plan(loaded.study.final, placement.max_unscored)
+    run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 
-    async def paired() -> list[Pair]:
-        await drive(One(replace(run, name=WARM_UP), book), crew, book)  # processes, engine and encoded examples are there
+    async def paired(study: StudyContext) -> list[Pair]:
+        await drive(One(replace(run, name=WARM_UP), book), study)  # processes, engine and encoded examples are there
         pairs = []
         for number in range(num_pairs):
             speeds = {}
             for kind in ("alone", "scored") if number % 2 == 0 else ("scored", "alone"):
                 named = replace(run, name=f"final-{kind}-{number}")
-                await (drive(One(named, book), crew, book) if kind == "scored" else train_alone(named, crew, book))
+                await (drive(One(named, book), study) if kind == "scored" else train_alone(named, study))
                 speeds[kind] = training_speed(book, named.name)
             pairs.append(Pair(**speeds))
             console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")
         return pairs
 
-    with Crew.hired(placement, experiment, folder, loaded.study.limits) as crew:
-        pairs = asyncio.run(paired())
+    with Crew.hired(placement, loaded.study.limits) as crew:
+        pairs = asyncio.run(paired(StudyContext(book, crew, layout, loaded.experiment)))
     found = concurrency(book, [f"final-scored-{number}" for number in range(num_pairs)])
     book.close()
     assert found is not None
     return pairs, found
 
 
-async def train_alone(run: Run, crew: Crew, book: Book) -> None:
+async def train_alone(run: Run, study: StudyContext) -> None:
     """Train the run to the same checkpoints, which nobody scores."""
-    book.write(run)
-    async with crew.trainers.lease() as trainer:
-        for step in crew.eval_steps(run):
-            await trained(run, step, trainer, crew, book)
-    book.write(replace(run, state="finished"))
+    study.book.write(run)
+    async with study.crew.trainers.lease() as trainer:
+        for step in run.eval_steps:
+            await trained(run, step, trainer, study)
+    study.book.write(replace(run, state="finished"))
 
 
 def training_speed(book: Book, run: str) -> Speed:
     """Return the speed from the run's first request for training to its last answer."""
     stints = [stint for stint in book.stints() if stint.run == run and not stint.pool]
-    num_tokens = sum(checkpoint.timings["num_tokens"] for checkpoint in book.checkpoints(run))
+    num_tokens = sum(checkpoint.costs.num_tokens for checkpoint in book.checkpoints(run))
     by_clock = num_tokens / (stints[-1].ended - stints[0].began)
     return Speed(by_clock, num_tokens / sum(stint.cpu_seconds for stint in stints))
 

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -15,6 +16,24 @@ class UserError(Exception):
     `cli` prints the message without a traceback and exits with code 2, wherever the error was raised, a worker process
     included.
     """
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be served; the weights that the engine had before still are."""
+
+
+class ErrorKind(StrEnum):
+    """What the driver has to know of an error that a worker's process raised."""
+
+    USER = "user"
+    CHECKPOINT = "checkpoint"
+    CODE = "code"
+
+    @classmethod
+    def of(cls, error: Exception) -> "ErrorKind":
+        """Return the kind of an error."""
+        kinds = ((UserError, cls.USER), (CheckpointError, cls.CHECKPOINT))
+        return next((kind for error_class, kind in kinds if isinstance(error, error_class)), cls.CODE)
 
 
 class StudyFailedError(Exception):

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from mathsft.config.schema import Scalar
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.costs import ScoringCosts, TrainingCosts
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
 
+RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
 
@@ -98,21 +100,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its settings as overrides of the experiment, its plan, and how it ended."""
+    """One training: what it is for, its settings, its plan, and how it ended."""
 
     name: str
+    kind: RunKind
     overrides: dict[str, Scalar]
+    """Of the study's experiment."""
+    experiment: Experiment
+    """With these overrides; resolved once, when the run is made. model.path is what the user named, not where it lies."""
     plan: Plan
     seed: int
+    number: int | None = None
+    """A trial's number in Optuna, None for any other run."""
     state: RunState = "running"
     value: float | None = None
     """Accuracy at the last eval point of a finished run, 0 for a diverged one; None for any other."""
     reason: str = ""
 
     @property
-    def number(self) -> int | None:
-        """Return a trial's number in Optuna, None for any other run."""
-        return int(self.name.removeprefix("trial-")) if self.name.startswith("trial-") else None
+    def num_steps(self) -> int:
+        """Return the optimizer steps of the whole run."""
+        return self.plan.num_steps(self.experiment.training.batch_size)
+
+    @property
+    def eval_steps(self) -> tuple[int, ...]:
+        """Return the optimizer steps that the run is scored at, ascending."""
+        return self.plan.eval_steps(self.experiment.training.batch_size)
 
 
 @dataclass(frozen=True)
@@ -168,19 +181,25 @@ class Canary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Published weights of a run at a step, or the news that the run diverged before it (path is then empty)."""
+    """Published weights of a run at a step."""
 
     run: str
     step: int
     path: str
+    """Of their folder inside the study's."""
     fingerprint: str
     """Hash of the published weights."""
-    diverged: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
-    """What it cost since the last checkpoint: train_seconds, save_seconds, peak_memory_bytes (on a CPU: of the process until
-    now, beyond what it held before the model was loaded), predicted_memory_bytes, …"""
-    canary: Canary | None = None
-    """Computed from the published weights; None where the run diverged."""
+    canary: Canary
+    costs: TrainingCosts = field(default_factory=TrainingCosts)
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Training broke off at a step: loss, gradients or what the weights predict are not finite."""
+
+    run: str
+    step: int
+    reason: str
 
 
 ENGINE_CHECK = "engine-check"
@@ -246,8 +265,7 @@ class Score:
     fingerprint: str
     """Hash of the weights that were scored."""
     responses_path: str
-    timings: dict[str, float] = field(default_factory=dict)
-    """swap_seconds, gold_seconds, generate_seconds, grade_seconds, peak_memory_bytes, …"""
+    costs: ScoringCosts = field(default_factory=ScoringCosts)
     solved: tuple[int, ...] = ()
     """How many problems have 0, 1, … of their responses correct; may be empty where each has a single one."""
     entropy: float | None = None

@@ -1,10 +1,10 @@
 """What a worker process is started with: placement makes it, spawning and the worker's own code read it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mathsft.config.schema import Experiment
+from mathsft.layout import StudyLayout
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WorkerSettings:
     experiment: Experiment
     """model.path is a local folder by now."""
     hardware: Hardware
-    study_dir: Path
+    layout: StudyLayout
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,53 @@
-"""Makes records for tests, with a value for everything that the test does not care about."""
+"""Makes records for tests, with a value for everything that the test does not care about.
 
-from collections.abc import Sequence
+Tests construct no record by themselves: a change to a record's constructor ends here.
+"""
 
-from mathsft.records import Speeds
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.records import (
+    Canary,
+    Category,
+    Checkpoint,
+    Finalist,
+    Plan,
+    Promotion,
+    Response,
+    Run,
+    RunState,
+    Score,
+    Session,
+    Speeds,
+    StepMetrics,
+    Stint,
+    Verdict,
+)
 from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30
+QUICKSTART_POOLS = {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}
+LEAST_POOLS = dict.fromkeys(("search", "confirm", "watch", "test"), 1)
+
+
+# ---- settings and machines
+
+
+def make_experiment(
+    model: str = "quickstart", source: str = "quickstart", pools: Mapping[str, int] = QUICKSTART_POOLS, **training: Any
+) -> Experiment:
+    """Return an experiment with these training settings."""
+    return Experiment.model_validate(
+        {
+            "model": {"path": model},
+            "data": {"source": source, "pools": pools},
+            "prompt": {"template": "short"},
+            "training": {"learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", **training},
+        }
+    )
 
 
 def make_machine(
@@ -35,3 +77,183 @@ SPEEDS = Speeds(
     response_tokens=40.0,
 )
 """Of a computer, as if measured with the quickstart."""
+
+
+# ---- runs
+
+
+def make_plan(num_examples: int = 64, eval_points: tuple[float, ...] = (1.0,), pool: str = "search", **fields: Any) -> Plan:
+    given = {"max_unscored": 2, "keep": "last", **fields}
+    return Plan(num_examples=num_examples, eval_points=eval_points, pool=pool, **given)
+
+
+def make_run(
+    name: str,
+    overrides: Mapping[str, Scalar] | None = None,
+    plan: Plan | None = None,
+    *,
+    seed: int = 0,
+    state: RunState | None = None,
+    value: float | None = None,
+    reason: str = "",
+) -> Run:
+    """Return a run that goes on, or, with a value and no state, a finished one."""
+    return Run(
+        name=name,
+        overrides=dict(overrides or {}),
+        plan=plan or make_plan(),
+        seed=seed,
+        state=state or ("running" if value is None else "finished"),
+        value=value,
+        reason=reason,
+    )
+
+
+def make_trial(
+    number: int = 0, overrides: Mapping[str, Scalar] | None = None, plan: Plan | None = None, **fields: Any
+) -> Run:
+    return make_run(f"trial-{number}", overrides, plan, **fields)
+
+
+def make_final(
+    overrides: Mapping[str, Scalar] | None = None, plan: Plan | None = None, *, name: str = "final-x", **fields: Any
+) -> Run:
+    plan = plan or make_plan(64, (0.0, 0.5, 1.0), "watch", keep="best_and_last")
+    return make_run(name, overrides, plan, **fields)
+
+
+def make_baseline(**fields: Any) -> Run:
+    return make_run("baseline", plan=make_plan(0, (0.0,)), **fields)
+
+
+def make_promotion(
+    run: str = "trial-0",
+    overrides: Mapping[str, Scalar] | None = None,
+    reason: str = "",
+    evidence: Mapping[str, float] | None = None,
+    finalists: tuple[Finalist, ...] = (),
+) -> Promotion:
+    return Promotion(
+        run=run, overrides=dict(overrides or {}), reason=reason, evidence=dict(evidence or {}), finalists=finalists
+    )
+
+
+# ---- training
+
+
+def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetrics:
+    given = {
+        "loss": 1.0,
+        "learning_rate": 1e-3,
+        "gradient_norm": 1.0,
+        "num_tokens": 10,
+        "num_computed_tokens": 10,
+        "seconds": 0.1,
+        "flop_utilization": None,
+        **fields,
+    }
+    return StepMetrics(run=run, step=step, **given)
+
+
+def make_checkpoint(
+    run: str = "trial-0",
+    step: int = 4,
+    path: str = "p",
+    fingerprint: str = "f",
+    canary: Canary | None = None,
+    **costs: float,
+) -> Checkpoint:
+    """Return a checkpoint that took these seconds, bytes and tokens."""
+    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, timings=costs, canary=canary)
+
+
+def make_diverged(run: str, step: int, reason: str) -> Checkpoint:
+    """Return what a trainer answers where the run diverged before the step."""
+    return Checkpoint(run=run, step=step, path="", fingerprint="", diverged=reason)
+
+
+# ---- scoring
+
+
+def make_response(
+    problem_id: str = "p0", category: Category = "correct", *, reason: str = "", body: str | None = None, **fields: Any
+) -> Response:
+    given = {"sample": 0, "text": "", "finish_reason": "stop", "num_tokens": 1, **fields}
+    return Response(problem_id=problem_id, verdict=Verdict(category=category, reason=reason, body=body), **given)
+
+
+def make_categories(num_correct: int, num_problems: int, num_failed: int = 0) -> list[Category]:
+    """Return a category for each problem: the correct ones first, those with a wrong answer next."""
+    num_wrong = num_problems - num_correct - num_failed
+    return ["correct"] * num_correct + ["wrong_answer"] * num_wrong + ["format_failure"] * num_failed
+
+
+def make_responses(categories: Iterable[Category], **fields: Any) -> list[Response]:
+    """Return a response to each of as many problems."""
+    return [make_response(f"p{place:04}", category, **fields) for place, category in enumerate(categories)]
+
+
+def make_score(
+    run: str = "trial-0",
+    step: int = 4,
+    pool: str = "search",
+    num_correct: int = 1,
+    num_problems: int = 2,
+    *,
+    num_failed: int = 0,
+    num_ungraded: int = 0,
+    num_samples: int = 1,
+    fingerprint: str = "f",
+    responses_path: str = "r",
+    solved: tuple[int, ...] = (),
+    gold_nll: float | None = None,
+    **costs: float,
+) -> Score:
+    """Return a score that took these seconds and bytes; what is not counted is a wrong answer."""
+    num_wrong = num_problems * num_samples - num_correct - num_failed - num_ungraded
+    return Score(
+        run=run,
+        step=step,
+        pool=pool,
+        num_problems=num_problems,
+        counts={
+            "correct": num_correct,
+            "wrong_answer": num_wrong,
+            "format_failure": num_failed,
+            "ungraded": num_ungraded,
+        },
+        fingerprint=fingerprint,
+        responses_path=responses_path,
+        timings=costs,
+        solved=solved,
+        gold_nll=gold_nll,
+    )
+
+
+def score_of(
+    responses: Sequence[Response], run: str = "trial-0", step: int = 4, pool: str = "search", **fields: Any
+) -> Score:
+    """Return the score of these responses, each to a problem of its own."""
+    counts = Counter(response.verdict.category for response in responses)
+    failed, ungraded = counts["format_failure"], counts["ungraded"]
+    return make_score(run, step, pool, counts["correct"], len(responses), num_failed=failed, num_ungraded=ungraded, **fields)
+
+
+# ---- who worked when; times are UTC seconds
+
+
+def make_stint(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> Stint:
+    """Return a trainer's stint, or with a pool the evaluator's."""
+    given = {
+        "worker": "evaluator" if pool else "trainer-0",
+        "cpus": (1,) if pool else (0,),
+        "cuda_visible_devices": None,
+        "cpu_seconds": 1.0,
+        "resident_bytes": 1,
+        **fields,
+    }
+    return Stint(run=run, step=step, pool=pool, began=began, ended=ended, **given)
+
+
+def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:
+    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), num_trainers=num_trainers, seconds=seconds)

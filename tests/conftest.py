@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 
 from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
+from tests.build import make_experiment
 
 LONGEST = (
     "end_to_end/test_quickstart.py",
@@ -53,18 +54,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
-    return Experiment.model_validate(
-        {
-            "model": {"path": "quickstart"},
-            "data": {"source": "quickstart", "pools": {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}},
-            "prompt": {"template": "short"},
-            "training": {"learning_rate": 1e-3, "batch_size": 16, "precision": "fp32"},
-        }
-    )
+    return make_experiment()
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
+def book(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Book]:
+    """The book of the study "demo", or as the test's file calls it by STUDY."""
+    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", getattr(request.module, "STUDY", "demo"))
     yield book
     book.close()

@@ -1,21 +1,23 @@
 """What counts, under either format rule and with one or several responses a problem."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mathsft
 from mathsft.objective import NOT_STRICT, Objective, accuracy_interval, independent_responses, shares
-from mathsft.records import Category, Response, Score, Verdict
+from mathsft.records import Category, Response
 from mathsft.statistics.intervals import clustered, wilson
+from tests.build import make_response, make_score
 
 LENIENT, STRICT = Objective(), Objective("strict")
 
 
 def response(category: Category, problem: str = "a", sample: int = 0, *, is_strict: bool = True) -> Response:
     reason = "malformed" if category == "format_failure" else ""
-    return Response(problem, sample, "", "stop", 1, Verdict(category, reason), is_strict=is_strict)
+    return make_response(problem, category, reason=reason, sample=sample, is_strict=is_strict)
 
 
 def test_the_strict_rule_counts_only_what_meets_it() -> None:
@@ -49,21 +51,19 @@ def test_several_responses_make_one_outcome_a_problem() -> None:
 
 def test_a_scores_interval_is_clustered_by_problem() -> None:
     # 20 problems, 4 responses each, that agree within a problem: no more is known than from one response each.
-    counts = {"correct": 40, "wrong_answer": 40, "format_failure": 0, "ungraded": 0}
-    alike = Score("r", 1, "search", 20, counts, "f", "p", solved=(10, 0, 0, 0, 10))
+    alike = make_score(num_correct=40, num_problems=20, num_samples=4, solved=(10, 0, 0, 0, 10))
     found, expected = accuracy_interval(alike), wilson(10, 20)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert independent_responses(alike) == 20
     # Responses that do not resemble each other count each by itself.
-    independent = Score("r", 1, "search", 20, counts, "f", "p", solved=(1, 5, 8, 5, 1))
+    independent = replace(alike, solved=(1, 5, 8, 5, 1))
     assert 60 < independent_responses(independent) <= 80
     assert accuracy_interval(independent).low > accuracy_interval(alike).low
 
 
 def test_with_one_response_a_problem_it_is_wilsons() -> None:
-    counts = {"correct": 7, "wrong_answer": 3, "format_failure": 0, "ungraded": 0}
     for solved in ((), (3, 7)):
-        assert accuracy_interval(Score("r", 1, "search", 10, counts, "f", "p", solved=solved)) == wilson(7, 10)
+        assert accuracy_interval(make_score(num_correct=7, num_problems=10, solved=solved)) == wilson(7, 10)
 
 
 def test_nobody_else_decides_what_is_correct_or_takes_an_interval_of_counts() -> None:

@@ -10,16 +10,17 @@ from rich.table import Table
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
+from mathsft.layout import StudyLayout
 from mathsft.reporting import text
 from mathsft.runs.disk import Holding, free, holdings
-from mathsft.store.folder import StudyFolder
+from mathsft.store.lock import locked
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the study's disk use, ask, and free what can be freed."""
-    console, folder = open_console(), StudyFolder(study_folder(arguments.study).absolute())
-    with opened_to_read(arguments.study) as book, folder.locked():
-        found = holdings(book, folder.path)
+    console, layout = open_console(), StudyLayout(study_folder(arguments.study).absolute())
+    with opened_to_read(arguments.study) as book, locked(layout):
+        found = holdings(book, layout)
         console.print(_table(book.study, found))
         freeable = [holding for holding in found if holding.free]
         size = text.size(sum(holding.num_bytes for holding in freeable))

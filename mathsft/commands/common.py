@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,16 +17,17 @@ from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
 from mathsft.data.model_check import check_model
 from mathsft.data.models import resolve_model, resolving
-from mathsft.data.pools import LoadedData, load_data
+from mathsft.data.pools import LoadedData, Pools, load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
+from mathsft.layout import StudyLayout
 from mathsft.reporting.quality import quality_lines
 from mathsft.runs.forecast import is_memory_short
 from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice, check_data
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
+from mathsft.store.lock import locked
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
@@ -40,22 +42,22 @@ SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
 """The settings that all scores in one book share."""
 
 
-def folder_of(loaded: Loaded) -> StudyFolder:
-    """Return the folder where all that the study produces lies."""
-    return StudyFolder(results_folder(loaded.study_path).absolute())
+def layout_of(loaded: Loaded) -> StudyLayout:
+    """Return where all that the study produces lies."""
+    return StudyLayout(results_folder(loaded.study_path).absolute())
 
 
-def require_database(loaded: Loaded, folder: StudyFolder, same_settings: Sequence[str]) -> None:
+def require_database(loaded: Loaded, layout: StudyLayout, same_settings: Sequence[str]) -> None:
     """Raise UserError, saying what to run first, where the study has no database yet."""
-    if not (folder.path / "study.db").exists():
+    if not layout.database.exists():
         raise UserError(no_winner(loaded, same_settings))
 
 
 @contextmanager
-def opened(loaded: Loaded, folder: StudyFolder) -> Iterator[Book]:
+def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[Book]:
     """Hold the study's folder and open its book."""
-    with folder.locked():
-        book = Book.open(folder.database_url, loaded.study_name)
+    with locked(layout):
+        book = Book.open(layout.database_url, loaded.study_name)
         try:
             yield book
         finally:
@@ -63,35 +65,44 @@ def opened(loaded: Loaded, folder: StudyFolder) -> Iterator[Book]:
 
 
 @contextmanager
-def opened_if_begun(loaded: Loaded, folder: StudyFolder) -> Iterator[Book | None]:
+def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[Book | None]:
     """Open the book to read, beside a driver that may be at work there; None where the study has not begun."""
-    if not (folder.path / "study.db").exists():
+    if not layout.database.exists():
         yield None
         return
-    book = Book.open(folder.database_url, loaded.study_name)
+    book = Book.open(layout.database_url, loaded.study_name)
     try:
         yield book
     finally:
         book.close()
 
 
-def placed(opening: Opening, folder: StudyFolder, book: Book, purpose: Purpose) -> tuple[Experiment, Placement]:
-    """Check what can be checked before a worker starts; return the experiment with a local model, and who works where."""
-    log_to(folder.path / "logs" / "driver.log")
+@dataclass(frozen=True)
+class Prepared:
+    """What a study's workers start from."""
+
+    model_folder: Path
+    pools: Pools
+    placement: Placement
+
+
+def prepared(opening: Opening, layout: StudyLayout, book: Book, purpose: Purpose) -> Prepared:
+    """Check what can be checked before a worker starts, and decide who works where."""
+    log_to(layout.log("driver"))
     loaded, heartbeat = opening.loaded, opening.heartbeat
-    _check_name(folder.path)
-    experiment = with_local_model(loaded.experiment, heartbeat)
-    load_template(experiment.prompt.template)
+    _check_name(layout.root)
+    local = with_local_model(loaded.experiment, heartbeat)
+    load_template(local.prompt.template)
     with heartbeat.during("reading the problems"):
-        data = checked_data(experiment, opening.machine)
-        check_data(book, data.pools, experiment.data.source)
+        data = checked_data(local, opening.machine)
+        check_data(book, data.pools, local.data.source)
     book.write(data.quality)
     book.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
-    placement = placement_for(opening.machine, experiment, folder.path, purpose, loaded.study.final.ranks)
-    opening.console.print(f"Study {loaded.study_name} in {folder.path}; {placement.description}")
+    placement = placement_for(opening.machine, local, layout, purpose, loaded.study.final.ranks)
+    opening.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
     for line in quality_lines(data.quality):
         opening.console.print(line, markup=False)
-    return experiment, placement
+    return Prepared(Path(local.model.path), data.pools, placement)
 
 
 def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
@@ -114,27 +125,27 @@ def _check_name(folder: Path) -> None:
 
 
 def placement_for(
-    machine: Machine, experiment: Experiment, study_dir: Path, purpose: Purpose, ranks: int | None = None
+    machine: Machine, experiment: Experiment, layout: StudyLayout, purpose: Purpose, ranks: int | None = None
 ) -> Placement:
     """Return who works where, given how much memory is free now; the experiment's model is local."""
     is_short = is_memory_short(experiment, Path(experiment.model.path), machine.free_memory_bytes)
-    return place(machine, experiment, study_dir, purpose, ranks, memory_is_short=is_short)
+    return place(machine, experiment, layout, purpose, ranks, memory_is_short=is_short)
 
 
 @contextmanager
-def observed(opening: Opening, folder: StudyFolder, book: Book, placement: Placement) -> Iterator[None]:
+def observed(opening: Opening, layout: StudyLayout, book: Book, ready: Prepared) -> Iterator[None]:
     """Have what the book hears shown on the terminal and in W&B, timed, and every run given its passport."""
     loaded, heartbeat = opening.loaded, opening.heartbeat
     with ExitStack() as stack:
-        book.observers.append(PassportOffice(book, loaded.experiment, placement.description))
-        book.observers.append(Timekeeper(book, placement.num_training))
+        book.observers.append(PassportOffice(book, ready.model_folder, ready.pools, ready.placement.description))
+        book.observers.append(Timekeeper(book, ready.placement.num_training))
         if loaded.study.wandb.mode != "disabled":
-            wandb = WandbObserver(book, folder.path, loaded.study.wandb, loaded.experiment)
+            wandb = WandbObserver(book, layout, loaded.study.wandb)
             stack.callback(_close, wandb, heartbeat)
             book.observers.append(wandb)
         stack.enter_context(warnings_told(heartbeat))
         stack.enter_context(heartbeat.during("preparing what comes next"))
-        live = stack.enter_context(LiveProgress(heartbeat, book, loaded.study.num_trials, loaded.experiment))
+        live = stack.enter_context(LiveProgress(heartbeat, book, loaded.study.num_trials))
         book.observers.append(live)
         yield
 

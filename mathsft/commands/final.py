@@ -9,19 +9,20 @@ from rich.console import Console
 
 from mathsft.commands.common import (
     SCORED_BY,
-    folder_of,
+    layout_of,
     no_winner,
     observed,
     opened,
-    placed,
+    prepared,
     require_database,
     run_to_end,
 )
 from mathsft.commands.opening import Opening, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
-from mathsft.config.load import Loaded, apply_overrides, identity
-from mathsft.config.schema import Experiment, FinalSettings, Scalar
+from mathsft.config.load import Loaded, identity
+from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
 from mathsft.reporting import text
 from mathsft.reporting.best import best_words
@@ -30,6 +31,7 @@ from mathsft.reporting.horizon import horizon_of
 from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.best import best_checkpoint
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.forecast import final_disk, model_size
@@ -42,12 +44,12 @@ from mathsft.store.book import Book
 def run(arguments: argparse.Namespace, opening: Opening) -> int:
     """Train the full run and print how it went."""
     console, machine, loaded = opening.console, opening.machine, opening.loaded
-    folder, same_settings = folder_of(loaded), settings_options(arguments, machine)
+    layout, same_settings = layout_of(loaded), settings_options(arguments, machine)
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
     if arguments.from_best:
-        require_database(loaded, folder, same_settings)
-    with opened(loaded, folder) as book:
+        require_database(loaded, layout, same_settings)
+    with opened(loaded, layout) as book:
         promotion = book.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
@@ -55,28 +57,30 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         loaded = opening.loaded
         book.check(identity(loaded), SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, placement = placed(opening, folder, book, "final")
+        experiment, ready = loaded.experiment, prepared(opening, layout, book, "final")
         if not book.runs():
             book.record_settings(identity(loaded))
         promoted = promotion.overrides if promotion else {}
         adjusted = _adjusted(loaded, promotion, book, console) if arguments.horizon == "adjust" else {}
         overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
-        run = final_run(overrides, final_plan(loaded.study.final, placement.max_unscored), loaded.study.seed)
-        if goes_on := _goes_on(book, run.name, experiment):
+        plan = final_plan(loaded.study.final, ready.placement.max_unscored)
+        run = final_run(experiment, overrides, plan, loaded.study.seed)
+        if goes_on := _goes_on(book, run.name):
             console.print(goes_on)
-        console.print(_disk(loaded.study.final, Path(experiment.model.path), folder.path))
+        console.print(_disk(loaded.study.final, ready.model_folder, layout))
         with (
-            observed(opening, folder, book, placement),
-            Crew.hired(placement, experiment, folder.path, loaded.study.limits) as crew,
+            observed(opening, layout, book, ready),
+            Crew.hired(ready.placement, loaded.study.limits) as crew,
         ):
-            run = run_to_end(run_final(run, promotion, crew, book, loaded.study.final.min_gain))
+            study = StudyContext(book, crew, layout, experiment)
+            run = run_to_end(run_final(run, promotion, study, loaded.study.final.min_gain))
         with opening.heartbeat.during("writing the report"):
-            report = write_report(book, folder.path)
+            report = write_report(book, layout)
             concluded, chosen = conclusion(book), best_checkpoint(book, run)
-            exported = _exported(run, book, folder.path) if run.state == "finished" else None
+            exported = _exported(run, book, layout) if run.state == "finished" else None
         console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
     if run.state != "finished":
-        console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {folder.path / 'logs'}")
+        console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {layout.logs}")
         return FAILED
     console.print(concluded)
     if chosen is not None:
@@ -103,23 +107,23 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: 
     return {LEARNING_RATE: rate.middle}
 
 
-def _goes_on(book: Book, name: str, experiment: Experiment) -> str:
+def _goes_on(book: Book, name: str) -> str:
     """Return how far the run came before; empty for one that begins, or that has ended."""
     known, steps = book.run(name), book.metrics(name)
     if known is None or known.state != "running":
         return ""
-    num_steps = known.plan.num_steps(apply_overrides(experiment, known.overrides).training.batch_size)
     published = [checkpoint.step for checkpoint in book.checkpoints(name)]
     scored = book.scores(name, known.plan.pool)
     return (
-        f"{name} goes on: it was trained to step {steps[-1].step if steps else 0} of {num_steps}, its last checkpoint is of "
-        f"step {max(published, default=0)}, and {len(scored)} of {len(known.plan.eval_points)} checkpoints are scored"
+        f"{name} goes on: it was trained to step {steps[-1].step if steps else 0} of {known.num_steps}, its last "
+        f"checkpoint is of step {max(published, default=0)}, and {len(scored)} of {len(known.plan.eval_points)} checkpoints "
+        "are scored"
     )
 
 
-def _disk(settings: FinalSettings, model_folder: Path, study_dir: Path) -> str:
+def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> str:
     """Return what the run is predicted to take on disk, and how much there is."""
-    predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(study_dir).free
+    predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(layout.root).free
     said = (
         f"Disk: up to {text.size(predicted.most_bytes)} while it goes on, {text.size(predicted.kept_bytes)} when it is over "
         f"({predicted.num_kept} checkpoints stay); {text.size(num_free)} are free"
@@ -129,12 +133,12 @@ def _disk(settings: FinalSettings, model_folder: Path, study_dir: Path) -> str:
     return f"{said}, which may not be enough: free some, or set fewer final.eval_points"
 
 
-def _exported(run: Run, book: Book, study_dir: Path) -> Path:
+def _exported(run: Run, book: Book, layout: StudyLayout) -> Path:
     """Write the model cards of the best and the last checkpoint, which both are kept; return the best one's folder."""
     watched = book.scores(run.name, run.plan.pool)
     folders = {}
     for step in {best_step(watched), watched[-1].step}:
         checkpoint = book.checkpoint(run.name, step)
-        if checkpoint is not None and (study_dir / checkpoint.path).is_dir():
-            folders[step] = write_card(book, run, checkpoint, study_dir)
-    return folders.get(best_step(watched), study_dir / "runs" / run.name)
+        if checkpoint is not None and (layout / checkpoint.path).is_dir():
+            folders[step] = write_card(book, run, checkpoint, layout)
+    return folders.get(best_step(watched), layout.run(run.name))

@@ -7,12 +7,12 @@ from pathlib import Path
 from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.layout import StudyLayout
 from mathsft.records import Problem, Quality
 from mathsft.runs.costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
 from mathsft.runs.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
 from mathsft.runs.measure import NotMeasuredError, measured_speeds
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.placement import Placement
 
@@ -32,18 +32,18 @@ class Prediction:
     """Of the data."""
 
 
-def predicted(opening: Opening, folder: StudyFolder, book: Book | None) -> Prediction:
+def predicted(opening: Opening, layout: StudyLayout, book: Book | None) -> Prediction:
     """Predict what the study, whose precision is resolved, will take here."""
     loaded, machine = opening.loaded, opening.machine
     config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
     data = checked_data(experiment, machine)
     pools = data.pools
-    placement = placement_for(machine, experiment, folder.path, "study")
-    final_placement = placement_for(machine, experiment, folder.path, "final", config.final.ranks)
+    placement = placement_for(machine, experiment, layout, "study")
+    final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
     costs, basis = _costs(config, experiment, placement, pools, book, opening.heartbeat)
     num_samples = experiment.evaluation.num_samples
     num_watch, num_test = (len(pools[name]) * num_samples for name in ("watch", "test"))
-    hardware = placement.evaluator.settings.hardware
+    hardware = placement.evaluators[0].settings.hardware
     return Prediction(
         experiment=experiment,
         placement=placement,
@@ -64,7 +64,7 @@ def _costs(
     heartbeat: Heartbeat,
 ) -> tuple[Costs, str]:
     """Return the costs of the study's parts, and what they rest on."""
-    if book is not None and (past := past_costs(book, experiment)):
+    if book is not None and (past := past_costs(book)):
         return past, "this study's own trials"
     trainer, num_search = placement.trainers[0], len(pools["search"])
     num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)

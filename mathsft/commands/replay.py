@@ -11,10 +11,12 @@ from rich.table import Table
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import find_run, opened_to_read, study_folder
-from mathsft.config.load import unflatten
 from mathsft.config.schema import LimitSettings
+from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import Run
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import Comparison, replay
@@ -32,22 +34,24 @@ def run(arguments: argparse.Namespace) -> int:
         passport = recorded.passport(run.name)
         if run.state in ("running", "failed") or passport is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; only what ended can be compared")
-        experiment = with_local_model(unflatten(passport.settings), heartbeat)
+        local = with_local_model(run.experiment, heartbeat)
         folder = study_folder(arguments.study).absolute()
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
-            log_to(Path(scratch) / "logs" / "driver.log")
+            layout = StudyLayout(Path(scratch))
+            log_to(layout.log("driver"))
             # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs. Only final
             # runs had ranks, and with another number of them sums are rounded otherwise.
-            ranks = None if run.name.startswith("final-") else 1
-            placement = placement_for(detect_machine(), experiment, Path(scratch), "final", ranks)
+            ranks = None if run.kind == "final" else 1
+            placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
-            book = Book.open(f"sqlite:///{scratch}/study.db", recorded.study)
-            office = PassportOffice(book, unflatten(passport.settings), placement.description)
-            book.observers.append(office)
-            with LiveProgress(heartbeat, book, 1, experiment) as live:
+            book = Book.open(layout.database_url, recorded.study)
+            pools = load_pools(local.data)
+            book.observers.append(PassportOffice(book, Path(local.model.path), pools, placement.description))
+            with LiveProgress(heartbeat, book, 1) as live:
                 book.observers.append(live)
-                with Crew.hired(placement, experiment, Path(scratch), LimitSettings()) as crew:
-                    compared = run_to_end(replay(run, recorded, crew, book))
+                with Crew.hired(placement, LimitSettings()) as crew:
+                    study = StudyContext(book, crew, layout, run.experiment)
+                    compared = run_to_end(replay(run, recorded, study))
             replayed = book.passport(run.name)
             book.close()
     differing = changes(passport, replayed) if replayed is not None else []

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mathsft.commands.common import folder_of, opened, require_database
+from mathsft.commands.common import layout_of, opened, require_database
 from mathsft.commands.opening import load, open_console, settings_options
 from mathsft.errors import OK
 from mathsft.reporting.report import write_report
@@ -14,9 +14,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write a study's report anew from its database."""
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
-    folder = folder_of(loaded)
-    require_database(loaded, folder, settings_options(arguments, machine))
+    layout = layout_of(loaded)
+    require_database(loaded, layout, settings_options(arguments, machine))
     heartbeat = Heartbeat(console)
-    with opened(loaded, folder) as book, heartbeat, heartbeat.during("writing the report"):
-        console.print(f"Report: {write_report(book, folder.path)}")
+    with opened(loaded, layout) as book, heartbeat, heartbeat.during("writing the report"):
+        console.print(f"Report: {write_report(book, layout)}")
     return OK

@@ -17,6 +17,7 @@ from mathsft.config.files import STUDIES, results_folder
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
+from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting import text
@@ -25,7 +26,6 @@ from mathsft.reporting.shown import progress_table, response_panel, run_page, st
 from mathsft.reporting.terminal import study_table
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.streams import readable
 
 
@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
 @contextmanager
 def opened_to_read(study: str) -> Iterator[Book]:
     """Open the book of a study given by name, file or folder, beside a driver that may be at work there."""
-    folder = StudyFolder(study_folder(study).absolute())
-    if not (folder.path / "study.db").exists():
+    layout = StudyLayout(study_folder(study).absolute())
+    if not layout.database.exists():
         known = ", ".join(sorted(path.parent.name for path in STUDIES.glob("*/study.db"))) or "none yet"
-        raise UserError(f"{study}: there is no study with results in {folder.path}; studies with results: {known}")
-    book = Book.open(folder.database_url, folder.path.name)
+        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {known}")
+    book = Book.open(layout.database_url, layout.root.name)
     try:
         yield book
     finally:
@@ -69,7 +69,7 @@ def study_folder(study: str) -> Path:
 def find_run(book: Book, name: str) -> Run:
     """Return a run by its name, a trial's number, "best" (the promoted trial) or "final" (the latest final run)."""
     runs = {run.name: run for run in book.runs()}
-    promotion, finals = book.promotion(), book.runs("final-")
+    promotion, finals = book.promotion(), book.runs("final")
     aliases = {"best": promotion.run if promotion else "", "final": finals[-1].name if finals else ""}
     wanted = f"trial-{name}" if name.isdecimal() else aliases.get(name, name)
     if wanted not in runs:
@@ -103,7 +103,7 @@ def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> 
     console.print(study_table(book, num_shown=len(runs)))
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
-    for final in book.runs("final-"):
+    for final in book.runs("final"):
         tested = {score.step: score for score in book.scores(final.name, TEST_POOL)}
         best = tested.get(best_step(watched)) if (watched := book.scores(final.name, final.plan.pool)) else None
         solved = f", {text.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""

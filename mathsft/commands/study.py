@@ -12,11 +12,11 @@ from rich.table import Table
 from mathsft.commands.common import (
     EVERYTHING,
     SCORED_BY,
-    folder_of,
+    layout_of,
     observed,
     opened,
     opened_if_begun,
-    placed,
+    prepared,
     run_to_end,
 )
 from mathsft.commands.opening import Opening, settings_options
@@ -25,19 +25,19 @@ from mathsft.commands.predict import predicted
 from mathsft.commands.show import opened_to_read
 from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar, StudyConfig
-from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
+from mathsft.layout import StudyLayout
 from mathsft.reporting import text
 from mathsft.reporting.horizon import horizon_words
 from mathsft.reporting.quality import quality_lines
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.contest import Rule
+from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import FinalDisk, StudyTime
 from mathsft.runs.ledger import cost_ledger
-from mathsft.store.folder import StudyFolder
 from mathsft.study.components import rehearse
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
@@ -53,25 +53,26 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     if arguments.dry_run:
         return _dry_run(opening)
     deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
-    config, folder = loaded.study, folder_of(loaded)
-    with opened(loaded, folder) as book:
+    config, layout = loaded.study, layout_of(loaded)
+    with opened(loaded, layout) as book:
         opening = replace(opening, loaded=with_precision(loaded, machine, book))
         loaded = opening.loaded
-        book.check(identity(loaded), EVERYTHING if book.runs("trial-") else SCORED_BY)
+        book.check(identity(loaded), EVERYTHING if book.runs("trial") else SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, placement = placed(opening, folder, book, "study")
+        experiment, ready = loaded.experiment, prepared(opening, layout, book, "study")
+        placement = ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
-        given = given_settings(config, loaded.experiment, _warm_settings(arguments.warm_from, config))
-        rule = Rule(config.search, config.selection, len(load_pools(experiment.data)["confirm"]), config.seed)
-        search = Search(config, plan, given, book, folder, len(placement.trainers), deadline)
+        given = given_settings(config, experiment, _warm_settings(arguments.warm_from, config))
+        rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
+        search = Search(config, experiment, plan, given, book, layout, len(placement.trainers), deadline)
         book.record_settings(identity(loaded))
-        with observed(opening, folder, book, placement):
-            if not is_over(config, search, book, rule):
-                with Crew.hired(placement, experiment, folder.path, config.limits) as crew:
-                    run_to_end(run_study(config, rule, search, crew, book))
-            promotion = promote(rule, book, folder.path)
+        with observed(opening, layout, book, ready):
+            if not is_over(config, experiment, search, book, rule):
+                with Crew.hired(placement, config.limits) as crew:
+                    run_to_end(run_study(config, rule, search, StudyContext(book, crew, layout, experiment)))
+            promotion = promote(rule, book, layout)
         with opening.heartbeat.during("writing the report"):
-            report = write_report(book, folder.path)
+            report = write_report(book, layout)
             ahead = horizon_words(book, config.final.num_examples)
         console.print(study_table(book))
     if promotion is None:
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         f"Report: {report}",
         sep="\n",
     )
-    _print_next(folder, settings_options(arguments, machine), console)
+    _print_next(layout, settings_options(arguments, machine), console)
     return OK
 
 
@@ -104,11 +105,11 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
 
 def _dry_run(opening: Opening) -> int:
     """Print what would run, and its predicted cost."""
-    console, machine, folder = opening.console, opening.machine, folder_of(opening.loaded)
-    with opened_if_begun(opening.loaded, folder) as book:
+    console, machine, layout = opening.console, opening.machine, layout_of(opening.loaded)
+    with opened_if_begun(opening.loaded, layout) as book:
         loaded = with_precision(opening.loaded, machine, book)
         warn_if_emulated(loaded, machine, console)
-        prediction = predicted(replace(opening, loaded=loaded), folder, book)
+        prediction = predicted(replace(opening, loaded=loaded), layout, book)
     experiment, trial, taken = prediction.experiment, loaded.study.trial, prediction.footprint
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
@@ -120,7 +121,7 @@ def _dry_run(opening: Opening) -> int:
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),
         ("time", f"about {_duration(prediction.time.total)}: {_parts(prediction.time)}"),
         ("", f"from {prediction.basis}"),
-        ("disk", f"up to {_size(taken.disk_bytes)} of weights and training states in {folder.path}"),
+        ("disk", f"up to {_size(taken.disk_bytes)} of weights and training states in {layout.root}"),
         ("final run", f"about {_duration(prediction.final_seconds)}; {_final_disk(taken.final_disk)}"),
         (
             "memory",
@@ -155,10 +156,10 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
 
 
-def _print_next(folder: StudyFolder, same_settings: Sequence[str], console: Console) -> None:
+def _print_next(layout: StudyLayout, same_settings: Sequence[str], console: Console) -> None:
     console.print(
         "Next:",
         f"  {command('final', '--from-best', *same_settings)}",
-        f"  {shlex.join([tool('optuna-dashboard'), folder.database_url, '--artifact-dir', str(folder.artifacts)])}",
+        f"  {shlex.join([tool('optuna-dashboard'), layout.database_url, '--artifact-dir', str(layout.artifacts)])}",
         sep="\n",
     )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
-from mathsft.errors import UserError
+from mathsft.errors import CheckpointError, UserError
 from mathsft.seeds import derive_seed
 from mathsft.worker_settings import Hardware
 
@@ -38,10 +38,6 @@ Result = TypeVar("Result")
 
 CPU_BLOCK_TOKENS = 32
 """KV cache block on a CPU; with vLLM's default of 128 a short shared prompt is never cached."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be served; the weights loaded before still are."""
 
 
 class HalfSwappedError(SystemExit):

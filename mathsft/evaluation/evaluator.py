@@ -14,15 +14,15 @@ from itertools import compress
 from pathlib import Path
 
 from mathsft.answers.grade import Completion, Grader
-from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment
+from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
-from mathsft.errors import UserError, told_if_disk_full
+from mathsft.errors import CheckpointError, UserError, told_if_disk_full
 from mathsft.evaluation.canary import Difference, difference
-from mathsft.evaluation.engine import CheckpointError, Engine, Generation, HalfSwappedError, check_fingerprint
+from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError, check_fingerprint
 from mathsft.objective import Objective
-from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Overrides, Problem, Response, Score, Scoring
+from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Problem, Response, Score, Scoring
 from mathsft.worker_settings import WorkerSettings
 
 
@@ -32,7 +32,7 @@ class Evaluator:
     def __init__(self, settings: WorkerSettings) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
-        self._settings = settings
+        self._settings, self._layout = settings, settings.layout
         self._model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(self._model_folder, local_files_only=True)
         config = AutoConfig.from_pretrained(self._model_folder, local_files_only=True)
@@ -44,7 +44,7 @@ class Evaluator:
         """The engine agreed with a checkpoint's canary before."""
         self._load_pools = functools.cache(load_pools)
 
-    def score(self, checkpoint: Checkpoint, overrides: Overrides, pool: str, with_gold_nll: bool) -> Score:
+    def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         """Return the checkpoint's score on a pool or slice ("confirm:0-125"); its responses file is complete by then.
 
         The likelihood of the training targets takes a sixth to a third of the time; it is left out unless it is asked for.
@@ -53,16 +53,13 @@ class Evaluator:
         engine disagree with its canary; SystemExit when they make one disagree that agreed before, so that a new one is
         tried; UserError when prompts or responses are too long for the engine.
         """
-        if checkpoint.canary is None:
-            raise CheckpointError(f"checkpoint {checkpoint.path or checkpoint.run} has no canary to check the engine by")
-        experiment = apply_overrides(self._settings.experiment, overrides)
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
-        timings: dict[str, float] = {}
-        with _timed(timings, "start_seconds" if self._engine is None else "swap_seconds"):
-            engine = self._loaded(checkpoint, checkpoint.canary, experiment)
-            self._check_canary(engine, checkpoint, checkpoint.canary)
+        clock = Clock()
+        with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
+            engine = self._loaded(checkpoint, experiment)
+            self._check_canary(engine, checkpoint)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
@@ -71,21 +68,19 @@ class Evaluator:
             )
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
-            with _timed(timings, "gold_seconds"):
+            with clock.during("gold_seconds"):
                 gold_nlls = _gold_nlls(engine, problems, examples)
         with (
-            _timed(timings, "generate_seconds"),
+            clock.during("generate_seconds"),
             self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
         ):
             prompts_ids = [example.prompt_ids for example in examples]
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
-        with _timed(timings, "grade_seconds"):
+        with clock.during("grade_seconds"):
             responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
-        timings["num_response_tokens"] = sum(response.num_tokens for response in responses)
-        timings["peak_memory_bytes"] = engine.peak_memory_bytes()
 
-        responses_path = f"runs/{checkpoint.run}/responses/step-{checkpoint.step:06d}-{pool.replace(':', '-')}.jsonl"
-        _publish(self._settings.study_dir / responses_path, responses)
+        path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
+        _publish(path, responses)
         objective = Objective(experiment.evaluation.format_rule, experiment.evaluation.num_samples)
         return Score(
             run=checkpoint.run,
@@ -94,8 +89,12 @@ class Evaluator:
             num_problems=len(problems),
             counts=objective.counts(responses),
             fingerprint=checkpoint.fingerprint,
-            responses_path=responses_path,
-            timings=timings,
+            responses_path=self._layout.recorded(path),
+            costs=ScoringCosts(
+                **clock.seconds,
+                num_response_tokens=sum(response.num_tokens for response in responses),
+                peak_memory_bytes=engine.peak_memory_bytes(),
+            ),
             entropy=_mean(response.entropy for response in responses),
             gold_nll=_mean(gold_nlls),
             solved=objective.solved(responses),
@@ -110,9 +109,8 @@ class Evaluator:
         began, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
         for checkpoint in (base, changed, base):
-            assert checkpoint.canary is not None
             try:
-                engine = self._loaded(checkpoint, checkpoint.canary, experiment)
+                engine = self._loaded(checkpoint, experiment)
             except HalfSwappedError as error:
                 raise UserError(self._keeps_old_weights(str(error))) from error
             found = self._difference(engine, checkpoint.canary)
@@ -147,9 +145,9 @@ class Evaluator:
         """Return each problem's prompt and training target, tokenised as for training, however long."""
         return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
-    def _loaded(self, checkpoint: Checkpoint, canary: Canary, experiment: Experiment) -> Engine:
+    def _loaded(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
         """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap."""
-        folder, engine = self._settings.study_dir / checkpoint.path, self._engine
+        folder, engine = self._layout / checkpoint.path, self._engine
         if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
             return engine
         if engine is not None and experiment.evaluation.load == "swap":
@@ -159,7 +157,7 @@ class Evaluator:
         if engine is not None:
             self._engine = None
             engine.close()
-        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, canary))
+        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, checkpoint.canary))
         return self._engine
 
     def _max_model_len(self, experiment: Experiment, canary: Canary) -> int:
@@ -209,9 +207,9 @@ class Evaluator:
             for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
         ]
 
-    def _check_canary(self, engine: Engine, checkpoint: Checkpoint, canary: Canary) -> None:
+    def _check_canary(self, engine: Engine, checkpoint: Checkpoint) -> None:
         """Compare the weights that the engine serves with those that the trainer published, at every score."""
-        difference = self._difference(engine, canary)
+        difference = self._difference(engine, checkpoint.canary)
         if difference.is_explained:
             self._is_proven = True
             return
@@ -226,8 +224,8 @@ class Evaluator:
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:
-        """Yield what to call with the number of finished responses; it appends to runs/<run>/scoring.jsonl, begun anew."""
-        path = self._settings.study_dir / "runs" / checkpoint.run / "scoring.jsonl"
+        """Yield what to call with the number of finished responses; it appends to a file that tells how far it is."""
+        path = self._layout.scoring(checkpoint.run, checkpoint.step, pool)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
 
@@ -237,13 +235,6 @@ class Evaluator:
                 file.flush()
 
             yield append
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started
 
 
 def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[Example]) -> list[float | None]:

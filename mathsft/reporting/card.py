@@ -8,6 +8,7 @@ import yaml
 
 from mathsft.data.examples import PLACEHOLDER, load_template
 from mathsft.data.models import HUB_ID
+from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Passport, Run
 from mathsft.reporting import text
 from mathsft.runs.retention import TEST_POOL
@@ -32,12 +33,12 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
-def write_card(book: Book, run: Run, checkpoint: Checkpoint, study_dir: Path) -> Path:
+def write_card(book: Book, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
     """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM load as it is."""
     passport = book.passport(run.name)
     settings = {**(passport.settings if passport else book.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
-    folder = study_dir / checkpoint.path
+    folder = layout / checkpoint.path
     parts = [
         _front_matter(settings),
         f"# {text.cell(base)}, fine-tuned on math",

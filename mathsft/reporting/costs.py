@@ -1,14 +1,14 @@
 """The report's section on cost: what the workers took of time and machine, and how fast they were; from the book alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 
+from mathsft.costs import Memory, ScoringCosts, TrainingCosts
 from mathsft.records import StepMetrics, Stint
 from mathsft.reporting import text
 from mathsft.runs.concurrency import concurrency
 from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
-
-SECONDS, MEMORY = "_seconds", "_memory_bytes"
 
 MEMORY_MEANING = (
     "Predicted memory is what the tensors of the run's largest row take at their peak. Peak memory is on CUDA what was "
@@ -54,7 +54,6 @@ WORKERS_MEANING = (
     "memory is that of its processes together, those that grade included. Utilisation, energy and device memory are NVML's, "
     "the device's as a whole; without a CUDA device there are none."
 )
-COMPONENTS = ("weights", "gradients", "optimizer", "activations", "logits")
 
 
 def two_devices_section(book: Book) -> str:
@@ -95,7 +94,7 @@ def workers_section(book: Book) -> str:
 
 def _groups(book: Book) -> dict[str, list[str]]:
     """Return the runs by what they are shown as: each final run by its name, the latest first, and the study's together."""
-    finals = [run.name for run in reversed(book.runs("final-"))]
+    finals = [run.name for run in reversed(book.runs("final"))]
     others = [run.name for run in book.runs() if run.name not in finals]
     return {**{name: [name] for name in finals}, "study": others}
 
@@ -130,23 +129,22 @@ def worker_place(stint: Stint) -> str:
     return f"core{'s' if len(stint.cpus) > 1 else ''} {', '.join(map(str, stint.cpus))}"
 
 
-def _components_table(trained: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def _components_table(trained: Mapping[str, Sequence[TrainingCosts]]) -> str:
     """Return what the trainer's predicted memory is for, a run a row; empty where nothing is predicted."""
-    names = [f"predicted_{name}_bytes" for name in COMPONENTS]
     rows = [
-        (run, *(text.size(predicted[-1][name]) for name in names))
+        (run, *(text.size(num_bytes) for num_bytes in asdict(predicted[-1]).values()))
         for run, of_run in trained.items()
-        if (predicted := [timed for timed in of_run if timed.keys() >= set(names)])
+        if (predicted := [costs.predicted_memory for costs in of_run if costs.predicted_memory])
     ]
-    return text.table(("predicted memory", *COMPONENTS), rows) if rows else ""
+    return text.table(("predicted memory", *(field.name for field in fields(Memory))), rows) if rows else ""
 
 
 def cost_section(book: Book) -> str:
     """Return seconds by activity and memory of trainer and evaluator, and the trainer's speed, run by run."""
     runs = [run.name for run in book.runs()]
-    trained = {run: [checkpoint.timings for checkpoint in book.checkpoints(run)] for run in runs}
-    scored = {run: [score.timings for score in book.scores(run)] for run in runs}
-    tables = [_worker_table(worker, timings) for worker, timings in (("trainer", trained), ("evaluator", scored))]
+    trained = {run: [checkpoint.costs for checkpoint in book.checkpoints(run)] for run in runs}
+    scored = {run: [score.costs for score in book.scores(run)] for run in runs}
+    tables = [_worker_table("trainer", trained), _worker_table("evaluator", scored)]
     parts = [table for table in tables if table]
     if parts:
         parts += [table for table in (_components_table(trained), MEMORY_MEANING) if table]
@@ -157,27 +155,28 @@ def cost_section(book: Book) -> str:
     return "\n\n".join(["## Time and memory", *parts]) if parts else ""
 
 
-def _worker_table(worker: str, timings: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def _worker_table(worker: str, costs: Mapping[str, Sequence[TrainingCosts | ScoringCosts]]) -> str:
     """Return a table of one worker's costs, a run a row; empty where nothing was timed."""
-    everything = [timed for of_run in timings.values() for timed in of_run]
-    spent, held = (
-        sorted({name for timed in everything for name in timed if name.endswith(end)}) for end in (SECONDS, MEMORY)
-    )
-    if not spent:
+    everything = [cost for of_run in costs.values() for cost in of_run]
+    activities = sorted({activity for cost in everything for activity in cost.seconds})
+    if not activities:
         return ""
-    rows = [_cost_row(run, of_run, spent, held) for run, of_run in timings.items() if of_run]
+    rows = [_cost_row(run, of_run, activities) for run, of_run in costs.items() if of_run]
     if len(rows) > 1:
-        rows.append(_cost_row("**all**", everything, spent, held))
-    titles = (name.removesuffix(SECONDS).removesuffix("_bytes").replace("_", " ") for name in (*spent, *held))
-    return text.table((worker, *titles), rows)
+        rows.append(_cost_row("**all**", everything, activities))
+    return text.table((worker, *activities, "peak memory", "predicted memory"), rows)
 
 
-def _cost_row(
-    label: str, timings: Sequence[Mapping[str, float]], spent: Sequence[str], held: Sequence[str]
-) -> tuple[str, ...]:
-    seconds = (text.seconds(sum(timed.get(name, 0.0) for timed in timings)) for name in spent)
-    most = (max((timed[name] for timed in timings if name in timed), default=None) for name in held)
-    return label, *seconds, *(text.size(num_bytes) if num_bytes is not None else "" for num_bytes in most)
+def _cost_row(label: str, costs: Sequence[TrainingCosts | ScoringCosts], activities: Sequence[str]) -> tuple[str, ...]:
+    seconds = (text.seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
+    predicted = [one.predicted_memory.total for one in costs if isinstance(one, TrainingCosts) and one.predicted_memory]
+    peak = max((cost.peak_memory_bytes for cost in costs), default=0)
+    return (
+        label,
+        *seconds,
+        text.size(peak) if peak else "",
+        text.size(max(predicted)) if predicted else "",
+    )
 
 
 def _speed_table(steps: Mapping[str, Sequence[StepMetrics]]) -> str:

@@ -259,7 +259,7 @@ NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
 
 def _subject(book: Book) -> Subject:
     objective = Objective.of(book.settings())
-    for run in reversed(book.runs("final-")):
+    for run in reversed(book.runs("final")):
         watched = book.scores(run.name, run.plan.pool)
         if not watched:
             continue

@@ -42,7 +42,7 @@ def horizon_words(book: Book, num_examples: int) -> str:
 
 def horizon_section(book: Book) -> str:
     """Return the section without its figure; empty where the study did not look at the horizon."""
-    tried, finals = recorded_horizon(book), book.runs("final-")
+    tried, finals = recorded_horizon(book), book.runs("final")
     if not tried:
         return ""
     # Before there is a final run, of one twice as long as a trial.

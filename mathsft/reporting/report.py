@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import text
@@ -34,24 +35,23 @@ INTERVALS = (
 )
 
 
-def write_report(book: Book, folder: Path) -> Path:
-    """Write report.md, its figures and report.html, which needs none beside it, into the folder; return the latter's path.
+def write_report(book: Book, layout: StudyLayout) -> Path:
+    """Write report.md, its figures, and report.html, which holds them; return the latter's path.
 
     Works on whatever the book has so far.
     """
-    finals = book.runs("final-")
+    finals = book.runs("final")
     sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS, findings_section(book)]
     for run in reversed(finals):  # the latest first
-        sections += _final_sections(book, run, folder)
-    sections += _study_sections(book, folder)
-    sections += [horizon_section(book), _figure(folder, "horizon", horizon_curves(book))]
-    sections += [ledger_section(book), _figure(folder, "ledger", ledger_bars(cost_ledger(book)))]
+        sections += _final_sections(book, run, layout)
+    sections += _study_sections(book, layout)
+    sections += [horizon_section(book), _figure(layout, "horizon", horizon_curves(book))]
+    sections += [ledger_section(book), _figure(layout, "ledger", ledger_bars(cost_ledger(book)))]
     sections += [data_section(book), cost_section(book), _settings_section(book)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
-    page = folder / "report.html"
-    page.write_text(render_html(f"{book.study}: report", markdown, folder), encoding="utf-8")
-    return page
+    layout.report_markdown.write_text(markdown, encoding="utf-8")
+    layout.report_page.write_text(render_html(f"{book.study}: report", markdown, layout.root), encoding="utf-8")
+    return layout.report_page
 
 
 # ---- the conclusion
@@ -59,7 +59,7 @@ def write_report(book: Book, folder: Path) -> Path:
 
 def conclusion(book: Book) -> str:
     """Return what to take away, by rule: the latest final run's test scores, else its watch scores, else the best trial."""
-    for run in reversed(book.runs("final-")):
+    for run in reversed(book.runs("final")):
         for pool in (TEST_POOL, run.plan.pool):
             scores = book.scores(run.name, pool)
             if len(scores) > 1 and scores[0].step == 0:
@@ -89,7 +89,7 @@ def _conclude_final(book: Book, run: Run, base: Score, chosen: Score) -> str:
 
 
 def _conclude_study(book: Book) -> str:
-    trials = book.runs("trial-")
+    trials = book.runs("trial")
     scored = [
         (run, scores[-1]) for run in trials if run.state == "finished" and (scores := book.scores(run.name, run.plan.pool))
     ]
@@ -111,7 +111,7 @@ def _conclude_study(book: Book) -> str:
 # ---- a final run
 
 
-def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
+def _final_sections(book: Book, run: Run, layout: StudyLayout) -> list[str]:
     watched = book.scores(run.name, run.plan.pool)
     sections = [
         f"## Final run {run.name}",
@@ -125,8 +125,8 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
         return sections
     sections += [f"### Progress on the pool {watched[0].pool} ({watched[0].num_problems:,} problems)", _progress(watched)]
     sections += [
-        _figure(folder, f"accuracy-{run.name}", accuracy_curve(run, watched)),
-        _figure(folder, f"responses-{run.name}", category_shares(run, watched)),
+        _figure(layout, f"accuracy-{run.name}", accuracy_curve(run, watched)),
+        _figure(layout, f"responses-{run.name}", category_shares(run, watched)),
     ]
     responses = {score.step: book.responses(score) for score in watched}
     objective = Objective.of(book.settings())
@@ -134,17 +134,17 @@ def _final_sections(book: Book, run: Run, folder: Path) -> list[str]:
     sections += [failure_section(responses, objective), length_section(responses, objective)]
     metrics = book.metrics(run.name)
     curves = [
-        _figure(folder, f"loss-{run.name}", loss_curve(run, metrics)),
-        _figure(folder, f"learning-rate-{run.name}", learning_rate_curve(run, metrics)),
+        _figure(layout, f"loss-{run.name}", loss_curve(run, metrics)),
+        _figure(layout, f"learning-rate-{run.name}", learning_rate_curve(run, metrics)),
     ]
     return [*sections, "### Training", *curves] if any(curves) else sections
 
 
-def _figure(folder: Path, name: str, drawn: str | None) -> str:
-    """Write a figure, if there is one, into the folder and return the Markdown that shows it."""
+def _figure(layout: StudyLayout, name: str, drawn: str | None) -> str:
+    """Write a figure, if there is one, and return the Markdown that shows it."""
     if drawn is None:
         return ""
-    (folder / f"{name}.svg").write_text(drawn, encoding="utf-8")
+    layout.figure(name).write_text(drawn, encoding="utf-8")
     return f"![{name}]({name}.svg)"
 
 
@@ -223,15 +223,15 @@ def _progress(scores: list[Score]) -> str:
 # ---- the study
 
 
-def _study_sections(book: Book, folder: Path) -> list[str]:
-    trials = book.runs("trial-")
+def _study_sections(book: Book, layout: StudyLayout) -> list[str]:
+    trials = book.runs("trial")
     if not trials:
         return []
     sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
-    sections.append(_figure(folder, "study", study_map(trials)))
+    sections.append(_figure(layout, "study", study_map(trials)))
     space, observed = recorded_observations(book)
-    sections.append(_figure(folder, "surface", surface_map(space, observed, book.promotion())))
-    sections.append(_figure(folder, "importance", importance_bars(space, observed)))
+    sections.append(_figure(layout, "surface", surface_map(space, observed, book.promotion())))
+    sections.append(_figure(layout, "importance", importance_bars(space, observed)))
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     headers = (

@@ -48,7 +48,7 @@ class StudySummary:
 
 def summarise(book: Book, folder: Path) -> StudySummary:
     """Return a study's line."""
-    trials, promotion = book.runs("trial-"), book.promotion()
+    trials, promotion = book.runs("trial"), book.promotion()
     values = [trial.value for trial in trials if trial.value is not None]
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return StudySummary(
@@ -57,7 +57,7 @@ def summarise(book: Book, folder: Path) -> StudySummary:
         num_finished=sum(trial.state == "finished" for trial in trials),
         best=max(values, default=None),
         promoted=promotion.run if promotion else None,
-        num_final_runs=len(book.runs("final-")),
+        num_final_runs=len(book.runs("final")),
         size_bytes=size_bytes,
     )
 

@@ -15,7 +15,7 @@ NUM_SHOWN_TRIALS = 8
 
 def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
     """Return the best trials and the baseline on the search pool, with 95 % intervals."""
-    trials, promotion = book.runs("trial-"), book.promotion()
+    trials, promotion = book.runs("trial"), book.promotion()
     names = sorted({name for trial in trials for name in trial.overrides})
     states = [trial.state for trial in trials]
     counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))

@@ -82,12 +82,8 @@ def _key(stint: Stint) -> tuple[str, int, str]:
 def _work_seconds(book: Book) -> dict[tuple[str, int, str], float]:
     """Return the seconds that each piece of work took in the worker itself, without those of starting an engine."""
     checkpoints = [checkpoint for run in book.runs() for checkpoint in book.checkpoints(run.name)]
-    timings: dict[tuple[str, int, str], Mapping[str, float]] = {(one.run, one.step, ""): one.timings for one in checkpoints}
-    timings |= {(score.run, score.step, score.pool): score.timings for score in book.scores()}
-    return {
-        key: sum(value for name, value in timed.items() if name.endswith("_seconds") and name != "start_seconds")
-        for key, timed in timings.items()
-    }
+    trained = {(one.run, one.step, ""): one.costs.busy_seconds for one in checkpoints}
+    return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in book.scores()}
 
 
 def _waits(busy: Mapping[Stint, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:

@@ -7,10 +7,9 @@ from statistics import fmean
 
 import numpy as np
 
-from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Checkpoint, Problem, Run, Score, Speeds
+from mathsft.records import FINISHED, Checkpoint, Problem, Run, Speeds
 from mathsft.store.book import Book
 from mathsft.worker_settings import Hardware
 
@@ -104,19 +103,19 @@ def assumed_speeds(num_parameters: int, experiment: Experiment, problems: Sequen
     )
 
 
-def past_costs(book: Book, experiment: Experiment) -> Costs | None:
+def past_costs(book: Book) -> Costs | None:
     """Return what the study's trials took that have ended, on the average; None where these are too few."""
-    trials = [run for run in book.runs("trial-") if run.state in FINISHED]
+    trials = [run for run in book.runs("trial") if run.state in FINISHED]
     if len(trials) < LEAST_TRIALS:
         return None
-    trained = {run.name: sum(map(_work_seconds, book.checkpoints(run.name))) for run in trials}
-    scored = [sum(map(_work_seconds, book.scores(run.name, run.plan.pool))) for run in trials]
+    trained = {run.name: sum(one.costs.busy_seconds for one in book.checkpoints(run.name)) for run in trials}
+    scored = [sum(one.costs.busy_seconds for one in book.scores(run.name, run.plan.pool)) for run in trials]
     promotion = book.promotion()
     # The final run has the promoted trial's batch size.
     like_final = [run for run in trials if promotion is None or run.name == promotion.run]
-    num_examples = sum(_num_trained(run, book.checkpoints(run.name), experiment) for run in like_final)
+    num_examples = sum(_num_trained(run, book.checkpoints(run.name)) for run in like_final)
     scores = book.scores()
-    generated = sum(_work_seconds(score) - score.timings.get("gold_seconds", 0.0) for score in scores)
+    generated = sum(score.costs.busy_seconds - score.costs.gold_seconds for score in scores)
     return Costs(
         start=_last_start(book),
         train=fmean(trained.values()),
@@ -126,15 +125,10 @@ def past_costs(book: Book, experiment: Experiment) -> Costs | None:
     )
 
 
-def _work_seconds(done: Checkpoint | Score) -> float:
-    """Return what a worker took for it, without starting an engine."""
-    return sum(value for name, value in done.timings.items() if name.endswith("_seconds") and name != "start_seconds")
-
-
-def _num_trained(run: Run, checkpoints: Sequence[Checkpoint], experiment: Experiment) -> int:
+def _num_trained(run: Run, checkpoints: Sequence[Checkpoint]) -> int:
     """Return the examples of all steps whose time is recorded: that of a diverged run's last steps is not."""
-    last_step = max((checkpoint.step for checkpoint in checkpoints if not checkpoint.diverged), default=0)
-    return last_step * apply_overrides(experiment, run.overrides).training.batch_size
+    last_step = max((checkpoint.step for checkpoint in checkpoints), default=0)
+    return last_step * run.experiment.training.batch_size
 
 
 def _last_start(book: Book) -> float:

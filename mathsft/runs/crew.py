@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mathsft.config.load import apply_overrides
-from mathsft.config.schema import Experiment, LimitSettings
-from mathsft.records import Checkpoint, Run
+from mathsft.config.schema import LimitSettings
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.gauge import Nvml
 from mathsft.workers.placement import Placement
@@ -42,6 +40,7 @@ class Lending:
     """Workers that are lent one at a time, first come first served."""
 
     def __init__(self, workers: Sequence[WorkerLike]) -> None:
+        self.size = len(workers)
         self._free: asyncio.Queue[WorkerLike] = asyncio.Queue()
         for worker in workers:
             self._free.put_nowait(worker)
@@ -69,37 +68,32 @@ class Lending:
 
 @dataclass(frozen=True)
 class Crew:
-    """The trainers and evaluators of a study, the settings they were made with, and the folder they work in."""
+    """The trainers and evaluators of one driver."""
 
     trainers: Lending
     evaluators: Lending
-    experiment: Experiment
-    study_dir: Path
     nvml: Nvml | None = None
     """Tells what their CUDA devices do, where they have any."""
 
-    def eval_steps(self, run: Run) -> tuple[int, ...]:
-        """Return the optimizer steps that the run is scored at."""
-        return run.plan.eval_steps(apply_overrides(self.experiment, run.overrides).training.batch_size)
-
-    def has_weights(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether the checkpoint's weights are still on disk."""
-        return bool(checkpoint.path) and (self.study_dir / checkpoint.path).exists()
-
     @classmethod
     @contextmanager
-    def hired(cls, placement: Placement, experiment: Experiment, study_dir: Path, limits: LimitSettings) -> Iterator[Self]:
+    def hired(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
         """Start the placement's workers; end them, whatever happens."""
-        specs = {f"trainer-{index}": spec for index, spec in enumerate(placement.trainers)}
-        specs["evaluator"] = placement.evaluator
-        devices = {spec.device: Device() for spec in specs.values()}
-        workers = {name: Worker(SpawnProcess, spec, name, devices[spec.device], limits) for name, spec in specs.items()}
-        evaluator = workers["evaluator"]
-        on_cuda = evaluator.spec.settings.hardware.device == "cuda"
+        devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
+        workers: list[Worker] = []
+
+        def start(kind: str, specs: Sequence[WorkerSpec]) -> Lending:
+            new = [
+                Worker(SpawnProcess, spec, f"{kind}-{index}", devices[spec.device], limits)
+                for index, spec in enumerate(specs)
+            ]
+            workers.extend(new)
+            return Lending(new)
+
+        on_cuda = placement.evaluators[0].settings.hardware.device == "cuda"
         try:
-            trainers = [worker for worker in workers.values() if worker is not evaluator]
             with closing(Nvml()) if on_cuda else nullcontext() as nvml:
-                yield cls(Lending(trainers), Lending([evaluator]), experiment, study_dir, nvml)
+                yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml)
         finally:
-            for worker in workers.values():
+            for worker in workers:
                 worker.close()

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED
 from mathsft.runs.retention import deletable
 from mathsft.store.book import Book
-from mathsft.training.footprint import full_state_path
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,27 @@ class Holding:
     free: str = ""
 
 
-def holdings(book: Book, study_dir: Path) -> list[Holding]:
+def holdings(book: Book, layout: StudyLayout) -> list[Holding]:
     """Return all that lies in the study's folder, each file in exactly one holding."""
     runs = book.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
     unneeded = deletable(runs, checkpoints, book.scores(), book.promotion())
     plain_runs = [replace(run, plan=replace(run.plan, keep_every=None)) for run in runs]
     kept_by_setting = deletable(plain_runs, checkpoints, book.scores(), book.promotion())
-    scored = [study_dir / score.responses_path for score in book.scores()]
-    ended = [full_state_path(study_dir / "runs" / run.name) for run in runs if run.state in FINISHED]
+    scored = [layout / score.responses_path for score in book.scores()]
+    ended = [layout.full_state(run.name) for run in runs if run.state in FINISHED]
     kinds: list[tuple[str, list[Path], str]] = [
-        (
-            "half-written files",
-            sorted(study_dir.glob("runs/**/*.partial")),
-            "a kill left them",
-        ),
-        ("weights", [study_dir / checkpoint.path for checkpoint in unneeded], "scored, and not to be kept"),
+        ("half-written files", layout.half_written(), "a kill left them"),
+        ("weights", [layout / checkpoint.path for checkpoint in unneeded], "scored, and not to be kept"),
         ("training states", ended, "their runs have ended"),
         ("response files", scored, "the database has every response"),
-        ("weights that final.keep_every keeps", [study_dir / checkpoint.path for checkpoint in kept_by_setting], ""),
-        ("weights", sorted(study_dir.glob("runs/*/step-*")), ""),
-        ("training states", sorted(study_dir.glob("runs/*/full-state.*")), ""),
-        ("W&B's files", [study_dir / "wandb"], ""),
-        ("dashboard artifacts", [study_dir / "artifacts"], ""),
-        ("database", sorted(study_dir.glob("study.db*")), ""),
-        ("logs, metrics and reports", [study_dir], ""),
+        ("weights that final.keep_every keeps", [layout / checkpoint.path for checkpoint in kept_by_setting], ""),
+        ("weights", layout.all_weights(), ""),
+        ("training states", layout.all_full_states(), ""),
+        ("W&B's files", [layout.wandb], ""),
+        ("dashboard artifacts", [layout.artifacts], ""),
+        ("database", layout.database_files(), ""),
+        ("logs, metrics and reports", [layout.root], ""),
     ]
     counted: set[Path] = set()
     found = []

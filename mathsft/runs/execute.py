@@ -7,22 +7,21 @@ neither what to run nor when to stop: the source does.
 import json
 import logging
 from asyncio import Semaphore, TaskGroup
+from pathlib import Path
 from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from mathsft.records import Checkpoint, Response, Run, RunState, Score
-from mathsft.runs.crew import Crew, WorkerLike
-from mathsft.runs.progress import following, metrics_path, scoring_path, watching
+from mathsft.errors import ErrorKind
+from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
+from mathsft.runs.context import StudyContext
+from mathsft.runs.crew import WorkerLike
+from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import TEST_POOL, delete_weights
 from mathsft.runs.stints import at_work
-from mathsft.store.book import Book
 from mathsft.workers.worker import Failed, RemoteError
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_ERROR = "CheckpointError"
-"""The evaluator's word for weights that are not those that were published."""
 
 
 class Source(Protocol):
@@ -44,48 +43,48 @@ class Source(Protocol):
         """Record how the run ended."""
 
 
-async def drive(source: Source, crew: Crew, book: Book) -> None:
+async def drive(source: Source, study: StudyContext) -> None:
     """Execute all that a source proposes; a run that failed may be proposed anew in the next round."""
     while not source.done():
         async with TaskGroup() as runs:
             while True:
-                trainer = await crew.trainers.take()  # before asking: what is proposed late knows more results
+                trainer = await study.crew.trainers.take()  # before asking: what is proposed late knows more results
                 run = await source.next()
                 if run is None:
-                    crew.trainers.give(trainer)
+                    study.crew.trainers.give(trainer)
                     break
-                book.write(run)
-                runs.create_task(execute(run, trainer, crew, book, source))
+                study.book.write(run)
+                runs.create_task(execute(run, trainer, study, source))
 
 
-async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source: Source) -> None:
+async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: Source) -> None:
     """Train a run to each eval point; score every checkpoint while training goes on; close it with how it ended."""
     if run.state != "running":
-        crew.trainers.give(trainer)  # a driver died between recording the end and reporting it
+        study.crew.trainers.give(trainer)  # a driver died between recording the end and reporting it
         await source.close(run, run.state, run.reason)
         return
-    steps, window = crew.eval_steps(run), Semaphore(run.plan.max_unscored)
+    steps, window = run.eval_steps, Semaphore(run.plan.max_unscored)
     stop_at: int | None = None
     is_stopped, diverged, failed = False, "", ""
 
     async def score(index: int, checkpoint: Checkpoint) -> None:
         nonlocal stop_at
-        score = await scored(run, checkpoint, run.plan.pool, crew, book, trainer)
+        score = await scored(run, checkpoint, run.plan.pool, study, trainer)
         if stop_at is None:
             stop_at = await source.judge(run, index, score)
-        delete_weights(book, crew.study_dir)
+        delete_weights(study.book, study.layout)
         window.release()
 
     try:
         async with TaskGroup() as scoring:  # left when the last score is in
-            with crew.trainers.until_done(trainer):  # left when training ends: the next run may start
+            with study.crew.trainers.until_done(trainer):  # left when training ends: the next run may start
                 for index, step in enumerate(steps):
                     await window.acquire()
                     if is_stopped := stop_at is not None and index >= stop_at:
                         break
-                    checkpoint = recorded(run, step, crew, book) or await trained(run, step, trainer, crew, book)
-                    if checkpoint.diverged:
-                        diverged = checkpoint.diverged
+                    checkpoint = recorded(run, step, study) or await trained(run, step, trainer, study)
+                    if isinstance(checkpoint, Diverged):
+                        diverged = checkpoint.reason
                         break
                     scoring.create_task(score(index, checkpoint))
     except* (Failed, RemoteError) as errors:
@@ -94,62 +93,68 @@ async def execute(run: Run, trainer: WorkerLike, crew: Crew, book: Book, source:
     await source.close(run, state, failed or diverged)
 
 
-def recorded(run: Run, step: int, crew: Crew, book: Book) -> Checkpoint | None:
-    """Return the checkpoint from the book unless its weights are gone although they are still to be scored."""
-    checkpoint = book.checkpoint(run.name, step)
-    if checkpoint is None or checkpoint.diverged or book.score(run.name, step, run.plan.pool):
+def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged | None:
+    """Return what the book has of the run at the step; None for weights that are gone although they are to be scored."""
+    diverged = study.book.diverged(run.name)
+    if diverged is not None and diverged.step <= step:
+        return diverged
+    checkpoint = study.book.checkpoint(run.name, step)
+    if checkpoint is None or study.book.score(run.name, step, run.plan.pool) or study.has_weights(checkpoint):
         return checkpoint
-    return checkpoint if crew.has_weights(checkpoint) else None
+    return None
 
 
-async def trained(run: Run, step: int, trainer: WorkerLike, crew: Crew, book: Book) -> Checkpoint:
+async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
     """Have the run trained to the step; its metrics reach the book while it trains."""
-    async with following(run, crew.study_dir, book), at_work(trainer, run.name, step, "", crew, book):
-        progress = metrics_path(crew.study_dir, run.name)
-        checkpoint: Checkpoint = await trainer.call("advance", run, step, progress=progress)
-    book.write(checkpoint)
-    return checkpoint
+    async with following(run, study), at_work(trainer, run.name, step, "", study):
+        progress = study.layout.metrics(run.name)
+        outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
+    study.book.write(outcome)
+    return outcome
 
 
 async def scored(
-    run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book, trainer: WorkerLike | None = None
+    run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: WorkerLike | None = None
 ) -> Score:
     """Return the checkpoint's score on a pool: the recorded one, else a new one; lost or corrupt weights are trained again.
 
     The run's own trainer does that where it is given, between its other calls and though it may be lent to others by now:
     its run waits for this score, so to wait for a free trainer could mean to wait for ever.
     """
-    if found := book.score(run.name, checkpoint.step, pool):
+    if found := study.book.score(run.name, checkpoint.step, pool):
         return found
-    if crew.has_weights(checkpoint):
+    if study.has_weights(checkpoint):
         try:
-            return await _score(run, checkpoint, pool, crew, book)
+            return await _score(run, checkpoint, pool, study)
         except RemoteError as error:
-            if error.type_name != CHECKPOINT_ERROR:
+            if error.kind != ErrorKind.CHECKPOINT:
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
     if trainer is not None:
-        checkpoint = await trained(run, checkpoint.step, trainer, crew, book)
+        again = await trained(run, checkpoint.step, trainer, study)
     else:
-        async with crew.trainers.lease() as free_trainer:
-            checkpoint = await trained(run, checkpoint.step, free_trainer, crew, book)
-    return await _score(run, checkpoint, pool, crew, book)
+        async with study.crew.trainers.lease() as free_trainer:
+            again = await trained(run, checkpoint.step, free_trainer, study)
+    if isinstance(again, Diverged):
+        raise Failed(f"{run.name} diverges at step {again.step} ({again.reason}), where it did not before")
+    return await _score(run, again, pool, study)
 
 
-async def _score(run: Run, checkpoint: Checkpoint, pool: str, crew: Crew, book: Book) -> Score:
-    async with crew.evaluators.lease() as evaluator:
+async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
+    async with study.crew.evaluators.lease() as evaluator:
         async with (
-            watching(checkpoint, pool, crew.study_dir, book),
-            at_work(evaluator, checkpoint.run, checkpoint.step, pool, crew, book),
+            watching(checkpoint, pool, study),
+            at_work(evaluator, checkpoint.run, checkpoint.step, pool, study),
         ):
-            progress = scoring_path(crew.study_dir, checkpoint.run)
-            with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == crew.eval_steps(run)[-1])
-            score: Score = await evaluator.call("score", checkpoint, run.overrides, pool, with_gold_nll, progress=progress)
-        book.write(score, _read_responses(crew, score))  # before the evaluator is lent again: scores come in order
+            progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
+            with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
+            score: Score = await evaluator.call("score", checkpoint, run.experiment, pool, with_gold_nll, progress=progress)
+        # Before the evaluator is lent again: scores come in order.
+        study.book.write(score, _read_responses(study.layout / score.responses_path))
     return score
 
 
-def _read_responses(crew: Crew, score: Score) -> list[Response]:
+def _read_responses(path: Path) -> list[Response]:
     adapter = TypeAdapter(Response)
-    with (crew.study_dir / score.responses_path).open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8") as lines:
         return [adapter.validate_python(json.loads(line)) for line in lines]

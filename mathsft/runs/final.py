@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from mathsft.config.schema import FinalSettings
+from mathsft.config.schema import Experiment, FinalSettings
 from mathsft.objective import Objective
-from mathsft.records import FINISHED, Checkpoint, Overrides, Plan, Promotion, Run, RunState, Score
-from mathsft.runs.crew import Crew
+from mathsft.records import FINISHED, Overrides, Plan, Promotion, Run, RunState, Score
+from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
+from mathsft.runs.made import new_run
 from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.statistics.paired import improvement_upper_bound
@@ -86,36 +87,35 @@ def final_plan(settings: FinalSettings, max_unscored: int) -> Plan:
     return Plan(settings.num_examples, eval_points, WATCH_POOL, max_unscored, "best_and_last", settings.keep_every)
 
 
-def final_run(overrides: Overrides, plan: Plan, study_seed: int) -> Run:
+def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_seed: int) -> Run:
     """Return the final run of these settings, named by them: other settings are another run."""
     seed = derive_seed(study_seed, "final")
     identity = [dict(overrides), plan.num_examples, plan.eval_points, seed]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Run(f"final-{digest}", dict(overrides), plan, seed)
+    return new_run("final", f"final-{digest}", experiment=experiment, overrides=overrides, plan=plan, seed=seed)
 
 
-async def run_final(run: Run, promotion: Promotion | None, crew: Crew, book: Book, min_gain: float | None = None) -> Run:
+async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, min_gain: float | None = None) -> Run:
     """Check the engine, execute the final run, score the promoted trial beside it, then baseline, best and last on test."""
-    final = One(run, book, min_gain)
+    book, final = study.book, One(run, study.book, min_gain)
     async with TaskGroup() as work:
         if not final.done():
-            work.create_task(check_engine(crew, book))  # first of all: it takes the evaluator before anybody scores
+            work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
         if promotion is not None:
-            work.create_task(_score_trial(promotion, crew, book))
-        work.create_task(drive(final, crew, book))
+            work.create_task(_score_trial(promotion, study))
+        work.create_task(drive(final, study))
     if final.run.state == "finished":
         watched = book.scores(run.name, WATCH_POOL)
         reported = [book.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]
         for checkpoint in reported:
             if checkpoint is not None:
-                await scored(final.run, checkpoint, TEST_POOL, crew, book)
-        delete_weights(book, crew.study_dir)
+                await scored(final.run, checkpoint, TEST_POOL, study)
+        delete_weights(book, study.layout)
     return final.run
 
 
-async def _score_trial(promotion: Promotion, crew: Crew, book: Book) -> None:
+async def _score_trial(promotion: Promotion, study: StudyContext) -> None:
     """Score the promoted trial's last weights on the watch pool, so that trial and final run compare on equal problems."""
-    trial = book.run(promotion.run)
-    checkpoints: list[Checkpoint] = book.checkpoints(promotion.run)
+    trial, checkpoints = study.book.run(promotion.run), study.book.checkpoints(promotion.run)
     if trial is not None and checkpoints:
-        await scored(trial, checkpoints[-1], WATCH_POOL, crew, book)
+        await scored(trial, checkpoints[-1], WATCH_POOL, study)

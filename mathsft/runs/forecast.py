@@ -9,7 +9,6 @@ import numpy as np
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
 from mathsft.runs.costs import Costs
-from mathsft.runs.horizon import PREFIX as HORIZON_PREFIX
 from mathsft.store.book import Book
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import Hardware
@@ -94,10 +93,10 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, book: Boo
     ended = [run for run in book.runs() if run.state in FINISHED] if book else []
     scored = [score for score in book.scores() if score.pool.startswith("confirm:")] if book else []
     num_confirmed = sum(score.num_problems for score in scored)
-    num_trials = max(0, config.num_trials - sum(run.number is not None for run in ended))
+    num_trials = max(0, config.num_trials - sum(run.kind == "trial" for run in ended))
     lengths = [config.horizon.num_examples, config.trial.num_examples] if config.horizon.num_examples else []
     num_horizon = config.horizon.num_rates * len(lengths)
-    share_left = 1 - sum(run.name.startswith(HORIZON_PREFIX) for run in ended) / num_horizon if num_horizon else 0.0
+    share_left = 1 - sum(run.kind == "horizon" for run in ended) / num_horizon if num_horizon else 0.0
     return Work(
         num_trials=num_trials,
         num_confirm_responses=max(0, confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,

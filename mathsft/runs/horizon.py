@@ -5,38 +5,47 @@ They come after the promotion is decided and take no part in it.
 
 from asyncio import TaskGroup
 
-from mathsft.config.schema import HorizonSettings, RunSettings
+from mathsft.config.schema import Experiment, HorizonSettings, RunSettings
 from mathsft.objective import independent_responses
 from mathsft.records import FINISHED, Overrides, Plan, Run, Score
-from mathsft.runs.crew import Crew
+from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final import One
+from mathsft.runs.made import new_run
 from mathsft.seeds import derive_seed
 from mathsft.statistics.horizon import Tried
 from mathsft.store.book import Book
 
 LEARNING_RATE = "training.learning_rate"
-PREFIX = "horizon-"
 POOL = "confirm"
 """Scores there are only compared with each other, and it holds more problems than the search pool."""
 
 
-def horizon_runs(settings: HorizonSettings, trial: RunSettings, promoted: Overrides, study_seed: int) -> list[Run]:
+def horizon_runs(
+    settings: HorizonSettings, trial: RunSettings, experiment: Experiment, promoted: Overrides, study_seed: int
+) -> list[Run]:
     """Return a run for each of the two lengths and each learning rate around the promoted one, none without a length."""
     if settings.num_examples is None:
         return []
     middle = float(promoted[LEARNING_RATE])
     places = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
     return [
-        Run(
-            f"{PREFIX}{num_examples}-{place:+d}-at-{middle:.6g}",
-            {**promoted, LEARNING_RATE: middle * settings.spacing**place},
-            Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
-            derive_seed(study_seed, "horizon", num_examples, place),
+        new_run(
+            "horizon",
+            f"horizon-{num_examples}-{place:+d}{_around(middle)}",
+            experiment=experiment,
+            overrides={**promoted, LEARNING_RATE: middle * settings.spacing**place},
+            plan=Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
+            seed=derive_seed(study_seed, "horizon", num_examples, place),
         )
         for num_examples in sorted({settings.num_examples, trial.num_examples})
         for place in places
     ]
+
+
+def _around(learning_rate: float) -> str:
+    """Return what names the runs around a promoted learning rate: another promotion has runs of its own."""
+    return f"-at-{learning_rate:.6g}"
 
 
 def are_over(runs: list[Run], book: Book) -> bool:
@@ -45,11 +54,11 @@ def are_over(runs: list[Run], book: Book) -> bool:
     return all(run is not None and run.state in FINISHED for run in recorded)
 
 
-async def run_horizon(runs: list[Run], crew: Crew, book: Book) -> None:
+async def run_horizon(runs: list[Run], study: StudyContext) -> None:
     """Execute those of the runs that the book does not have."""
     async with TaskGroup() as work:
         for run in runs:
-            work.create_task(drive(One(run, book), crew, book))
+            work.create_task(drive(One(run, study.book), study))
 
 
 def recorded_horizon(book: Book) -> list[Tried]:
@@ -60,8 +69,8 @@ def recorded_horizon(book: Book) -> list[Tried]:
     promotion = book.promotion()
     if promotion is None or LEARNING_RATE not in promotion.overrides:
         return []
-    suffix = f"-at-{float(promotion.overrides[LEARNING_RATE]):.6g}"
-    runs = [run for run in book.runs(PREFIX) if run.state == "finished" and run.name.endswith(suffix)]
+    around = _around(float(promotion.overrides[LEARNING_RATE]))
+    runs = [run for run in book.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
     return [_tried(run, book.scores(run.name, POOL)[-1]) for run in runs]
 
 

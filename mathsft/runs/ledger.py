@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import Checkpoint, Run, RunState, Score, Session
 from mathsft.store.book import Book, News
 
-SUFFIX = "_seconds"
 IDLE = "idle"
 
 
@@ -58,14 +58,13 @@ def cost_ledger(book: Book) -> Ledger:
     runs = book.runs()
     checkpoints = {run.name: book.checkpoints(run.name) for run in runs}
     scores = {run.name: book.scores(run.name) for run in runs}
-    trained = _sum(checkpoint.timings for found in checkpoints.values() for checkpoint in found)
-    evaluated = _sum(score.timings for found in scores.values() for score in found)
+    trained = _sum(checkpoint.costs for found in checkpoints.values() for checkpoint in found)
+    evaluated = _sum(score.costs for found in scores.values() for score in found)
 
     def spent(state: RunState) -> float:
         names = [run.name for run in runs if run.state == state]
-        of_training = _sum(checkpoint.timings for name in names for checkpoint in checkpoints[name])
-        of_scoring = _sum(score.timings for name in names for score in scores[name])
-        return sum(of_training.values()) + sum(of_scoring.values())
+        of_training = sum(_rank_seconds(one.costs) for name in names for one in checkpoints[name])
+        return of_training + sum(one.costs.busy_seconds for name in names for one in scores[name])
 
     sessions = book.sessions()
     accounts = (
@@ -81,21 +80,23 @@ def _account(worker: str, held_seconds: float, busy: Mapping[str, float]) -> Acc
     return Account(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
 
 
-def _sum(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the seconds of each activity."""
+def _sum(costs: Iterable[TrainingCosts | ScoringCosts]) -> dict[str, float]:
+    """Return the seconds of each activity; ranks train side by side, and a second of each counts."""
     total: dict[str, float] = {}
-    for timed in timings:
-        for name, seconds in timed.items():
-            if name.endswith(SUFFIX):
-                activity = name.removesuffix(SUFFIX)
-                # Ranks train side by side: a second of each counts.
-                total[activity] = total.get(activity, 0.0) + seconds * timed.get("num_ranks", 1)
+    for cost in costs:
+        num_processes = cost.num_ranks if isinstance(cost, TrainingCosts) else 1
+        for activity, seconds in cost.seconds.items():
+            total[activity] = total.get(activity, 0.0) + seconds * num_processes
     return total
+
+
+def _rank_seconds(costs: TrainingCosts) -> float:
+    return costs.busy_seconds * costs.num_ranks
 
 
 def _points_per_hour(book: Book, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
     """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
-    finals = [run for run in runs if run.name.startswith("final-") and run.state == "finished"]
+    finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
         watched = book.scores(finals[-1].name, finals[-1].plan.pool)
         gain = _gain_over_step_0(watched)

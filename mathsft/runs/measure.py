@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mathsft.errors import UserError
+from mathsft.errors import ErrorKind, UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import Problem, Speeds
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import CodeError, UserMistake
+from mathsft.workers.host import Value
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import WorkerDied
 
@@ -29,7 +30,7 @@ async def measured_speeds(
     """Return how fast the trainer's device trains on these problems and generates; raises NotMeasuredError, UserError."""
     problems = problems[: max(LEAST_PROBLEMS, 2 * max(batch_sizes))]
     with TemporaryDirectory() as folder:
-        settings = replace(trainer.settings, study_dir=Path(folder))
+        settings = replace(trainer.settings, layout=StudyLayout(Path(folder)))
         process = SpawnProcess(replace(trainer, target=PROBE, settings=settings), "probe")
         try:
             asked = process.request("measure", (problems, batch_sizes, num_responses))
@@ -40,9 +41,9 @@ async def measured_speeds(
             raise NotMeasuredError(f"it took over {LIMIT_SECONDS} seconds") from None
         finally:
             process.kill()
-    if isinstance(reply, UserMistake):
+    if isinstance(reply, Value):
+        speeds: Speeds = reply.value
+        return speeds
+    if reply.kind == ErrorKind.USER:
         raise UserError(reply.message)
-    if isinstance(reply, CodeError):
-        raise NotMeasuredError(f"{reply.type_name}: {reply.message}".partition("\n")[0])
-    speeds: Speeds = reply.value
-    return speeds
+    raise NotMeasuredError(f"{reply.type_name}: {reply.message}".partition("\n")[0])

@@ -10,12 +10,11 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mathsft.config.load import apply_overrides, flatten
-from mathsft.config.schema import Experiment
+from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
 from mathsft.data.examples import load_template
-from mathsft.data.models import fingerprint, resolve_model
-from mathsft.data.pools import Pools, load_pools
+from mathsft.data.models import fingerprint
+from mathsft.data.pools import Pools
 from mathsft.errors import UserError
 from mathsft.records import Passport, Run
 from mathsft.store.book import Book, News
@@ -31,8 +30,8 @@ MAX_DIFF_CHARACTERS = 200_000
 class PassportOffice:
     """An observer of the book that issues every run its passport when the run begins; a run keeps its first one."""
 
-    def __init__(self, book: Book, experiment: Experiment, device: str) -> None:
-        self._book, self._experiment, self._device = book, experiment, device
+    def __init__(self, book: Book, model_folder: Path, pools: Pools, device: str) -> None:
+        self._book, self._model_folder, self._pools, self._device = book, model_folder, pools, device
         for run in book.runs():  # a driver may have been killed between a run and its passport
             self.notify(run)
 
@@ -42,17 +41,16 @@ class PassportOffice:
             self._book.write(self._passport(record))
 
     def _passport(self, run: Run) -> Passport:
-        experiment = apply_overrides(self._experiment, run.overrides)
         return Passport(
             run=run.name,
-            settings=flatten(experiment),
+            settings=flatten(run.experiment),
             seed=run.seed,
             commit=self._checkout[0],
             diff=self._checkout[1],
             versions=installed_versions(),
             device=self._device,
             data_hash=self._data_hash,
-            prompt_hash=_hash(load_template(experiment.prompt.template)),
+            prompt_hash=_hash(load_template(run.experiment.prompt.template)),
             tokenizer_hash=tokenizer_hash(self._model_folder),
             base_fingerprint=self._base_fingerprint,
         )
@@ -62,16 +60,12 @@ class PassportOffice:
         return checkout()
 
     @cached_property
-    def _model_folder(self) -> Path:
-        return resolve_model(self._experiment.model.path)
-
-    @cached_property
     def _base_fingerprint(self) -> str:
         return fingerprint(self._model_folder)
 
     @cached_property
     def _data_hash(self) -> str:
-        return data_hash(load_pools(self._experiment.data))
+        return data_hash(self._pools)
 
 
 def data_hash(pools: Pools) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from mathsft.records import Checkpoint, Run, Scoring, StepMetrics
-from mathsft.store.book import Book
+from mathsft.runs.context import StudyContext
 
 POLL_SECONDS = 0.5
 
@@ -35,16 +35,6 @@ class MetricsTail:
         return [self._adapter.validate_python(json.loads(line)) for line in new]
 
 
-def metrics_path(study_dir: Path, run: str) -> Path:
-    """Return the file to which the trainer appends a line for every step of the run."""
-    return study_dir / "runs" / run / "metrics.jsonl"
-
-
-def scoring_path(study_dir: Path, run: str) -> Path:
-    """Return the file to which the evaluator appends a line for each finished response of one scoring."""
-    return study_dir / "runs" / run / "scoring.jsonl"
-
-
 def last_scoring(path: Path) -> Scoring | None:
     """Return what the file's last whole line tells, None where there is none."""
     if not path.exists():
@@ -55,29 +45,31 @@ def last_scoring(path: Path) -> Scoring | None:
 
 
 @asynccontextmanager
-async def following(run: Run, study_dir: Path, book: Book) -> AsyncIterator[None]:
+async def following(run: Run, study: StudyContext) -> AsyncIterator[None]:
     """Write the run's steps to the book while the body waits for the trainer, the last ones when it ends."""
-    tail = MetricsTail(metrics_path(study_dir, run.name))
+    tail = MetricsTail(study.layout.metrics(run.name))
     try:
-        async with polling(lambda: book.write_metrics(tail.read()), POLL_SECONDS):
+        async with polling(lambda: study.book.write_metrics(tail.read()), POLL_SECONDS):
             yield
     finally:
-        book.write_metrics(tail.read())
+        study.book.write_metrics(tail.read())
 
 
 @asynccontextmanager
-async def watching(checkpoint: Checkpoint, pool: str, study_dir: Path, book: Book) -> AsyncIterator[None]:
+async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce how far the checkpoint's scoring on the pool is while the body waits for the evaluator."""
-    path = scoring_path(study_dir, checkpoint.run)
+    path = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
+    path.unlink(missing_ok=True)  # a scoring that was broken off left it
 
     def look() -> None:
-        scoring = last_scoring(path)
-        # Until this scoring generates, the file tells of the run's last one.
-        if scoring is not None and (scoring.step, scoring.pool) == (checkpoint.step, pool):
-            book.announce(scoring)
+        if scoring := last_scoring(path):
+            study.book.announce(scoring)
 
-    async with polling(look, POLL_SECONDS):
-        yield
+    try:
+        async with polling(look, POLL_SECONDS):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mathsft.records import Run, Score, StepMetrics
-from mathsft.runs.crew import Crew
+from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final import One
 from mathsft.store.book import Book
@@ -56,11 +56,12 @@ class _Again(One):
         return 0 if index == self._last_index else None
 
 
-async def replay(run: Run, recorded: Book, crew: Crew, book: Book) -> Comparison:
-    """Train and score a recorded run again, writing to the other book only, and compare."""
+async def replay(run: Run, recorded: Book, study: StudyContext) -> Comparison:
+    """Train and score a recorded run again, writing to the study's book only, and compare."""
+    book = study.book
     scores = recorded.scores(run.name, run.plan.pool)
     again = _Again(run, len(scores), book)
-    await drive(again, crew, book)
+    await drive(again, study)
     first, largest = compare_losses(recorded.metrics(run.name), book.metrics(run.name))
     compared = [
         _compare_scores(score, new, recorded, book)

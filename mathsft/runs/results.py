@@ -9,7 +9,6 @@ from mathsft.records import Run
 from mathsft.statistics.intervals import Interval, clustered
 from mathsft.store.book import Book
 
-TRIAL_PREFIX = "trial-"
 SEARCH_POOL = "search"
 
 
@@ -46,7 +45,7 @@ class TrialResult:
 def recorded_results(book: Book) -> list[TrialResult]:
     """Return what every trial's last checkpoint reached on each pool that scored it."""
     objective = Objective.of(book.settings())
-    return [_recorded_result(run, book, objective) for run in book.runs(TRIAL_PREFIX)]
+    return [_recorded_result(run, book, objective) for run in book.runs("trial")]
 
 
 def _recorded_result(run: Run, book: Book, objective: Objective) -> TrialResult:

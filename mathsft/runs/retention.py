@@ -2,11 +2,10 @@
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
+from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
 from mathsft.store.book import Book
-from mathsft.training.footprint import full_state_path
 
 TEST_POOL = "test"
 
@@ -31,7 +30,7 @@ def deletable(
         if (run.name, checkpoint.step, run.plan.pool) not in scored or (is_last and run.state == "running"):
             return True
         if run.plan.keep == "last":
-            return is_last and run.number is not None and (promotion is None or promotion.run == run.name)
+            return is_last and run.kind == "trial" and (promotion is None or promotion.run == run.name)
         if checkpoint.step == 0:
             return (run.name, 0, TEST_POOL) not in scored
         # A final run begins with its baseline, so a step's place in the list is the number of its eval point.
@@ -39,7 +38,7 @@ def deletable(
         is_kept = every is not None and own_steps.index(checkpoint.step) % every == 0
         return is_last or is_kept or checkpoint.step == best_step(own_scores)
 
-    return [checkpoint for checkpoint in checkpoints if checkpoint.path and not is_needed(checkpoint)]
+    return [checkpoint for checkpoint in checkpoints if not is_needed(checkpoint)]
 
 
 def best_step(scores: Sequence[Score]) -> int:
@@ -47,12 +46,12 @@ def best_step(scores: Sequence[Score]) -> int:
     return min(scores, key=lambda score: (-score.accuracy, score.step)).step
 
 
-def delete_weights(book: Book, study_dir: Path) -> None:
+def delete_weights(book: Book, layout: StudyLayout) -> None:
     """Delete all weights, and full states of ended runs, that nobody will ask for again."""
     runs = book.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
     for checkpoint in deletable(runs, checkpoints, book.scores(), book.promotion()):
-        shutil.rmtree(study_dir / checkpoint.path, ignore_errors=True)
+        shutil.rmtree(layout / checkpoint.path, ignore_errors=True)
     for run in runs:
         if run.state in FINISHED:
-            full_state_path(study_dir / "runs" / run.name).unlink(missing_ok=True)
+            layout.full_state(run.name).unlink(missing_ok=True)

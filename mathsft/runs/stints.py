@@ -7,7 +7,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from mathsft.records import Call, Stint
-from mathsft.runs.crew import Crew, WorkerLike
+from mathsft.runs.context import StudyContext
+from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import polling
 from mathsft.store.book import Book
 from mathsft.workers.gauge import Reading, read_processes
@@ -54,19 +55,19 @@ class Tally:
 
 
 @asynccontextmanager
-async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew, book: Book) -> AsyncIterator[None]:
+async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce that the worker was asked, while the body waits for it, and record a stint of it unless that raises."""
-    tally, began = Tally(), time.time()
+    tally, began, nvml = Tally(), time.time(), study.crew.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
     def read() -> None:
         cpu_seconds, resident_bytes = read_processes(worker.pids)
         # On a shared device, what it does while the worker waits for its turn it does for another one.
-        device = crew.nvml.read(visible) if crew.nvml is not None and visible and worker.has_device else None
+        device = nvml.read(visible) if nvml is not None and visible and worker.has_device else None
         tally.add(Reading(cpu_seconds, resident_bytes, device))
 
     read()
-    with announced(worker, run, step, pool, book):
+    with announced(worker, run, step, pool, study.book):
         async with polling(read, READ_SECONDS):
             yield
     read()
@@ -85,7 +86,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, crew: Crew
         energy_joules=tally.energy_joules,
         device_bytes=tally.device_bytes,
     )
-    book.write(stint)
+    study.book.write(stint)
 
 
 @contextmanager

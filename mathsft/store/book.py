@@ -17,6 +17,7 @@ from mathsft.errors import UserError
 from mathsft.records import (
     Call,
     Checkpoint,
+    Diverged,
     EngineCheck,
     Passport,
     Problem,
@@ -24,6 +25,7 @@ from mathsft.records import (
     Quality,
     Response,
     Run,
+    RunKind,
     Score,
     Scoring,
     Session,
@@ -34,7 +36,7 @@ from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Score | Stint | Session | Promotion
+Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Diverged | Score | Stint | Session | Promotion
 Sight: TypeAlias = Scoring | Call | EngineCheck
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
@@ -53,6 +55,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Passport: tables.passports,
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
+    Diverged: tables.diverged,
     Score: tables.scores,
     Stint: tables.stints,
     Session: tables.sessions,
@@ -188,11 +191,11 @@ class Book:
 
     # ---- reading
 
-    def runs(self, prefix: str = "") -> list[Run]:
-        """Return the runs whose name starts with prefix, oldest first, trials by number."""
-        found: list[Run] = self._select(tables.runs, order=("written", "name"))
-        runs = [run for run in found if run.name.startswith(prefix)]
-        return sorted(runs, key=lambda run: -1 if run.number is None else run.number)
+    def runs(self, kind: RunKind | None = None) -> list[Run]:
+        """Return the runs of a kind, or all; oldest first, trials by number."""
+        of_kind = {} if kind is None else {"kind": kind}
+        found: list[Run] = self._select(tables.runs, order=("written", "name"), **of_kind)
+        return sorted(found, key=lambda run: -1 if run.number is None else run.number)
 
     def quality(self) -> Quality | None:
         """Return what was found in the study's data, None before it was read."""
@@ -200,6 +203,10 @@ class Book:
 
     def run(self, name: str) -> Run | None:
         return next(iter(self._select(tables.runs, name=name)), None)
+
+    def diverged(self, run: str) -> Diverged | None:
+        """Return where the run diverged, None where it did not."""
+        return next(iter(self._select(tables.diverged, run=run)), None)
 
     def passport(self, run: str) -> Passport | None:
         return next(iter(self._select(tables.passports, run=run)), None)

@@ -9,6 +9,7 @@ from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData
 
 from mathsft.records import (
     Checkpoint,
+    Diverged,
     Passport,
     Problem,
     Promotion,
@@ -21,7 +22,7 @@ from mathsft.records import (
     Stint,
 )
 
-SCHEMA_NUMBER = 3
+SCHEMA_NUMBER = 4
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
 
 METADATA = MetaData()
@@ -72,6 +73,7 @@ runs = _record_table("msft_run", Run, ("name",))
 passports = _record_table("msft_passport", Passport, ("run",))
 metrics = _record_table("msft_metrics", StepMetrics, ("run", "step"))
 checkpoints = _record_table("msft_checkpoint", Checkpoint, ("run", "step"))
+diverged = _record_table("msft_diverged", Diverged, ("run",))
 scores = _record_table("msft_score", Score, ("run", "step", "pool"))
 responses = _record_table(
     "msft_response", Response, ("run", "step", "pool", "problem_id", "sample"), run=str, step=int, pool=str

@@ -1,21 +1,20 @@
 """What optuna-dashboard shows of a trial: attributes, a note, and the responses as a table. Computes nothing new."""
 
 import csv
-from pathlib import Path
 
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
+from mathsft.layout import StudyLayout
 from mathsft.objective import Objective, accuracy_interval
 from mathsft.records import Response, Run, Score
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 
 NUM_SAMPLES = 6
 
 
-def show_trial(trial: Trial, run: Run, book: Book, folder: StudyFolder) -> None:
+def show_trial(trial: Trial, run: Run, book: Book, layout: StudyLayout) -> None:
     """Attach to an Optuna trial what the book knows of its run; call it before the trial is told."""
     scores = book.scores(run.name, run.plan.pool)
     trial.set_user_attr("state", run.state)
@@ -31,13 +30,13 @@ def show_trial(trial: Trial, run: Run, book: Book, folder: StudyFolder) -> None:
     trial.set_user_attr("interval_low", round(interval.low, 4))
     trial.set_user_attr("interval_high", round(interval.high, 4))
     trial.set_user_attr("format_accuracy", last.format_accuracy)
-    _upload_responses(trial, last, responses, objective, folder)
+    _upload_responses(trial, last, responses, objective, layout)
     save_note(trial, _note(run, scores, responses, objective))
 
 
 def _costs(run: Run, book: Book) -> dict[str, float]:
-    train = sum(checkpoint.timings.get("train_seconds", 0.0) for checkpoint in book.checkpoints(run.name))
-    generate = sum(score.timings.get("generate_seconds", 0.0) for score in book.scores(run.name))
+    train = sum(checkpoint.costs.train_seconds for checkpoint in book.checkpoints(run.name))
+    generate = sum(score.costs.generate_seconds for score in book.scores(run.name))
     return {"train_seconds": train, "generate_seconds": generate}
 
 
@@ -76,18 +75,18 @@ def _cell(text: str) -> str:
 
 
 def _upload_responses(
-    trial: Trial, score: Score, responses: list[Response], objective: Objective, folder: StudyFolder
+    trial: Trial, score: Score, responses: list[Response], objective: Objective, layout: StudyLayout
 ) -> None:
     """Attach the responses as a CSV, which the dashboard opens as a table."""
     if get_all_artifact_meta(trial):
         return  # attached by a driver that was killed before it told the trial
-    path = Path(folder.run(score.run)) / f"responses-{score.pool}.csv"
+    path = layout.table(score.run, score.pool)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["problem_id", "category", "reason", "answer", "num_tokens", "response"])
         for response in responses:
             counted = objective.category(response), objective.reason(response)
             writer.writerow([response.problem_id, *counted, response.verdict.body, response.num_tokens, response.text])
-    folder.artifacts.mkdir(exist_ok=True)
-    store = FileSystemArtifactStore(folder.artifacts)
+    layout.artifacts.mkdir(exist_ok=True)
+    store = FileSystemArtifactStore(layout.artifacts)
     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)

@@ -30,7 +30,7 @@ def given_settings(config: StudyConfig, experiment: Experiment, warm: Iterable[O
 def best_settings(book: Book, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     """Return another study's promoted settings, then its most accurate ones, as far as they lie in this space."""
     promotion = book.promotion()
-    trials = [trial for trial in book.runs("trial-") if trial.state == "finished"]
+    trials = [trial for trial in book.runs("trial") if trial.state == "finished"]
     ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
     found: list[dict[str, Scalar]] = []
     for overrides in [*([promotion.overrides] if promotion else []), *(trial.overrides for trial in ranked)]:

@@ -17,14 +17,15 @@ import optuna
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mathsft.config.schema import Scalar, StudyConfig
+from mathsft.config.schema import Experiment, Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
+from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
-from mathsft.runs.results import TRIAL_PREFIX, recorded_results
+from mathsft.runs.made import new_run
+from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
-from mathsft.store.folder import StudyFolder
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
@@ -56,14 +57,15 @@ class Search:
     def __init__(
         self,
         config: StudyConfig,
+        experiment: Experiment,
         plan: Plan,
         given: Sequence[Overrides],
         book: Book,
-        folder: StudyFolder,
+        layout: StudyLayout,
         num_trainers: int,
         deadline: float | None,
     ) -> None:
-        self._config, self._plan, self._book, self._folder = config, plan, book, folder
+        self._config, self._experiment, self._plan, self._book, self._layout = config, experiment, plan, book, layout
         self._given = given
         self._num_trainers, self._deadline = num_trainers, deadline
         self._space = make_space(config)
@@ -161,7 +163,7 @@ class Search:
     def _tell(self, run: Run) -> None:
         number = _number(run)
         if not self._frozen(number).state.is_finished():
-            show_trial(self._trial(number), run, self._book, self._folder)
+            show_trial(self._trial(number), run, self._book, self._layout)
             state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(run.state, TrialState.COMPLETE)
             tell(self.study, number, run.value if state == TrialState.COMPLETE else None, state)
         self._told[number].set()
@@ -179,10 +181,18 @@ class Search:
 
     def _run(self, number: int, params: Mapping[str, Any]) -> Run:
         overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
-        return Run(f"{TRIAL_PREFIX}{number}", overrides, self._plan, derive_seed(self._config.seed, "trial", number))
+        return new_run(
+            "trial",
+            f"trial-{number}",
+            experiment=self._experiment,
+            overrides=overrides,
+            plan=self._plan,
+            seed=derive_seed(self._config.seed, "trial", number),
+            number=number,
+        )
 
     def _trials(self) -> list[Run]:
-        return self._book.runs(TRIAL_PREFIX)
+        return self._book.runs("trial")
 
     def _is_spent(self) -> bool:
         is_late = self._deadline is not None and time.monotonic() >= self._deadline

@@ -4,8 +4,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from mathsft.config.load import apply_overrides
-from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.schema import Scalar
 from mathsft.objective import accuracy_interval
 from mathsft.records import (
     ENGINE_CHECK,
@@ -31,11 +30,10 @@ class LiveProgress:
     for which training waits, take their time to start but once.
     """
 
-    def __init__(self, heartbeat: Heartbeat, book: Book, num_trials: int, experiment: Experiment) -> None:
-        self._heartbeat, self._book, self._num_trials, self._experiment = heartbeat, book, num_trials, experiment
+    def __init__(self, heartbeat: Heartbeat, book: Book, num_trials: int) -> None:
+        self._heartbeat, self._book, self._num_trials = heartbeat, book, num_trials
         self._runs = {run.name: run for run in book.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
-        self._nums_steps: dict[str, int] = {}
         self._calls: dict[str, tuple[Call, float]] = {}  # by worker, and since when
         self._shown_run: Run | None = None  # the one that stepped last
         self._scoring: Scoring | None = None  # under way
@@ -89,8 +87,8 @@ class LiveProgress:
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._count_queue(self._runs[checkpoint.run])
-        if checkpoint.diverged or checkpoint.step == 0:
-            return  # its run's end says more; nothing was trained
+        if checkpoint.step == 0:
+            return  # nothing was trained
         last = self._last_steps.get(checkpoint.run)
         loss = f"loss {last.loss:.4f}" if last is not None else ""
         run = self._runs[checkpoint.run]
@@ -105,7 +103,7 @@ class LiveProgress:
         interval = accuracy_interval(score)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
-        progress = (self._queue, self._best, self._time_left(run)) if _is_final(run) else ()
+        progress = (self._queue, self._best, self._time_left(run)) if run.kind == "final" else ()
         self._heartbeat.tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
 
     def _tell_check(self, check: EngineCheck) -> None:
@@ -137,12 +135,10 @@ class LiveProgress:
 
     def _find_best(self, run: Run) -> None:
         """Note the best trial, or the best step of a final run on the pool that watches it."""
-        if run.number is not None:
-            found = [
-                (trial.value, trial.name) for trial in self._runs.values() if trial.number is not None and _counts(trial)
-            ]
+        if run.kind == "trial":
+            found = [(trial.value, trial.name) for trial in self._runs.values() if trial.kind == "trial" and _counts(trial)]
         else:
-            scores = self._book.scores(run.name, run.plan.pool) if _is_final(run) else []
+            scores = self._book.scores(run.name, run.plan.pool) if run.kind == "final" else []
             found = [(score.accuracy, f"step {score.step}") for score in scores]
         if found:
             value, name = max(found, key=lambda pair: pair[0] or 0.0)
@@ -150,23 +146,23 @@ class LiveProgress:
 
     def _count_queue(self, run: Run) -> None:
         """Note how many checkpoints of a final run wait for their score on its own pool, the one being scored included."""
-        if _is_final(run):
-            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name) if not checkpoint.diverged}
+        if run.kind == "final":
+            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name)}
             num_waiting = len(published - {score.step for score in self._book.scores(run.name, run.plan.pool)})
             self._queue = f"{num_waiting} to score" if num_waiting else ""
 
     def _share_done(self, run: Run) -> float:
         """Return the share of this process's work that is done: of a final run's steps, else of the study's trials."""
-        if _is_final(run):
+        if run.kind == "final":
             return self._share_trained(run)
-        trials = [trial for trial in self._runs.values() if trial.number is not None]
+        trials = [trial for trial in self._runs.values() if trial.kind == "trial"]
         return min(1.0, sum(self._share_trained(trial) for trial in trials) / self._num_trials)
 
     def _share_trained(self, run: Run) -> float:
         if run.state != "running":
             return 1.0 if run.state in FINISHED else 0.0  # a failed trial is made good by another one
         last = self._last_steps.get(run.name)
-        return last.step / self._num_steps(run) if last is not None else 0.0
+        return last.step / run.num_steps if last is not None else 0.0
 
     def _start_pace(self) -> None:
         """Count the pace from now on, unless it is counted already or this process has yet to train or to score."""
@@ -182,14 +178,8 @@ class LiveProgress:
             return ""
         return f"about {_duration(elapsed * (1 - share) / (share - share_before))} left"
 
-    def _num_steps(self, run: Run) -> int:
-        if run.name not in self._nums_steps:  # asked for at every step
-            batch_size = apply_overrides(self._experiment, run.overrides).training.batch_size
-            self._nums_steps[run.name] = run.plan.num_steps(batch_size)
-        return self._nums_steps[run.name]
-
     def _step_of(self, run: Run, step: int) -> str:
-        return f"step {step}/{self._num_steps(run)}"
+        return f"step {step}/{run.num_steps}"
 
     # ---- what is under way
 
@@ -217,10 +207,6 @@ class LiveProgress:
         if known is None or (known.run, known.step, known.pool) != (call.run, call.step, call.pool):
             return ""
         return f": {known.num_finished} of {known.num_responses}"
-
-
-def _is_final(run: Run) -> bool:
-    return run.name.startswith("final-")
 
 
 def _counts(trial: Run) -> bool:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psutil
 
-from mathsft.config.load import apply_overrides, flatten
-from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.config.load import flatten
+from mathsft.config.schema import WandbSettings
+from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Run, Score, StepMetrics
 from mathsft.store.book import Book, News
 
@@ -40,7 +41,7 @@ RowKey: TypeAlias = tuple[str, int]
 
 
 class WandbObserver:
-    """An observer of the book that logs each run's steps and scores to a W&B run of its own, below `folder`/wandb.
+    """An observer of the book that logs each run's steps and scores to a W&B run of its own, below layout.wandb.
 
     A row's number in W&B is its number among the run's rows in the book, so a new driver goes on counting where the last
     one stopped. Mode "online" turns into "offline", with one warning, when there is no key or no server at the start.
@@ -50,16 +51,15 @@ class WandbObserver:
     def __init__(
         self,
         book: Book,
-        folder: Path,
+        layout: StudyLayout,
         settings: WandbSettings,
-        experiment: Experiment,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         assert settings.mode != "disabled"
         self._close_seconds = close_seconds
         self._runs = {run.name: run for run in book.runs()}
         self._rows = {name: _recorded_rows(book, name) for name in self._runs}
-        self._account = Account(book.study, experiment, folder, settings.project, settings.mode)
+        self._account = Account(book.study, layout, settings.project, settings.mode)
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
@@ -96,10 +96,8 @@ class WandbObserver:
 class Account:
     """The W&B runs that are open; only the observer's thread uses it."""
 
-    def __init__(
-        self, study: str, experiment: Experiment, folder: Path, project: str, mode: Literal["offline", "online"]
-    ) -> None:
-        self._study, self._experiment, self._folder, self._project = study, experiment, folder, project
+    def __init__(self, study: str, layout: StudyLayout, project: str, mode: Literal["offline", "online"]) -> None:
+        self._study, self._layout, self._project = study, layout, project
         self._mode = mode
         self._is_mode_decided = mode == "offline"
         self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None where W&B refused: it is not asked again
@@ -108,7 +106,7 @@ class Account:
         """Make sure that the run has an open W&B run."""
         if run.name not in self._open:
             self._open[run.name] = (run, None)
-            with _folder_for_logs(self._folder / "wandb"):
+            with _folder_for_logs(self._layout.wandb):
                 self._open[run.name] = (run, self._start(run))
 
     def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
@@ -162,17 +160,17 @@ class Account:
     def _init(self, run: Run) -> "WandbRun":
         import wandb
 
-        settings = flatten(apply_overrides(self._experiment, run.overrides))
+        settings = flatten(run.experiment)
         plan = {"run.seed": run.seed, "run.num_examples": run.plan.num_examples, "run.pool": run.plan.pool}
         return wandb.init(
             project=self._project,
             group=self._study,
             name=run.name,
             id=re.sub(r"[^A-Za-z0-9_-]", "-", f"{self._study}-{run.name}"),
-            job_type="trial" if run.number is not None else run.name.partition("-")[0],
+            job_type=run.kind,
             config={**settings, **plan},
             mode=self._mode,
-            dir=self._folder,
+            dir=self._layout.root,
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(
@@ -253,5 +251,7 @@ def _eval_values(score: Score) -> dict[str, float]:
         "format_accuracy": score.format_accuracy,
         **shares,
         "num_problems": score.num_problems,
-        **score.timings,
+        **{f"{activity}_seconds": seconds for activity, seconds in score.costs.seconds.items()},
+        "num_response_tokens": score.costs.num_response_tokens,
+        "peak_memory_bytes": score.costs.peak_memory_bytes,
     }

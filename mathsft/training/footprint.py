@@ -1,17 +1,10 @@
-"""What a run takes in memory and on disk and where it lies, for those who plan or clean up without torch; reads no file."""
-
-from pathlib import Path
+"""What a run takes in memory and on disk, for those who plan or clean up without torch; reads no file."""
 
 KEEP_STATES = 1
 """Full states that a trainer leaves on disk: the newest; while it writes another there is one more."""
 WEIGHT_BYTES, MOMENTS_BYTES, GRADIENT_BYTES = 4, 8, 4
 """Of a parameter: the optimizer's weight, AdamW's two moments and the gradient."""
 BF16_BYTES = 2
-
-
-def full_state_path(run_dir: Path) -> Path:
-    """Return the file that holds the run's full state, where it has one."""
-    return run_dir / "full-state.safetensors"
 
 
 def full_state_bytes(num_parameters: int) -> int:

@@ -19,8 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mathsft.training.footprint import full_state_path
-
 logger = logging.getLogger(__name__)
 
 FORMAT = "mathsft full state 1"
@@ -45,9 +43,8 @@ class FullState:
     tensors: Mapping[str, Tensor]
 
 
-def save_full_state(run_dir: Path, state: FullState) -> None:
+def save_full_state(path: Path, state: FullState) -> None:
     """Replace the run's state on disk, whole or not at all; what cannot be written is logged, and training goes on."""
-    path = full_state_path(run_dir)
     partial = _partial(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
     header = {"format": FORMAT, "identity": state.identity, "step": str(state.step), "num_tokens": str(state.num_tokens)}
@@ -61,9 +58,8 @@ def save_full_state(run_dir: Path, state: FullState) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_full_state(run_dir: Path, identity: str, max_step: int, like: Mapping[str, Tensor]) -> FullState | None:
+def load_full_state(path: Path, identity: str, max_step: int, like: Mapping[str, Tensor]) -> FullState | None:
     """Return the run's state on disk, on the host; None where there is none of this run, up to this step, shaped `like`."""
-    path = full_state_path(run_dir)
     shutil.rmtree(_partial(path), ignore_errors=True)  # a kill during a save left it
     if not path.is_file():
         return None
@@ -81,9 +77,8 @@ def load_full_state(run_dir: Path, identity: str, max_step: int, like: Mapping[s
     return state
 
 
-def discard_full_state(run_dir: Path) -> None:
+def discard_full_state(path: Path) -> None:
     """Delete the run's state on disk, a half-written one too."""
-    path = full_state_path(run_dir)
     shutil.rmtree(_partial(path), ignore_errors=True)
     path.unlink(missing_ok=True)
 

@@ -6,11 +6,10 @@ in a layer of the Llama or Qwen2 kind, as its code in transformers reads, in the
 (arXiv:2205.05198, section 4.1). What a process holds beside its tensors is not counted: gaps in the heap, compiled kernels.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from mathsft.config.schema import TrainingSettings
+from mathsft.costs import Memory
 from mathsft.training.attention import EAGER, TREE, Tree
 from mathsft.training.dimensions import Dimensions, dimensions_of
 from mathsft.training.footprint import GRADIENT_BYTES, MOMENTS_BYTES, held_bytes
@@ -22,25 +21,7 @@ from mathsft.training.step import DTYPES
 _FP32_BYTES = 4
 
 
-@dataclass(frozen=True)
-class PeakMemory:
-    """Predicted bytes at the peak of a step, by what they are for."""
-
-    weights: int
-    """The optimizer's, those computed with, and the base model's where they share its memory."""
-    gradients: int
-    optimizer: int
-    """AdamW's two moments."""
-    activations: int
-    logits: int
-    """Of a chunk, and what the loss holds beside: hidden states, their gradient, the head's gradient."""
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
-
-
-def predicted_peak(base: BaseModel, training: TrainingSettings, row: Row, device: torch.device) -> PeakMemory | None:
+def predicted_peak(base: BaseModel, training: TrainingSettings, row: Row, device: torch.device) -> Memory | None:
     """Return the memory at the peak of a step whose largest row this is; None for a model of another kind."""
     sizes, dtype = dimensions_of(base.model), DTYPES[training.precision]
     if sizes is None:
@@ -54,8 +35,8 @@ def predicted_peak(base: BaseModel, training: TrainingSettings, row: Row, device
     logits = _loss_bytes(sizes, row, dtype)
     computed_gradients = num_parameters * dtype.itemsize
     if computed_gradients > activations + logits:  # then the peak is where the backward pass ends, which needs neither
-        return PeakMemory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
-    return PeakMemory(weights, gradients, optimizer, activations, logits)
+        return Memory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
+    return Memory(weights, gradients, optimizer, activations, logits)
 
 
 def activation_bytes(sizes: Dimensions, row: Row, attention: str, training: TrainingSettings) -> int:

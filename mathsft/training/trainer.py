@@ -11,8 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,20 +19,20 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, TrainingSettings
+from mathsft.costs import Clock, Memory, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Example, Run, StepMetrics
+from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Diverged, Example, Run, StepMetrics
 from mathsft.training.canary import canary_ids, changed_copy, make_canary
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
-from mathsft.training.peak_memory import PeakMemory, predicted_peak
+from mathsft.training.peak_memory import predicted_peak
 from mathsft.training.ranks import join_ranks
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base, publish, rounded
@@ -55,22 +54,22 @@ class _Held:
     training_step: TrainingStep
     identity: str
     """Hash of all that decides the run's weights."""
-    predicted_memory: PeakMemory | None
+    predicted_memory: Memory | None
     """At its peak; None for a model whose memory is not known, and for ranks."""
     step: int = 0
     num_tokens: int = 0
-    diverged: Checkpoint | None = None
+    diverged: Diverged | None = None
 
 
 class Trainer:
     """The trainer worker: `advance` any run to any of its steps, `park` to leave the device to others.
 
-    Every run trains settings.experiment.model; all other settings may be overridden by the run.
+    Every run trains the model that lies at settings.experiment.model.path; all else is in the run's own experiment.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         torch.set_num_threads(settings.hardware.num_threads)
-        self._settings = settings
+        self._settings, self._layout = settings, settings.layout
         self._device = torch.device(settings.hardware.device)
         self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
@@ -84,74 +83,77 @@ class Trainer:
         self._base_fingerprint = fingerprint(model_folder)
         self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
         self._fitting_tokens: int | None = None
-        self._state_dir: Path | None = None
-        """The run's folder that holds the one full state of this trainer."""
+        self._state_path: Path | None = None
+        """The one full state of this trainer, of whichever run."""
 
-    def advance(self, run: Run, to_step: int) -> Checkpoint:
-        """Train the run to the step and publish its weights, or tell at which step it diverged; rank 0 answers for all.
+    def advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
+        """Train the run to the step and publish its weights, or tell at which step it diverged; only rank 0 answers.
 
         Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
         the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
         example needs more memory than there is.
         """
-        with told_if_disk_full(self._run_dir(run), "space for the run's metrics and checkpoints"):
+        with told_if_disk_full(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
-    def _advance(self, run: Run, to_step: int) -> Checkpoint:
-        timings: dict[str, float] = {}
+    def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
+        clock = Clock()
         if self._held is not None:
             self._held.training_step.move_to(self._device)
         held = self._held_for(run, to_step)
         if held is None:
             self._held = None
-            held = self._held = self._start(run, to_step, timings)
+            held = self._held = self._start(run, to_step, clock)
         if to_step > held.num_steps:
             raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = held.num_tokens
-        with _timed(timings, "train_seconds"):
+        with clock.during("train_seconds"):
             self._train(held, to_step)
         if held.diverged and to_step >= held.diverged.step:
             return held.diverged
         weights = self._ranks.whole(held.training_step.weights())
         published = rounded(self._base, weights) if self._ranks.is_first else {}
-        canary = self._canary(held, published, timings) if self._ranks.is_first else None
+        canary = self._canary(held, published, clock) if self._ranks.is_first else None
         if not self._ranks.agree(canary is None or all(map(math.isfinite, canary.logprobs))):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged
-        folder = self._run_dir(run) / f"step-{to_step:06d}"
-        path = folder.relative_to(self._settings.study_dir).as_posix()
-        if not self._ranks.is_first:
-            return Checkpoint(run.name, to_step, path, fingerprint="")
-        with _timed(timings, "save_seconds"):
+        folder = self._layout.checkpoint(run.name, to_step)
+        path = self._layout.recorded(folder)
+        if canary is None:
+            return None  # rank 0 answers
+        with clock.during("save_seconds"):
             publish(self._base, published, folder)
-        timings["num_tokens"] = held.num_tokens - num_tokens_before
-        timings["peak_memory_bytes"] = self._peak_memory_bytes()
-        if held.predicted_memory is not None:
-            timings["predicted_memory_bytes"] = held.predicted_memory.total
-            timings |= {f"predicted_{name}_bytes": num for name, num in asdict(held.predicted_memory).items()}
-        if self._ranks.size > 1:
-            timings["num_ranks"] = self._ranks.size
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), timings=timings, canary=canary)
+        costs = TrainingCosts(
+            **clock.seconds,
+            num_tokens=held.num_tokens - num_tokens_before,
+            num_ranks=self._ranks.size,
+            peak_memory_bytes=self._peak_memory_bytes(),
+            predicted_memory=held.predicted_memory,
+        )
+        return Checkpoint(run.name, to_step, path, fingerprint(folder), canary, costs)
 
-    def publish_for_check(self) -> tuple[Checkpoint, Checkpoint]:
-        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by."""
-        _, encoded = self._encode(self._settings.experiment, timings={})
+    def publish_for_check(self) -> tuple[Checkpoint, ...]:
+        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by.
+
+        Ranks other than 0 return nothing.
+        """
+        if not self._ranks.is_first:
+            return ()
+        _, encoded = self._encode(self._settings.experiment, Clock())
         token_ids, model = canary_ids(encoded.examples), self._base.model
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
         published = []
         model.to(device)
         for name, tensors in weights.items():
-            folder = self._settings.study_dir / ENGINE_CHECK / name
-            path = folder.relative_to(self._settings.study_dir).as_posix()
-            if self._ranks.is_first:
-                canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
-                publish(self._base, tensors, folder)
-                published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary=canary))
+            folder = self._layout.engine_check(name)
+            canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
+            publish(self._base, tensors, folder)
+            path = self._layout.recorded(folder)
+            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary))
         model.to("cpu")
         self.park()
-        base, changed = published or 2 * [Checkpoint(ENGINE_CHECK, 0, "", "")]
-        return base, changed
+        return tuple(published)
 
     def park(self) -> None:
         """Move everything to host memory; the next advance moves it back and goes on exactly."""
@@ -162,7 +164,7 @@ class Trainer:
 
     def _train(self, held: _Held, to_step: int) -> None:
         """Take the run's steps up to to_step, one metrics line each, unless it diverges."""
-        with self._metrics_path(held.run).open("a", encoding="utf-8") as metrics_file:
+        with self._layout.metrics(held.run.name).open("a", encoding="utf-8") as metrics_file:
             while held.step < to_step and held.diverged is None:
                 started = time.perf_counter()
                 step = held.step + 1
@@ -195,11 +197,11 @@ class Trainer:
         )
         return json.dumps(asdict(metrics)) + "\n"
 
-    def _canary(self, held: _Held, published: Mapping[str, Tensor], timings: dict[str, float]) -> Canary:
+    def _canary(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> Canary:
         """Return what the published weights make of the run's first examples."""
         # Ranks keep their devices for their shares: the whole model lies, and computes, on the host.
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
-        with _timed(timings, "canary_seconds"):
+        with clock.during("check_seconds"):
             return make_canary(self._base.model, published, canary_ids(held.examples), self._engine_dtype, device)
 
     def _held_for(self, run: Run, to_step: int) -> _Held | None:
@@ -208,17 +210,15 @@ class Trainer:
         if held is None or held.run != _identity(run) or held.step > to_step:
             return None
         # Another trainer may have taken the run further meanwhile.
-        is_its_own = self._ranks.is_first and _cut_metrics(self._metrics_path(run), held.step)
+        is_its_own = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), held.step)
         return held if self._ranks.agree(is_its_own) else None
 
-    def _start(self, run: Run, to_step: int, timings: dict[str, float]) -> _Held:
+    def _start(self, run: Run, to_step: int, clock: Clock) -> _Held:
         """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
-        experiment = apply_overrides(self._settings.experiment, run.overrides)
-        training = experiment.training
-        examples_key, encoded = self._encode(experiment, timings)
-        num_steps = run.plan.num_steps(training.batch_size)
+        training, num_steps = run.experiment.training, run.num_steps
+        examples_key, encoded = self._encode(run.experiment, clock)
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
-        self._run_dir(run).mkdir(parents=True, exist_ok=True)
+        self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(
             self._base,
             training,
@@ -253,15 +253,15 @@ class Trainer:
         held.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
         if held.step:
             held.training_step.load_tensors(state.tensors if state else {})
-            self._state_dir = self._run_dir(held.run)
+            self._state_path = self._layout.full_state(held.run.name)
 
     def _state_on_disk(self, held: _Held, to_step: int) -> FullState | None:
         """Return the run's full state and cut its metrics to that step; where there is none to believe, empty them."""
-        run_dir, metrics_path = self._run_dir(held.run), self._metrics_path(held.run)
-        state = load_full_state(run_dir, held.identity, to_step, like=held.training_step.tensors())
+        path, metrics_path = self._layout.full_state(held.run.name), self._layout.metrics(held.run.name)
+        state = load_full_state(path, held.identity, to_step, like=held.training_step.tensors())
         if state is None or not _cut_metrics(metrics_path, state.step):
             # First of all: a state never outlives the metrics that led to it.
-            discard_full_state(run_dir)
+            discard_full_state(path)
             metrics_path.write_text("", encoding="utf-8")
             return None
         return state
@@ -269,21 +269,21 @@ class Trainer:
     def _save_state(self, held: _Held) -> None:
         """Save the run's full state, then delete the one of another run that this trainer saved before."""
         started = time.perf_counter()
-        run_dir = self._run_dir(held.run)
+        path = self._layout.full_state(held.run.name)
         tensors = self._ranks.whole(held.training_step.tensors())
         if self._ranks.is_first:
-            save_full_state(run_dir, FullState(held.identity, held.step, held.num_tokens, tensors))
-            if self._state_dir not in (None, run_dir):
-                discard_full_state(self._state_dir)
-        self._state_dir = run_dir
+            save_full_state(path, FullState(held.identity, held.step, held.num_tokens, tensors))
+            if self._state_path not in (None, path):
+                discard_full_state(self._state_path)
+        self._state_path = path
         self._save_pace.saved(time.perf_counter() - started)
 
-    def _encode(self, experiment: Experiment, timings: dict[str, float]) -> tuple[str, Encoded]:
+    def _encode(self, experiment: Experiment, clock: Clock) -> tuple[str, Encoded]:
         """Return the experiment's training examples under their content_key, the last call's where settings are the same."""
         max_length_tokens = experiment.training.max_length_tokens
         key = (experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
-            with _timed(timings, "encode_seconds"):
+            with clock.during("encode_seconds"):
                 problems = load_pools(experiment.data)["train"]
                 template = load_template(experiment.prompt.template)
                 examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
@@ -301,12 +301,6 @@ class Trainer:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         return peak_resident_bytes() - self._resident_bytes_before
-
-    def _run_dir(self, run: Run) -> Path:
-        return self._settings.study_dir / "runs" / run.name
-
-    def _metrics_path(self, run: Run) -> Path:
-        return self._run_dir(run) / "metrics.jsonl"
 
 
 def _identity(run: Run) -> Run:
@@ -337,13 +331,6 @@ def _what_is_not_finite(outcome: StepOutcome) -> str:
     return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
 
 
-def _diverged(held: _Held, step: int, what: str) -> Checkpoint:
+def _diverged(held: _Held, step: int, what: str) -> Diverged:
     reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
-    return Checkpoint(held.run.name, step, path="", fingerprint="", diverged=reason)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started
+    return Diverged(held.run.name, step, reason)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mathsft.errors import UserError
+from mathsft.errors import ErrorKind
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -32,22 +32,16 @@ class Value:
 
 
 @dataclass(frozen=True)
-class UserMistake:
-    """The target raised UserError with this message."""
+class Fault:
+    """The target raised an error."""
 
-    message: str
-
-
-@dataclass(frozen=True)
-class CodeError:
-    """The target raised anything else."""
-
+    kind: ErrorKind
     type_name: str
     message: str
     traceback: str
 
 
-Reply: TypeAlias = Value | UserMistake | CodeError
+Reply: TypeAlias = Value | Fault
 
 
 class Host:
@@ -98,7 +92,7 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
 
 def log_path(spec: WorkerSpec, name: str) -> Path:
     """Return the file that takes all that the named process logs and prints."""
-    return spec.settings.study_dir / "logs" / f"{name}.log"
+    return spec.settings.layout.log(name)
 
 
 def _load(target: str) -> type:
@@ -110,11 +104,11 @@ def _load(target: str) -> type:
 def _attempt(action: Callable[[], Any]) -> Reply:
     try:
         return Value(action())
-    except UserError as error:
-        return UserMistake(str(error))
     except Exception as error:
-        logger.exception("the request failed")
-        return CodeError(type(error).__name__, str(error), traceback.format_exc())
+        kind = ErrorKind.of(error)
+        if kind != ErrorKind.USER:
+            logger.exception("the request failed")
+        return Fault(kind, type(error).__name__, str(error), traceback.format_exc())
 
 
 def die_with(driver_pid: int) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
@@ -57,7 +57,7 @@ class Placement:
     """Who works where, how far training may run ahead of scoring, and the same in words."""
 
     trainers: tuple[WorkerSpec, ...]
-    evaluator: WorkerSpec
+    evaluators: tuple[WorkerSpec, ...]
     max_unscored: int
     description: str
 
@@ -70,7 +70,7 @@ class Placement:
 def place(
     machine: Machine,
     experiment: Experiment,
-    study_dir: Path,
+    layout: StudyLayout,
     purpose: Purpose,
     ranks: int | None = None,
     *,
@@ -83,7 +83,7 @@ def place(
     """
     ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
     if not machine.cuda:
-        on_cpu = _place_on_cpu(machine.cpus, experiment, study_dir, ahead, 1 if purpose == "study" else ranks or 1)
+        on_cpu = _place_on_cpu(machine.cpus, experiment, layout, ahead, 1 if purpose == "study" else ranks or 1)
         return _place_in_turns(on_cpu) if memory_is_short else on_cpu
     num_free = max(1, len(machine.cuda) - 1)
     if purpose == "final" and ranks is not None and ranks > num_free:
@@ -92,10 +92,10 @@ def place(
             f"lower it to {num_free}, or set it to null"
         )
     if len(machine.cuda) == 1:
-        return _place_on_one_cuda_device(machine, experiment, study_dir)
+        return _place_on_one_cuda_device(machine, experiment, layout)
     if purpose == "study":
-        return _place_on_cuda_devices(machine, experiment, study_dir, ahead, num_free, ranks=1)
-    return _place_on_cuda_devices(machine, experiment, study_dir, ahead, 1, ranks or num_free)
+        return _place_on_cuda_devices(machine, experiment, layout, ahead, num_free, ranks=1)
+    return _place_on_cuda_devices(machine, experiment, layout, ahead, 1, ranks or num_free)
 
 
 def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
@@ -103,7 +103,9 @@ def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
-def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, max_unscored: int, ranks: int) -> Placement:
+def _place_on_cpu(
+    cpus: Sequence[int], experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int
+) -> Placement:
     trainer_cpus, evaluator_cpus = _halves(cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
@@ -119,39 +121,40 @@ def _place_on_cpu(cpus: Sequence[int], experiment: Experiment, study_dir: Path, 
         )
         # Read when OpenMP is loaded; it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(hardware.num_threads)}
-        return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), device, env, cpus, ranks)
+        return WorkerSpec(target, WorkerSettings(experiment, hardware, layout), device, env, cpus, ranks)
 
     training = f"{_cores(trainer_cpus)} for training{_in_ranks(ranks)}"
     return Placement(
         trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus, ranks),),
-        evaluator=spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1),
+        evaluators=(spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1),),
         max_unscored=max_unscored,
         description=f"no CUDA device: {training}, {_cores(evaluator_cpus)} for scoring",
     )
 
 
 def _place_in_turns(placement: Placement) -> Placement:
-    evaluator = replace(placement.evaluator, device=placement.trainers[0].device, ends_when_parked=True)
+    device = placement.trainers[0].device
+    evaluators = tuple(replace(spec, device=device, ends_when_parked=True) for spec in placement.evaluators)
     description = f"{placement.description}, in turns, since memory is short for both at once"
-    return replace(placement, evaluator=evaluator, max_unscored=TAKING_TURNS, description=description)
+    return replace(placement, evaluators=evaluators, max_unscored=TAKING_TURNS, description=description)
 
 
-def _place_on_one_cuda_device(machine: Machine, experiment: Experiment, study_dir: Path) -> Placement:
+def _place_on_one_cuda_device(machine: Machine, experiment: Experiment, layout: StudyLayout) -> Placement:
     return Placement(
-        trainers=(_cuda_spec(TRAINER, 0, machine, experiment, study_dir, num_workers=2, shared=True),),
-        evaluator=_cuda_spec(EVALUATOR, 0, machine, experiment, study_dir, num_workers=2, shared=True),
+        trainers=(_cuda_spec(TRAINER, 0, machine, experiment, layout, num_workers=2, shared=True),),
+        evaluators=(_cuda_spec(EVALUATOR, 0, machine, experiment, layout, num_workers=2, shared=True),),
         max_unscored=TAKING_TURNS,
         description=f"CUDA device {machine.cuda[0].name}: training and scoring take turns",
     )
 
 
 def _place_on_cuda_devices(
-    machine: Machine, experiment: Experiment, study_dir: Path, max_unscored: int, num_trainers: int, ranks: int
+    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, num_trainers: int, ranks: int
 ) -> Placement:
     *training, scoring = [device.name for device in (*machine.cuda[: num_trainers * ranks], machine.cuda[-1])]
 
     def spec(target: str, index: int) -> WorkerSpec:
-        return _cuda_spec(target, index, machine, experiment, study_dir, num_workers=len(training) + 1, shared=False)
+        return _cuda_spec(target, index, machine, experiment, layout, num_workers=len(training) + 1, shared=False)
 
     trainers = tuple(spec(TRAINER, index) for index in range(num_trainers))
     if ranks > 1:
@@ -160,14 +163,14 @@ def _place_on_cuda_devices(
         trainers = (replace(trainers[0], env=together, ranks=ranks, rank_env=rank_env),)
     return Placement(
         trainers=trainers,
-        evaluator=spec(EVALUATOR, len(machine.cuda) - 1),
+        evaluators=(spec(EVALUATOR, len(machine.cuda) - 1),),
         max_unscored=max_unscored,
         description=f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {scoring} for scoring",
     )
 
 
 def _cuda_spec(
-    target: str, index: int, machine: Machine, experiment: Experiment, study_dir: Path, *, num_workers: int, shared: bool
+    target: str, index: int, machine: Machine, experiment: Experiment, layout: StudyLayout, *, num_workers: int, shared: bool
 ) -> WorkerSpec:
     memory_share = experiment.evaluation.memory_share
     hardware = Hardware(
@@ -186,7 +189,7 @@ def _cuda_spec(
         env |= (
             EVALUATOR_ENV  # vLLM itself takes many threads to load weights and one to serve, unless OMP_NUM_THREADS is set
         )
-    return WorkerSpec(target, WorkerSettings(experiment, hardware, study_dir), f"cuda:{index}", env, cpus=())
+    return WorkerSpec(target, WorkerSettings(experiment, hardware, layout), f"cuda:{index}", env, cpus=())
 
 
 def _engine_dtype(

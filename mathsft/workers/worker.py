@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from mathsft.config.schema import LimitSettings
-from mathsft.errors import UserError
+from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import CodeError, Reply, UserMistake
+from mathsft.workers.host import Reply, Value
 from mathsft.workers.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the 
 class RemoteError(Exception):
     """The target's code raised an error; its traceback is a note of this one. Asking again would raise it again."""
 
-    def __init__(self, message: str, type_name: str) -> None:
+    def __init__(self, message: str, kind: ErrorKind) -> None:
         super().__init__(message)
-        self.type_name = type_name
+        self.kind = kind
 
 
 class Failed(Exception):  # noqa: N818 - the word that runs and reports use
@@ -188,14 +188,14 @@ class Worker:
 
     async def _ask(self, process: Process, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)
-        if isinstance(reply, UserMistake):
+        if isinstance(reply, Value):
+            return reply.value
+        if reply.kind == ErrorKind.USER:
             raise UserError(reply.message)
-        if isinstance(reply, CodeError):
-            message = f"{self.name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})"
-            error = RemoteError(message, reply.type_name)
-            error.add_note(reply.traceback)
-            raise error
-        return reply.value
+        message = f"{self.name}.{method}: {reply.type_name}: {reply.message} (log: {process.log_path})"
+        error = RemoteError(message, reply.kind)
+        error.add_note(reply.traceback)
+        raise error
 
     def _start(self) -> list[Process]:
         num_ranks = self.spec.ranks

@@ -1,23 +1,20 @@
 from dataclasses import replace
 
 from bench.ends import Differences, End, compare
-from mathsft.records import Plan, Run, StepMetrics
+from tests.build import make_metrics, make_trial
 
 SAME = Differences(lost=0, doubled=0, curves_differ=0, results_differ=0)
 
 
 def end() -> End:
     """Two trials of two steps, the second of which was pruned, each scored at both."""
-    plan = Plan(2, (0.5, 1.0), "search", 2, "last")
-    runs = [Run("trial-0", {"lr": 1.0}, plan, 0, "finished", 0.5), Run("trial-1", {"lr": 2.0}, plan, 1, "pruned")]
+    runs = [make_trial(0, {"lr": 1.0}, value=0.5), make_trial(1, {"lr": 2.0}, state="pruned")]
     return End(
         runs={run.name: run for run in runs},
         promotion=None,
         trials={number: run.value for number, run in enumerate(runs)},
         scores={(run.name, step, "search"): step / 2 for run in runs for step in (1, 2)},
-        curves={
-            run.name: [StepMetrics(run.name, step, 1 / step, 1.0, 1.0, 8, 8, 0.0, None) for step in (1, 2)] for run in runs
-        },
+        curves={run.name: [make_metrics(run.name, step, loss=1 / step) for step in (1, 2)] for run in runs},
         num_repeated_steps=0,
         num_half_files=0,
     )

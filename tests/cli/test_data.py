@@ -11,12 +11,11 @@ from mathsft.commands.common import placed
 from mathsft.commands.opening import Opening
 from mathsft.config.load import Loaded, load_settings
 from mathsft.errors import UserError
-from mathsft.records import Plan, Run
 from mathsft.runs.passport import PassportOffice
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
 from mathsft.tracking.heartbeat import Heartbeat
-from tests.build import make_machine
+from tests.build import make_machine, make_trial
 
 ROWS = [{"problem": f"What is {i} + 1?", "solution": f"It is {i + 1}.", "answer": str(i + 1)} for i in range(300)]
 POOLS = [f"data.pools.{name}=25" for name in ("search", "confirm", "watch", "test")]
@@ -95,7 +94,7 @@ def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, book: Book) 
     place(tmp_path, loaded_with(tmp_path, ROWS[:290]), book)  # nothing was trained or scored yet
     place(tmp_path, loaded_with(tmp_path, ROWS), book)
     book.observers.append(PassportOffice(book, loaded.experiment, "a toaster"))
-    book.write(Run("trial-0", {}, Plan(64, (1.0,), "search", 1, "last"), seed=0))
+    book.write(make_trial())
     place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), book)  # the order of rows is no other data
     known, quality = book.problems(), book.quality()
     refused = r"^study demo began with other problems \(hash [0-9a-f]{8}\) than data\.source "

@@ -11,10 +11,9 @@ from mathsft import cli
 from mathsft.commands import config, opening, precision
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity, load_settings
-from mathsft.records import Plan, Run
 from mathsft.store.book import Book
 from mathsft.workers.machine import Machine
-from tests.build import make_machine
+from tests.build import make_baseline, make_machine
 
 NATIVE, EMULATED = make_machine(), make_machine(bf16_flags=())
 OLD_GPU = make_machine(cuda=("0",), capability=(7, 5))
@@ -27,7 +26,7 @@ def loaded_with(*assignments: str) -> Loaded:
 def begin(book: Book, loaded: Loaded) -> None:
     """Record what a study records when it begins."""
     book.record_settings(identity(loaded))
-    book.write(Run("baseline", {}, Plan(0, (0.0,), "search", 1, "last"), seed=0))
+    book.write(make_baseline())
 
 
 def test_auto_is_what_the_machine_computes_natively() -> None:

@@ -5,10 +5,9 @@ import pytest
 
 from mathsft.cli import main
 from mathsft.errors import OK, USER_ERROR
-from mathsft.records import Checkpoint, Plan, Problem, Promotion, Response, Run, Score, Verdict
+from mathsft.records import Problem
 from mathsft.store.book import Book
-
-PLAN = Plan(64, (0.5, 1.0), "search", 1, "last")
+from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
 
 
 @pytest.fixture(autouse=True)
@@ -21,21 +20,19 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     book.record_problems([Problem("p0", "What is 1+1?", "", "2", level=1), Problem("p1", "How many \x1b[2J?", "", "3")])
     for number, first in ((0, "correct"), (1, "wrong_answer")):
         run = f"trial-{number}"
-        book.write(Run(run, {"training.learning_rate": 0.01}, PLAN, 0, "finished", number / 2))
+        book.write(make_trial(number, {"training.learning_rate": 0.01}, value=number / 2))
         for step in (1, 2):
             path = f"runs/{run}/step-{step:06d}"
             (folder / path).mkdir(parents=True)
             (folder / path / "model.safetensors").write_bytes(b"weights")
-            book.write(Checkpoint(run, step, path, "f"))
-            solved = first if step == 1 else "correct"
-            texts = ("so </think> <answer> 2 </answer>", "\x1b]0;owned\x07 no tags")
+            book.write(make_checkpoint(run, step, path))
+            solved, cut = first if step == 1 else "correct", {"finish_reason": "length", "reason": "incomplete_generation"}
             responses = [
-                Response("p0", 0, texts[0], "stop", 9, Verdict(solved, body="2")),  # type: ignore[arg-type]
-                Response("p1", 0, texts[1], "length", 12, Verdict("format_failure", "incomplete_generation")),
+                make_response("p0", solved, text="so </think> <answer> 2 </answer>", body="2"),
+                make_response("p1", "format_failure", text="\x1b]0;owned\x07 no tags", **cut),
             ]
-            counts = {"correct": 0, "wrong_answer": 0, "ungraded": 0, "format_failure": 1} | {solved: 1}
-            book.write(Score(run, step, "search", 2, counts, "f", f"runs/{run}/responses/{step}.jsonl"), responses)
-    book.write(Promotion("trial-0", {}, "it won", {}))
+            book.write(score_of(responses, run, step), responses)
+    book.write(make_promotion("trial-0", reason="it won"))
     book.close()
     return folder
 

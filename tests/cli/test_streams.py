@@ -15,13 +15,13 @@ import pytest
 
 from mathsft import cli
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR
-from mathsft.records import Checkpoint, Plan, Problem, Promotion, Response, Run, Score, Verdict
+from mathsft.records import Problem
 from mathsft.store.book import Book
+from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
 
 pytestmark = pytest.mark.slow  # real processes
 
 ROOT = Path(__file__).parents[2]
-PLAN = Plan(64, (1.0,), "search", 1, "last")
 ENCODINGS = {
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0"},
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -44,12 +44,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     book = Book.open(f"sqlite:///{folder / 'study.db'}", "demo")
     book.record_problems([Problem("p0", "Wie groß ist π – ungefähr…?", "", "3")])
-    book.write(Run("trial-0", {"training.learning_rate": 0.01}, PLAN, 0, "finished", 1.0))
-    book.write(Checkpoint("trial-0", 64, "runs/trial-0/step-000064", "f"))
-    counts = {"correct": 1, "wrong_answer": 0, "ungraded": 0, "format_failure": 0}
-    response = Response("p0", 0, "中 </think> <answer> 3 </answer>", "stop", 9, Verdict("correct", body="3"))
-    book.write(Score("trial-0", 64, "search", 1, counts, "f", "r"), [response])
-    book.write(Promotion("trial-0", {}, "better by 2 – 3 points", {}))
+    book.write(make_trial(0, {"training.learning_rate": 0.01}, value=1.0))
+    book.write(make_checkpoint("trial-0", 64, "runs/trial-0/step-000064"))
+    response = make_response("p0", text="中 </think> <answer> 3 </answer>", body="3")
+    book.write(score_of([response], "trial-0", 64), [response])
+    book.write(make_promotion("trial-0", reason="better by 2 – 3 points"))
     book.close()
     shutil.copytree(ROOT / "experiments", workplace / "experiments")
     shutil.copy(ROOT / "studies" / "quickstart.yaml", workplace / "studies")

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from mathsft.config.load import apply_overrides, differences, flatten, identity, load_settings
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
+from tests.build import make_experiment
 
 SHIPPED = ("quickstart", "qwen2.5-math-1.5b", "smollm2-135m-gsm8k")
-MINIMAL = Experiment.model_validate(
-    {"model": {"path": "m"}, "data": {"source": "s"}, "training": {"learning_rate": 1, "batch_size": 1}}
-)
+MINIMAL = make_experiment()
 
 
 @pytest.mark.parametrize("name", SHIPPED)

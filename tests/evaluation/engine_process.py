@@ -14,19 +14,13 @@ from typing import Any
 
 from exported import answers_of_export
 
-from mathsft.config.schema import (
-    DataSettings,
-    EvaluationSettings,
-    Experiment,
-    ModelSettings,
-    PoolSizes,
-    PromptSettings,
-    TrainingSettings,
-)
+from mathsft.config.load import apply_overrides
+from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
 from mathsft.records import ENGINE_CHECK, Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
+from tests.build import make_checkpoint, make_experiment
 
 HARDWARE = Hardware(
     device="cpu",
@@ -89,18 +83,14 @@ def make_model(folder: Path, seed: int, tied: bool, initializer_range: float = 0
     return model
 
 
-def make_experiment(folder: Path) -> Experiment:
+def write_experiment(folder: Path) -> Experiment:
     """Write problems, each a single letter with its code as the answer, and a prompt template."""
     rows = [{"problem": letter, "solution": solution(letter), "answer": str(ord(letter))} for letter in PROBLEMS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "template.txt").write_text("{problem}: <think>")
-    return Experiment(
-        model=ModelSettings(path=str(folder / "base")),
-        data=DataSettings(source=str(folder / "problems.jsonl"), pools=PoolSizes(search=9, confirm=4, watch=1, test=1)),
-        prompt=PromptSettings(template=str(folder / "template.txt")),
-        training=TrainingSettings(learning_rate=1e-3, batch_size=1, precision="fp32"),
-        evaluation=EvaluationSettings(max_tokens=48),
-    )
+    pools = {"search": 9, "confirm": 4, "watch": 1, "test": 1}
+    experiment = make_experiment(str(folder / "base"), str(folder / "problems.jsonl"), pools)
+    return apply_overrides(experiment, {"prompt.template": str(folder / "template.txt"), "evaluation.max_tokens": 48})
 
 
 def solution(letter: str) -> str:
@@ -307,7 +297,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     run_dir = study_dir / "runs/trial-0000"
     teach(model, run_dir / "step-000400")
     shutil.copytree(folder / "base", run_dir / "step-000000")
-    experiment = make_experiment(folder)
+    experiment = write_experiment(folder)
     settings = WorkerSettings(experiment, HARDWARE, study_dir)
     evaluator = Evaluator(settings)
     base, taught = (checkpoint_of(study_dir, step) for step in (0, 400))
@@ -381,7 +371,7 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     base = load_base(study_dir / path, "sdpa")
     token_ids = tuple(make_tokenizer(study_dir / "tokenizer")(" ".join(PROMPTS))["input_ids"][:65])
     canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
-    return Checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary=canary)
+    return make_checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary)
 
 
 def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:

@@ -10,8 +10,9 @@ from mathsft.config.load import load_settings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Checkpoint, Plan, Run
+from mathsft.records import Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
+from tests.build import make_final, make_plan
 
 NUM_EXAMPLES, MAX_TOKENS = 2048, 64
 SMALL = (
@@ -35,8 +36,8 @@ def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
 def train(settings: WorkerSettings) -> Checkpoint:
     from mathsft.training.trainer import Trainer
 
-    plan = Plan(NUM_EXAMPLES, (1.0,), "search", max_unscored=1, keep="last")
-    return Trainer(settings).advance(Run("final-x", {}, plan, seed=0), plan.num_steps(32))
+    plan = make_plan(NUM_EXAMPLES)
+    return Trainer(settings).advance(make_final(plan=plan), plan.num_steps(32))
 
 
 def by_transformers(exported: Path, prompts: list[str]) -> list[list[int]]:

@@ -7,15 +7,15 @@ import pytest
 
 from mathsft.errors import UserError
 from mathsft.evaluation.evaluator import _publish
-from mathsft.records import Response, Verdict
+from tests.build import make_responses
 
-RESPONSES = [Response(f"p{n}", 0, "é" * 10_000, "stop", 9, Verdict("correct", "", "3")) for n in range(3)]
+RESPONSES = make_responses(["correct"] * 3, text="é" * 10_000)
 
 
 def test_the_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "trial-0" / "responses" / "step-000001-search.jsonl"
     _publish(path, RESPONSES)
-    assert [json.loads(line)["problem_id"] for line in path.read_text().splitlines()] == ["p0", "p1", "p2"]
+    assert [json.loads(line)["problem_id"] for line in path.read_text().splitlines()] == ["p0000", "p0001", "p0002"]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -1,7 +1,8 @@
 from mathsft.objective import Objective, Share
-from mathsft.records import Category, Problem, Response, Score, Verdict
+from mathsft.records import Category, Problem, Response
 from mathsft.reporting.analysis import analyse
 from mathsft.statistics.intervals import wilson
+from tests.build import make_response, score_of
 
 PROBLEMS = {
     name: Problem(name, f"what is {name}?", "", "1", level=level, subject="Algebra")
@@ -11,13 +12,7 @@ PROBLEMS = {
 
 def response(problem_id: str, category: Category, num_tokens: int, **fields: object) -> Response:
     reason = {"format_failure": "missing_think_close"}.get(category, "")
-    return Response(problem_id, 0, "text", "stop", num_tokens, Verdict(category, reason), **fields)  # type: ignore[arg-type]
-
-
-def score(step: int, responses: list[Response]) -> Score:
-    categories = ("correct", "wrong_answer", "format_failure", "ungraded")
-    counts = {name: sum(one.verdict.category == name for one in responses) for name in categories}
-    return Score("trial-0", step, "search", len(responses), counts, "f", "r.jsonl")
+    return make_response(problem_id, category, reason=reason, num_tokens=num_tokens, **fields)
 
 
 def counted(share: Share) -> tuple[int, int]:
@@ -26,7 +21,7 @@ def counted(share: Share) -> tuple[int, int]:
 
 def test_by_the_strict_rule_a_loose_format_fails_with_a_reason_of_its_own() -> None:
     responses = [response("a", "correct", 1, is_strict=True), response("b", "correct", 1), response("c", "wrong_answer", 1)]
-    found = analyse(score(8, responses), responses, PROBLEMS, None, Objective("strict"))
+    found = analyse(score_of(responses), responses, PROBLEMS, None, Objective("strict"))
     assert {name: share.num for name, share in found.categories.items()} == {
         "correct": 1,
         "wrong_answer": 0,
@@ -43,7 +38,7 @@ def test_counts_lengths_and_shares() -> None:
         response("b", "wrong_answer", 20, entropy=1.5),
         response("c", "format_failure", 40, tag_flags=("missing_think_close", "missing_answer_open")),
     ]
-    found = analyse(score(8, responses), responses, PROBLEMS, None, Objective())
+    found = analyse(score_of(responses), responses, PROBLEMS, None, Objective())
     assert found.categories["correct"] == Share(1, 3, wilson(1, 3))
     assert counted(found.format_ok) == (2, 3)
     assert counted(found.strictly_correct) == (1, 3)
@@ -59,6 +54,6 @@ def test_counts_lengths_and_shares() -> None:
 def test_gained_and_lost_count_problems_not_samples() -> None:
     before = [response("a", "correct", 1), response("a", "wrong_answer", 1), response("b", "wrong_answer", 1)]
     now = [response("a", "wrong_answer", 1), response("b", "correct", 1), response("b", "wrong_answer", 1)]
-    found = analyse(score(8, now), now, {}, before, Objective(num_samples=2))
+    found = analyse(score_of(now), now, {}, before, Objective(num_samples=2))
     assert (found.gained, found.lost) == (("b",), ("a",))
     assert found.by_subject == {}

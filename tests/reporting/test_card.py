@@ -6,18 +6,12 @@ import pytest
 import yaml
 
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Checkpoint, Passport, Plan, Run, Score
+from mathsft.records import Passport
 from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.book import Book
+from tests.build import make_checkpoint, make_final, make_plan, make_score
 
-RUN = Run(
-    "final-0123abcd",
-    {"training.learning_rate": 1e-3, "training.batch_size": 16},
-    Plan(640, (0.0, 1.0), "watch", 4, "best_and_last"),
-    7,
-    "finished",
-    0.6,
-)
+RUN = make_final({"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(640, (0.0, 1.0), "watch"), value=0.6)
 SETTINGS = {
     "model.path": "or|g/base",
     "data.source": "/home/somebody/a.jsonl",
@@ -27,26 +21,21 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("has_passport", [True, False])
-def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(tmp_path: Path, has_passport: bool) -> None:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
+def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
+    book: Book, tmp_path: Path, has_passport: bool
+) -> None:
     book.record_settings(SETTINGS)
     book.write(RUN)
-    checkpoint = Checkpoint(RUN.name, 40, "runs/final/step-000040", "f1ngerpr1nt")
-    for pool, step, num_correct in (
-        ("test", 0, 10),
-        ("test", 40, 120),
-        ("watch", 0, 12),
-        ("watch", 20, 90),
-        ("watch", 40, 110),
-    ):
-        counts = {"correct": num_correct, "wrong_answer": 190 - num_correct, "format_failure": 10, "ungraded": 0}
-        book.write(Score(RUN.name, step, pool, 200, counts, "f", "r"), [])
+    checkpoint = make_checkpoint(RUN.name, 40, "runs/final/step-000040", "f1ngerpr1nt")
+    for pool, correct in (("test", {0: 10, 40: 120}), ("watch", {0: 12, 20: 90, 40: 110})):
+        for step, num_correct in correct.items():
+            book.write(make_score(RUN.name, step, pool, num_correct, 200, num_failed=10))
     if has_passport:
-        versions = {"torch": "2.13.0"}
-        book.write(Passport(RUN.name, SETTINGS, 7, "abc", "+ x", versions, "cpu", "dat4", "pr0mpt", "t0k", "b4se"))
+        hashes = {f"{name}_hash": name for name in ("data", "prompt", "tokenizer")}
+        written = {"settings": SETTINGS, "seed": 7, "versions": {"torch": "2.13.0"}, "device": "cpu"}
+        book.write(Passport(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
     (tmp_path / checkpoint.path).mkdir(parents=True)
     folder = write_card(book, RUN, checkpoint, tmp_path)
-    book.close()
 
     card = (folder / "README.md").read_text()
     front, body = card.removeprefix("---\n").split("---\n", 1)

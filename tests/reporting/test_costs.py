@@ -2,35 +2,37 @@
 
 import io
 import re
-from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
-from mathsft.records import Checkpoint, Plan, Run, Score, Session, Stint
 from mathsft.reporting.costs import cost_section, two_devices_section, workers_section
 from mathsft.reporting.terminal import progression_table
 from mathsft.store.book import Book
+from tests.build import GIB, make_checkpoint, make_final, make_score, make_session, make_stint
 
-PLAN = Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last")
-FINAL = Run("final-x", {}, PLAN, 0, "finished", 0.5)
-GIB = 2**30
+FINAL = make_final(value=0.5)
 
 
 def write_final(book: Book, visible: tuple[str | None, str | None] = (None, None), watts: float | None = None) -> None:
     """Record a final run whose checkpoints take 10 s to train and 15 s to score."""
     book.write(FINAL)
-    book.write(Session(datetime.fromtimestamp(1000, UTC).isoformat(), 1, 60.0))
+    book.write(make_session(1000, 60.0))
     components = {f"predicted_{name}_bytes": GIB for name in ("weights", "gradients", "optimizer", "activations", "logits")}
     for number, (step, num_correct) in enumerate(((0, 10), (2, 60), (4, 50))):
         trained, scored = 1000.0 + 10 * number, 1010.0 + 15 * number
-        timings = {"train_seconds": 10.0, "predicted_memory_bytes": 5.0 * GIB, **components}
-        book.write(Checkpoint(FINAL.name, step, "p", "f", timings=timings))
-        counts = {"correct": num_correct, "wrong_answer": 100 - num_correct, "format_failure": 0, "ungraded": 0}
-        book.write(Score(FINAL.name, step, "watch", 100, counts, "f", "r", {"generate_seconds": 15.0}))
-        used = (8.0, GIB, None, None, None) if watts is None else (8.0, GIB, 0.25 * (number + 1), 10 * watts, 40 * GIB)
-        book.write(Stint("trainer-0", FINAL.name, step, "", trained, trained + 10, (0,), visible[0], *used))
-        book.write(Stint("evaluator", FINAL.name, step, "watch", scored, scored + 15, (1,), visible[1], *used))
+        predicted = {"predicted_memory_bytes": 5.0 * GIB, **components}
+        book.write(make_checkpoint(FINAL.name, step, train_seconds=10.0, **predicted))
+        book.write(make_score(FINAL.name, step, "watch", num_correct, 100, generate_seconds=15.0))
+        used = {"cpu_seconds": 8.0, "resident_bytes": GIB}
+        if watts is not None:
+            utilization = 0.25 * (number + 1)
+            used |= {"device_utilization": utilization, "energy_joules": 10 * watts, "device_bytes": 40 * GIB}
+        for pool, began, ended, seen in (
+            ("", trained, trained + 10, visible[0]),
+            ("watch", scored, scored + 15, visible[1]),
+        ):
+            book.write(make_stint(FINAL.name, step, began, ended, pool, cuda_visible_devices=seen, **used))
 
 
 def row(section: str, first: str, second: str = "") -> list[str]:
@@ -89,9 +91,8 @@ def test_the_table_after_a_final_run_marks_the_best_and_the_last(
     book: Book, last_correct: int, marks: dict[int, str]
 ) -> None:
     write_final(book)
-    counts = {"correct": last_correct, "wrong_answer": 100 - last_correct, "format_failure": 0, "ungraded": 0}
-    book.write(Score(FINAL.name, 4, "watch", 100, counts, "f", "r"))
-    book.write(Score(FINAL.name, 4, "test", 100, counts, "f", "r"))
+    for pool in ("watch", "test"):
+        book.write(make_score(FINAL.name, 4, pool, last_correct, 100))
     output = io.StringIO()
     Console(file=output, width=150).print(progression_table(book, FINAL))
     found = re.findall(r"final-x +(watch|test) +100 +(\d+) .*?(best, last|best|last)? *\n", output.getvalue())

@@ -1,39 +1,38 @@
 """Opposite figures make opposite sentences: none of them is fixed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mathsft.records import Plan, Problem, Promotion, Response, Run, Score, Stint, Verdict
+from mathsft.records import Problem
 from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
+from tests.build import (
+    make_categories,
+    make_final,
+    make_plan,
+    make_promotion,
+    make_response,
+    make_stint,
+    score_of,
+)
 
-PLAN = Plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "watch", 4, "best_and_last")
-FINAL = Run("final-0123abcd", {"training.learning_rate": 1e-3, "training.batch_size": 16}, PLAN, 7, "finished", 0.6)
+PLAN = make_plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "watch", keep="best_and_last")
+SETTINGS = {"training.learning_rate": 1e-3, "training.batch_size": 16}
+FINAL = make_final(SETTINGS, PLAN, name="final-0123abcd", value=0.6)
 STEPS = (0, 8, 16, 24, 32, 40)
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
-    yield book
-    book.close()
-
-
 def write(book: Book, run: str, step: int, pool: str, correct: int, failed: int, cut: int = 0, tokens: int = 30) -> None:
-    names = ["correct"] * correct + ["wrong_answer"] * (200 - correct - failed) + ["format_failure"] * failed
+    length = {"num_tokens": tokens, "entropy": tokens / 100}
     responses = [
-        Response(
-            f"p{place:04}", 0, "", "length" if place >= 200 - cut else "stop", tokens, Verdict(name), entropy=tokens / 100
-        )
-        for place, name in enumerate(names)
+        make_response(f"p{place:04}", category, finish_reason="length" if place >= 200 - cut else "stop", **length)
+        for place, category in enumerate(make_categories(correct, 200, failed))
     ]
-    counts = {name: names.count(name) for name in ("correct", "wrong_answer", "format_failure", "ungraded")}
-    book.write(Score(run, step, pool, 200, counts, "f", "r"), responses)
+    book.write(score_of(responses, run, step, pool), responses)
 
 
 def write_final(book: Book, watched: tuple[int, ...], failed: int, cut: int = 0) -> None:
@@ -54,7 +53,7 @@ def test_a_rising_run_whose_format_is_learned(book: Book) -> None:
     )
     assert "Responses have 40 tokens on average, 30 before; their tokens' entropy is 0.40 nats, 0.30 before." in said
     assert "Train longer (`final.num_examples`): the curve still rises" in said
-    assert "show quickstart final --responses wrong_answer" in said
+    assert "show demo final --responses wrong_answer" in said
     assert "max_tokens" not in said and "not the last" not in said
 
 
@@ -72,7 +71,7 @@ def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
     said = findings_section(book)
     assert "mostly the format: of its 140 responses that are not correct, 120 fail the format, 60.0% (53.1%" in said
     assert "Raise `evaluation.max_tokens`: 110 of 200 responses of the best checkpoint, 55.0% (48.1% – 61.7%)" in said
-    assert "show quickstart final --responses format_failure" in said
+    assert "show demo final --responses format_failure" in said
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
 )
 def test_whether_more_training_than_the_trials_helped(of_trial: int, verdict: str, book: Book) -> None:
     write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
-    book.write(Promotion("trial-3", FINAL.overrides, "", {}))
+    book.write(make_promotion("trial-3", FINAL.overrides))
     write(book, "trial-3", 40, "watch", of_trial, 0)
     assert f"Training longer than the trial trial-3 {verdict}:" in findings_section(book)
 
@@ -97,9 +96,9 @@ def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: B
     write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
     searched = "search.training.learning_rate"
     book.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
-    book.write(Promotion("trial-3", {"training.learning_rate": 1e-3, "training.batch_size": 8}, "", {}))
-    for worker, pool, visible in (("trainer-0", "", "0"), ("evaluator", "watch", "1")):
-        book.write(Stint(worker, FINAL.name, 40, pool, 1.0, 2.0, (), visible, 1.0, 2**30))
+    book.write(make_promotion("trial-3", {**SETTINGS, "training.batch_size": 8}))
+    for pool, visible in (("", "0"), ("watch", "1")):
+        book.write(make_stint(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
     settings = settings_section(book, FINAL)
     assert "| training.learning\\_rate" not in settings
     assert (

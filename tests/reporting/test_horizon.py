@@ -1,13 +1,11 @@
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
+from dataclasses import replace
 
 from mathsft.config.schema import HorizonSettings, RunSettings
-from mathsft.records import Promotion, Run, Score
+from mathsft.records import Run
 from mathsft.reporting.horizon import horizon_curves, horizon_of, horizon_section, horizon_words
 from mathsft.runs.horizon import horizon_runs
 from mathsft.store.book import Book
+from tests.build import make_final, make_plan, make_promotion, make_score
 
 PROMOTED = {"training.learning_rate": 1e-3, "training.batch_size": 8}
 TRIAL = RunSettings(num_examples=2048, eval_points=(1.0,))
@@ -17,22 +15,14 @@ MOVES = {512: (30, 90, 200, 330, 400), 2048: (400, 420, 300, 150, 60)}
 MOVES_INSIDE = {512: (40, 120, 260, 330, 300), 2048: (330, 430, 380, 230, 90)}
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
-    yield book
-    book.close()
-
-
 def write(book: Book, correct: dict[int, tuple[int, ...]]) -> list[Run]:
-    book.write(Promotion("trial-1", PROMOTED, "", {}))
+    book.write(make_promotion("trial-1", PROMOTED))
     runs = horizon_runs(SETTINGS, TRIAL, PROMOTED, 0)
     places = {length: iter(counts) for length, counts in correct.items()}
     for run in runs:
         num_correct = next(places[run.plan.num_examples])
-        counts = {"correct": num_correct, "wrong_answer": 800 - num_correct, "format_failure": 0, "ungraded": 0}
-        book.write(Score(run.name, 64, "confirm", 800, counts, "f", "r"))
-        book.write(Run(run.name, run.overrides, run.plan, run.seed, "finished", num_correct / 800))
+        book.write(make_score(run.name, 64, "confirm", num_correct, 800))
+        book.write(replace(run, state="finished", value=num_correct / 800))
     return runs
 
 
@@ -55,12 +45,11 @@ def test_without_a_best_rate_among_those_tried_the_promoted_one_stays(book: Book
 
 
 def test_the_section_holds_what_was_predicted_against_what_was_reached(book: Book) -> None:
-    [run, *_] = write(book, STAYS)
-    plan = type(run.plan)(8192, (1.0,), "watch", 4, "best_and_last")
+    write(book, STAYS)
+    plan = make_plan(8192, (1.0,), "watch", keep="best_and_last")
     for name, num_correct in (("final-00000001", 520), ("final-00000002", 80)):
-        counts = {"correct": num_correct, "wrong_answer": 800 - num_correct, "format_failure": 0, "ungraded": 0}
-        book.write(Score(name, 1024, "watch", 800, counts, "f", "r"))
-        book.write(Run(name, PROMOTED, plan, 0, "finished", num_correct / 800))
+        book.write(make_score(name, 1024, "watch", num_correct, 800))
+        book.write(make_final(PROMOTED, plan, name=name, value=num_correct / 800))
     section = horizon_section(book)
     assert "| 0.00025 | 512 | 120 of 800 | 15.0% (12.7% – 17.6%) |" in section
     assert section.count("was predicted; ") == 2

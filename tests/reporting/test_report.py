@@ -1,83 +1,78 @@
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mathsft.records import (
-    Checkpoint,
-    Finalist,
-    FrequentGold,
-    Plan,
-    Promotion,
-    Quality,
-    Response,
-    Run,
-    Score,
-    Session,
-    StepMetrics,
-    Verdict,
-)
+from mathsft.records import Category, Finalist, FrequentGold, Quality, Run
 from mathsft.reporting.report import write_report
 from mathsft.store.book import Book
+from tests.build import (
+    GIB,
+    make_baseline,
+    make_categories,
+    make_checkpoint,
+    make_final,
+    make_metrics,
+    make_plan,
+    make_promotion,
+    make_response,
+    make_session,
+    make_trial,
+    score_of,
+)
 
-TRIAL_PLAN = Plan(num_examples=64, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
-FINAL_PLAN = Plan(num_examples=640, eval_points=(0.0, 0.5, 1.0), pool="watch", max_unscored=4, keep="best_and_last")
-FINAL = Run("final-0123abcd", {"training.learning_rate": 1e-3, "training.batch_size": 16}, FINAL_PLAN, 7, "finished", 0.6)
+PLAN = make_plan(640, (0.0, 0.5, 1.0), "watch", keep="best_and_last")
+SETTINGS = {"training.learning_rate": 1e-3, "training.batch_size": 16}
+FINAL = make_final(SETTINGS, PLAN, name="final-0123abcd", value=0.6)
 REASONS = ("missing_think_close", "incomplete_generation")
-
-
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "quickstart")
-    yield book
-    book.close()
 
 
 def trial(number: int, **changes: object) -> Run:
     overrides = {"training.learning_rate": 10.0 ** (-3 - number), "training.batch_size": 8 * 2**number}
-    return replace(Run(f"trial-{number}", overrides, TRIAL_PLAN, number), **changes)
+    return make_trial(number, overrides, make_plan(64, (0.5, 1.0)), **changes)
 
 
-def write_score(book: Book, run: str, step: int, pool: str, categories: list[str]) -> None:
+def write_score(book: Book, run: str, step: int, pool: str, categories: list[Category]) -> None:
     """Record a score of one response per category; the correct ones are 10 tokens long, the others 30."""
     responses = []
     for index, category in enumerate(categories):
         failed, correct = category == "format_failure", category == "correct"
-        verdict = Verdict(category, REASONS[index % 2] if failed else "")
-        flags = ("no_think_close", "no_answer_open") if failed else ()
-        finish = "length" if failed and index % 2 else "stop"
-        responses.append(Response(f"p{index:04}", 0, "SECRET <b>text</b>", finish, 10 if correct else 30, verdict, flags))
-    counts = {name: categories.count(name) for name in ("correct", "wrong_answer", "format_failure", "ungraded")}
-    timings = {"generate_seconds": 2.0, "grade_seconds": 0.5, "peak_memory_bytes": 2.0**30}
-    book.write(Score(run, step, pool, len(categories), counts, "f", "r", timings), responses)
+        given = {
+            "reason": REASONS[index % 2] if failed else "",
+            "tag_flags": ("no_think_close", "no_answer_open") if failed else (),
+            "finish_reason": "length" if failed and index % 2 else "stop",
+            "num_tokens": 10 if correct else 30,
+        }
+        responses.append(make_response(f"p{index:04}", category, text="SECRET <b>text</b>", **given))
+    costs = {"generate_seconds": 2.0, "grade_seconds": 0.5, "peak_memory_bytes": GIB}
+    book.write(score_of(responses, run, step, pool, **costs), responses)
 
 
-def categories(num_correct: int, num_failed: int, num: int = 200) -> list[str]:
-    return ["correct"] * num_correct + ["format_failure"] * num_failed + ["wrong_answer"] * (num - num_correct - num_failed)
+def categories(num_correct: int, num_failed: int) -> list[Category]:
+    return make_categories(num_correct, 200, num_failed)
 
 
 def write_study(book: Book) -> None:
     book.record_settings({"model.path": "quickstart", "data.source": "a|b"})
-    book.write(Run("baseline", {}, replace(TRIAL_PLAN, num_examples=0, eval_points=(0.0,)), 0, "finished", 0.05))
+    book.write(make_baseline(value=0.05))
     write_score(book, "baseline", 0, "search", categories(10, 190))
     for number, num_correct in enumerate((60, 50, 20)):
         book.write(trial(number, state="finished", value=num_correct / 200))
         for step in (2, 4):
-            memory = {"predicted_memory_bytes": 2.0**30, "peak_memory_bytes": 2.0**31}
-            book.write(Checkpoint(f"trial-{number}", step, "p", "f", "", {"train_seconds": 3.0, **memory}))
-            utilization = None if number == 2 else 0.25
-            book.write(StepMetrics(f"trial-{number}", step, 1.0, 1e-3, 1.0, 640, 320, 0.5 * step, utilization))
+            costs = {"train_seconds": 3.0, "predicted_memory_bytes": GIB, "peak_memory_bytes": 2 * GIB}
+            book.write(make_checkpoint(f"trial-{number}", step, **costs))
+            speed = {"seconds": 0.5 * step, "flop_utilization": None if number == 2 else 0.25}
+            book.write(make_metrics(f"trial-{number}", step, num_tokens=640, num_computed_tokens=320, **speed))
         write_score(book, f"trial-{number}", 4, "search", categories(num_correct, 40))
     book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
     finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500, 0.2710, 0.3519), Finalist("trial-1", 0.25, 0.24, 0, 0))
     reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
-    book.write(Promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
-    book.write(Session("2026-01-01T00:00:00+00:00", 1, 60.0))
+    book.write(make_promotion("trial-0", trial(0).overrides, reason, {**evidence, "num_problems": 500}, finalists))
+    book.write(make_session(1000, 60.0))
 
 
 def write_final(book: Book, num_correct: int = 120) -> None:
@@ -220,7 +215,7 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp
     write_study(book)
     write_final(book)
     for step in range(1, 41):
-        book.write(StepMetrics(FINAL.name, step, 2.0 / step, 1e-3 * (1 - step / 40), 1.0, 640, 320, 0.5, 0.25))
+        book.write(make_metrics(FINAL.name, step, loss=2.0 / step, learning_rate=1e-3 * (1 - step / 40)))
     page = write_report(book, tmp_path)
     assert page.name == "report.html"
     html = page.read_text()

@@ -4,20 +4,18 @@ import random
 
 import pytest
 
-from mathsft.records import Plan, Response, Run, Score, Verdict
 from mathsft.reporting.best import best_words
 from mathsft.runs.best import best_checkpoint
 from mathsft.store.book import Book
+from tests.build import make_final, make_responses, score_of
 
-RUN = Run("final-x", {}, Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last"), seed=3)
+RUN = make_final(seed=3)
 NUM_PROBLEMS = 100
 
 
 def write_score(book: Book, step: int, correct: set[int], pool: str = "watch") -> None:
-    verdicts = [Verdict("correct" if number in correct else "wrong_answer") for number in range(NUM_PROBLEMS)]
-    responses = [Response(f"p{number:03}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
-    counts = {"correct": len(correct), "wrong_answer": NUM_PROBLEMS - len(correct), "format_failure": 0, "ungraded": 0}
-    book.write(Score(RUN.name, step, pool, NUM_PROBLEMS, counts, "f", "r"), responses)
+    responses = make_responses("correct" if number in correct else "wrong_answer" for number in range(NUM_PROBLEMS))
+    book.write(score_of(responses, RUN.name, step, pool), responses)
 
 
 def test_equal_checkpoints_flatter_their_best_and_a_clear_one_is_not_flattered(book: Book) -> None:

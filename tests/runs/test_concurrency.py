@@ -1,37 +1,28 @@
 """Who was busy when, and how long checkpoints waited, with times that were chosen."""
 
-from datetime import UTC, datetime
-
 import pytest
 
-from mathsft.records import Checkpoint, Plan, Run, Score, Session, Stint
 from mathsft.runs.concurrency import Wait, concurrency
 from mathsft.store.book import Book
-
-PLAN = Plan(64, (0.0, 1.0), "watch", 9, "best_and_last")
-COUNTS = {"correct": 1, "wrong_answer": 1, "format_failure": 0, "ungraded": 0}
+from tests.build import make_checkpoint, make_final, make_score, make_session, make_stint, make_trial
 
 
 def train(book: Book, step: int, began: float, ended: float, run: str = "final-x", seconds: float | None = None) -> None:
     took = ended - began if seconds is None else seconds
-    book.write(Stint("trainer-0", run, step, "", began, ended, (0,), None, 1.0, 1))
-    book.write(Checkpoint(run, step, "p", "f", timings={"train_seconds": took, "num_tokens": 1e9}))
+    book.write(make_stint(run, step, began, ended))
+    book.write(make_checkpoint(run, step, train_seconds=took, num_tokens=1e9))
 
 
 def score(book: Book, step: int, began: float, ended: float, pool: str = "watch", start_seconds: float = 0.0) -> None:
-    timings = {"start_seconds": start_seconds, "generate_seconds": ended - began - start_seconds}
-    book.write(Stint("evaluator", "final-x", step, pool, began, ended, (1,), None, 1.0, 1))
-    book.write(Score("final-x", step, pool, 2, COUNTS, "f", "r", timings))
-
-
-def begin_life(book: Book, at: float) -> None:
-    book.write(Session(datetime.fromtimestamp(at, UTC).isoformat(), 1, 1.0))
+    spent = {"start_seconds": start_seconds, "generate_seconds": ended - began - start_seconds}
+    book.write(make_stint("final-x", step, began, ended, pool))
+    book.write(make_score("final-x", step, pool, **spent))
 
 
 @pytest.fixture
 def final(book: Book) -> Book:
-    book.write(Run("final-x", {}, PLAN, 0))
-    begin_life(book, 1000)
+    book.write(make_final())
+    book.write(make_session(1000, 1.0))
     return book
 
 
@@ -62,7 +53,7 @@ def test_starting_a_worker_is_not_being_busy_and_the_checkpoint_waits_for_it(fin
 def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: Book) -> None:
     train(final, 0, 1000, 1010)
     train(final, 4, 1010, 1020)
-    begin_life(final, 5000)
+    final.write(make_session(5000, 1.0))
     score(final, 0, 5003, 5013)
     score(final, 4, 5013, 5023)
     found = concurrency(final, ["final-x"])
@@ -72,7 +63,7 @@ def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: Book) ->
 
 
 def test_other_runs_keep_workers_busy_but_open_no_time_of_their_own(final: Book) -> None:
-    final.write(Run("trial-0", {}, PLAN, 0))
+    final.write(make_trial())
     train(final, 0, 1000, 1010)
     train(final, 4, 1005, 1100, run="trial-0")
     score(final, 0, 1010, 1020)

@@ -1,14 +1,13 @@
 """What a study's parts cost: by measured speeds, and by its own trials."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
 from mathsft.config.load import load_settings
 from mathsft.config.schema import IntRange
 from mathsft.data.pools import load_pools
-from mathsft.records import Checkpoint, Plan, Promotion, Run, RunState, Score, Session, Speeds, Stint
+from mathsft.records import RunState, Speeds
 from mathsft.runs.costs import (
     BATCH_SIZE,
     ENGINE_TOKEN_SECONDS,
@@ -21,7 +20,15 @@ from mathsft.runs.costs import (
     past_costs,
 )
 from mathsft.store.book import Book
-from tests.build import SPEEDS
+from tests.build import (
+    SPEEDS,
+    make_checkpoint,
+    make_promotion,
+    make_score,
+    make_session,
+    make_stint,
+    make_trial,
+)
 from tests.runs.test_forecast import placed
 
 
@@ -86,13 +93,11 @@ def test_without_a_measurement_a_larger_model_is_assumed_to_be_slower() -> None:
 def write_trial(
     book: Book, number: int, state: RunState, train_seconds: float, score_seconds: float, batch_size: int = 16, step: int = 4
 ) -> None:
-    name = f"trial-{number}"
-    book.write(Run(name, {BATCH_SIZE: batch_size}, Plan(64, (1.0,), "search", 2, "last"), 0, state, 0.5))
-    timings = {"train_seconds": train_seconds, "num_tokens": 9e9}
-    book.write(Checkpoint(name, step, "p", "f", timings=timings))
-    counts = {"correct": 1, "wrong_answer": 1, "format_failure": 0, "ungraded": 0}
+    run = make_trial(number, {BATCH_SIZE: batch_size}, state=state, value=0.5)
+    book.write(run)
+    book.write(make_checkpoint(run.name, step, train_seconds=train_seconds, num_tokens=9e9))
     seconds = {"start_seconds": 99.0, "gold_seconds": 1.0, "generate_seconds": score_seconds - 1.0}
-    book.write(Score(name, step, "search", 2, counts, "f", "r", seconds))
+    book.write(make_score(run.name, step, **seconds))
 
 
 def test_all_trials_that_ended_are_the_measure_pruned_ones_too(book: Book) -> None:
@@ -113,7 +118,7 @@ def test_all_trials_that_ended_are_the_measure_pruned_ones_too(book: Book) -> No
 def test_the_final_run_is_as_fast_as_the_promoted_trial(book: Book) -> None:
     for number, seconds in enumerate((10.0, 20.0, 30.0)):
         write_trial(book, number, "finished", seconds, 2.0)
-    book.write(Promotion("trial-1", {}, "", {}))
+    book.write(make_promotion("trial-1"))
     costs = past_costs(book, load_settings("quickstart", None, []).experiment)
     assert costs is not None
     assert costs.example == pytest.approx(20.0 / 64)
@@ -123,10 +128,10 @@ def test_the_latest_start_is_the_one_to_expect(book: Book) -> None:
     for number in range(3):
         write_trial(book, number, "finished", 10.0, 2.0)
     for began, first_score in ((1000.0, 1030.0), (2000.0, 2012.0), (3000.0, None)):  # the last one scored nothing yet
-        book.write(Session(datetime.fromtimestamp(began, UTC).isoformat(), 1, 100.0))
-        book.write(Stint("trainer-0", "trial-0", 4, "", began + 1, began + 5, (0,), None, 2.0, 1))
+        book.write(make_session(began, 100.0))
+        book.write(make_stint("trial-0", 4, began + 1, began + 5))
         if first_score:
-            book.write(Stint("evaluator", "trial-0", 4, "search", began + 2, first_score, (1,), None, 2.0, 1))
+            book.write(make_stint("trial-0", 4, began + 2, first_score, "search"))
     costs = past_costs(book, load_settings("quickstart", None, []).experiment)
     assert costs is not None
     assert costs.start == pytest.approx(12.0)

@@ -9,7 +9,6 @@ from safetensors.numpy import save_file
 
 from mathsft.config.load import load_settings
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Plan, Run, Score
 from mathsft.runs.costs import Costs
 from mathsft.runs.forecast import (
     FinalDisk,
@@ -25,7 +24,7 @@ from mathsft.runs.forecast import (
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import TAKING_TURNS, Placement, place
-from tests.build import make_machine
+from tests.build import make_machine, make_plan, make_run, make_score, make_trial
 
 COSTS = Costs(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
 NOTHING = Work(0, 0, 0, 0)
@@ -83,12 +82,11 @@ def test_a_new_study_has_all_its_work_left() -> None:
 
 def test_what_the_book_has_is_not_left(book: Book) -> None:
     config = load_settings("quickstart", None, ["horizon.num_examples=384"]).study
-    plan = Plan(1536, (1.0,), "search", 2, "last")
+    plan = make_plan(1536)
     for number, state in enumerate(("finished", "pruned", "diverged", "failed", "running")):
-        book.write(Run(f"trial-{number}", {}, plan, 0, state, 0.5))  # type: ignore[arg-type]
-    book.write(Run("horizon-384-+0-at-0.001", {}, plan, 0, "finished", 0.5))
-    counts = {"correct": 125, "wrong_answer": 0, "format_failure": 0, "ungraded": 0}
-    book.write(Score("trial-0", 48, "confirm:0-125", 125, counts, "f", "r"))
+        book.write(make_trial(number, plan=plan, state=state, value=0.5))
+    book.write(make_run("horizon-384-+0-at-0.001", plan=plan, value=0.5))
+    book.write(make_score("trial-0", 48, "confirm:0-125", 125, 125))
     assert work_left(config, 875, 1, book) == Work(17, 3875 - 125, round(0.9 * 9600), round(0.9 * 8750))
 
 

@@ -5,13 +5,13 @@ import pytest
 
 from mathsft.config.load import flatten, unflatten
 from mathsft.config.schema import Experiment
-from mathsft.records import Plan, Run, StepMetrics
 from mathsft.runs import passport
 from mathsft.runs.passport import PassportOffice, changes
 from mathsft.runs.replay import compare_losses
 from mathsft.store.book import Book
+from tests.build import make_metrics, make_trial
 
-RUN = Run("trial-3", {"training.learning_rate": 0.25}, Plan(64, (1.0,), "search", 1, "last"), seed=7)
+RUN = make_trial(3, {"training.learning_rate": 0.25}, seed=7)
 
 
 def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experiment) -> None:
@@ -73,7 +73,7 @@ def test_recorded_settings_make_the_same_experiment(experiment: Experiment) -> N
 
 
 def test_loss_curves_are_compared_to_the_bit() -> None:
-    old = [StepMetrics("trial-3", step, 1 / step, 1e-3, 1.0, 10, 10, 0.1, None) for step in (1, 2, 3)]
+    old = [make_metrics("trial-3", step, loss=1 / step) for step in (1, 2, 3)]
     assert compare_losses(old, old) == (None, 0.0)
     assert compare_losses(old, old[:2]) == (3, 0.0)
     nudged = [old[0], replace(old[1], loss=0.5 + 2**-50), old[2]]

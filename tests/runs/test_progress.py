@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.records import Checkpoint, Scoring, StepMetrics
+from mathsft.records import Scoring
 from mathsft.runs import progress
 from mathsft.runs.progress import MetricsTail, watching
 from mathsft.store.book import Book, News
+from tests.build import make_checkpoint, make_metrics
 
 
 def line(step: int, seconds: float = 0.1) -> str:
-    return json.dumps(asdict(StepMetrics("trial-0", step, 1.0, 1e-3, 0.5, 10, 10, seconds, None))) + "\n"
+    return json.dumps(asdict(make_metrics("trial-0", step, seconds=seconds))) + "\n"
 
 
 def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_
     assert [metrics.step for metrics in tail.read()] == [2, 3]
 
 
-def test_a_scoring_is_announced_while_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "POLL_SECONDS", 0)
     path = tmp_path / "runs/trial-0/scoring.jsonl"
     path.parent.mkdir(parents=True)
@@ -43,16 +44,14 @@ def test_a_scoring_is_announced_while_it_is_waited_for(tmp_path: Path, monkeypat
             heard.append(record)
 
     async def watch() -> None:
-        book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "study")
         book.observers = [Listener()]
-        async with watching(Checkpoint("trial-0", 8, "p", "f"), "search", tmp_path, book):
+        async with watching(make_checkpoint("trial-0", 8), "search", tmp_path, book):
             path.write_text(json.dumps(asdict(earlier)) + "\n")
             for _ in range(3):
                 await asyncio.sleep(0)
             path.write_text(json.dumps(asdict(now)) + "\n" + json.dumps(asdict(earlier))[:20])
             while not heard:
                 await asyncio.sleep(0)
-        book.close()
 
     asyncio.run(watch())
     assert set(heard) == {now}

@@ -3,23 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mathsft.records import Checkpoint, Plan, Promotion, Run, Score
+from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.disk import holdings
 from mathsft.runs.retention import best_step, deletable, delete_weights
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_path
+from tests.build import make_checkpoint, make_final, make_plan, make_promotion, make_score, make_trial
 
-TRIAL = Run("trial-0", {}, Plan(64, (0.5, 1.0), "search", 2, "last"), seed=0)
-FINAL = Run("final-x", {}, Plan(64, (0.0, 0.5, 1.0), "watch", 9, "best_and_last"), seed=0)
+TRIAL = make_trial(plan=make_plan(64, (0.5, 1.0)))
+FINAL = make_final()
 
 
 def checkpoints(run: Run, *steps: int) -> list[Checkpoint]:
-    return [Checkpoint(run.name, step, f"runs/{run.name}/step-{step}", "f") for step in steps]
+    return [make_checkpoint(run.name, step, f"runs/{run.name}/step-{step}") for step in steps]
 
 
 def score(run: Run, step: int, num_correct: int, pool: str | None = None) -> Score:
-    counts = {"correct": num_correct, "wrong_answer": 10 - num_correct, "format_failure": 0, "ungraded": 0}
-    return Score(run.name, step, pool or run.plan.pool, 10, counts, "f", "r")
+    return make_score(run.name, step, pool or run.plan.pool, num_correct, 10)
 
 
 def steps(deleted: list[Checkpoint]) -> list[int]:
@@ -41,7 +41,7 @@ def test_a_trials_last_weights_wait_for_the_promotion_and_the_winners_stay() -> 
     scores = [score(run, step, 1) for run in (done, loser) for step in (4, 8)]
     both = checkpoints(done, 4, 8) + checkpoints(loser, 4, 8)
     assert steps(deletable([done, loser], both, scores, None)) == [4, 4]
-    promotion = Promotion("trial-0", {}, "won", {})
+    promotion = make_promotion("trial-0")
     deleted = deletable([done, loser], both, scores, promotion)
     assert [(c.run, c.step) for c in deleted] == [("trial-0", 4), ("trial-1", 4), ("trial-1", 8)]
 

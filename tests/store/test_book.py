@@ -11,32 +11,29 @@ from pathlib import Path
 import pytest
 
 from mathsft.errors import UserError
-from mathsft.records import (
-    Checkpoint,
-    FrequentGold,
-    Plan,
-    Problem,
-    Promotion,
-    Quality,
-    Response,
-    Run,
-    Score,
-    StepMetrics,
-    Verdict,
-)
+from mathsft.records import FrequentGold, Problem, Quality
 from mathsft.store import book as book_module
 from mathsft.store.book import Book
 from mathsft.store.folder import StudyFolder
+from tests.build import (
+    make_baseline,
+    make_checkpoint,
+    make_metrics,
+    make_plan,
+    make_promotion,
+    make_response,
+    make_trial,
+    score_of,
+)
 
-PLAN = Plan(64, (0.5, 1.0), "search", 2, "last")
-RUN = Run("trial-0", {"training.learning_rate": 1e-3, "training.batch_size": 8}, PLAN, seed=7)
-CHECKPOINT = Checkpoint("trial-0", 4, "runs/trial-0/step-000004", "abc", timings={"train_seconds": 1.5})
-COUNTS = {"correct": 1, "wrong_answer": 0, "format_failure": 1, "ungraded": 0}
-SCORE = Score("trial-0", 4, "search", 2, COUNTS, "abc", "runs/trial-0/responses/x.jsonl", {"generate_seconds": 0.5})
+RUN = make_trial(0, {"training.learning_rate": 1e-3, "training.batch_size": 8}, make_plan(64, (0.5, 1.0)), seed=7)
+CHECKPOINT = make_checkpoint("trial-0", 4, "runs/trial-0/step-000004", "abc", train_seconds=1.5)
+FAILURE = {"reason": "incomplete_generation", "finish_reason": "length", "tag_flags": ("missing_think_close",)}
 RESPONSES = [
-    Response("p1", 0, "3 </think> <answer>3</answer>", "stop", 9, Verdict("correct", "", "3")),
-    Response("p2", 0, "…", "length", 96, Verdict("format_failure", "incomplete_generation"), ("missing_think_close",)),
+    make_response("p1", text="3 </think> <answer>3</answer>", body="3", num_tokens=9),
+    make_response("p2", "format_failure", text="…", num_tokens=96, **FAILURE),
 ]
+SCORE = score_of(RESPONSES, fingerprint="abc", responses_path="runs/trial-0/responses/x.jsonl", generate_seconds=0.5)
 
 
 class Listener:
@@ -48,8 +45,8 @@ class Listener:
 
 
 def test_every_record_is_read_back_equal(book: Book) -> None:
-    metrics = StepMetrics("trial-0", 1, 2.5, 1e-4, 0.7, 812, 640, 0.04, 0.5)
-    promotion = Promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
+    metrics = make_metrics(loss=2.5, learning_rate=1e-4, num_tokens=812, num_computed_tokens=640, flop_utilization=0.5)
+    promotion = make_promotion("trial-0", RUN.overrides, "highest", {"accuracy": 0.5})
     quality = Quality(900, 2, "rows.jsonl:7: no", 3, 6, 4, 37, 5, (FrequentGold("Yes", 30, 900, "rows.jsonl:1"),))
     assert book.quality() is None
     for record in (RUN, metrics, CHECKPOINT, promotion, quality):
@@ -85,7 +82,7 @@ def test_observers_hear_news_only_and_may_fail(book: Book) -> None:
     book.write(RUN)
     ended = replace(RUN, state="finished", value=0.5)
     book.write(ended)
-    steps = [StepMetrics("trial-0", step, 1.0, 1e-4, 0.5, 10, 10, 0.1, None) for step in (1, 2)]
+    steps = [make_metrics("trial-0", step) for step in (1, 2)]
     book.write_metrics(steps[:1])
     book.write_metrics(steps)
     assert listener.heard == [RUN, ended, *steps]
@@ -93,8 +90,8 @@ def test_observers_hear_news_only_and_may_fail(book: Book) -> None:
 
 def test_trials_come_in_their_own_order_and_studies_do_not_mix(book: Book) -> None:
     for number in (10, 9, 2):
-        book.write(replace(RUN, name=f"trial-{number}"))
-    book.write(replace(RUN, name="baseline"))
+        book.write(make_trial(number))
+    book.write(make_baseline())
     other = Book.open(str(book.engine.url), "other")
     other.write(RUN)
     assert [run.name for run in book.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]

@@ -7,14 +7,14 @@ from random import Random
 import pytest
 
 from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
-from mathsft.records import Plan, Promotion, Run
+from mathsft.records import Promotion, RunState
 from mathsft.runs.contest import Rule
 from mathsft.runs.results import TrialResult
 from mathsft.statistics.paired import compare
 from mathsft.study.decide import Confirm, decide, propose
 from mathsft.study.words import runner_up_note
+from tests.build import make_trial
 
-PLAN = Plan(64, (1.0,), "search", 2, "last")
 SPACE: dict[str, SearchRange] = {
     "training.learning_rate": FloatRange(type="float", low=1e-5, high=1e-2, log=True),
     "training.batch_size": Choices(type="categorical", choices=(8, 16, 32)),
@@ -31,13 +31,18 @@ def solved(share: float, num: int, seed: int) -> tuple[bool, ...]:
 
 
 def trial(
-    number: int, share: float, rate: float | None = None, batch: int = 16, nll: float | None = None, state: str = "finished"
+    number: int,
+    share: float,
+    rate: float | None = None,
+    batch: int = 16,
+    nll: float | None = None,
+    state: RunState = "finished",
 ) -> TrialResult:
     overrides: dict[str, Scalar] = {
         "training.learning_rate": rate or 2e-5 * 1.3**number,
         "training.batch_size": batch,
     }
-    run = Run(f"trial-{number}", overrides, PLAN, number, state, share)  # type: ignore[arg-type]
+    run = make_trial(number, overrides, seed=number, state=state, value=share)
     return TrialResult(run, {"search": solved(share, 200, number)}, nll)
 
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.records import Plan, Promotion, Run
 from mathsft.store.book import Book
 from mathsft.study.given import best_settings, given_settings
+from tests.build import make_promotion, make_trial
 
 RATE, SIZE = "training.learning_rate", "training.batch_size"
 
@@ -48,10 +48,8 @@ def test_what_cannot_be_tried_cannot_be_enqueued(enqueued: dict[str, Any], compl
 
 
 def test_another_studys_best_settings_as_far_as_they_fit(book: Book) -> None:
-    plan = Plan(128, (1.0,), "search", 1, "last")
     rates = {0: 1e-3, 1: 5e-1, 2: 2e-3, 3: 3e-3, 4: 4e-3}
     for number, rate in rates.items():
-        overrides = {RATE: rate, "training.weight_decay": 0.1}
-        book.write(Run(f"trial-{number}", overrides, plan, 0, "finished", value=number / 10))
-    book.write(Promotion("trial-2", {RATE: 2e-3}, "", {}))
+        book.write(make_trial(number, {RATE: rate, "training.weight_decay": 0.1}, value=number / 10))
+    book.write(make_promotion("trial-2", {RATE: 2e-3}))
     assert best_settings(book, config().search) == [{RATE: 2e-3}, {RATE: 4e-3}, {RATE: 3e-3}]

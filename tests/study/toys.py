@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from mathsft.store.folder import StudyFolder
 
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.records import Checkpoint, EngineCheck, Response, Run, Score, StepMetrics, Verdict
+from mathsft.records import Checkpoint, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
-from mathsft.store.folder import StudyFolder
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed
-from tests.build import make_machine
+from tests.build import (
+    make_categories,
+    make_checkpoint,
+    make_diverged,
+    make_machine,
+    make_metrics,
+    make_responses,
+    score_of,
+)
 
 FAILS = 0.5
 """A learning rate that no toy trainer survives."""
@@ -77,13 +85,13 @@ class ToyTrainer(Toy):
             raise Failed("out of luck")
         path = f"runs/{run.name}/step-{step:06d}"
         (self.folder / path).mkdir(parents=True, exist_ok=True)
-        metrics = [StepMetrics(run.name, number, 1 / number, 1e-3, 1.0, 10, 10, 0.1, None) for number in range(1, step + 1)]
+        metrics = [make_metrics(run.name, number, loss=1 / number) for number in range(1, step + 1)]
         lines = [json.dumps(asdict(row)) + "\n" for row in metrics]
         (self.folder / f"runs/{run.name}/metrics.jsonl").write_text("".join(lines))
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
-            return Checkpoint(run.name, step, "", "", diverged=f"loss is nan at step {step}")
-        return Checkpoint(run.name, step, path, f"{run.name}@{step}")
+            return make_diverged(run.name, step, f"loss is nan at step {step}")
+        return make_checkpoint(run.name, step, path, f"{run.name}@{step}")
 
 
 class ToyEvaluator(Toy):
@@ -100,22 +108,13 @@ class ToyEvaluator(Toy):
         assert (self.folder / checkpoint.path).exists()
         distance = abs(math.log10(overrides.get("training.learning_rate", 1e-3) / 1e-3))
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
-        counts = {"correct": num_correct, "wrong_answer": NUM_PROBLEMS - num_correct, "format_failure": 0, "ungraded": 0}
         path = self.folder / f"runs/{checkpoint.run}/responses-{checkpoint.step}-{pool}.jsonl"
-        verdicts = [Verdict("correct")] * num_correct + [Verdict("wrong_answer")] * (NUM_PROBLEMS - num_correct)
-        responses = [Response(f"p{number:02}", 0, "", "stop", 1, verdict) for number, verdict in enumerate(verdicts)]
+        responses = make_responses(make_categories(num_correct, NUM_PROBLEMS))
         path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
-        return Score(
-            checkpoint.run,
-            checkpoint.step,
-            pool,
-            NUM_PROBLEMS,
-            counts,
-            checkpoint.fingerprint,
-            str(path.relative_to(self.folder)),
-            gold_nll=1.0 if with_gold_nll else None,
-        )
+        where = {"fingerprint": checkpoint.fingerprint, "responses_path": str(path.relative_to(self.folder))}
+        gold_nll = 1.0 if with_gold_nll else None
+        return score_of(responses, checkpoint.run, checkpoint.step, pool, gold_nll=gold_nll, **where)
 
 
 def study_config(**changes: Any) -> StudyConfig:

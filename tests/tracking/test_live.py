@@ -3,23 +3,30 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import IO
 
 import pytest
 from rich.console import Console
 
-from mathsft.config.schema import Experiment
-from mathsft.records import Call, Checkpoint, EngineCheck, Plan, Promotion, Run, Score, Scoring, StepMetrics
+from mathsft.records import Call, EngineCheck, Run, Score, Scoring, StepMetrics
 from mathsft.store.book import Book, News
 from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
 from mathsft.tracking.live import LiveProgress
-
-PLAN = Plan(num_examples=160, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
-EXPERIMENT = Experiment.model_validate(
-    {"model": {"path": "m"}, "data": {"source": "d"}, "training": {"learning_rate": 5e-5, "batch_size": 8}}
+from tests.build import (
+    make_baseline,
+    make_checkpoint,
+    make_experiment,
+    make_final,
+    make_metrics,
+    make_plan,
+    make_promotion,
+    make_score,
+    make_trial,
 )
+
+EXPERIMENT = make_experiment(batch_size=8)
+FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "watch"))
 
 
 class Clock:
@@ -29,25 +36,17 @@ class Clock:
         return self.seconds
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "study")
-    yield book
-    book.close()
-
-
 def trial(number: int, **changes: object) -> Run:
-    run = Run(f"trial-{number}", {"training.learning_rate": 1.2e-3, "training.batch_size": 16}, PLAN, seed=number)
-    return replace(run, **changes)
+    overrides = {"training.learning_rate": 1.2e-3, "training.batch_size": 16}
+    return make_trial(number, overrides, make_plan(160, (0.5, 1.0)), **changes)
 
 
 def step(run: str, number: int) -> StepMetrics:
-    return StepMetrics(run, number, 1.5, 1e-3, 0.5, 640, 640, 0.1, None)
+    return make_metrics(run, number, loss=1.5)
 
 
 def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Score:
-    counts = {"correct": num_correct, "wrong_answer": 100 - num_correct, "format_failure": 100, "ungraded": 0}
-    return Score(run, at_step, pool, 200, counts, "f", "r")
+    return make_score(run, at_step, pool, num_correct, 200, num_failed=100)
 
 
 def lines_of(book: Book, events: list[tuple[float, News | str]], num_trials: int = 2) -> list[str]:
@@ -82,14 +81,13 @@ def test_the_check_of_the_engine_is_one_line(book: Book) -> None:
 
 
 def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
-    checkpoint = Checkpoint("trial-0", 10, "p", "f")
     assert lines_of(
         book,
         [
             (1, trial(0)),
             (5, step("trial-0", 1)),
             (9, step("trial-0", 10)),
-            (9, checkpoint),
+            (9, make_checkpoint("trial-0", 10)),
             (15, score("trial-0", 10, 49)),
             (15, trial(0, state="finished", value=0.245)),
             (16, trial(1)),
@@ -97,7 +95,7 @@ def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
             (22, trial(1, state="finished", value=0.1)),
             (23, trial(2)),
             (24, trial(2, state="diverged", value=0.0, reason="loss is nan\nat step 3")),
-            (24, Promotion("trial-0", {}, "highest accuracy", {})),
+            (24, make_promotion("trial-0", reason="highest accuracy")),
         ],
         num_trials=4,
     ) == [
@@ -114,17 +112,16 @@ def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
 
 
 def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None:
-    final = Run("final-0123abcd", {}, replace(PLAN, pool="watch"), seed=0)
     lines = lines_of(
         book,
         [
             (0, trial(0, state="finished", value=0.9)),
-            (0, final),
-            (10, step(final.name, 1)),
-            (20, score(final.name, 0, 40, "watch")),
-            (310, step(final.name, 5)),
-            (310, score(final.name, 4, 30, "watch")),
-            (400, score(final.name, 5, 99, "test")),
+            (0, FINAL),
+            (10, step(FINAL.name, 1)),
+            (20, score(FINAL.name, 0, 40, "watch")),
+            (310, step(FINAL.name, 5)),
+            (310, score(FINAL.name, 4, 30, "watch")),
+            (400, score(FINAL.name, 5, 99, "test")),
         ],
     )
     assert lines[-2].endswith(
@@ -134,20 +131,19 @@ def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None
 
 
 def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored(book: Book) -> None:
-    final = Run("final-0123abcd", {}, replace(PLAN, pool="watch"), seed=0)
     lines = lines_of(
         book,
         [
-            (0, final),
-            (1, Checkpoint(final.name, 0, "p", "f")),
-            (2, step(final.name, 10)),
-            (2, Checkpoint(final.name, 10, "p", "f")),
-            (3, step(final.name, 20)),
-            (3, Checkpoint(final.name, 20, "p", "f")),
-            (4, score(final.name, 0, 40, "watch")),
-            (5, score(final.name, 0, 40, "test")),
-            (6, score(final.name, 10, 40, "watch")),
-            (7, score(final.name, 20, 40, "watch")),
+            (0, FINAL),
+            (1, make_checkpoint(FINAL.name, 0)),
+            (2, step(FINAL.name, 10)),
+            (2, make_checkpoint(FINAL.name, 10)),
+            (3, step(FINAL.name, 20)),
+            (3, make_checkpoint(FINAL.name, 20)),
+            (4, score(FINAL.name, 0, 40, "watch")),
+            (5, score(FINAL.name, 0, 40, "test")),
+            (6, score(FINAL.name, 10, 40, "watch")),
+            (7, score(FINAL.name, 20, 40, "watch")),
         ],
     )
     queues = [re.findall(r"(\d+) to score", line) for line in lines]
@@ -223,9 +219,8 @@ def test_between_events_a_line_says_who_does_what_and_how_far_that_is(book: Book
 
 
 def test_what_trains_no_step_is_prepared_and_a_call_that_fails_is_over(book: Book) -> None:
-    baseline = asked("trainer-0", "baseline", 0)
-    run = Run("baseline", {}, replace(PLAN, num_examples=0), seed=0)
-    events = [(0.0, run), (1.0, baseline), (9.0, "beat"), (10.0, replace(baseline, is_over=True)), (20.0, "beat")]
+    call = asked("trainer-0", "baseline", 0)
+    events = [(0.0, make_baseline()), (1.0, call), (9.0, "beat"), (10.0, replace(call, is_over=True)), (20.0, "beat")]
     lines = lines_of(book, events)
     assert lines[1:] == ["[    9.0s]  preparing baseline, 8 s", "[   20.0s]  deciding, 20 s"]
 

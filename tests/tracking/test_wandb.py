@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,22 +11,17 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from mathsft.config.schema import Experiment, WandbSettings
-from mathsft.records import Plan, Run, Score, StepMetrics
+from mathsft.config.schema import WandbSettings
+from mathsft.records import Run, Score, StepMetrics
 from mathsft.store.book import Book
 from mathsft.tracking.wandb import WandbObserver
+from tests.build import make_experiment, make_metrics, make_plan, make_score, make_trial
 
 Reader: TypeAlias = Callable[[Path], list[Any]]
 
-PLAN = Plan(num_examples=64, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
-TRIAL = Run("trial-0", {"training.learning_rate": 1e-3, "training.batch_size": 16}, PLAN, seed=7)
-EXPERIMENT = Experiment.model_validate(
-    {
-        "model": {"path": "quickstart"},
-        "data": {"source": "quickstart"},
-        "training": {"learning_rate": 5e-5, "batch_size": 8},
-    }
-)
+STUDY = "my study"
+TRIAL = make_trial(0, {"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(64, (0.5, 1.0)), seed=7)
+EXPERIMENT = make_experiment(learning_rate=5e-5, batch_size=8)
 OFFLINE = WandbSettings(mode="offline", project="mathsft-test")
 
 
@@ -39,20 +34,12 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "my study")
-    yield book
-    book.close()
-
-
 def step(number: int, run: str = "trial-0", seconds: float = 0.1) -> StepMetrics:
-    return StepMetrics(run, number, 2.0 / number, 1e-3, 0.5, 640, 640, seconds, 0.5)
+    return make_metrics(run, number, loss=2.0 / number, seconds=seconds, flop_utilization=0.5)
 
 
 def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "search") -> Score:
-    counts = {"correct": num_correct, "wrong_answer": 10 - num_correct, "format_failure": 10, "ungraded": 0}
-    return Score(run, at_step, pool, 20, counts, "f", "r", {"generate_seconds": 1.5})
+    return make_score(run, at_step, pool, num_correct, 20, num_failed=10, generate_seconds=1.5)
 
 
 def observe(book: Book, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE) -> None:
@@ -170,14 +157,14 @@ HUNG = """
 import os, psutil, signal, sys, time
 from pathlib import Path
 from mathsft.config.schema import Experiment, WandbSettings
-from mathsft.records import Plan, Run
 from mathsft.store.book import Book
 from mathsft.tracking.wandb import WandbObserver
+from tests.build import make_trial
 folder = Path(sys.argv[1])
 book = Book.open(f"sqlite:///{folder / 'study.db'}", "s")
 observer = WandbObserver(book, folder, WandbSettings(), Experiment.model_validate_json(sys.argv[2]), close_seconds=0.5)
 book.observers = [observer]
-book.write(Run("trial-0", {}, Plan(1, (1.0,), "search", 1, "last"), 0))
+book.write(make_trial())
 def services():
     return [child for child in psutil.Process().children() if "wandb-core" in child.name()]
 while not list(folder.glob("wandb/offline-run-*/*.wandb")):

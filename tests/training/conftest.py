@@ -19,8 +19,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from mathsft.config.schema import Experiment
 from mathsft.worker_settings import Hardware, WorkerSettings
+from tests.build import LEAST_POOLS, make_experiment
 
 KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -112,14 +112,8 @@ def make_settings(tmp_path: Path) -> MakeSettings:
             for n in range(80)
         ]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        experiment = Experiment.model_validate(
-            {
-                "model": {"path": str(model)},
-                "data": {"source": str(data), "pools": {"search": 1, "confirm": 1, "watch": 1, "test": 1}},
-                "prompt": {"template": "short"},
-                "training": {"learning_rate": 3e-3, "batch_size": 4, "precision": "fp32", **training},
-            }
-        )
+        changed = {"learning_rate": 3e-3, "batch_size": 4, **training}
+        experiment = make_experiment(str(model), str(data), LEAST_POOLS, **changed)
         hardware = Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
         return WorkerSettings(experiment, hardware, tmp_path / "study")
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from mathsft.config.schema import Experiment
-from mathsft.records import Plan, Run
+from mathsft.records import Run
 from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import Hardware, WorkerSettings
+from tests.build import LEAST_POOLS, make_experiment, make_plan, make_trial
 
 BATCH_SIZE = 4
 POLL_SECONDS = 2e-4
@@ -30,14 +30,7 @@ MAX_SECONDS_INTO_STEP = 0.02
 
 
 def settings_of(model: str, data: str, study_dir: Path) -> WorkerSettings:
-    experiment = Experiment.model_validate(
-        {
-            "model": {"path": model},
-            "data": {"source": data, "pools": {"search": 1, "confirm": 1, "watch": 1, "test": 1}},
-            "prompt": {"template": "short"},
-            "training": {"learning_rate": 3e-3, "batch_size": BATCH_SIZE, "precision": "fp32"},
-        }
-    )
+    experiment = make_experiment(model, data, LEAST_POOLS, learning_rate=3e-3, batch_size=BATCH_SIZE)
     return WorkerSettings(experiment, Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), study_dir)
 
 
@@ -108,7 +101,7 @@ def main() -> None:
     model, data, folder = sys.argv[1:4]
     num_steps, num_kills, *seeds = map(int, sys.argv[4:])
     torch.set_num_threads(1)
-    run = Run("trial-0", {}, Plan(BATCH_SIZE * num_steps, (0.5, 1.0), "search", 1, "last"), seed=0)
+    run = make_trial(plan=make_plan(BATCH_SIZE * num_steps, (0.5, 1.0)))
     results = {"undisturbed": kill_and_train(settings_of(model, data, Path(folder) / "undisturbed"), run, num_steps, 0, 0)}
     steps = count(1)
     # Every third step, so that kills fall on steps, too, that no state holds.

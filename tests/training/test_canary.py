@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mathsft.data.models import fingerprint
-from mathsft.records import Example, Plan, Run
+from mathsft.records import Example
 from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, changed_copy, make_canary
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
+from tests.build import make_plan, make_trial
 from tests.native import needs_bf16
 
 MakeModel = Callable[..., Path]
@@ -69,7 +70,7 @@ def test_a_bf16_canary_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
 def test_every_checkpoint_has_a_canary_the_baseline_too(make_model: MakeModel, make_settings: MakeSettings) -> None:
     settings = make_settings(make_model(tied=True))
     trainer = Trainer(settings)
-    run = Run("trial-0", {}, Plan(8, (0.0, 1.0), "search", 1, "last"), seed=0)
+    run = make_trial(plan=make_plan(8, (0.0, 1.0)))
     canaries = []
     for step in (0, 2):
         checkpoint = trainer.advance(run, step)
@@ -84,7 +85,7 @@ def test_weights_that_predict_nothing_finite_have_diverged(
     make_model: MakeModel, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(make_settings(make_model()))
-    run = Run("trial-0", {"training.learning_rate": 1e38}, Plan(8, (0.5, 1.0), "search", 1, "last"), seed=0)
+    run = make_trial(0, {"training.learning_rate": 1e38}, make_plan(8, (0.5, 1.0)))
     checkpoint = trainer.advance(run, 1)  # the step itself is finite, as its loss is that of the weights before it
     assert checkpoint.path == ""
     assert "not finite at step 1" in checkpoint.diverged
@@ -114,5 +115,5 @@ def test_what_an_engine_is_checked_by_are_two_models(make_model: MakeModel, make
         assert checkpoint.fingerprint == fingerprint(settings.study_dir / checkpoint.path)
     base, changed = pair
     assert base.canary != changed.canary
-    run = Run("trial-0", {}, Plan(8, (0.0, 1.0), "search", 1, "last"), seed=0)
+    run = make_trial(plan=make_plan(8, (0.0, 1.0)))
     assert trainer.advance(run, 2) == replace(Trainer(settings).advance(run, 2), timings=ANY), "a run does not notice"

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mathsft.data.quickstart import base_model_folder
-from mathsft.records import Plan, Run
 from mathsft.training import full_state
 from mathsft.training.footprint import full_state_bytes, full_state_path
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
+from tests.build import make_plan, make_trial
 
 TIMED = ("seconds", "flop_utilization")
 NUM_STEPS = 10
-RUN = Run("trial-0", {}, Plan(4 * NUM_STEPS, (1.0,), "search", max_unscored=1, keep="last"), seed=0)
+RUN = make_trial(plan=make_plan(4 * NUM_STEPS))
 
 
 class Killed(BaseException):

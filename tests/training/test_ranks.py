@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from mathsft.config.schema import LimitSettings
-from mathsft.records import Checkpoint, Example, Plan, Run
+from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.footprint import full_state_path
 from mathsft.training.full_state import SavePace
 from mathsft.training.ranks import ALONE, Ranks
@@ -25,6 +25,7 @@ from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
+from tests.build import make_plan, make_run
 from tests.native import MULTIPLIES_BF16
 
 Hire: TypeAlias = Callable[[WorkerSettings], Worker]
@@ -55,10 +56,10 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
         worker.close()
 
 
-def make_run(name: str, batch_size: int = 8, **overrides: Any) -> Run:
-    plan = Plan(NUM_STEPS * batch_size, (0.5, 1.0), "search", max_unscored=1, keep="last")
+def run_of(name: str, batch_size: int = 8, **overrides: Any) -> Run:
     settings = {name.replace("__", "."): value for name, value in overrides.items()}
-    return Run(name, {"training.batch_size": batch_size, **SEVERAL_ROWS, **settings}, plan, seed=3)
+    plan = make_plan(NUM_STEPS * batch_size, (0.5, 1.0))
+    return make_run(name, {"training.batch_size": batch_size, **SEVERAL_ROWS, **settings}, plan, seed=3)
 
 
 def lines(settings: WorkerSettings, run: Run) -> list[str]:
@@ -115,10 +116,10 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
 ) -> None:
     alone = make_settings(make_model(tied=tied))
     ours = elsewhere(alone, "ranks")
-    hot = make_run("hot", training__learning_rate=1e30)
-    several, few = make_run("several"), make_run("few", batch_size=1)  # a batch of one leaves a rank without an example
+    hot = run_of("hot", training__learning_rate=1e30)
+    several, few = run_of("several"), run_of("few", batch_size=1)  # a batch of one leaves a rank without an example
     # Checkpointed, and in bf16 where that is not emulated.
-    half = make_run("half", training__precision=HALF, training__gradient_checkpointing=True)
+    half = run_of("half", training__precision=HALF, training__gradient_checkpointing=True)
     worker = hire(ours)
 
     async def train() -> list[Checkpoint]:
@@ -152,7 +153,7 @@ def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
 ) -> None:
     alone = make_settings(make_model())
     ours = elsewhere(alone, "ranks")
-    killed, shrunk, grown = make_run("killed"), make_run("shrunk"), make_run("grown")
+    killed, shrunk, grown = run_of("killed"), run_of("shrunk"), run_of("grown")
     for run in (killed, shrunk, grown):
         train_alone(alone, run)
     steps = count(1)

@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mathsft.config.schema import TrainingSettings
+from mathsft.config.schema import Scalar, TrainingSettings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
-from mathsft.records import Checkpoint, Plan, Run
+from mathsft.records import Checkpoint, Run
 from mathsft.training.flops import model_flops
 from mathsft.training.footprint import full_state_path
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
+from tests.build import make_plan, make_run
 from tests.native import needs_bf16
 
 Make = Callable[..., Trainer]
@@ -47,9 +48,9 @@ def settings(make_model: Callable[..., Path], make_settings: Callable[..., Worke
     return make_settings(make_model())
 
 
-def make_run(name: str = "trial-0", num_examples: int = 40, seed: int = 0, **overrides: object) -> Run:
-    plan = Plan(num_examples, (1.0,), "search", max_unscored=1, keep="last")
-    return Run(name, {f"training.{name}": value for name, value in overrides.items()}, plan, seed)
+def run_of(name: str = "trial-0", num_examples: int = 40, seed: int = 0, **training: Scalar) -> Run:
+    overrides = {f"training.{name}": value for name, value in training.items()}
+    return make_run(name, overrides, make_plan(num_examples), seed=seed)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -71,7 +72,7 @@ def curve(settings: WorkerSettings, run: Run) -> list[dict[str, float]]:
 
 
 def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: WorkerSettings) -> None:
-    run, other = make_run(), make_run("trial-1", seed=1, learning_rate=1e-2)
+    run, other = run_of(), run_of("trial-1", seed=1, learning_rate=1e-2)
     whole = Trainer(settings).advance(run, 10)
     expected = curve(settings, run)
     assert [line["step"] for line in expected] == list(range(1, 11))
@@ -97,7 +98,7 @@ def test_every_way_to_a_step_gives_the_same_bits_and_the_same_curve(settings: Wo
 def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     trainer = Trainer(settings)
-    checkpoint = trainer.advance(make_run(max_length_tokens=90), 2)
+    checkpoint = trainer.advance(run_of(max_length_tokens=90), 2)
     assert (checkpoint.run, checkpoint.step, checkpoint.diverged) == ("trial-0", 2, "")
     assert checkpoint.path == "runs/trial-0/step-000002"
     assert set(checkpoint.timings) == {
@@ -113,8 +114,8 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
     # 0 where an earlier test of this process took more; test_peak_memory.py measures it in processes of their own.
     assert sum(checkpoint.timings[name] for name in PREDICTED) == checkpoint.timings["predicted_memory_bytes"]
     assert 0 <= checkpoint.timings["peak_memory_bytes"] < 2**30
-    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, make_run()))
-    assert "encode_seconds" not in trainer.advance(make_run("trial-1", max_length_tokens=90), 2).timings
+    assert checkpoint.timings["num_tokens"] == sum(line["num_tokens"] for line in curve(settings, run_of()))
+    assert "encode_seconds" not in trainer.advance(run_of("trial-1", max_length_tokens=90), 2).timings
     [message] = [record.getMessage() for record in caplog.records if "trial-0" in record.getMessage()]
     assert message.startswith("run trial-0: 10 steps from the base weights, ")
     assert not message.endswith(", 0 too long and dropped")
@@ -125,48 +126,48 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
 )
 def test_no_training_setting_is_inert(settings: WorkerSettings, name: str) -> None:
     trainer = Trainer(settings)
-    base, before = (weights(settings, trainer.advance(make_run(), step)) for step in (0, 3))
+    base, before = (weights(settings, trainer.advance(run_of(), step)) for step in (0, 3))
     if name in CHANGES_NO_UPDATE:
-        after = weights(settings, trainer.advance(make_run("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
+        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGES_NO_UPDATE[name]}), 3))
         assert distance(before, after) < 1e-3 * distance(before, base)
     else:
-        after = weights(settings, trainer.advance(make_run("trial-1", **{name: CHANGED[name]}), 3))
+        after = weights(settings, trainer.advance(run_of("trial-1", **{name: CHANGED[name]}), 3))
         assert distance(before, after) > 1e-2 * distance(before, base)
 
 
 def test_the_seed_the_template_and_the_length_of_the_plan_decide_the_weights(settings: WorkerSettings) -> None:
     trainer = Trainer(settings)
     runs = [
-        make_run("a"),
-        make_run("b", seed=1),
-        make_run("c", num_examples=80),
-        replace(make_run("d"), overrides={"prompt.template": "r1_zero"}),
+        run_of("a"),
+        run_of("b", seed=1),
+        run_of("c", num_examples=80),
+        replace(run_of("d"), overrides={"prompt.template": "r1_zero"}),
     ]
     assert len({trainer.advance(run, 2).fingerprint for run in runs}) == len(runs)
 
 
 def test_every_step_moves_the_weights(settings: WorkerSettings) -> None:
     trainer = Trainer(settings)
-    assert len({trainer.advance(make_run(num_examples=20), step).fingerprint for step in range(6)}) == 6
+    assert len({trainer.advance(run_of(num_examples=20), step).fingerprint for step in range(6)}) == 6
 
 
 def test_step_0_is_the_base_model_even_of_a_run_without_examples(settings: WorkerSettings) -> None:
     trainer = Trainer(settings)
-    trainer.advance(make_run(), 2)
-    baseline = trainer.advance(make_run("baseline", num_examples=0), 0)
+    trainer.advance(run_of(), 2)
+    baseline = trainer.advance(run_of("baseline", num_examples=0), 0)
     assert distance(weights(settings, baseline), load_file(Path(settings.experiment.model.path) / "model.safetensors")) == 0
-    assert curve(settings, make_run("baseline")) == []
+    assert curve(settings, run_of("baseline")) == []
 
 
 def test_a_step_after_the_end_is_refused(settings: WorkerSettings) -> None:
     with pytest.raises(ValueError, match="run trial-0 has 10 steps, but was asked for step 11"):
-        Trainer(settings).advance(make_run(), 11)
+        Trainer(settings).advance(run_of(), 11)
 
 
 def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: WorkerSettings) -> None:
     trainer = Trainer(settings)
-    expected = trainer.advance(make_run(), 3)
-    wild = make_run("trial-1", learning_rate=1e30)
+    expected = trainer.advance(run_of(), 3)
+    wild = run_of("trial-1", learning_rate=1e30)
     diverged = trainer.advance(wild, 10)
     num_steps = len(curve(settings, wild))
     assert (diverged.step, diverged.path, diverged.fingerprint) == (num_steps + 1, "", "")
@@ -177,11 +178,11 @@ def test_a_run_that_diverges_says_so_for_good_and_spares_the_next_one(settings: 
     # What the diverging step would have changed was not applied: the steps before it can still be had.
     assert trainer.advance(wild, 0).diverged == ""
     assert (settings.study_dir / "runs" / "trial-1" / "step-000000" / "model.safetensors").exists()
-    assert trainer.advance(make_run(), 3).fingerprint == expected.fingerprint
+    assert trainer.advance(run_of(), 3).fingerprint == expected.fingerprint
 
 
 def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_step(settings: WorkerSettings) -> None:
-    run = make_run()
+    run = run_of()
     expected = Trainer(settings).advance(run, 6).fingerprint, curve(settings, run)
     first, second = Trainer(settings), Trainer(settings)
     first.advance(run, 4)
@@ -192,7 +193,7 @@ def test_a_held_run_whose_metrics_another_trainer_rewrote_goes_on_from_its_own_s
 
 
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: WorkerSettings) -> None:
-    run = make_run()
+    run = run_of()
     trainer = Trainer(settings)
     expected = Trainer(replace(settings, study_dir=settings.study_dir.with_name("undisturbed"))).advance(run, 4).fingerprint
     metrics = settings.study_dir / "runs" / run.name / "metrics.jsonl"
@@ -209,7 +210,7 @@ def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_p
     settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mathsft.training.utilization.best_gemm_flops_per_second", lambda dtype, device: 1e9)
-    run = make_run()
+    run = run_of()
     Trainer(settings).advance(run, 1)
     [line] = (settings.study_dir / "runs" / run.name / "metrics.jsonl").read_text().splitlines()
     step = json.loads(line)
@@ -222,7 +223,7 @@ def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_p
 
 
 def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
-    run = make_run(num_examples=400, batch_size=8, learning_rate=1e-2)
+    run = run_of(num_examples=400, batch_size=8, learning_rate=1e-2)
     checkpoint = Trainer(settings).advance(run, 50)
     folder = settings.study_dir / checkpoint.path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -236,4 +237,4 @@ def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
 
 def test_data_that_leave_nothing_to_train_on_are_the_users_to_mend(settings: WorkerSettings) -> None:
     with pytest.raises(UserError, match="max_length_tokens = 10"):
-        Trainer(settings).advance(make_run(max_length_tokens=10), 1)
+        Trainer(settings).advance(run_of(max_length_tokens=10), 1)

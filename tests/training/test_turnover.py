@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from mathsft.data import encoded_cache
-from mathsft.records import Plan, Run
 from mathsft.training import trainer as trainer_module
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
+from tests.build import make_plan, make_trial
 
 
 def test_data_are_read_once_per_worker_and_tokenised_once_for_all(
     make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(make_model())
-    run = Run("trial-0", {}, Plan(8, (1.0,), "search", max_unscored=1, keep="last"), seed=0)
+    run = make_trial(plan=make_plan(8))
     trainer = Trainer(settings)
     expected = trainer.advance(run, 2).fingerprint
 

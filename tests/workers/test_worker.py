@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
+from tests.build import make_experiment
 
 pytestmark = pytest.mark.slow  # real processes
 
-EXPERIMENT = Experiment.model_validate(
-    {"model": {"path": "m"}, "data": {"source": "s"}, "training": {"learning_rate": 1, "batch_size": 1}}
-)
+EXPERIMENT = make_experiment()
 HARDWARE = Hardware("cpu", 1, "eager", "float32", 0.5, False)
 CORE = min(os.sched_getaffinity(0))
 
@@ -312,15 +311,14 @@ DRIVER = """
     import asyncio, sys
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
-    from mathsft.config.schema import Experiment, LimitSettings
+    from mathsft.config.schema import LimitSettings
     from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
     from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
+    from tests.build import make_experiment
 
     async def main():
-        experiment = Experiment.model_validate({
-            "model": {"path": "m"}, "data": {"source": "s"}, "training": {"learning_rate": 1, "batch_size": 1}})
-        settings = WorkerSettings(experiment, Hardware("cpu", 1, "eager", "float32", 0.5, False), Path(sys.argv[1]))
+        settings = WorkerSettings(make_experiment(), Hardware("cpu", 1, "eager", "float32", 0.5, False), Path(sys.argv[1]))
         spec = WorkerSpec("toys:Toy", settings, "cpu:0", {}, ())
         busy, idle = (Worker(SpawnProcess, spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))
         await busy.call("take_semaphore")

@@ -1,0 +1,23 @@
+"""What all that runs in a study shares: its database, its workers, its folder and its experiment."""
+
+from dataclasses import dataclass
+
+from mathsft.config.schema import Experiment
+from mathsft.layout import StudyLayout
+from mathsft.records import Checkpoint
+from mathsft.runs.crew import Crew
+from mathsft.store.book import Book
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """One driver's study. The experiment is that of the settings: every run has its own, with its overrides."""
+
+    book: Book
+    crew: Crew
+    layout: StudyLayout
+    experiment: Experiment
+
+    def has_weights(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether the checkpoint's weights are still on disk."""
+        return (self.layout / checkpoint.path).exists()
