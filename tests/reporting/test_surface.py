@@ -1,6 +1,6 @@
 """The report draws the surface that decided: through the same points, over the same ranges."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import mathsft.runs.contest as contest
 import mathsft.study.decide as decision
 from mathsft.config.schema import Choices, FloatRange, SearchRange, SelectionSettings
 from mathsft.objective import Objective
-from mathsft.records import Overrides, Plan, Promotion, Response, Run, RunState, Score, Verdict
+from mathsft.records import Overrides, Promotion, RunState
 from mathsft.reporting.report import write_report
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.contest import Rule, recorded_observations
@@ -20,6 +20,7 @@ from mathsft.runs.results import recorded_results
 from mathsft.statistics.surface import Observation
 from mathsft.store.book import Book
 from mathsft.study.decide import Confirm, decide, propose
+from tests.build import make_response, make_score, make_trial
 
 RATE, SIZE = "training.learning_rate", "training.batch_size"
 SPACE: dict[str, SearchRange] = {
@@ -39,40 +40,22 @@ STATES: dict[int, RunState] = {3: "pruned", 5: "diverged", 6: "failed"}
 Fit: TypeAlias = tuple[list[tuple[str, SearchRange]], list[tuple[Overrides, float, float]]]
 
 
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "toy")
+@pytest.fixture(autouse=True)
+def _settings(book: Book) -> None:
     book.record_settings(SETTINGS)
-    yield book
-    book.close()
 
 
 def write_score(book: Book, run: str, step: int, pool: str, num_problems: int, share: float) -> None:
     """Record what a model would reach that has this share of the responses right."""
     random = Random(f"{run} {step} {pool}")
     responses = [
-        Response(
-            problem_id=f"p{place:03}",
-            sample=sample,
-            text="",
-            finish_reason="stop",
-            num_tokens=9,
-            verdict=Verdict("correct" if random.random() < share else "wrong_answer"),
-        )
+        make_response(f"p{place:03}", "correct" if random.random() < share else "wrong_answer", sample=sample)
         for place in range(num_problems)
         for sample in range(NUM_SAMPLES)
     ]
     objective = Objective(num_samples=NUM_SAMPLES)
-    score = Score(
-        run=run,
-        step=step,
-        pool=pool,
-        num_problems=num_problems,
-        counts=objective.counts(responses),
-        fingerprint="f",
-        responses_path="r",
-        solved=objective.solved(responses),
-    )
+    num_correct, solved = objective.counts(responses)["correct"], objective.solved(responses)
+    score = make_score(run, step, pool, num_correct, num_problems, num_samples=NUM_SAMPLES, solved=solved)
     book.write(score, responses)
 
 
@@ -84,8 +67,7 @@ def write_trial(book: Book, number: int, share: float | None = None) -> None:
     """Record a trial scored twice on the search pool; one that diverged was scored once before."""
     state = STATES.get(number, "finished")
     overrides = {RATE: 10.0 ** (-4.9 + 0.25 * number), SIZE: (8, 16, 32)[number % 3]}
-    plan = Plan(num_examples=64, eval_points=(0.5, 1.0), pool="search", max_unscored=2, keep="last")
-    book.write(Run(name=f"trial-{number}", overrides=overrides, plan=plan, seed=number, state=state))
+    book.write(make_trial(number, overrides, state=state))
     for step in (4, 8) if state == "finished" else (4,):
         write_score(book, f"trial-{number}", step, "search", 40, (share or share_of(number)) * step / 8)
 
