@@ -11,6 +11,7 @@ import mathsft.reporting.surface as drawing
 import mathsft.runs.contest as contest
 import mathsft.study.decide as decision
 from mathsft.config.schema import Choices, FloatRange, SearchRange, SelectionSettings
+from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Overrides, Promotion, RunState
 from mathsft.reporting.report import write_report
@@ -113,7 +114,7 @@ def test_the_report_draws_the_surface_that_decided(book: Book, tmp_path: Path, m
     space, points = decided[-2]  # the last one is that of the table of finalists
     assert len(points) == 10  # of 12, one was pruned and one failed
     assert sum(accuracy == variance == 0.0 for _, accuracy, variance in points) == 1
-    write_report(book, tmp_path)
+    write_report(book, StudyLayout(tmp_path))
     assert drawn == weighed == [(space, points)]
 
     entered = {one.trial.run.name for one in recorded_observations(book)[1] if len(one.pools) == 3}
