@@ -28,8 +28,9 @@ from bench.processes import new_executor, start_bench
 from bench.surfaces import FAMILIES, NUM_CONFIRM, NUM_SEARCH, ROUGH, SMOOTH, SPACE, Trained, World
 from mathsft.config.schema import Scalar, SelectionSettings
 from mathsft.records import Promotion
+from mathsft.runs.contest import Rule
 from mathsft.study.components import distribution
-from mathsft.study.decide import Rule, decide, propose
+from mathsft.study.decide import decide, propose
 
 NUM_TRIALS = 20
 RULE = Rule(SPACE, SelectionSettings(), NUM_CONFIRM)

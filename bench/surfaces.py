@@ -23,8 +23,8 @@ from mathsft.config.schema import (
     TrainingSettings,
 )
 from mathsft.records import Overrides, Plan, Run
+from mathsft.runs.results import TrialResult
 from mathsft.seeds import derive_seed
-from mathsft.study.decide import TrialResult
 
 RATE, BATCH = "training.learning_rate", "training.batch_size"
 SPACE: dict[str, SearchRange] = {

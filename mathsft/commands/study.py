@@ -33,12 +33,12 @@ from mathsft.reporting.horizon import horizon_words
 from mathsft.reporting.quality import quality_lines
 from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
+from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.forecast import FinalDisk, StudyTime
 from mathsft.runs.ledger import cost_ledger
 from mathsft.study.components import rehearse
-from mathsft.study.decide import Rule
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan

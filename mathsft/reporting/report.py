@@ -23,6 +23,7 @@ from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.quality import data_section
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
+from mathsft.runs.contest import recorded_observations
 from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import compare
@@ -228,7 +229,9 @@ def _study_sections(book: Book, layout: StudyLayout) -> list[str]:
         return []
     sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
     sections.append(_figure(layout, "study", study_map(trials)))
-    sections += [_figure(layout, "surface", surface_map(book)), _figure(layout, "importance", importance_bars(book))]
+    space, observed = recorded_observations(book)
+    sections.append(_figure(layout, "surface", surface_map(space, observed, book.promotion())))
+    sections.append(_figure(layout, "importance", importance_bars(space, observed)))
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     headers = (

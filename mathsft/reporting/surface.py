@@ -1,21 +1,17 @@
 """The report's figures of the smoothed surface through a study's trials: a map of it, and what each setting does to it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
-from pydantic import TypeAdapter
-
 from mathsft.config.schema import Choices, FloatRange, SearchRange
-from mathsft.objective import independent_responses
-from mathsft.records import Run, Score
-from mathsft.reporting import text
+from mathsft.records import Promotion
 from mathsft.reporting.figures import AMBER, BLUE, X_SETTING, Y_SETTING, shade
 from mathsft.reporting.svg import PAPER, Axis, Chart
+from mathsft.runs.contest import Observed
 from mathsft.statistics.importance import importance
-from mathsft.statistics.surface import Observation, predict
-from mathsft.store.book import Book
+from mathsft.statistics.surface import predict
 
 NUM_COLUMNS = 48
 MIN_TRIALS = 5
@@ -23,32 +19,20 @@ MIN_TRIALS = 5
 WIDE = NormalDist().inv_cdf(0.975)
 
 
-def recorded_space(book: Book) -> dict[str, SearchRange]:
-    """Return the searched ranges as recorded when the study began."""
-    ranges: dict[str, dict[str, object]] = {}
-    for key, value in (book.settings() or {}).items():
-        if key.startswith("search."):
-            name, _, field = key.removeprefix("search.").rpartition(".")
-            ranges.setdefault(name, {})[field] = value
-    adapter: TypeAdapter[SearchRange] = TypeAdapter(SearchRange)
-    return {name: adapter.validate_python(given) for name, given in ranges.items()}
-
-
-def surface_map(book: Book) -> str | None:
+def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], promotion: Promotion | None) -> str | None:
     """Return an SVG of the surface over learning rate and batch size with the trials on it; None where it has too few.
 
-    Other searched settings are as promoted. Colour is the surface's mean, and under the pointer is its 95 % interval.
+    Other searched settings are as promoted. Colour is the surface's mean, and under the pointer is its 95 % interval. A
+    trial's colour is what the surface takes its accuracy for; under the pointer is what it reached on its own problems.
     """
-    space, trials = recorded_space(book), _ended(book)
     rates, sizes = space.get(X_SETTING), space.get(Y_SETTING)
-    if len(trials) < MIN_TRIALS or not isinstance(rates, FloatRange) or not isinstance(sizes, Choices):
+    if len(observed) < MIN_TRIALS or not isinstance(rates, FloatRange) or not isinstance(sizes, Choices):
         return None
     rows = sorted(float(choice) for choice in sizes.choices if isinstance(choice, int | float))
-    promotion = book.promotion()
-    fixed = promotion.overrides if promotion is not None else trials[0].overrides
+    fixed = promotion.overrides if promotion is not None else observed[0].settings
     columns = [_between(rates, (column + 0.5) / NUM_COLUMNS) for column in range(NUM_COLUMNS)]
     cells = [{**fixed, X_SETTING: rate, Y_SETTING: _choice(sizes, size)} for size in rows for rate in columns]
-    surface = predict(space, _observations(book, trials), [{name: cell[name] for name in space} for cell in cells])
+    surface = predict(space, observed, [{name: cell[name] for name in space} for cell in cells])
     low, high = max(0.0, min(surface.means)), max(surface.means)
     edges = [_between(rates, column / NUM_COLUMNS) for column in range(NUM_COLUMNS + 1)]
     middles = [math.sqrt(one * other) for one, other in pairwise(rows)]
@@ -57,33 +41,30 @@ def surface_map(book: Book) -> str | None:
         "Smoothed accuracy by learning rate and batch size",
         Axis("learning rate", rates.low, rates.high, log=rates.log, form="{:.0e}".format),
         Axis("batch size", heights[0], heights[-1], log=True, marks=tuple(rows)),
-        f"through {len(trials)} trials, from {low:.1%} (light) to {high:.1%} (dark); 95 % intervals under the pointer",
+        f"through {len(observed)} trials, from {low:.1%} (light) to {high:.1%} (dark); 95 % intervals under the pointer",
     )
     for place, (mean, sd) in enumerate(zip(surface.means, surface.sds, strict=True)):
         row, column = divmod(place, NUM_COLUMNS)
         note = f"{mean:.1%} ({max(0.0, mean - WIDE * sd):.1%} – {min(1.0, mean + WIDE * sd):.1%})"
         chart.cell(edges[column], edges[column + 1], heights[row], heights[row + 1], shade(mean, low, high), note)
-    for trial in trials:
-        score = _last_score(book, trial)
-        ring = AMBER if promotion is not None and promotion.run == trial.name else PAPER
-        note = f"{trial.name}: {text.accuracy(score)}"
-        where = float(trial.overrides[X_SETTING]), float(trial.overrides[Y_SETTING])
-        chart.dot(*where, shade(score.accuracy, low, high), note, radius=6, ring=ring)
+    for one in observed:
+        ring = AMBER if promotion is not None and promotion.run == one.trial.run.name else PAPER
+        where = float(one.settings[X_SETTING]), float(one.settings[Y_SETTING])
+        chart.dot(*where, shade(one.accuracy, low, high), _measured(one), radius=6, ring=ring)
     return chart.render()
 
 
-def importance_bars(book: Book) -> str | None:
+def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observed]) -> str | None:
     """Return an SVG of each searched setting's share of the surface's variance; None where it has too few trials."""
-    space, trials = recorded_space(book), _ended(book)
-    if len(trials) < MIN_TRIALS or not space:
+    if len(observed) < MIN_TRIALS:
         return None
-    shares = importance(space, _observations(book, trials))
+    shares = importance(space, observed)
     names = sorted(shares, key=lambda name: shares[name])
     chart = Chart(
         "What each setting does to accuracy by itself",
         Axis("share of the smoothed surface's variance over the searched ranges", 0.0, 1.0, form="{:.0%}".format),
         Axis("", 0.0, float(len(names)), form=lambda _: "", marks=(0.0,)),
-        f"from {len(trials)} trials; what settings do only together is in none of them",
+        f"from {len(observed)} trials; what settings do only together is in none of them",
     )
     for place, name in enumerate(names):
         chart.cell(0.0, max(shares[name], 0.002), place + 0.3, place + 0.7, BLUE, f"{shares[name]:.0%}")
@@ -91,23 +72,12 @@ def importance_bars(book: Book) -> str | None:
     return chart.render()
 
 
-def _ended(book: Book) -> list[Run]:
-    """Return the finished trials that say how good their settings are."""
-    return [run for run in book.runs("trial") if run.state == "finished" and book.scores(run.name, run.plan.pool)]
-
-
-def _last_score(book: Book, trial: Run) -> Score:
-    return book.scores(trial.name, trial.plan.pool)[-1]
-
-
-def _observations(book: Book, trials: Sequence[Run]) -> list[Observation]:
-    observations = []
-    for trial in trials:
-        score = _last_score(book, trial)
-        num = independent_responses(score)
-        share = (score.accuracy * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
-        observations.append(Observation(trial.overrides, score.accuracy, share * (1 - share) / num))
-    return observations
+def _measured(one: Observed) -> str:
+    trial = one.trial
+    if not one.pools:
+        return f"{trial.run.name}: {trial.run.state}"
+    accuracy, interval, num_problems = trial.accuracy(one.pools), trial.interval(one.pools), len(trial.solved(one.pools))
+    return f"{trial.run.name}: {accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) of {num_problems:,} problems"
 
 
 def _between(given: FloatRange, share: float) -> float:

@@ -89,9 +89,11 @@ def mean_correlation(outcomes: Sequence[Sequence[float]]) -> float:
     """
     import numpy as np
 
+    if len(outcomes) < 2:
+        return 0.0
     solved_CP = np.array(outcomes, dtype=np.float64)
     own = float(solved_CP.var(axis=1).sum())
-    if len(solved_CP) < 2 or own == 0:
+    if own == 0:
         return 0.0
     shared = float(solved_CP.sum(axis=0).var()) - own
     return max(0.0, shared / ((len(solved_CP) - 1) * own))

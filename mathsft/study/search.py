@@ -23,12 +23,12 @@ from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
 from mathsft.runs.final import closed
 from mathsft.runs.made import new_run
+from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
-from mathsft.study.results import recorded_results
 
 MAX_FAILURES = 3
 

@@ -6,17 +6,18 @@ from mathsft.config.schema import Experiment, RunSettings, StudyConfig
 from mathsft.errors import StudyFailedError
 from mathsft.layout import StudyLayout
 from mathsft.records import Plan, Promotion, Run
+from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.final import One
 from mathsft.runs.horizon import are_over, horizon_runs, run_horizon
 from mathsft.runs.made import new_run
+from mathsft.runs.results import SEARCH_POOL, recorded_results
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.book import Book
-from mathsft.study.decide import SEARCH_POOL, Confirm, Rule, decide
-from mathsft.study.results import recorded_results
+from mathsft.study.decide import Confirm, decide
 from mathsft.study.search import Search
 from mathsft.workers.worker import Failed, RemoteError
 

@@ -10,7 +10,6 @@ from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.report import write_report
-from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.store.book import Book
 from tests.build import (
     make_categories,
@@ -19,7 +18,6 @@ from tests.build import (
     make_promotion,
     make_response,
     make_stint,
-    make_trial,
     score_of,
 )
 
@@ -127,24 +125,6 @@ def test_responses_are_described_with_intervals_and_by_subject(book: Book) -> No
     assert "| token entropy, nats | 0.30 (0.30 – 0.30) | 0.40 (0.40 – 0.40) |" in section
     assert "| Algebra | 5.0% (2.2% – 11.2%) | 55.0% (45.2% – 64.4%) |" in section
     assert "| 5 | 5.0% (2.2% – 11.2%) | 55.0% (45.2% – 64.4%) |" in section
-
-
-def test_the_surface_is_drawn_where_there_are_trials_enough(book: Book) -> None:
-    rates = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
-    settings = {f"search.training.learning_rate.{name}": value for name, value in rates.items()}
-    sizes = {"search.training.batch_size.type": "categorical", "search.training.batch_size.choices": [8, 16, 32]}
-    book.record_settings({**settings, **sizes})
-    for number in range(6):
-        if number == 5:
-            assert surface_map(book) is not None
-            break
-        assert surface_map(book) is importance_bars(book) is None
-        overrides = {"training.learning_rate": 10.0 ** (-4.5 + number / 2), "training.batch_size": (8, 16, 32)[number % 3]}
-        write(book, f"trial-{number}", 8, "search", 20 + 10 * number, 10)
-        book.write(make_trial(number, overrides, value=0.1))
-    drawn, bars = surface_map(book), importance_bars(book)
-    assert drawn is not None and drawn.count("<rect") > 3 * 48 and "trial-4: 30.0% (24.1% – 36.7%)" in drawn
-    assert bars is not None and "learning_rate: " in bars
 
 
 @pytest.mark.parametrize(("tested", "is_said"), [(110, False), (60, True)])

@@ -8,8 +8,10 @@ import pytest
 
 from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
 from mathsft.records import Promotion
+from mathsft.runs.contest import Rule
+from mathsft.runs.results import TrialResult
 from mathsft.statistics.paired import compare
-from mathsft.study.decide import Confirm, Rule, TrialResult, decide, propose
+from mathsft.study.decide import Confirm, decide, propose
 from mathsft.study.words import runner_up_note
 from tests.build import make_trial
 
@@ -206,6 +208,7 @@ def test_proposals_climb_the_smoothed_surface_and_avoid_what_diverged() -> None:
     assert 8e-4 < float(proposed["training.learning_rate"]) < 6e-3
     assert proposed == propose([*diverged, *finished][::-1], SPACE)
     assert float(propose(finished, SPACE)["training.learning_rate"]) > 5e-3
+    assert set(propose(diverged, SPACE)) == set(SPACE)  # before any has finished
 
 
 def winner(results: Sequence[TrialResult]) -> str:

@@ -13,11 +13,11 @@ import optuna
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
+from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.store.book import Book
-from mathsft.study.decide import Rule
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec

@@ -1,0 +1,203 @@
+"""The contest between a study's trials: who is still in it, and the observations that its surface goes through.
+
+The rule, the proposals and the report all observe here, so that a report draws the surface that decided. Trials with the
+same settings are replicates of one setting, and its earliest trial stands for it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from statistics import fmean
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
+from mathsft.runs.results import SEARCH_POOL, TrialResult, recorded_results
+from mathsft.statistics.intervals import effective_number
+from mathsft.statistics.paired import mean_correlation
+from mathsft.statistics.surface import Observation, smooth
+from mathsft.store.book import Book
+
+CONFIRM_POOL = "confirm"
+SMALLEST_DIFFERENCE = 1e-6
+"""Smoothed accuracies that differ by less are equal: they are computed in floating point."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the study says about choosing."""
+
+    space: Mapping[str, SearchRange]
+    """The searched settings by dotted name."""
+    selection: SelectionSettings
+    num_confirm: int
+    """Problems that the confirm pool holds."""
+    seed: int = 0
+
+    @property
+    def rounds(self) -> list[tuple[int, str]]:
+        """Return each round's number of trials and slice of the confirm pool; a small pool shrinks all in proportion."""
+        wanted = self.selection.round_problems
+        num_given = min(sum(wanted), self.num_confirm)
+        stops = [total * num_given // sum(wanted) for total in accumulate(wanted)]
+        return [
+            (num_trials, f"{CONFIRM_POOL}:{start}-{stop}")
+            for num_trials, (start, stop) in zip(self.selection.round_trials, pairwise([0, *stops]), strict=True)
+            if start < stop
+        ]
+
+
+@dataclass(frozen=True)
+class Observed(Observation):
+    """A trial's observation."""
+
+    trial: TrialResult
+    pools: tuple[str, ...]
+    """That the accuracy was taken on, before it was put as of the search pool; none for a diverged trial."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How far the contest is, as the results say."""
+
+    results: tuple[TrialResult, ...]
+    """Of all trials, by number."""
+    shortlist: tuple[TrialResult, ...]
+    entrants: tuple[TrialResult, ...]
+    """Those of the shortlist that are still in it; none where no trial was trained to its end."""
+    pools: tuple[str, ...] = (SEARCH_POOL,)
+    """All of these have scored the entrants."""
+    next_pool: str | None = None
+    """The slice of the confirm pool on which some entrants have yet to be scored, where there are any."""
+
+    def observe(self) -> list[Observed]:
+        """Return what the surface that the entrants are ranked by goes through."""
+        return observe(self.results, self.entrants, self.pools)
+
+    def ranking(self, rule: Rule) -> list[TrialResult]:
+        """Return the entrants, best first by the accuracy smoothed over all that is known."""
+        return ranked(self.entrants, smoothed(self.observe(), rule))
+
+
+def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
+    """Return how far the shortlist and trial 0 are in the rounds of the confirm stage; each round keeps the best."""
+    results = tuple(sorted(results, key=lambda result: result.number))
+    shortlist = tuple(_shortlist(results, rule))
+    contest = Contest(results, shortlist, shortlist)
+    for num_trials, pool in rule.rounds if shortlist else ():
+        kept = contest.ranking(rule)[:num_trials]
+        kept += [trial for trial in contest.entrants if trial.number == 0 and trial not in kept]
+        contest = replace(contest, entrants=tuple(kept))
+        if any(pool not in trial.outcomes for trial in kept):
+            return replace(contest, next_pool=pool)
+        contest = replace(contest, pools=(*contest.pools, pool))
+    return contest
+
+
+def recorded_observations(book: Book) -> tuple[Mapping[str, SearchRange], list[Observed]]:
+    """Return the searched ranges and what the surface that decided goes through, as recorded; both may be empty.
+
+    Before there is a promotion, this is the surface through the search pool's scores, which makes the shortlist.
+    """
+    settings, promotion = book.settings() or {}, book.promotion()
+    ranges: dict[str, dict[str, Any]] = {}
+    for name, value in _section(settings, "search").items():
+        setting, _, field = name.rpartition(".")
+        ranges.setdefault(setting, {})[field] = value
+    rule = Rule(
+        space=TypeAdapter(dict[str, SearchRange]).validate_python(ranges),
+        selection=SelectionSettings.model_validate(_section(settings, "selection")),
+        # The rounds went over so many problems, however many the pool holds.
+        num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
+    )
+    return rule.space, hold_contest(recorded_results(book), rule).observe() if ranges else []
+
+
+def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+
+
+# ---- observations
+
+
+def observe(
+    results: Sequence[TrialResult], entrants: Sequence[TrialResult] = (), pools: tuple[str, ...] = (SEARCH_POOL,)
+) -> list[Observed]:
+    """Return what the entrants reached on all these pools and the others on the search pool, each as of the search pool.
+
+    Those that finished or diverged say how good their settings are; a pruned one was not trained to its end. Pools differ
+    in difficulty: what the entrants lose together between the search pool and all pools is given back. All trials solve the
+    same problems, and where these fall out alike for all of them the draw of the problems sets none apart.
+    """
+    lost = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
+    entered = {trial.run.name for trial in entrants}
+    own_share = 1 - mean_correlation([trial.outcomes[SEARCH_POOL] for trial in finished(results)])
+    return [
+        _observed(trial, pools, lost, own_share)
+        if trial.run.name in entered
+        else _observed(trial, (SEARCH_POOL,), 0.0, own_share)
+        for trial in results
+        if trial.run.state in ("finished", "diverged")
+    ]
+
+
+def _observed(trial: TrialResult, pools: tuple[str, ...], lost: float, own_share: float) -> Observed:
+    if trial.run.state == "diverged":
+        return Observed(trial.run.overrides, 0.0, 0.0, trial, ())
+    solved = trial.solved(pools)
+    num = effective_number(solved, trial.num_samples)
+    share = (fmean(solved) * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
+    variance = own_share * share * (1 - share) / num
+    return Observed(trial.run.overrides, fmean(solved) + lost, variance, trial, pools)
+
+
+def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
+    """Return the results of the trials that were trained to their end."""
+    return [result for result in results if result.run.state == "finished"]
+
+
+# ---- order
+
+
+def smoothed(observed: Sequence[Observed], rule: Rule) -> dict[str, float]:
+    """Return each observed trial's smoothed accuracy on the search pool by its name."""
+    means = smooth(rule.space, observed).means
+    return {one.trial.run.name: mean for one, mean in zip(observed, means, strict=True)}
+
+
+def ranked(trials: Iterable[TrialResult], accuracies: Mapping[str, float]) -> list[TrialResult]:
+    """Return trials by accuracy, ties by gold NLL where it is known, then the earlier trial first."""
+
+    def order(trial: TrialResult) -> tuple[int, float, int]:
+        nll = float("inf") if trial.gold_nll is None else trial.gold_nll
+        return -round(accuracies[trial.run.name] / SMALLEST_DIFFERENCE), nll, trial.number
+
+    return sorted(trials, key=order)
+
+
+def _shortlist(results: Sequence[TrialResult], rule: Rule) -> list[TrialResult]:
+    """Return the best by smoothed accuracy, the best of the others by their own, and trial 0; none where none finished."""
+    contenders = _one_per_setting(results)
+    if not contenders:
+        return []
+    best = ranked(contenders, smoothed(observe(results), rule))[: rule.selection.num_smoothed]
+    others = [trial for trial in contenders if trial not in best]
+    best += ranked(others, {trial.run.name: _replicated_accuracy(results, trial) for trial in others})[
+        : rule.selection.num_raw
+    ]
+    return best + [trial for trial in contenders if trial.number == 0 and trial not in best]
+
+
+def _one_per_setting(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the earliest finished trial of each setting."""
+    earliest: dict[frozenset[tuple[str, Scalar]], TrialResult] = {}
+    for result in finished(results):
+        earliest.setdefault(frozenset(result.run.overrides.items()), result)
+    return list(earliest.values())
+
+
+def _replicated_accuracy(results: Sequence[TrialResult], trial: TrialResult) -> float:
+    """Return the mean accuracy on the search pool of all finished trials with this trial's settings."""
+    replicates = [other for other in finished(results) if other.run.overrides == trial.run.overrides]
+    return fmean([replicate.accuracy([SEARCH_POOL]) for replicate in replicates])

@@ -1,0 +1,57 @@
+"""Reads out of the book what the rule decides on: each trial's outcomes, problem by problem."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mathsft.objective import Objective
+from mathsft.records import Run
+from mathsft.statistics.intervals import Interval, clustered
+from mathsft.store.book import Book
+
+SEARCH_POOL = "search"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial's last checkpoint reached."""
+
+    run: Run
+    outcomes: Mapping[str, tuple[float, ...]]
+    """By pool ("search", "confirm:0-125"), each problem's share of correct responses, in an order that all trials share."""
+    gold_nll: float | None = None
+    """Mean of gold_nll over the search pool; breaks exact ties."""
+    num_samples: int = 1
+    """Responses to each problem."""
+
+    @property
+    def number(self) -> int:
+        assert self.run.number is not None
+        return self.run.number
+
+    def accuracy(self, pools: Sequence[str]) -> float:
+        """Return the share of correct responses on these pools."""
+        return fmean(self.solved(pools))
+
+    def interval(self, pools: Sequence[str]) -> Interval:
+        """Return the 95 % interval of the accuracy on these pools."""
+        return clustered([round(share * self.num_samples) for share in self.solved(pools)], self.num_samples)
+
+    def solved(self, pools: Sequence[str]) -> tuple[float, ...]:
+        """Return the outcomes on these pools, one after the other."""
+        return tuple(outcome for pool in pools for outcome in self.outcomes[pool])
+
+
+def recorded_results(book: Book) -> list[TrialResult]:
+    """Return what every trial's last checkpoint reached on each pool that scored it."""
+    objective = Objective.of(book.settings())
+    return [_recorded_result(run, book, objective) for run in book.runs("trial")]
+
+
+def _recorded_result(run: Run, book: Book, objective: Objective) -> TrialResult:
+    scores = book.scores(run.name)
+    last_step = max((score.step for score in scores), default=0)
+    responses = {score.pool: book.responses(score) for score in scores if score.step == last_step}
+    nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
+    outcomes = {pool: objective.outcomes(given) for pool, given in responses.items()}
+    return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples)
