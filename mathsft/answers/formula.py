@@ -127,11 +127,15 @@ class _Parser:
                 return value
 
     def _atom(self) -> Value:
-        """Read the smallest thing; every descent comes through here."""
+        """Read the smallest thing: a number, a letter, a command, a group."""
+        return self._nested(self._read_atom)
+
+    def _nested(self, read: Callable[[], Value]) -> Value:
+        """Read something inside of something else; every recursion comes through here."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotAFormulaError("nesting")
-        value = self._read_atom()
+        value = read()
         self._depth -= 1
         return value
 
@@ -169,7 +173,7 @@ class _Parser:
         """Read what a command or a ^ takes: a group, or else a single number, letter or command."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
-            return self._signed()
+            return self._nested(self._signed)
         return self._atom()
 
     def _read_number(self) -> Value:

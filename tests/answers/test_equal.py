@@ -184,3 +184,12 @@ def test_hostile_text_costs_no_more_than_its_length() -> None:
         for tail in ("1", ")" * 500):
             text = (unit * 2000)[: 2000 - len(tail)] + tail
             decide(text, text[:-1] + "2")
+
+
+@pytest.mark.parametrize("unit", ["^-", "^-2", "2^-", r"\sqrt-", "-^", "(-", "|-", r"\frac-1", "^{-", "!^-"])
+@pytest.mark.parametrize("start", ["2", "", r"\sqrt"])
+def test_what_nests_too_deep_is_left_undecided_and_never_an_error(start: str, unit: str) -> None:
+    for times in (10, 100, 1500):
+        text = start + unit * times + "2"
+        assert decide(text, "7") in (False, None)
+        decide(text, text)
