@@ -133,7 +133,7 @@ class Workplace:
         for name in ("studies", "experiments"):
             shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
         self.commands = commands(num_trials)
-        self.folder = StudyLayout(root / "studies" / STUDY)
+        self.layout = StudyLayout(root / "studies" / STUDY)
         self.kills: list[Kill] = []
         self.num_leftovers = self.num_tracebacks = 0
         self._said: tuple[Path, ...] = ()
@@ -242,7 +242,7 @@ class Workplace:
             return graders[0] if graders else None
         if victim not in WORKS_ON:
             return None
-        progress = sum(path.stat().st_size for path in self.folder.root.glob(WORKS_ON[victim]))
+        progress = sum(path.stat().st_size for path in self.layout.root.glob(WORKS_ON[victim]))
         pid = self._worker_pid(victim, driver_pid)
         if pid is None or progress <= self._progress_at_kill.get(victim, -1):
             return None
@@ -251,7 +251,7 @@ class Workplace:
 
     def _worker_pid(self, name: str, driver_pid: int) -> int | None:
         """Return the process that a worker's log names last, if it is alive and this driver's."""
-        logs = "".join(path.read_text(errors="replace") for path in self.folder.root.glob(f"logs/{name}*.log"))
+        logs = "".join(path.read_text(errors="replace") for path in self.layout.root.glob(f"logs/{name}*.log"))
         pids = re.findall(rf"{name}\S*: process (\d+) serves", logs)
         try:
             return int(pids[-1]) if pids and psutil.Process(int(pids[-1])).ppid() == driver_pid else None
@@ -279,7 +279,7 @@ class Workplace:
         return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self._said)
 
     def _num_bytes(self) -> int:
-        paths = [path for pattern in WORKS_ON.values() for path in self.folder.root.glob(pattern)]
+        paths = [path for pattern in WORKS_ON.values() for path in self.layout.root.glob(pattern)]
         return sum(path.stat().st_size for path in paths)
 
 
@@ -307,7 +307,7 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
         signal.signal(signal.SIGINT, signal.default_int_handler)
     undisturbed = Workplace(scratch / "undisturbed", 0, num_trials)
     timelines = [undisturbed.run_undisturbed(command) for command in undisturbed.commands]
-    expected = read_end(undisturbed.folder, STUDY)
+    expected = read_end(undisturbed.layout, STUDY)
     console.print(f"undisturbed: {' + '.join(f'{timeline[-1][0]:.0f}' for timeline in timelines)} s")
     places, differences, num_half_files = [undisturbed], list[Differences](), expected.num_half_files
     rng = random.Random(seed)
@@ -316,7 +316,7 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
         places.append(place)
         for command, strikes in zip(place.commands, _draw(rng, min(num_left, KILLS_PER_STUDY), timelines), strict=True):
             place.run_disturbed(command, strikes)
-        end = read_end(place.folder, STUDY)
+        end = read_end(place.layout, STUDY)
         differences.append(compare(expected, end))
         num_half_files += end.num_half_files
         console.print(f"study {len(differences)}: {len(place.kills)} kills; {differences[-1]}")

@@ -70,7 +70,7 @@ def share(responses: Iterable[Response]) -> Fraction:
 def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyLayout, str, str]) -> None:
     folder, printed, final_printed = outputs
     book = Book.open(folder.database_url, "quickstart")
-    report = (folder.path / "report.md").read_text()
+    report = folder.report_markdown.read_text()
     storage = optuna.storages.RDBStorage(folder.database_url)
     trials = optuna.load_study(study_name="quickstart", storage=storage).trials
     promotion = book.promotion()
@@ -110,7 +110,7 @@ def test_optuna_the_promotion_and_the_report_count_alike(outputs: tuple[StudyLay
 
 def test_show_tells_the_same(outputs: tuple[StudyLayout, str, str]) -> None:
     folder, _, _ = outputs
-    command = [sys.executable, "-m", "mathsft", "show", str(folder.path), "final", "--pool", "test", "--json"]
+    command = [sys.executable, "-m", "mathsft", "show", str(folder.root), "final", "--pool", "test", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     book = Book.open(folder.database_url, "quickstart")
     [final] = book.runs("final")

@@ -40,17 +40,17 @@ class Finished:
     """A study and its final run, both of which were killed and finished, and what they printed undisturbed."""
 
     kills: Result
-    folder: StudyLayout
+    layout: StudyLayout
     study_output: str
     errors: str
     """On stderr, of the undisturbed study and its final run."""
 
     @property
     def root(self) -> Path:
-        return self.folder.path.parents[1]
+        return self.layout.root.parents[1]
 
     def book(self) -> Book:
-        return Book.open(self.folder.database_url, STUDY)
+        return Book.open(self.layout.database_url, STUDY)
 
 
 @contextmanager
@@ -130,8 +130,8 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
     assert code == 130
     assert re.search(rf"Go on with: \S+ \S*run_study\.py --trials {NUM_TRIALS}", rest)
     # What a killed driver leaves, too, and the next one goes on with.
-    [trial] = Book.open(place.folder.database_url, STUDY).runs("trial")
-    study = optuna.load_study(study_name=STUDY, storage=place.folder.database_url)
+    [trial] = Book.open(place.layout.database_url, STUDY).runs("trial")
+    study = optuna.load_study(study_name=STUDY, storage=place.layout.database_url)
     assert (trial.state, [each.state for each in study.trials]) == ("running", [TrialState.RUNNING])
 
 
@@ -153,7 +153,7 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
     trials = book.runs("trial")
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert all(trial.state in ("finished", "pruned", "diverged") for trial in trials)
-    study = optuna.load_study(study_name="quickstart", storage=finished.folder.database_url)
+    study = optuna.load_study(study_name="quickstart", storage=finished.layout.database_url)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     for trial, ours in zip(study.trials, trials, strict=True):
         assert trial.params == ours.overrides
@@ -197,8 +197,8 @@ def test_only_wanted_weights_stay(finished: Finished) -> None:
     [final] = book.runs("final")
     assert promotion is not None
     kept = {
-        path.parent.relative_to(finished.folder.path / "runs").as_posix()
-        for path in finished.folder.path.rglob("*.safetensors")
+        path.parent.relative_to(finished.layout.root / "runs").as_posix()
+        for path in finished.layout.root.rglob("*.safetensors")
     }
     last_trial, *_ = reversed(book.checkpoints(promotion.run))
     last_final, *_ = reversed(book.checkpoints(final.name))
@@ -213,12 +213,12 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
     # As the user has to type it: without a path where the shell finds this very interpreter.
     assert re.search(rf"(^|\s)({sys.executable}|python) {ROOT}/run_final.py --from-best", finished.study_output)
-    dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.folder.database_url}"
+    dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.layout.database_url}"
     assert re.search(dashboard, finished.study_output)
-    figures = {path.stem for path in finished.folder.path.glob("*.svg")}
+    figures = {path.stem for path in finished.layout.root.glob("*.svg")}
     assert {name.partition("-final-")[0] for name in figures} >= {"study", "ledger", "accuracy", "loss", "learning-rate"}
-    assert (finished.folder.path / "report.html").read_text().count("<svg") == len(figures)
-    report = (finished.folder.path / "report.md").read_text()
+    assert finished.layout.report_page.read_text().count("<svg") == len(figures)
+    report = finished.layout.report_markdown.read_text()
     for heading in (
         "Baseline against final",
         "Why formats fail",
@@ -246,7 +246,7 @@ def test_the_promoted_trial_replays_to_the_bit_and_its_records_stay(finished: Fi
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees to the bit" in done.stdout
     assert finished.book().metrics("trial-0") == before
-    assert not list(finished.folder.path.glob("replay-*"))
+    assert not list(finished.layout.root.glob("replay-*"))
 
 
 def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
@@ -258,7 +258,7 @@ def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
 
 
 def test_wandb_has_one_offline_run_each(finished: Finished) -> None:
-    runs = {path.stem.removeprefix("run-quickstart-") for path in finished.folder.path.glob("wandb/offline-run-*/*.wandb")}
+    runs = {path.stem.removeprefix("run-quickstart-") for path in finished.layout.root.glob("wandb/offline-run-*/*.wandb")}
     names = {run.name for run in finished.book().runs()}
     assert runs == names
 
@@ -270,9 +270,9 @@ def test_the_dashboard_shows_the_trials(finished: Finished) -> None:
     binary = Path(sys.executable).parent / "optuna-dashboard"
     command = [
         str(binary),
-        finished.folder.database_url,
+        finished.layout.database_url,
         "--artifact-dir",
-        str(finished.folder.artifacts),
+        str(finished.layout.artifacts),
         "--port",
         str(port),
     ]

@@ -16,7 +16,7 @@ from exported import answers_of_export
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings, Experiment
-from mathsft.errors import UserError
+from mathsft.errors import CheckpointError, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import ENGINE_CHECK, Checkpoint
 from mathsft.worker_settings import Hardware, WorkerSettings
@@ -188,7 +188,7 @@ def supported_head_sizes() -> list[int]:
 
 def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     from mathsft.data.models import fingerprint
-    from mathsft.evaluation.engine import CheckpointError, Engine
+    from mathsft.evaluation.engine import Engine
 
     references, models = {}, {}
     for name, seed in (("A", 1), ("B", 2)):
@@ -308,14 +308,14 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
             name: [{"id": one.id, "letter": one.problem} for one in pool]
             for name, pool in load_pools(experiment.data).items()
         },
-        "base": asdict(evaluator.score(base, {}, "search", True)),
-        "taught": asdict(evaluator.score(taught, {}, "search", True)),
-        "progress": (run_dir / "scoring.jsonl").read_text(),
-        "slice": asdict(evaluator.score(taught, {}, "confirm:1-4", False)),
-        "cut": asdict(evaluator.score(taught, {"evaluation.max_tokens": 5}, "watch", True)),
-        "no solution": asdict(evaluator.score(taught, {"data.test_source": unsolved(folder)}, "test", True)),
+        "base": asdict(score(evaluator, base, {}, "search", True)),
+        "taught": asdict(score(evaluator, taught, {}, "search", True)),
+        "progress": settings.layout.scoring("trial-0000", 400, "search").read_text(),
+        "slice": asdict(score(evaluator, taught, {}, "confirm:1-4", False)),
+        "cut": asdict(score(evaluator, taught, {"evaluation.max_tokens": 5}, "watch", True)),
+        "no solution": asdict(score(evaluator, taught, {"data.test_source": unsolved(folder)}, "test", True)),
         "sampled": asdict(
-            evaluator.score(taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test", True)
+            score(evaluator, taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test", True)
         ),
         "gold nll": {letter: gold_nll(model, folder / "base", letter) for letter in PROBLEMS},
     }
@@ -325,8 +325,8 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     report["long prompt"] = refusal_of(evaluator, taught, {"prompt.template": str(folder / "long.txt")})
     report["longer"] = refusal_of(evaluator, taught, {"evaluation.max_tokens": 5000})
     evaluator.park()
-    report["taught again"] = asdict(evaluator.score(taught, {}, "search", True))
-    report["files"] = sorted(path.name for path in (run_dir / "responses").iterdir())
+    report["taught again"] = asdict(score(evaluator, taught, {}, "search", True))
+    report["files"] = sorted(path.name for path in (run_dir / "responses").glob("*.jsonl"))
 
     pair = (replace(base, path=ENGINE_CHECK), replace(taught, path=f"{ENGINE_CHECK}-changed"))
     for checkpoint, origin in zip(pair, (base, taught), strict=True):
@@ -343,14 +343,19 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     anew = experiment.model_copy(update={"evaluation": experiment.evaluation.model_copy(update={"load": "new_engine"})})
     evaluator = Evaluator(replace(settings, experiment=anew))
     report["check with new engines"] = answer_of(evaluator.check_engine, *pair)
-    report["taught in a new engine"] = asdict(evaluator.score(taught, {}, "search", True))
+    report["taught in a new engine"] = asdict(score(evaluator, taught, {}, "search", True))
     wrong = replace(base.canary, logprobs=tuple(value - 0.25 for value in base.canary.logprobs))
     report["check of another function"] = answer_of(evaluator.check_engine, replace(pair[0], canary=wrong), pair[1])
     evaluator._engine.close()
     evaluator = Evaluator(settings)
     engine._load = load
-    report["mended"] = asdict(evaluator.score(base, {}, "search", True))
+    report["mended"] = asdict(score(evaluator, base, {}, "search", True))
     return evaluator, taught, report
+
+
+def score(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any], pool: str, with_gold_nll: bool) -> Any:
+    """Have the checkpoint scored with these settings upon the evaluator's own experiment."""
+    return evaluator.score(checkpoint, apply_overrides(evaluator._settings.experiment, overrides), pool, with_gold_nll)
 
 
 def unsolved(folder: Path) -> str:
@@ -386,7 +391,7 @@ def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:
 
 
 def refusal_of(evaluator: Any, checkpoint: Checkpoint, overrides: dict[str, Any]) -> str:
-    answer = answer_of(evaluator.score, checkpoint, overrides, "search", True)
+    answer = answer_of(score, evaluator, checkpoint, overrides, "search", True)
     return answer if isinstance(answer, str) else "accepted"
 
 
@@ -394,7 +399,7 @@ def answer_of(function: Callable[..., Any], *args: Any) -> Any:
     """Return the record that the function returns, as a dictionary, or its error in words."""
     try:
         return asdict(function(*args))
-    except (ValueError, UserError, SystemExit) as error:
+    except (CheckpointError, UserError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -406,7 +411,7 @@ def score_with_a_broken_reload(evaluator: Any, checkpoint: Checkpoint) -> None:
         raise RuntimeError("planted")
 
     LLM.apply_model = fail
-    evaluator.score(checkpoint, {}, "search", True)
+    score(evaluator, checkpoint, {}, "search", True)
 
 
 if __name__ == "__main__":

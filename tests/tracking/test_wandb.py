@@ -112,7 +112,7 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
 
 @pytest.mark.slow
 def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, read_offline_runs: Reader) -> None:
-    final = replace(TRIAL, name="final-0123abcd")
+    final = replace(TRIAL, name="final-0123abcd", kind="final")
     failed = replace(TRIAL, name="trial-1", state="failed", reason="three deaths")
     observe(book, tmp_path, [final, TRIAL, step(1), step(1, final.name), replace(failed, state="running"), failed])
     by_name = {run.name: run for run in read_offline_runs(tmp_path)}
