@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
+from mathsft.accounting.forecast import StudyTime
+from mathsft.accounting.study_costs import LEAST_TRIALS
 from mathsft.commands.common import layout_of, opened_if_begun
 from mathsft.commands.opening import Opening
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import Prediction, predicted
 from mathsft.config.load import PRECISION, Loaded, load_settings
 from mathsft.records import FINISHED
-from mathsft.runs.costs import LEAST_TRIALS
-from mathsft.runs.forecast import StudyTime
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 

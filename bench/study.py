@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
+from mathsft.accounting.ledger import IDLE, cost_ledger
 from mathsft.layout import StudyLayout
-from mathsft.runs.ledger import IDLE, cost_ledger
 from mathsft.store.book import Book
 from mathsft.workers.host import die_with
 

@@ -21,16 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
+from mathsft.accounting.concurrency import Concurrency, concurrency
+from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.common import with_local_model
 from mathsft.config.load import load_settings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
-from mathsft.runs.concurrency import Concurrency, concurrency
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, trained
 from mathsft.runs.final import One, final_plan, final_run
-from mathsft.runs.ledger import Timekeeper
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine

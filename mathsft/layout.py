@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -9,6 +10,11 @@ class StudyLayout:
     """Where a study's things lie. Records hold paths relative to `root`, so that a study's folder can be moved."""
 
     root: Path
+
+    @classmethod
+    def all_in(cls, folder: Path) -> list[Self]:
+        """Return the studies with results in a folder of studies, by name."""
+        return [cls(database.parent) for database in sorted(folder.glob("*/study.db"))]
 
     def __truediv__(self, recorded: str) -> Path:
         """Return the path that a record names."""

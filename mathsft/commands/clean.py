@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
+from mathsft.accounting.disk import Holding, free, holdings
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
 from mathsft.layout import StudyLayout
 from mathsft.reporting import text
-from mathsft.runs.disk import Holding, free, holdings
 from mathsft.store.lock import locked
 
 

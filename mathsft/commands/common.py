@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mathsft.accounting.forecast import is_memory_short
+from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.opening import Opening
 from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded
@@ -23,8 +25,6 @@ from mathsft.interrupts import cancelling
 from mathsft.invocation import command
 from mathsft.layout import StudyLayout
 from mathsft.reporting.quality import quality_lines
-from mathsft.runs.forecast import is_memory_short
-from mathsft.runs.ledger import Timekeeper
 from mathsft.runs.passport import PassportOffice, check_data
 from mathsft.store.book import Book
 from mathsft.store.lock import locked

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mathsft.accounting.forecast import final_disk, model_size
+from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import (
     SCORED_BY,
     layout_of,
@@ -34,9 +36,7 @@ from mathsft.runs.best import best_checkpoint
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
-from mathsft.runs.forecast import final_disk, model_size
 from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
-from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mathsft.accounting.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
+from mathsft.accounting.measure import NotMeasuredError, measured_speeds
+from mathsft.accounting.study_costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
 from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem, Quality
-from mathsft.runs.costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
-from mathsft.runs.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
-from mathsft.runs.measure import NotMeasuredError, measured_speeds
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.placement import Placement

@@ -50,7 +50,7 @@ def opened_to_read(study: str) -> Iterator[Book]:
     """Open the book of a study given by name, file or folder, beside a driver that may be at work there."""
     layout = StudyLayout(study_folder(study).absolute())
     if not layout.database.exists():
-        known = ", ".join(sorted(path.parent.name for path in STUDIES.glob("*/study.db"))) or "none yet"
+        known = ", ".join(known.root.name for known in StudyLayout.all_in(STUDIES)) or "none yet"
         raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {known}")
     book = Book.open(layout.database_url, layout.root.name)
     try:
@@ -80,9 +80,9 @@ def find_run(book: Book, name: str) -> Run:
 
 def _show_studies(console: Console, as_json: bool) -> int:
     summaries = []
-    for path in sorted(STUDIES.glob("*/study.db")):
-        with opened_to_read(str(path.parent)) as book:
-            summaries.append(summarise(book, path.parent))
+    for layout in StudyLayout.all_in(STUDIES):
+        with opened_to_read(str(layout.root)) as book:
+            summaries.append(summarise(book, layout.root))
     if as_json:
         return _print_json(console, [asdict(summary) for summary in summaries])
     if not summaries:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
+from mathsft.accounting.forecast import FinalDisk, StudyTime
+from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import (
     EVERYTHING,
     SCORED_BY,
@@ -36,8 +38,6 @@ from mathsft.reporting.terminal import finalists_table, ledger_table, study_tabl
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
-from mathsft.runs.forecast import FinalDisk, StudyTime
-from mathsft.runs.ledger import cost_ledger
 from mathsft.study.components import rehearse
 from mathsft.study.given import best_settings, given_settings
 from mathsft.study.search import Search

@@ -7,7 +7,7 @@ the settings mean is the schema's business, and printing them describe's.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -86,18 +86,6 @@ def apply_overrides(experiment: Experiment, overrides: Mapping[str, Scalar]) -> 
 def flatten(settings: BaseModel) -> dict[str, Leaf]:
     """Return all settings by dotted name, lists as lists."""
     return dict(_leaves(settings.model_dump(), ""))
-
-
-def unflatten(values: Mapping[str, Leaf]) -> Experiment:
-    """Return the experiment whose settings `flatten` returned; raises UserError where this version knows other settings."""
-    tree: dict[str, Any] = {}
-    for name, value in values.items():
-        *sections, leaf = name.split(".")
-        section = tree
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[leaf] = tuple(value) if isinstance(value, list) else value
-    return check(Experiment, tree, {}, "the recorded settings")
 
 
 def identity(loaded: Loaded) -> dict[str, Leaf]:

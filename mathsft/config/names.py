@@ -3,9 +3,9 @@
 It does not read files and does not check values.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +15,8 @@ from mathsft.config.schema import Choices, Experiment, FloatRange, IntRange, Stu
 
 SEARCHED = "search.SETTING"
 """Stands for the entry of any searched setting in the names of StudyConfig."""
+LIKENESS = 0.75
+"""Of two names, by difflib's ratio, from which one may be meant for the other."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,14 @@ def _names(section: type[BaseModel], asked: str) -> list[str]:
     return [name for name in names if not name.startswith(SEARCHED)]
 
 
-def _closest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that resembles the name: its last part alike, above all in the same section."""
+def _closest(name: str, candidates: Sequence[str]) -> str | None:
+    """Return the candidate that resembles the name, or else the first one whose last part resembles the name's."""
     parent, _, last = name.rpartition(".")
-
-    def likeness(candidate: str) -> float:
-        section, _, key = candidate.rpartition(".")
-        same_section = 0.15 if section == parent else 0.1 * SequenceMatcher(None, section, parent).ratio()
-        return SequenceMatcher(None, key, last).ratio() + same_section
-
-    best = max(candidates, key=likeness)
-    return best if likeness(best) >= 0.75 else None
+    candidates = [candidate for candidate in candidates if candidate != parent]
+    by_key = {candidate.rpartition(".")[2]: candidate for candidate in reversed(candidates)}
+    whole = get_close_matches(name, candidates, 1, LIKENESS)
+    keys = get_close_matches(last, by_key, 1, LIKENESS)
+    return next(iter([*whole, *(by_key[key] for key in keys)]), None)
 
 
 def _siblings(name: str, candidates: Iterable[str]) -> str:

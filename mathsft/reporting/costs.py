@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 
+from mathsft.accounting.concurrency import concurrency
+from mathsft.accounting.ledger import cost_ledger
 from mathsft.costs import Memory, ScoringCosts, TrainingCosts
 from mathsft.records import StepMetrics, Stint
 from mathsft.reporting import text
-from mathsft.runs.concurrency import concurrency
-from mathsft.runs.ledger import cost_ledger
 from mathsft.store.book import Book
 
 MEMORY_MEANING = (

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from mathsft.accounting.ledger import IDLE, Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.reporting.svg import GRID, PAPER, Axis, Chart
-from mathsft.runs.ledger import IDLE, Ledger
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
 CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}

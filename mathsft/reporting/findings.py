@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mathsft.accounting.ledger import IDLE, Ledger, cost_ledger
 from mathsft.invocation import command
 from mathsft.objective import Objective, difference_of_pools, shares
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import text
 from mathsft.reporting.characteristics import is_cut
 from mathsft.runs.best import best_checkpoint
-from mathsft.runs.ledger import IDLE, Ledger, cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.book import Book

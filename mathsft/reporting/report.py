@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mathsft.accounting.ledger import cost_ledger
 from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Finalist, Run, Score
@@ -24,7 +25,6 @@ from mathsft.reporting.quality import data_section
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
-from mathsft.runs.ledger import cost_ledger
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import compare
 from mathsft.store.book import Book

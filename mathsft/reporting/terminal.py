@@ -3,10 +3,10 @@
 from rich import box
 from rich.table import Table
 
+from mathsft.accounting.ledger import Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Promotion, Run, Score
 from mathsft.reporting import text
-from mathsft.runs.ledger import Ledger
 from mathsft.runs.retention import best_step
 from mathsft.store.book import Book
 

@@ -1,7 +1,5 @@
 """How large a difference must be to be found with so many problems: power 0.8 at two-sided significance 0.05."""
 
-import math
-
 SIGNIFICANCE = 0.05
 POWER = 0.8
 
@@ -31,20 +29,3 @@ def minimum_detectable_difference(num_problems: int, discordance: float) -> floa
         return float(POWER - binom.pmf(num_discordant, num_problems, share_discordant) @ significant)
 
     return float(brentq(missing_power, 1e-9, 1.0))
-
-
-def minimum_detectable_difference_unpaired(num_problems: int, accuracy: float) -> float:
-    """Return the smallest detectable difference from this accuracy where each checkpoint has num_problems of its own.
-
-    Of a rise and a fall it is the one towards 1/2, which is the harder to detect. Source: the normal test of arcsine
-    transformed proportions in Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition (1988), chapter
-    6. Raises ValueError for an accuracy outside [0, 1].
-    """
-    from statsmodels.stats.power import zt_ind_solve_power
-
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy {accuracy} must be in [0, 1]")
-    effect_size = zt_ind_solve_power(nobs1=num_problems, alpha=SIGNIFICANCE, power=POWER, alternative="two-sided")
-    nearer_end = min(accuracy, 1 - accuracy)
-    angle = math.asin(math.sqrt(nearer_end)) + effect_size / 2
-    return math.sin(min(angle, math.pi / 2)) ** 2 - nearer_end

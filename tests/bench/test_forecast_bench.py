@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bench.forecast import LIMIT_SECONDS, Compared, fitting_trials, result_line, table
-from mathsft.runs.forecast import StudyTime
+from mathsft.accounting.forecast import StudyTime
 
 ROWS = [Compared("fp32", "20 trials and all else", 300.0, 240.0), Compared("fp32", "trials", 200.0, 160.0)]
 

@@ -4,7 +4,7 @@ import json
 from rich.console import Console
 
 from bench.two_devices import Pair, Speed, result_line, table, training_speed, words
-from mathsft.runs.concurrency import Concurrency, Wait
+from mathsft.accounting.concurrency import Concurrency, Wait
 from mathsft.store.book import Book
 from tests.build import make_checkpoint, make_final, make_stint
 

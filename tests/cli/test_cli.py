@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mathsft import cli, packages
+from mathsft.accounting.measure import NotMeasuredError
 from mathsft.commands import predict
 from mathsft.commands.opening import open_console
 from mathsft.records import Speeds
-from mathsft.runs.measure import NotMeasuredError
 
 ROOT = Path(__file__).parents[2]
 

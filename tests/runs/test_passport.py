@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.config.load import flatten, unflatten
 from mathsft.config.schema import Experiment
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
@@ -72,10 +71,6 @@ def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experimen
 def test_no_checkout_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passport, "CHECKOUT", tmp_path)
     assert passport.checkout() == ("", "")
-
-
-def test_recorded_settings_make_the_same_experiment(experiment: Experiment) -> None:
-    assert unflatten(flatten(experiment)) == experiment
 
 
 def test_loss_curves_are_compared_to_the_bit() -> None:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mathsft.accounting.disk import holdings
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Run, Score
-from mathsft.runs.disk import holdings
 from mathsft.runs.retention import best_step, deletable, delete_weights
 from mathsft.store.book import Book
 from tests.build import make_checkpoint, make_final, make_plan, make_promotion, make_score, make_trial

@@ -7,10 +7,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from mathsft.config.load import load_settings
-from mathsft.data.quickstart import base_model_folder
-from mathsft.runs.costs import Costs
-from mathsft.runs.forecast import (
+from mathsft.accounting.forecast import (
     FinalDisk,
     Footprint,
     Work,
@@ -21,6 +18,9 @@ from mathsft.runs.forecast import (
     study_time,
     work_left,
 )
+from mathsft.accounting.study_costs import Costs
+from mathsft.config.load import load_settings
+from mathsft.data.quickstart import base_model_folder
 from mathsft.store.book import Book
 from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import TAKING_TURNS, Placement, place

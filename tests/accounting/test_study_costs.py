@@ -4,11 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mathsft.config.load import load_settings
-from mathsft.config.schema import IntRange
-from mathsft.data.pools import load_pools
-from mathsft.records import RunState, Speeds
-from mathsft.runs.costs import (
+from mathsft.accounting.study_costs import (
     BATCH_SIZE,
     ENGINE_TOKEN_SECONDS,
     PRUNED_SHARE,
@@ -19,9 +15,13 @@ from mathsft.runs.costs import (
     expected_costs,
     past_costs,
 )
+from mathsft.config.load import load_settings
+from mathsft.config.schema import IntRange
+from mathsft.data.pools import load_pools
+from mathsft.records import RunState, Speeds
 from mathsft.store.book import Book
+from tests.accounting.test_forecast import placed
 from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_stint, make_trial
-from tests.runs.test_forecast import placed
 
 
 def expect(speeds: Speeds, *assignments: str) -> Costs:

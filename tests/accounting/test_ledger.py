@@ -1,6 +1,6 @@
 import pytest
 
-from mathsft.runs.ledger import Timekeeper, cost_ledger
+from mathsft.accounting.ledger import Timekeeper, cost_ledger
 from mathsft.store.book import Book
 from tests.build import (
     Clock,

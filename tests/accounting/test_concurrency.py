@@ -2,7 +2,7 @@
 
 import pytest
 
-from mathsft.runs.concurrency import Wait, concurrency
+from mathsft.accounting.concurrency import Wait, concurrency
 from mathsft.store.book import Book
 from tests.build import make_checkpoint, make_final, make_score, make_session, make_stint, make_trial
 

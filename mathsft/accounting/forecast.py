@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mathsft.accounting.study_costs import Costs
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
-from mathsft.runs.costs import Costs
 from mathsft.store.book import Book
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import Hardware

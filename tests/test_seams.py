@@ -1,0 +1,71 @@
+"""Knowledge that has one home: paths inside a study's folder, kinds of runs, overrides."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mathsft
+from mathsft.layout import StudyLayout
+
+PACKAGE = Path(mathsft.__file__).parent
+NAMES = re.compile(
+    r"(?<![\w-])(study\.db|driver\.lock|metrics\.jsonl|full-state\.|report\.(html|md)\b|engine-check/|runs/|responses/|step-\{)"
+)
+"""Parts of paths inside a study's folder, as they stand in code."""
+KINDS = ("baseline", "trial-", "final-", "horizon-")
+
+
+def sources(*exempt: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node of the package's code, docstrings left out, with where it stands."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name not in exempt:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            for node in ast.walk(tree):
+                if node not in alone:
+                    yield f"{name}:{getattr(node, 'lineno', 0)}", node
+
+
+def test_paths_inside_a_studys_folder_are_joined_in_the_layout_alone() -> None:
+    files = {
+        where.partition(":")[0]
+        for where, node in sources()
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and NAMES.search(node.value)
+    }
+    assert files == {"layout.py"}
+
+
+def test_the_kind_of_a_run_is_never_read_from_its_name() -> None:
+    readers = ("startswith", "removeprefix", "partition", "split", "match", "fullmatch")
+    found = [
+        where
+        for where, node in sources()
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in readers
+        and any(isinstance(given, ast.Constant) and str(given.value).startswith(KINDS) for given in node.args)
+    ]
+    assert found == []
+
+
+def test_overrides_meet_an_experiment_in_one_place() -> None:
+    callers = {
+        where.partition(":")[0]
+        for where, node in sources("config/load.py")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "apply_overrides"
+    }
+    assert callers == {"runs/made.py", "commands/precision.py"}  # the latter resolves "auto", before there is a run
+
+
+@pytest.mark.parametrize("folder", [Path("studies/a"), Path("/x/y")])
+def test_what_records_hold_comes_back_wherever_the_folder_lies(folder: Path) -> None:
+    layout, moved = StudyLayout(folder), StudyLayout(Path("/elsewhere"))
+    for path in (layout.checkpoint("trial-0", 12), layout.responses("final-x", 3, "confirm:0-125")):
+        recorded = layout.recorded(path)
+        assert layout / recorded == path
+        assert (moved / recorded).is_relative_to(moved.root)
+    assert layout.scoring("trial-0", 1, "search") != layout.scoring("trial-0", 2, "search")
