@@ -1,4 +1,4 @@
-"""What a worker's call took: typed seconds, tokens and bytes, and the one definition of what counts as busy."""
+"""What a worker's call took, and the one definition of what of it counts as busy; how fast a computer works."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -75,6 +75,26 @@ class ScoringCosts(_Costs):
     grade_seconds: float = 0.0
     num_response_tokens: int = 0
     peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast a study's workers do their work on this computer, as a short measurement says, and how long its texts are."""
+
+    ready_seconds: float
+    """From the start of a process until it has imported what trains and loaded the model."""
+    step_seconds: float
+    """Of an optimizer step, however small its batch is."""
+    example_seconds: float
+    """Of a step in addition, for each of its examples."""
+    decoded_token_seconds: float
+    """Of a forward pass over one token of each of many texts, for each of these."""
+    read_token_seconds: float
+    """The same of one over whole prompts."""
+    prompt_tokens: float
+    """Mean length of a prompt without what all prompts begin with."""
+    response_tokens: float
+    """Mean length of a training target."""
 
 
 class Clock:

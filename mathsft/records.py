@@ -354,26 +354,6 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Speeds:
-    """How fast a study's workers do their work on this computer, as a short measurement says, and how long its texts are."""
-
-    ready_seconds: float
-    """From the start of a process until it has imported what trains and loaded the model."""
-    step_seconds: float
-    """Of an optimizer step, however small its batch is."""
-    example_seconds: float
-    """Of a step in addition, for each of its examples."""
-    decoded_token_seconds: float
-    """Of a forward pass over one token of each of many texts, for each of these."""
-    read_token_seconds: float
-    """The same of one over whole prompts."""
-    prompt_tokens: float
-    """Mean length of a prompt without what all prompts begin with."""
-    response_tokens: float
-    """Mean length of a training target."""
-
-
-@dataclass(frozen=True)
 class Finalist:
     """A trial on the shortlist of a promotion, and what it reached in its rounds of the confirm stage."""
 

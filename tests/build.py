@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from mathsft.config.schema import Experiment
-from mathsft.costs import ScoringCosts, TrainingCosts
+from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
 from mathsft.records import (
     Canary,
     Category,
@@ -24,7 +24,6 @@ from mathsft.records import (
     RunKind,
     Score,
     Session,
-    Speeds,
     StepMetrics,
     Stint,
     Verdict,

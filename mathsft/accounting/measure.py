@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mathsft.costs import Speeds
 from mathsft.errors import ErrorKind, UserError
 from mathsft.layout import StudyLayout
-from mathsft.records import Problem, Speeds
+from mathsft.records import Problem
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import Value
 from mathsft.workers.spawn import SpawnProcess

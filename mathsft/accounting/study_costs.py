@@ -8,8 +8,9 @@ from statistics import fmean
 import numpy as np
 
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
+from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Checkpoint, Problem, Run, Speeds
+from mathsft.records import FINISHED, Checkpoint, Problem, Run
 from mathsft.store.book import Book
 from mathsft.worker_settings import Hardware
 

@@ -62,7 +62,12 @@ def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> L
     elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
     assignments = list(arguments.set)
-    flags = {"trials": "num_trials", "learning_rate": "training.learning_rate", "batch_size": "training.batch_size"}
+    flags = {
+        "trials": "num_trials",
+        "hours": "max_hours",
+        "learning_rate": "training.learning_rate",
+        "batch_size": "training.batch_size",
+    }
     for flag, setting in flags.items():
         if getattr(arguments, flag, None) is not None:
             assignments.append(f"{setting}={getattr(arguments, flag)}")

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,7 +51,6 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     rehearse(loaded.study)
     if arguments.dry_run:
         return _dry_run(opening)
-    deadline = time.monotonic() + arguments.hours * 3600 if arguments.hours else None
     config, layout = loaded.study, layout_of(loaded)
     with opened(loaded, layout) as book:
         opening = replace(opening, loaded=with_precision(loaded, machine, book))
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         given = given_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
-        search = Search(config, experiment, plan, given, book, layout, len(placement.trainers), deadline)
+        search = Search(config, experiment, plan, given, book, layout, len(placement.trainers))
         book.record_settings(identity(loaded))
         with observed(opening, layout, book, ready):
             if not is_over(config, experiment, search, book, rule):

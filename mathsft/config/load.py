@@ -29,7 +29,7 @@ _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Under these the names are Optuna's, not ours."""
 _SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *OBJECTIVE)
 """Read once when a study's pools and workers are made, or what trials are compared by: all trials share them."""
-_NOT_IDENTITY = ("experiment", "num_trials", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
+_NOT_IDENTITY = ("experiment", "num_trials", "max_hours", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
 """May differ between two starts of one study: where its settings lie, its budget and patience, what follows it, logging,
 and how weights reach the engine."""
 

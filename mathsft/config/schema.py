@@ -297,6 +297,8 @@ class StudyConfig(Settings):
     """Settings to try first, after the experiment's own: a list of searched names with values inside their ranges."""
     num_trials: int = Field(20, ge=1)
     """Finished trials in all; running a study again with more goes on with it."""
+    max_hours: float | None = Field(None, gt=0)
+    """A command that has run this long proposes no new trial; null for no limit."""
     seed: int = Field(0, ge=0)
     """Seeds the sampler and every run's data order."""
     sampler: Component = Component(name="TPESampler")

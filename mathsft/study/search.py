@@ -7,6 +7,7 @@ exactly as if it had not been (with one trainer; with several, which trial ends 
 """
 
 import asyncio
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,8 @@ class Turns:
 class Search:
     """A source of trials for `drive`: asks Optuna what to try, reports to it, and lets its pruner stop trials.
 
-    num_trials counts finished trials in all, earlier drivers' included; after the deadline (of time.monotonic) nothing
-    new is proposed. The first trials have the given settings (what these leave open, the
+    num_trials counts finished trials in all, earlier drivers' included; max_hours after it was made nothing new is
+    proposed. The first trials have the given settings (what these leave open, the
     sampler fills in), the last ones try where the surface through the trials so far may be highest.
     """
 
@@ -63,11 +64,11 @@ class Search:
         book: Book,
         layout: StudyLayout,
         num_trainers: int,
-        deadline: float | None,
     ) -> None:
         self._config, self._experiment, self._plan, self._book, self._layout = config, experiment, plan, book, layout
         self._given = given
-        self._num_trainers, self._deadline = num_trainers, deadline
+        self._num_trainers = num_trainers
+        self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
         self._space = make_space(config)
         with told_to_user(book):
             self.study = open_optuna_study(config, book)
@@ -195,7 +196,7 @@ class Search:
         return self._book.runs("trial")
 
     def _is_spent(self) -> bool:
-        is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        is_late = time.monotonic() >= self._deadline
         counted = [trial for trial in self._trials() if trial.state == "running" or trial.state in FINISHED]
         is_enough = len(counted) >= self._config.num_trials
         return is_late or is_enough or self._has_tried_all(counted)

@@ -12,8 +12,9 @@ import psutil
 import torch
 from transformers import AutoTokenizer
 
+from mathsft.costs import Speeds
 from mathsft.data.examples import encode, load_template
-from mathsft.records import Example, Problem, Speeds
+from mathsft.records import Example, Problem
 from mathsft.training.order import optimizer_batch
 from mathsft.training.rows import common_prefix
 from mathsft.training.state import load_base

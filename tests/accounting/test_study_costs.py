@@ -17,8 +17,9 @@ from mathsft.accounting.study_costs import (
 )
 from mathsft.config.load import load_settings
 from mathsft.config.schema import IntRange
+from mathsft.costs import Speeds
 from mathsft.data.pools import load_pools
-from mathsft.records import RunState, Speeds
+from mathsft.records import RunState
 from mathsft.store.book import Book
 from tests.accounting.test_forecast import placed
 from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_stint, make_trial

@@ -1,7 +1,7 @@
 import pytest
 
 from mathsft.commands import predict
-from mathsft.records import Speeds
+from mathsft.costs import Speeds
 from tests.build import SPEEDS
 
 

@@ -12,7 +12,7 @@ from mathsft import cli, packages
 from mathsft.accounting.measure import NotMeasuredError
 from mathsft.commands import predict
 from mathsft.commands.opening import open_console
-from mathsft.records import Speeds
+from mathsft.costs import Speeds
 
 ROOT = Path(__file__).parents[2]
 

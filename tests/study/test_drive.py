@@ -334,7 +334,7 @@ def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
 
 def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.study(study_config(), deadline=0.0)
+    driver.study(study_config(max_hours=1e-12))
     assert driver.book.runs("trial") == []
     assert driver.book.run("baseline") is not None
 

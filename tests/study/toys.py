@@ -153,7 +153,7 @@ class Driver:
         crew = Crew(Lending(trainers), Lending([evaluator]))
         return StudyContext(self.book, crew, self.layout, self.experiment)
 
-    def study(self, config: StudyConfig, deadline: float | None = None) -> None:
+    def study(self, config: StudyConfig) -> None:
         search = Search(
             config,
             self.experiment,
@@ -162,7 +162,6 @@ class Driver:
             self.book,
             self.layout,
             self.num_trainers,
-            deadline,
         )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
         if not is_over(config, self.experiment, search, self.book, rule):

@@ -7,11 +7,12 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
+from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Hardware
 from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, place
 from tests.build import make_machine
 
-STUDY_DIR = Path("studies/demo")
+STUDY_DIR = StudyLayout(Path("studies/demo"))
 
 
 @pytest.mark.parametrize("purpose", ["study", "final"])
@@ -86,6 +87,8 @@ def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(exp
     assert study.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == final.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == "3"
     assert study.trainers[0].settings.hardware.num_threads == 4
     assert len({spec.device for spec in (*study.trainers, *study.evaluators)}) == 4
+    # As NVML numbers devices: CUDA's default puts the fastest first.
+    assert {spec.env["CUDA_DEVICE_ORDER"] for spec in (*study.trainers, *study.evaluators, trainer)} == {"PCI_BUS_ID"}
 
 
 def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Experiment) -> None:
