@@ -14,9 +14,10 @@ from tests.build import make_experiment
 LONGEST = (
     "end_to_end/test_quickstart.py",
     "test_style.py",
-    "install/test_wheel.py",
+    "end_to_end/test_wheel.py",
     "evaluation/test_evaluation.py",
     "training/test_ranks.py",
+    "end_to_end/test_two_evaluators.py",
 )
 """Files that take half a minute and more, the longest first."""
 
