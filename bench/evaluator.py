@@ -93,13 +93,13 @@ class Round:
     swap: float
     reload: float
     """A swap without its checks: loading the weights, packing where the model is wide, and the cache's reset."""
-    canary: float
+    logprob_check: float
     bare: float
     """LLM.generate with the same prompts and sampling."""
     generate: float
     """Our engine's generate, entropy included."""
     score: float
-    """All that the evaluator does but swapping and the gold NLL: canary, responses, progress, grading and storing."""
+    """All that the evaluator does but swapping and the gold NLL: logprob_check, responses, progress, grading and storing."""
     score_and_gold: float
     """The same with the gold NLL, which other evaluations do not have."""
 
@@ -198,7 +198,7 @@ def _table(measured: dict[str, Measurement]) -> Table:
         ("swap", lambda one: f"{one.median(lambda turn: turn.swap):.4f}"),
         ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
         ("  of it loading", lambda one: f"{one.median(lambda turn: turn.reload):.4f}"),
-        ("canary", lambda one: f"{one.median(lambda turn: turn.canary):.4f}"),
+        ("logprob_check", lambda one: f"{one.median(lambda turn: turn.logprob_check):.4f}"),
         ("bare LLM.generate", lambda one: f"{one.median(lambda turn: turn.bare):.3f}"),
         ("our generate, entropy included", lambda one: f"{one.median(lambda turn: turn.generate):.3f}"),
         ("  entropy costs", lambda one: f"{one.entropy_cost:.1%}"),
@@ -218,17 +218,17 @@ _STATE: dict[str, Any] = {}
 
 
 def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
-    """Write the model and a slightly different one as checkpoints with their canaries."""
+    """Write the model and a slightly different one as checkpoints with their checks."""
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 
     from mathsft.data.examples import load_template
-    from mathsft.training.canary import NUM_CANARY_TOKENS, make_canary
+    from mathsft.training.logprob_check import NUM_CHECK_TOKENS, make_logprob_check
     from mathsft.training.state import load_base
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    token_ids = tuple(tokenizer(load_template("r1_zero"))["input_ids"][:NUM_CANARY_TOKENS])
+    token_ids = tuple(tokenizer(load_template("r1_zero"))["input_ids"][:NUM_CHECK_TOKENS])
     checkpoints = []
     for step, factor in enumerate((1.0, 1.001)):
         path = f"runs/bench/step-{step:06d}"
@@ -236,8 +236,8 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
         for file in (study_dir / path).glob("*.safetensors"):
             save_file({name: tensor * factor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
         base = load_base(study_dir / path, "sdpa")
-        canary = make_canary(base.model, base.weights, token_ids, getattr(torch, dtype), torch.device("cpu"))
-        checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), canary=canary))
+        logprob_check = make_logprob_check(base.model, base.weights, token_ids, getattr(torch, dtype), torch.device("cpu"))
+        checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), logprob_check=logprob_check))
     return checkpoints
 
 
@@ -273,7 +273,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     return {
         "swap": _seconds(lambda: engine.swap(layout / checkpoint.path, checkpoint.fingerprint)),
         "reload": _seconds(lambda: engine._reload(layout / checkpoint.path)),
-        "canary": _seconds(lambda: evaluator._check_canary(engine, checkpoint, checkpoint.canary)),
+        "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint, checkpoint.logprob_check)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
         "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, True)),
         "score": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, False)),

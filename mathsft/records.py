@@ -171,7 +171,7 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class Canary:
+class LogprobCheck:
     """A fixed text and what weights make of it in the trainer's own arithmetic: whoever loads them right agrees."""
 
     token_ids: tuple[int, ...]
@@ -189,7 +189,7 @@ class Checkpoint:
     """Of their folder inside the study's."""
     fingerprint: str
     """Hash of the published weights."""
-    canary: Canary
+    logprob_check: LogprobCheck
     costs: TrainingCosts = field(default_factory=TrainingCosts)
 
 

@@ -13,9 +13,9 @@ from typing import Any, get_args
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
 from mathsft.records import (
-    Canary,
     Category,
     Checkpoint,
+    LogprobCheck,
     Overrides,
     Plan,
     Promotion,
@@ -128,7 +128,7 @@ def make_promotion(run: str = "trial-0", overrides: Overrides = NOTHING, reason:
 
 # ---- training
 
-CANARY = Canary(token_ids=(1, 2), logprobs=(-1.0,))
+LOGPROB_CHECK = LogprobCheck(token_ids=(1, 2), logprobs=(-1.0,))
 
 
 def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetrics:
@@ -138,11 +138,11 @@ def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetr
 
 
 def make_checkpoint(
-    run: str, step: int, path: str = "p", fingerprint: str = "f", canary: Canary = CANARY, **costs: Any
+    run: str, step: int, path: str = "p", fingerprint: str = "f", logprob_check: LogprobCheck = LOGPROB_CHECK, **costs: Any
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
     taken = TrainingCosts(**costs)
-    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, canary=canary, costs=taken)
+    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, logprob_check=logprob_check, costs=taken)
 
 
 # ---- scoring

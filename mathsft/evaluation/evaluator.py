@@ -19,10 +19,10 @@ from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
 from mathsft.errors import CheckpointError, UserError, told_if_disk_full
-from mathsft.evaluation.canary import Difference, difference
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError, check_fingerprint
+from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
-from mathsft.records import Canary, Checkpoint, EngineCheck, Example, Problem, Response, Score, Scoring
+from mathsft.records import Checkpoint, EngineCheck, Example, LogprobCheck, Problem, Response, Score, Scoring
 from mathsft.worker_settings import WorkerSettings
 
 
@@ -41,7 +41,7 @@ class Evaluator:
         self._engine: Engine | None = None
         self._grader = Grader()
         self._is_proven = False
-        """The engine agreed with a checkpoint's canary before."""
+        """The engine agreed with a checkpoint's logprob check before."""
         self._load_pools = functools.cache(load_pools)
 
     def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
@@ -49,9 +49,9 @@ class Evaluator:
 
         The likelihood of the training targets takes a sixth to a third of the time; it is left out unless it is asked for.
 
-        Raises CheckpointError when the weights cannot be served, are not those that the checkpoint names, or make a new
-        engine disagree with its canary; SystemExit when they make one disagree that agreed before, so that a new one is
-        tried; UserError when prompts or responses are too long for the engine.
+        Raises CheckpointError when the weights cannot be served, are not those that the checkpoint names, or when a new
+        engine disagrees with its logprob check. Raises SystemExit when an engine disagrees that agreed before, so that a new
+        one is tried. Raises UserError when prompts or responses are too long for the engine.
         """
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
@@ -59,7 +59,7 @@ class Evaluator:
         clock = Clock()
         with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
             engine = self._loaded(checkpoint, experiment)
-            self._check_canary(engine, checkpoint)
+            self._check_logprobs(engine, checkpoint)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
@@ -113,7 +113,7 @@ class Evaluator:
                 engine = self._loaded(checkpoint, experiment)
             except HalfSwappedError as error:
                 raise UserError(self._keeps_old_weights(str(error))) from error
-            found = self._difference(engine, checkpoint.canary)
+            found = self._difference(engine, checkpoint.logprob_check)
             if not found.is_explained:
                 what = f"log probabilities differ from the trainer's {found}"
                 is_new = not nats or experiment.evaluation.load == "new_engine"
@@ -157,15 +157,15 @@ class Evaluator:
         if engine is not None:
             self._engine = None
             engine.close()
-        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, checkpoint.canary))
+        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, checkpoint.logprob_check))
         return self._engine
 
-    def _max_model_len(self, experiment: Experiment, canary: Canary) -> int:
-        """Return the tokens of room for the canary and for whatever pool comes next; nobody is scored on train."""
+    def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:
+        """Return the tokens of room for the logprob check and for whatever pool comes next; nobody is scored on train."""
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
-        return max(room_tokens, min(len(canary.token_ids) + 1, self._num_positions))
+        return max(room_tokens, min(len(logprob_check.token_ids) + 1, self._num_positions))
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
         """Return the tokens that the longest prompt and its response may take together, at most the model's positions."""
@@ -207,9 +207,9 @@ class Evaluator:
             for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
         ]
 
-    def _check_canary(self, engine: Engine, checkpoint: Checkpoint) -> None:
+    def _check_logprobs(self, engine: Engine, checkpoint: Checkpoint) -> None:
         """Compare the weights that the engine serves with those that the trainer published, at every score."""
-        difference = self._difference(engine, checkpoint.canary)
+        difference = self._difference(engine, checkpoint.logprob_check)
         if difference.is_explained:
             self._is_proven = True
             return
@@ -218,9 +218,9 @@ class Evaluator:
             raise SystemExit(f"{message}: this process ends, and a new engine tries again")
         raise CheckpointError(f"{message}, in a new engine: what it generates would not be the checkpoint's")
 
-    def _difference(self, engine: Engine, canary: Canary) -> Difference:
-        (logprobs,) = engine.token_logprobs([canary.token_ids], num_given=[1])
-        return difference(canary, logprobs, self._settings.hardware.engine_dtype)
+    def _difference(self, engine: Engine, logprob_check: LogprobCheck) -> Difference:
+        (logprobs,) = engine.token_logprobs([logprob_check.token_ids], num_given=[1])
+        return difference(logprob_check, logprobs, self._settings.hardware.engine_dtype)
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:

@@ -22,7 +22,7 @@ from mathsft.records import (
     Stint,
 )
 
-SCHEMA_NUMBER = 4
+SCHEMA_NUMBER = 5
 """Raised whenever a table changes: a database of another number is refused, never guessed at."""
 
 METADATA = MetaData()

@@ -26,10 +26,10 @@ from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import ENGINE_CHECK, Canary, Checkpoint, Diverged, Example, Run, StepMetrics
-from mathsft.training.canary import canary_ids, changed_copy, make_canary
+from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
+from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.order import optimizer_batch
 from mathsft.training.peak_memory import predicted_peak
@@ -113,13 +113,13 @@ class Trainer:
             return held.diverged
         weights = self._ranks.whole(held.training_step.weights())
         published = rounded(self._base, weights) if self._ranks.is_first else {}
-        canary = self._canary(held, published, clock) if self._ranks.is_first else None
-        if not self._ranks.agree(canary is None or all(map(math.isfinite, canary.logprobs))):
+        logprob_check = self._logprob_check(held, published, clock) if self._ranks.is_first else None
+        if not self._ranks.agree(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
             held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
             return held.diverged
         folder = self._layout.checkpoint(run.name, to_step)
         path = self._layout.recorded(folder)
-        if canary is None:
+        if logprob_check is None:
             return None  # rank 0 answers
         with clock.during("save_seconds"):
             publish(self._base, published, folder)
@@ -130,7 +130,7 @@ class Trainer:
             peak_memory_bytes=self._peak_memory_bytes(),
             predicted_memory=held.predicted_memory,
         )
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), canary, costs)
+        return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
         """Publish the base weights and changed ones, with what both predict: what an engine can be checked by.
@@ -140,17 +140,17 @@ class Trainer:
         if not self._ranks.is_first:
             return ()
         _, encoded = self._encode(self._settings.experiment, Clock())
-        token_ids, model = canary_ids(encoded.examples), self._base.model
+        token_ids, model = check_token_ids(encoded.examples), self._base.model
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
         published = []
         model.to(device)
         for name, tensors in weights.items():
             folder = self._layout.engine_check(name)
-            canary = make_canary(model, tensors, token_ids, self._engine_dtype, device)
+            logprob_check = make_logprob_check(model, tensors, token_ids, self._engine_dtype, device)
             publish(self._base, tensors, folder)
             path = self._layout.recorded(folder)
-            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), canary))
+            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check))
         model.to("cpu")
         self.park()
         return tuple(published)
@@ -197,12 +197,14 @@ class Trainer:
         )
         return json.dumps(asdict(metrics)) + "\n"
 
-    def _canary(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> Canary:
+    def _logprob_check(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> LogprobCheck:
         """Return what the published weights make of the run's first examples."""
         # Ranks keep their devices for their shares: the whole model lies, and computes, on the host.
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         with clock.during("check_seconds"):
-            return make_canary(self._base.model, published, canary_ids(held.examples), self._engine_dtype, device)
+            return make_logprob_check(
+                self._base.model, published, check_token_ids(held.examples), self._engine_dtype, device
+            )
 
     def _held_for(self, run: Run, to_step: int) -> _Held | None:
         """Return the held run if it can go on to the step and its metrics are still those of its own steps, cut to these."""

@@ -344,8 +344,8 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
     evaluator = Evaluator(replace(settings, experiment=anew))
     report["check with new engines"] = answer_of(evaluator.check_engine, *pair)
     report["taught in a new engine"] = asdict(score(evaluator, taught, {}, "search", True))
-    wrong = replace(base.canary, logprobs=tuple(value - 0.25 for value in base.canary.logprobs))
-    report["check of another function"] = answer_of(evaluator.check_engine, replace(pair[0], canary=wrong), pair[1])
+    wrong = replace(base.logprob_check, logprobs=tuple(value - 0.25 for value in base.logprob_check.logprobs))
+    report["check of another function"] = answer_of(evaluator.check_engine, replace(pair[0], logprob_check=wrong), pair[1])
     evaluator._engine.close()
     evaluator = Evaluator(settings)
     engine._load = load
@@ -370,14 +370,14 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     import torch
 
     from mathsft.data.models import fingerprint
-    from mathsft.training.canary import make_canary
+    from mathsft.training.logprob_check import make_logprob_check
     from mathsft.training.state import load_base
 
     path = f"runs/trial-0000/step-{step:06d}"
     base = load_base(study_dir / path, "sdpa")
     token_ids = tuple(make_tokenizer(study_dir / "tokenizer")(" ".join(PROMPTS))["input_ids"][:65])
-    canary = make_canary(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
-    return make_checkpoint("trial-0000", step, path, fingerprint(study_dir / path), canary)
+    logprob_check = make_logprob_check(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
+    return make_checkpoint("trial-0000", step, path, fingerprint(study_dir / path), logprob_check)
 
 
 def gold_nll(model: Any, tokenizer_folder: Path, letter: str) -> float:

@@ -134,8 +134,8 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
         for name, weight in weights(ours.layout.root, checkpoint).items():
             other = weights(alone.layout.root, expected)[name]
             assert float((weight - other).norm() / other.norm()) < TOLERANCE, name
-        assert checkpoint.canary is not None and expected.canary is not None
-        assert checkpoint.canary.logprobs == pytest.approx(expected.canary.logprobs, rel=1e-4)
+        assert checkpoint.logprob_check is not None and expected.logprob_check is not None
+        assert checkpoint.logprob_check.logprobs == pytest.approx(expected.logprob_check.logprobs, rel=1e-4)
     train_alone(alone, half)
     assert_same(ours, alone, half, BF16_LOSS, BF16_NORM)
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mathsft.records import Canary
+from mathsft.records import LogprobCheck
 
 FP32_TOLERANCE = 1e-4
 """Nats by which two ways to compute a token's log probability in fp32 may differ on average."""
@@ -33,12 +33,12 @@ class Difference:
         return f"by {self.nats:.3g} nats a token, over {self.num_tokens} tokens"
 
 
-def difference(canary: Canary, logprobs: Sequence[float], engine_dtype: str) -> Difference:
-    """Return how the engine's log probabilities differ from the canary's."""
-    differences = [ours - theirs for ours, theirs in zip(logprobs, canary.logprobs, strict=True)]
+def difference(logprob_check: LogprobCheck, logprobs: Sequence[float], engine_dtype: str) -> Difference:
+    """Return how the engine's log probabilities differ from the trainer's."""
+    differences = [ours - theirs for ours, theirs in zip(logprobs, logprob_check.logprobs, strict=True)]
     if engine_dtype == "float32":
         nats, tolerance = statistics.fmean(map(abs, differences)), FP32_TOLERANCE
     else:
         nats, tolerance = abs(statistics.fmean(differences)), BF16_TOLERANCE
-    tolerance *= max(1.0, -statistics.fmean(canary.logprobs) / TAME_NATS) ** 2
+    tolerance *= max(1.0, -statistics.fmean(logprob_check.logprobs) / TAME_NATS) ** 2
     return Difference(nats, tolerance, len(differences))

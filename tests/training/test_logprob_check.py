@@ -1,4 +1,4 @@
-"""The canary: what published weights make of a fixed text, and nothing else changes."""
+"""The logprob check: what published weights make of a fixed text, and nothing else changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mathsft.data.models import fingerprint
 from mathsft.records import Diverged, Example
-from mathsft.training.canary import NUM_CANARY_TOKENS, canary_ids, changed_copy, make_canary
+from mathsft.training.logprob_check import NUM_CHECK_TOKENS, changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
@@ -21,7 +21,7 @@ from tests.training.settled import Trainer
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
 CPU = torch.device("cpu")
-TOKEN_IDS = tuple(range(1, NUM_CANARY_TOKENS + 1))
+TOKEN_IDS = tuple(range(1, NUM_CHECK_TOKENS + 1))
 
 
 def reference(folder: Path, token_ids: tuple[int, ...]) -> list[float]:
@@ -34,50 +34,51 @@ def reference(folder: Path, token_ids: tuple[int, ...]) -> list[float]:
 
 def test_the_text_is_that_of_the_first_examples() -> None:
     examples = [Example("", (1, 2), (3,)), Example("", (4,), (5,) * 100)]
-    assert canary_ids(examples) == (1, 2, 3, 4, *(5,) * 61)
-    assert canary_ids(examples[:1]) == (1, 2, 3)
+    assert check_token_ids(examples) == (1, 2, 3, 4, *(5,) * 61)
+    assert check_token_ids(examples[:1]) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("attention", ["tree", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_canary_is_of_the_published_weights(
+def test_a_check_is_of_the_published_weights(
     make_model: MakeModel, tmp_path: Path, tied: bool, dtype: torch.dtype, attention: str
 ) -> None:
     folder = make_model(tied=tied, dtype=dtype)
     base = load_base(folder, attention)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
-    canary = make_canary(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
+    logprob_check = make_logprob_check(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
     publish(base, weights, tmp_path / "published")
-    assert len(canary.logprobs) == NUM_CANARY_TOKENS - 1
-    assert canary.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
+    assert len(logprob_check.logprobs) == NUM_CHECK_TOKENS - 1
+    assert logprob_check.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
     assert base.model.config._attn_implementation == attention
 
 
 @needs_bf16
-def test_a_bf16_canary_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
+def test_a_bf16_check_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(dtype=torch.bfloat16)
     base = load_base(folder, "tree")
     exact, coarse = (
-        make_canary(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs for dtype in (torch.float32, torch.bfloat16)
+        make_logprob_check(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs
+        for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact != coarse
     assert sum(coarse) / len(coarse) == pytest.approx(sum(exact) / len(exact), abs=0.05)
 
 
-def test_every_checkpoint_has_a_canary_the_baseline_too(make_model: MakeModel, make_settings: MakeSettings) -> None:
+def test_every_checkpoint_has_a_check_the_baseline_too(make_model: MakeModel, make_settings: MakeSettings) -> None:
     settings = make_settings(make_model(tied=True))
     trainer = Trainer(settings)
     run = make_trial(plan=make_plan(8, (0.0, 1.0)))
-    canaries = []
+    checks = []
     for step in (0, 2):
         checkpoint = trainer.advance(run, step)
-        expected = reference(settings.layout.root / checkpoint.path, checkpoint.canary.token_ids)
-        assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
-        canaries.append(checkpoint.canary)
-    assert canaries[0] != canaries[1]
+        expected = reference(settings.layout.root / checkpoint.path, checkpoint.logprob_check.token_ids)
+        assert checkpoint.logprob_check.logprobs == pytest.approx(expected, abs=1e-5)
+        checks.append(checkpoint.logprob_check)
+    assert checks[0] != checks[1]
 
 
 def test_weights_that_predict_nothing_finite_have_diverged(
@@ -108,10 +109,10 @@ def test_what_an_engine_is_checked_by_are_two_models(make_model: MakeModel, make
     trainer = Trainer(settings)
     pair = trainer.publish_for_check()
     for checkpoint in pair:
-        expected = reference(settings.layout.root / checkpoint.path, checkpoint.canary.token_ids)
-        assert checkpoint.canary.logprobs == pytest.approx(expected, abs=1e-5)
+        expected = reference(settings.layout.root / checkpoint.path, checkpoint.logprob_check.token_ids)
+        assert checkpoint.logprob_check.logprobs == pytest.approx(expected, abs=1e-5)
         assert checkpoint.fingerprint == fingerprint(settings.layout.root / checkpoint.path)
     base, changed = pair
-    assert base.canary != changed.canary
+    assert base.logprob_check != changed.logprob_check
     run = make_trial(plan=make_plan(8, (0.0, 1.0)))
     assert trainer.advance(run, 2) == replace(Trainer(settings).advance(run, 2), costs=ANY), "a run does not notice"

@@ -4,17 +4,17 @@ import math
 
 import pytest
 
-from mathsft.evaluation.canary import Difference, difference
-from mathsft.records import Canary
+from mathsft.evaluation.logprob_difference import Difference, difference
+from mathsft.records import LogprobCheck
 
 NUM_TOKENS = 64
 
 
 def compare(differences: list[float], engine_dtype: str, logprob: float = -2.0) -> Difference:
     logprobs = [logprob] * NUM_TOKENS
-    canary = Canary(tuple(range(NUM_TOKENS + 1)), tuple(logprobs))
+    logprob_check = LogprobCheck(tuple(range(NUM_TOKENS + 1)), tuple(logprobs))
     changed = [value + change for value, change in zip(logprobs, differences, strict=True)]
-    return difference(canary, changed, engine_dtype)
+    return difference(logprob_check, changed, engine_dtype)
 
 
 def test_in_fp32_the_mean_difference_is_bounded() -> None:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from mathsft.records import Canary, Example
+from mathsft.records import Example, LogprobCheck
 
-NUM_CANARY_TOKENS = 65
+NUM_CHECK_TOKENS = 65
 """The first is only given: 64 log probabilities, over which the noise of bf16 averages out."""
 
 CHANGED_SHARE = 0.1
@@ -19,21 +19,21 @@ LEAST_SCALE = 0.1
 """Stands for the root mean square of a tensor that is all zero, such as a new bias."""
 
 
-def canary_ids(examples: Iterable[Example]) -> tuple[int, ...]:
+def check_token_ids(examples: Iterable[Example]) -> tuple[int, ...]:
     """Return the tokens of the text, that of the first examples: what is far from them, weights predict only wildly."""
     tokens = chain.from_iterable(example.prompt_ids + example.response_ids for example in examples)
-    return tuple(islice(tokens, NUM_CANARY_TOKENS))
+    return tuple(islice(tokens, NUM_CHECK_TOKENS))
 
 
 @torch.no_grad()
-def make_canary(
+def make_logprob_check(
     model: PreTrainedModel,
     weights: Mapping[str, Tensor],
     token_ids: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
-) -> Canary:
-    """Return the canary of these weights; layers compute in the dtype, the head in fp32, and the model keeps its own."""
+) -> LogprobCheck:
+    """Return the logprob check of these weights: layers compute in the dtype, the head in fp32; the model keeps its own."""
     tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
     ids_T = torch.tensor(token_ids, device=device)
     attention = model.config._attn_implementation
@@ -42,7 +42,7 @@ def make_canary(
         logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
     finally:
         model.set_attn_implementation(attention)
-    return Canary(token_ids, tuple(logprobs_T.tolist()))
+    return LogprobCheck(token_ids, tuple(logprobs_T.tolist()))
 
 
 def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
