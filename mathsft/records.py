@@ -129,7 +129,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Passport:
+class Provenance:
     """All that a run's result follows from, as it was when the run began; hashes are hex digits of BLAKE2b."""
 
     run: str

@@ -25,7 +25,7 @@ from mathsft.interrupts import cancelling
 from mathsft.invocation import command
 from mathsft.layout import StudyLayout
 from mathsft.reporting.quality import quality_lines
-from mathsft.runs.passport import PassportOffice, check_data
+from mathsft.runs.provenance import ProvenanceRecorder, check_data
 from mathsft.store.book import Book
 from mathsft.store.lock import locked
 from mathsft.tracking.heartbeat import Heartbeat
@@ -134,10 +134,10 @@ def placement_for(
 
 @contextmanager
 def observed(opening: Opening, layout: StudyLayout, book: Book, ready: Prepared) -> Iterator[None]:
-    """Have what the book hears shown on the terminal and in W&B, timed, and every run given its passport."""
+    """Have what the book hears shown on the terminal and in W&B, timed, and every run given its provenance."""
     loaded, heartbeat = opening.loaded, opening.heartbeat
     with ExitStack() as stack:
-        book.observers.append(PassportOffice(book, ready.model_folder, ready.pools, ready.placement.description))
+        book.observers.append(ProvenanceRecorder(book, ready.model_folder, ready.pools, ready.placement.description))
         book.observers.append(Timekeeper(book, ready.placement.num_training))
         if loaded.study.wandb.mode != "disabled":
             wandb = WandbObserver(book, layout, loaded.study.wandb)

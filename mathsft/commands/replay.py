@@ -18,7 +18,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
-from mathsft.runs.passport import PassportOffice, changes
+from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay import Comparison, replay
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = open_console()
     with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), opened_to_read(arguments.study) as recorded:
         run = find_run(recorded, arguments.run)
-        passport = recorded.passport(run.name)
-        if run.state in ("running", "failed") or passport is None:
+        provenance = recorded.provenance(run.name)
+        if run.state in ("running", "failed") or provenance is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; only what ended can be compared")
         local = with_local_model(run.experiment, heartbeat)
         folder = study_folder(arguments.study).absolute()
@@ -46,15 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             book = Book.open(layout.database_url, recorded.study)
             pools = load_pools(local.data)
-            book.observers.append(PassportOffice(book, Path(local.model.path), pools, placement.description))
+            book.observers.append(ProvenanceRecorder(book, Path(local.model.path), pools, placement.description))
             with LiveProgress(heartbeat, book, 1) as live:
                 book.observers.append(live)
                 with Crew.hired(placement, LimitSettings()) as crew:
                     study = StudyContext(book, crew, layout, run.experiment)
                     compared = run_to_end(replay(run, recorded, study))
-            replayed = book.passport(run.name)
+            replayed = book.provenance(run.name)
             book.close()
-    differing = changes(passport, replayed) if replayed is not None else []
+    differing = changes(provenance, replayed) if replayed is not None else []
     return _conclude(run, compared, differing, console)
 
 

@@ -9,7 +9,7 @@ import yaml
 from mathsft.data.examples import PLACEHOLDER, load_template
 from mathsft.data.models import HUB_ID
 from mathsft.layout import StudyLayout
-from mathsft.records import Checkpoint, Passport, Run
+from mathsft.records import Checkpoint, Provenance, Run
 from mathsft.reporting import text
 from mathsft.runs.retention import TEST_POOL
 from mathsft.store.book import Book
@@ -35,8 +35,8 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 
 def write_card(book: Book, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
     """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM load as it is."""
-    passport = book.passport(run.name)
-    settings = {**(passport.settings if passport else book.settings() or {}), **run.overrides}
+    provenance = book.provenance(run.name)
+    settings = {**(provenance.settings if provenance else book.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
     folder = layout / checkpoint.path
     parts = [
@@ -53,7 +53,7 @@ def write_card(book: Book, run: Run, checkpoint: Checkpoint, layout: StudyLayout
         _prompt(str(settings.get("prompt.template", ""))),
         "## Settings",
         text.table(("setting", "value"), _settings(settings), num_left=2),
-        _provenance(passport, checkpoint),
+        _provenance(provenance, checkpoint),
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return folder
@@ -117,15 +117,15 @@ def _named(value: Any) -> str:
     return Path(given).name if Path(given).is_absolute() or given.startswith("~") else given
 
 
-def _provenance(passport: Passport | None, checkpoint: Checkpoint) -> str:
+def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
     facts = {"weights (BLAKE3)": checkpoint.fingerprint}
-    if passport is not None:
+    if provenance is not None:
         facts |= {
-            "base model's weights (BLAKE3)": passport.base_fingerprint,
-            "data": passport.data_hash,
-            "seed": str(passport.seed),
-            "device": passport.device,
-            "mathsft's commit": passport.commit + (" and uncommitted changes" if passport.diff else ""),
-            **passport.versions,
+            "base model's weights (BLAKE3)": provenance.base_fingerprint,
+            "data": provenance.data_hash,
+            "seed": str(provenance.seed),
+            "device": provenance.device,
+            "mathsft's commit": provenance.commit + (" and uncommitted changes" if provenance.diff else ""),
+            **provenance.versions,
         }
     return "## Provenance\n\n" + text.table(("", ""), [(text.cell(k), text.cell(v)) for k, v in facts.items()], num_left=2)

@@ -1,6 +1,6 @@
 """The report's sections on a final run's origin: what it ran on, and where each of its settings comes from."""
 
-from mathsft.records import Passport, Run, Stint
+from mathsft.records import Provenance, Run, Stint
 from mathsft.reporting import text
 from mathsft.reporting.costs import worker_place
 from mathsft.store.book import Book
@@ -20,9 +20,9 @@ MODEL = {
 
 def architecture_section(book: Book, run: Run) -> str:
     """Return what the run ran on: processes with their devices, model, precision, versions; empty where nothing is known."""
-    passport = book.passport(run.name)
+    provenance = book.provenance(run.name)
     workers = _workers([stint for stint in book.stints() if stint.run == run.name])
-    if passport is None and not workers:
+    if provenance is None and not workers:
         return ""
     parts = ["### Architecture as run"]
     if workers:
@@ -32,9 +32,9 @@ def architecture_section(book: Book, run: Run) -> str:
         )
         rows = [(name, places, steps) for name, (places, steps) in workers.items()]
         parts.append(text.table(("worker", "device", "worked on"), rows, num_left=3))
-    if passport is not None:
+    if provenance is not None:
         parts.append(
-            text.table(("", ""), [(name, text.cell(value)) for name, value in _facts(passport).items()], num_left=2)
+            text.table(("", ""), [(name, text.cell(value)) for name, value in _facts(provenance).items()], num_left=2)
         )
     return "\n\n".join(parts)
 
@@ -71,11 +71,11 @@ def _workers(stints: list[Stint]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _facts(passport: Passport) -> dict[str, str]:
-    settings = {label: str(passport.settings[name]) for name, label in MODEL.items() if name in passport.settings}
-    versions = ", ".join(f"{package} {number}" for package, number in passport.versions.items())
-    commit = passport.commit + (" and uncommitted changes" if passport.diff else "")
-    return {**settings, "devices": passport.device, "versions": versions, "commit": commit or "not a git checkout"}
+def _facts(provenance: Provenance) -> dict[str, str]:
+    settings = {label: str(provenance.settings[name]) for name, label in MODEL.items() if name in provenance.settings}
+    versions = ", ".join(f"{package} {number}" for package, number in provenance.versions.items())
+    commit = provenance.commit + (" and uncommitted changes" if provenance.diff else "")
+    return {**settings, "devices": provenance.device, "versions": versions, "commit": commit or "not a git checkout"}
 
 
 def _searched(name: str, settings: dict[str, object]) -> str:

@@ -19,9 +19,9 @@ from mathsft.records import (
     Checkpoint,
     Diverged,
     EngineCheck,
-    Passport,
     Problem,
     Promotion,
+    Provenance,
     Quality,
     Response,
     Run,
@@ -36,7 +36,7 @@ from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Quality | Run | Passport | StepMetrics | Checkpoint | Diverged | Score | Stint | Session | Promotion
+Record: TypeAlias = Quality | Run | Provenance | StepMetrics | Checkpoint | Diverged | Score | Stint | Session | Promotion
 Sight: TypeAlias = Scoring | Call | EngineCheck
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
@@ -52,7 +52,7 @@ class Observer(Protocol):
 _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Quality: tables.qualities,
     Run: tables.runs,
-    Passport: tables.passports,
+    Provenance: tables.provenances,
     StepMetrics: tables.metrics,
     Checkpoint: tables.checkpoints,
     Diverged: tables.diverged,
@@ -208,8 +208,8 @@ class Book:
         """Return where the run diverged, None where it did not."""
         return next(iter(self._select(tables.diverged, run=run)), None)
 
-    def passport(self, run: str) -> Passport | None:
-        return next(iter(self._select(tables.passports, run=run)), None)
+    def provenance(self, run: str) -> Provenance | None:
+        return next(iter(self._select(tables.provenances, run=run)), None)
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         return self._select(tables.checkpoints, order=("step",), run=run)

@@ -10,9 +10,9 @@ from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData
 from mathsft.records import (
     Checkpoint,
     Diverged,
-    Passport,
     Problem,
     Promotion,
+    Provenance,
     Quality,
     Response,
     Run,
@@ -70,7 +70,7 @@ studies = Table("msft_study", METADATA, Column("study", Text, primary_key=True),
 problems = _record_table("msft_problem", Problem, ("id",))
 qualities = _record_table("msft_quality", Quality, ())
 runs = _record_table("msft_run", Run, ("name",))
-passports = _record_table("msft_passport", Passport, ("run",))
+provenances = _record_table("msft_provenance", Provenance, ("run",))
 metrics = _record_table("msft_metrics", StepMetrics, ("run", "step"))
 checkpoints = _record_table("msft_checkpoint", Checkpoint, ("run", "step"))
 diverged = _record_table("msft_diverged", Diverged, ("run",))

@@ -14,7 +14,7 @@ from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.runs.passport import PassportOffice
+from mathsft.runs.provenance import ProvenanceRecorder
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine, make_trial
@@ -94,7 +94,7 @@ def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, book: Book) 
     place(tmp_path, loaded, book)
     place(tmp_path, loaded_with(tmp_path, ROWS[:290]), book)  # nothing was trained or scored yet
     place(tmp_path, loaded_with(tmp_path, ROWS), book)
-    book.observers.append(PassportOffice(book, base_model_folder(), load_pools(loaded.experiment.data), "a toaster"))
+    book.observers.append(ProvenanceRecorder(book, base_model_folder(), load_pools(loaded.experiment.data), "a toaster"))
     book.write(make_trial())
     place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), book)  # the order of rows is no other data
     known, quality = book.problems(), book.quality()

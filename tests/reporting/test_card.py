@@ -7,7 +7,7 @@ import yaml
 
 from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
-from mathsft.records import Passport
+from mathsft.records import Provenance
 from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.book import Book
 from tests.build import make_checkpoint, make_final, make_plan, make_score
@@ -21,9 +21,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("has_passport", [True, False])
+@pytest.mark.parametrize("has_provenance", [True, False])
 def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
-    book: Book, tmp_path: Path, has_passport: bool
+    book: Book, tmp_path: Path, has_provenance: bool
 ) -> None:
     book.record_settings(SETTINGS)
     book.write(RUN)
@@ -31,10 +31,10 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     for pool, correct in (("test", {0: 10, 40: 120}), ("watch", {0: 12, 20: 90, 40: 110})):
         for step, num_correct in correct.items():
             book.write(make_score(RUN.name, step, pool, num_correct, 200, num_failed=10))
-    if has_passport:
+    if has_provenance:
         hashes = {f"{name}_hash": name for name in ("data", "prompt", "tokenizer")}
         written = {"settings": SETTINGS, "seed": 7, "versions": {"torch": "2.13.0"}, "device": "cpu"}
-        book.write(Passport(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
+        book.write(Provenance(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
     (tmp_path / checkpoint.path).mkdir(parents=True)
     folder = write_card(book, RUN, checkpoint, StudyLayout(tmp_path))
 
@@ -48,7 +48,7 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     assert ["training.learning_rate", "0.001"] in rows, "the run's own, not the experiment's"
     assert ["model.path", r"or\|g/base"] in rows
     assert ["weights (BLAKE3)", "f1ngerpr1nt"] in rows
-    assert (["mathsft's commit", "abc and uncommitted changes"] in rows) == has_passport
+    assert (["mathsft's commit", "abc and uncommitted changes"] in rows) == has_provenance
     assert "    User: {problem}\n    Assistant: <think>" in body
     assert "The base model is or\\|g/base." in body
     assert "The test problems are from a.jsonl, as are the others" in body

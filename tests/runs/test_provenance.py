@@ -6,8 +6,8 @@ import pytest
 from mathsft.config.schema import Experiment
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
-from mathsft.runs import passport
-from mathsft.runs.passport import PassportOffice, changes
+from mathsft.runs import provenance
+from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay import compare_losses
 from mathsft.store.book import Book
 from tests.build import make_metrics, make_trial
@@ -15,33 +15,33 @@ from tests.build import make_metrics, make_trial
 RUN = make_trial(3, {"training.learning_rate": 0.25}, seed=7)
 
 
-def office(book: Book, experiment: Experiment, device: str) -> PassportOffice:
-    return PassportOffice(book, resolve_model(experiment.model.path), load_pools(experiment.data), device)
+def office(book: Book, experiment: Experiment, device: str) -> ProvenanceRecorder:
+    return ProvenanceRecorder(book, resolve_model(experiment.model.path), load_pools(experiment.data), device)
 
 
 def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experiment) -> None:
     book.observers.append(office(book, experiment, "a toaster"))
     book.write(RUN)
-    issued = book.passport("trial-3")
+    issued = book.provenance("trial-3")
     assert issued is not None
     assert (issued.seed, issued.device, issued.settings["training.learning_rate"]) == (7, "a toaster", 0.25)
     assert issued.versions.keys() >= {"python", "torch", "transformers", "optuna"}
     book.observers[:] = [office(book, experiment, "another toaster")]
     book.write(replace(RUN, reason="goes on"))
-    assert book.passport("trial-3") == issued
+    assert book.provenance("trial-3") == issued
 
 
 def test_a_driver_killed_before_the_passport_issues_it_at_its_next_start(book: Book, experiment: Experiment) -> None:
     book.write(RUN)
-    assert book.passport("trial-3") is None
+    assert book.provenance("trial-3") is None
     office(book, experiment, "a toaster")
-    assert book.passport("trial-3") is not None
+    assert book.provenance("trial-3") is not None
 
 
 def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
     book.observers.append(office(book, experiment, "a toaster"))
     book.write(RUN)
-    issued = book.passport("trial-3")
+    issued = book.provenance("trial-3")
     assert issued is not None
     old = replace(issued, diff="")
     assert changes(old, old) == []
@@ -61,7 +61,7 @@ def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experimen
     }
     book.observers[:] = [office(book, experiment.model_copy(update=other_data), "")]
     book.write(replace(RUN, name="trial-4", experiment=experiment.model_copy(update=other_prompt)))
-    first, second = book.passport("trial-3"), book.passport("trial-4")
+    first, second = book.provenance("trial-3"), book.provenance("trial-4")
     assert first is not None and second is not None
     assert first.prompt_hash != second.prompt_hash
     assert first.data_hash != second.data_hash
@@ -69,8 +69,8 @@ def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experimen
 
 
 def test_no_checkout_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passport, "CHECKOUT", tmp_path)
-    assert passport.checkout() == ("", "")
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
+    assert provenance.checkout() == ("", "")
 
 
 def test_loss_curves_are_compared_to_the_bit() -> None:

@@ -16,7 +16,7 @@ from mathsft.data.examples import load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
 from mathsft.errors import UserError
-from mathsft.records import Passport, Run
+from mathsft.records import Provenance, Run
 from mathsft.store.book import Book, News
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,21 +27,21 @@ GIT_SECONDS = 10
 MAX_DIFF_CHARACTERS = 200_000
 
 
-class PassportOffice:
-    """An observer of the book that issues every run its passport when the run begins; a run keeps its first one."""
+class ProvenanceRecorder:
+    """An observer of the book that issues every run its provenance when the run begins; a run keeps its first one."""
 
     def __init__(self, book: Book, model_folder: Path, pools: Pools, device: str) -> None:
         self._book, self._model_folder, self._pools, self._device = book, model_folder, pools, device
-        for run in book.runs():  # a driver may have been killed between a run and its passport
+        for run in book.runs():  # a driver may have been killed between a run and its provenance
             self.notify(run)
 
     def notify(self, record: News) -> None:
-        """Issue a passport to a run that is new."""
-        if isinstance(record, Run) and record.state == "running" and self._book.passport(record.name) is None:
-            self._book.write(self._passport(record))
+        """Issue its provenance recorded to a run that is new."""
+        if isinstance(record, Run) and record.state == "running" and self._book.provenance(record.name) is None:
+            self._book.write(self._provenance(record))
 
-    def _passport(self, run: Run) -> Passport:
-        return Passport(
+    def _provenance(self, run: Run) -> Provenance:
+        return Provenance(
             run=run.name,
             settings=flatten(run.experiment),
             seed=run.seed,
@@ -75,8 +75,8 @@ def data_hash(pools: Pools) -> str:
 
 def check_data(book: Book, pools: Pools, source: str) -> None:
     """Raise UserError unless the pools are those that the study's runs were trained and scored on."""
-    passports = (book.passport(run.name) for run in book.runs())
-    recorded = next((passport.data_hash for passport in passports if passport is not None), None)
+    provenances = (book.provenance(run.name) for run in book.runs())
+    recorded = next((provenance.data_hash for provenance in provenances if provenance is not None), None)
     if recorded is not None and recorded != data_hash(pools):
         raise UserError(
             f"study {book.study} began with other problems (hash {recorded[:8]}) than data.source {source} gives now: the "
@@ -85,9 +85,9 @@ def check_data(book: Book, pools: Pools, source: str) -> None:
         )
 
 
-def changes(old: Passport, new: Passport) -> list[str]:
-    """Return a line for all that two passports of one run differ in, settings and seed left out."""
-    before, after = (_facts(passport) for passport in (old, new))
+def changes(old: Provenance, new: Provenance) -> list[str]:
+    """Return a line for all that two provenances of one run differ in, settings and seed left out."""
+    before, after = (_facts(provenance) for provenance in (old, new))
     return [
         f"{name}: {before.get(name) or 'none'} -> {after.get(name) or 'none'}"
         for name in sorted({*before, *after})
@@ -116,10 +116,15 @@ def checkout() -> tuple[str, str]:
     return _git("rev-parse", "HEAD").strip(), diff
 
 
-def _facts(passport: Passport) -> Mapping[str, str]:
-    facts = {name: getattr(passport, name) for name in ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash")}
-    uncommitted = _hash(passport.diff) if passport.diff else ""
-    return {**facts, "base_fingerprint": passport.base_fingerprint, "uncommitted changes": uncommitted, **passport.versions}
+def _facts(provenance: Provenance) -> Mapping[str, str]:
+    facts = {name: getattr(provenance, name) for name in ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash")}
+    uncommitted = _hash(provenance.diff) if provenance.diff else ""
+    return {
+        **facts,
+        "base_fingerprint": provenance.base_fingerprint,
+        "uncommitted changes": uncommitted,
+        **provenance.versions,
+    }
 
 
 def _git(*arguments: str) -> str:
