@@ -165,8 +165,8 @@ def _phases(loaded: Loaded) -> tuple[float, float]:
     """Return when the first score was there, and the last one of the search."""
     with opened_if_begun(loaded, layout_of(loaded)) as book:
         assert book is not None
-        scored = [stint for stint in book.stints() if stint.pool]
-    return min(stint.ended for stint in scored), max(stint.ended for stint in scored if stint.pool == "search")
+        scored = [call for call in book.worker_calls() if call.pool]
+    return min(call.ended for call in scored), max(call.ended for call in scored if call.pool == "search")
 
 
 def table(rows: Sequence[Compared]) -> Table:

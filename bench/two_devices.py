@@ -131,10 +131,10 @@ async def train_alone(run: Run, study: StudyContext) -> None:
 
 def training_speed(book: Book, run: str) -> Speed:
     """Return the speed from the run's first request for training to its last answer."""
-    stints = [stint for stint in book.stints() if stint.run == run and not stint.pool]
+    worker_calls = [call for call in book.worker_calls() if call.run == run and not call.pool]
     num_tokens = sum(checkpoint.costs.num_tokens for checkpoint in book.checkpoints(run))
-    by_clock = num_tokens / (stints[-1].ended - stints[0].began)
-    return Speed(by_clock, num_tokens / sum(stint.cpu_seconds for stint in stints))
+    by_clock = num_tokens / (worker_calls[-1].ended - worker_calls[0].began)
+    return Speed(by_clock, num_tokens / sum(call.cpu_seconds for call in worker_calls))
 
 
 def table(pairs: list[Pair]) -> Table:

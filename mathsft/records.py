@@ -296,7 +296,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Call:
+class OngoingCall:
     """A worker was asked to work for a run, or has ended that; seen, not recorded."""
 
     worker: str
@@ -311,7 +311,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Stint:
+class WorkerCall:
     """One call that a worker answered: where and when it worked for a run, and what it used; times are UTC seconds."""
 
     worker: str

@@ -25,8 +25,8 @@ from mathsft.records import (
     Score,
     Session,
     StepMetrics,
-    Stint,
     Verdict,
+    WorkerCall,
 )
 from mathsft.runs.made import new_run
 from mathsft.workers.machine import CudaDevice, Machine
@@ -210,11 +210,11 @@ def score_of(
 # ---- who worked when; times are UTC seconds
 
 
-def make_stint(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> Stint:
-    """Return a trainer's stint, or with a pool the evaluator's."""
+def make_worker_call(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> WorkerCall:
+    """Return a trainer's call, or with a pool the evaluator's."""
     worker, core = ("evaluator", 1) if pool else ("trainer-0", 0)
     given = {"cpus": (core,), "cuda_visible_devices": None, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
-    return Stint(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
+    return WorkerCall(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
 def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:

@@ -6,7 +6,7 @@ from datetime import datetime
 from statistics import median
 from typing import TypeAlias
 
-from mathsft.records import Stint
+from mathsft.records import WorkerCall
 from mathsft.store.book import Book
 
 Span: TypeAlias = tuple[float, float]
@@ -61,22 +61,22 @@ def concurrency(book: Book, runs: Sequence[str]) -> Concurrency | None:
     What a worker does for other runs meanwhile counts, too: it is busy.
     """
     starts = [datetime.fromisoformat(session.began).timestamp() for session in book.sessions()]
-    stints, worked = book.stints(), _work_seconds(book)
-    busy = {stint: (max(stint.began, stint.ended - worked.get(_key(stint), 0.0)), stint.ended) for stint in stints}
+    worker_calls, worked = book.worker_calls(), _work_seconds(book)
+    busy = {call: (max(call.began, call.ended - worked.get(_key(call), 0.0)), call.ended) for call in worker_calls}
     pools = {run.name: run.plan.pool for run in book.runs()}
-    waits = _waits({stint: span for stint, span in busy.items() if stint.run in runs}, pools, starts)
+    waits = _waits({call: span for call, span in busy.items() if call.run in runs}, pools, starts)
     if not waits:
         return None
-    windows = _windows([span for stint, span in busy.items() if stint.run in runs], starts)
-    training = _clipped(_union(span for stint, span in busy.items() if not stint.pool), windows)
-    scoring = _clipped(_union(span for stint, span in busy.items() if stint.pool), windows)
+    windows = _windows([span for call, span in busy.items() if call.run in runs], starts)
+    training = _clipped(_union(span for call, span in busy.items() if not call.pool), windows)
+    scoring = _clipped(_union(span for call, span in busy.items() if call.pool), windows)
     return Concurrency(
         _length(windows), _length(training), _length(scoring), _length(_clipped(training, scoring)), tuple(waits)
     )
 
 
-def _key(stint: Stint) -> tuple[str, int, str]:
-    return stint.run, stint.step, stint.pool
+def _key(call: WorkerCall) -> tuple[str, int, str]:
+    return call.run, call.step, call.pool
 
 
 def _work_seconds(book: Book) -> dict[tuple[str, int, str], float]:
@@ -86,14 +86,14 @@ def _work_seconds(book: Book) -> dict[tuple[str, int, str], float]:
     return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in book.scores()}
 
 
-def _waits(busy: Mapping[Stint, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
-    """Return a wait for every checkpoint's last scoring on its run's own pool; stints are in the order they began."""
+def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
+    """Return a wait for every checkpoint's last scoring on its run's own pool; worker_calls are in the order they began."""
     published, waits = {}, {}
-    for stint, (start, end) in busy.items():
-        key = stint.run, stint.step
-        if not stint.pool:
+    for call, (start, end) in busy.items():
+        key = call.run, call.step
+        if not call.pool:
             published[key] = end
-        elif stint.pool == pools[stint.run] and key in published:
+        elif call.pool == pools[call.run] and key in published:
             since = max(published[key], max((life for life in starts if life <= end), default=0.0))
             waits[key] = Wait(*key, max(0.0, start - since), end - since)
     return [waits[key] for key in sorted(waits)]

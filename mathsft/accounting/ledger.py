@@ -100,7 +100,7 @@ def _points_per_hour(book: Book, runs: Sequence[Run], sessions: Sequence[Session
     if finals:
         watched = book.scores(finals[-1].name, finals[-1].plan.pool)
         gain = _gain_over_step_0(watched)
-        began = [stint.began for stint in book.stints() if stint.run == finals[-1].name]
+        began = [call.began for call in book.worker_calls() if call.run == finals[-1].name]
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
         gain = _gain_of_promoted(book, runs)

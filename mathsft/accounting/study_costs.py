@@ -134,7 +134,7 @@ def _num_trained(run: Run, checkpoints: Sequence[Checkpoint]) -> int:
 
 def _last_start(book: Book) -> float:
     """Return how long it took from the start of the latest driver that had anything scored to its first score."""
-    scored = [stint.ended for stint in book.stints() if stint.pool]
+    scored = [call.ended for call in book.worker_calls() if call.pool]
     took = 0.0
     for session in book.sessions():
         began = datetime.fromisoformat(session.began).timestamp()

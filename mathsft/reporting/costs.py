@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from mathsft.accounting.concurrency import concurrency
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.costs import Memory, ScoringCosts, TrainingCosts
-from mathsft.records import StepMetrics, Stint
+from mathsft.records import StepMetrics, WorkerCall
 from mathsft.reporting import text
 from mathsft.store.book import Book
 
@@ -79,12 +79,12 @@ def two_devices_section(book: Book) -> str:
 
 def workers_section(book: Book) -> str:
     """Return where each worker worked and what it used of the machine; may be empty."""
-    stints = book.stints()
+    worker_calls = book.worker_calls()
     rows = [
         _use_row(label, worker, used)
         for label, runs in _groups(book).items()
-        for worker in sorted({stint.worker for stint in stints if stint.run in runs}, reverse=True)  # trainers first
-        if (used := [stint for stint in stints if stint.worker == worker and stint.run in runs])
+        for worker in sorted({call.worker for call in worker_calls if call.run in runs}, reverse=True)  # trainers first
+        if (used := [call for call in worker_calls if call.worker == worker and call.run in runs])
     ]
     if not rows:
         return ""
@@ -99,34 +99,34 @@ def _groups(book: Book) -> dict[str, list[str]]:
     return {**{name: [name] for name in finals}, "study": others}
 
 
-def _use_row(label: str, worker: str, stints: Sequence[Stint]) -> tuple[str, ...]:
-    seconds = sum(stint.ended - stint.began for stint in stints)
+def _use_row(label: str, worker: str, worker_calls: Sequence[WorkerCall]) -> tuple[str, ...]:
+    seconds = sum(call.ended - call.began for call in worker_calls)
     shares = [
-        (stint.device_utilization, stint.ended - stint.began) for stint in stints if stint.device_utilization is not None
+        (call.device_utilization, call.ended - call.began) for call in worker_calls if call.device_utilization is not None
     ]
-    joules = [stint.energy_joules for stint in stints if stint.energy_joules is not None]
-    held = [stint.device_bytes for stint in stints if stint.device_bytes is not None]
-    places = sorted({worker_place(stint) for stint in stints})
+    joules = [call.energy_joules for call in worker_calls if call.energy_joules is not None]
+    held = [call.device_bytes for call in worker_calls if call.device_bytes is not None]
+    places = sorted({worker_place(call) for call in worker_calls})
     return (
         label,
         worker,
         "; ".join(places),
         text.seconds(seconds),
-        f"{sum(stint.cpu_seconds for stint in stints) / seconds:.2f}",
-        text.size(max(stint.resident_bytes for stint in stints)),
+        f"{sum(call.cpu_seconds for call in worker_calls) / seconds:.2f}",
+        text.size(max(call.resident_bytes for call in worker_calls)),
         text.percent(sum(share * time for share, time in shares) / sum(time for _, time in shares)) if shares else "",
         f"{sum(joules) / 3600:,.1f} Wh" if joules else "",
         text.size(max(held)) if held else "",
     )
 
 
-def worker_place(stint: Stint) -> str:
-    """Return where a stint's processes worked: "CUDA_VISIBLE_DEVICES=1", "core 0", "all cores"."""
-    if stint.cuda_visible_devices is not None:
-        return text.cell(f"CUDA_VISIBLE_DEVICES={stint.cuda_visible_devices}")
-    if not stint.cpus:
+def worker_place(call: WorkerCall) -> str:
+    """Return where a call's processes worked: "CUDA_VISIBLE_DEVICES=1", "core 0", "all cores"."""
+    if call.cuda_visible_devices is not None:
+        return text.cell(f"CUDA_VISIBLE_DEVICES={call.cuda_visible_devices}")
+    if not call.cpus:
         return "all cores"
-    return f"core{'s' if len(stint.cpus) > 1 else ''} {', '.join(map(str, stint.cpus))}"
+    return f"core{'s' if len(call.cpus) > 1 else ''} {', '.join(map(str, call.cpus))}"
 
 
 def _components_table(trained: Mapping[str, Sequence[TrainingCosts]]) -> str:

@@ -1,6 +1,6 @@
 """The report's sections on a final run's origin: what it ran on, and where each of its settings comes from."""
 
-from mathsft.records import Provenance, Run, Stint
+from mathsft.records import Provenance, Run, WorkerCall
 from mathsft.reporting import text
 from mathsft.reporting.costs import worker_place
 from mathsft.store.book import Book
@@ -21,7 +21,7 @@ MODEL = {
 def architecture_section(book: Book, run: Run) -> str:
     """Return what the run ran on: processes with their devices, model, precision, versions; empty where nothing is known."""
     provenance = book.provenance(run.name)
-    workers = _workers([stint for stint in book.stints() if stint.run == run.name])
+    workers = _workers([call for call in book.worker_calls() if call.run == run.name])
     if provenance is None and not workers:
         return ""
     parts = ["### Architecture as run"]
@@ -59,14 +59,14 @@ def settings_section(book: Book, run: Run) -> str:
     return "### Its settings, and where they come from\n\n" + text.table(headers, rows, num_left=4)
 
 
-def _workers(stints: list[Stint]) -> dict[str, tuple[str, str]]:
+def _workers(worker_calls: list[WorkerCall]) -> dict[str, tuple[str, str]]:
     """Return, by worker, its devices and how many steps or scores it worked on."""
     found = {}
-    for name in sorted({stint.worker for stint in stints}, reverse=True):  # trainers first
-        own = [stint for stint in stints if stint.worker == name]
-        places = "; ".join(sorted({worker_place(stint) for stint in own}))
-        num_scored = sum(bool(stint.pool) for stint in own)
-        work = f"{num_scored} scores" if num_scored else f"training to step {max(stint.step for stint in own)}"
+    for name in sorted({call.worker for call in worker_calls}, reverse=True):  # trainers first
+        own = [call for call in worker_calls if call.worker == name]
+        places = "; ".join(sorted({worker_place(call) for call in own}))
+        num_scored = sum(bool(call.pool) for call in own)
+        work = f"{num_scored} scores" if num_scored else f"training to step {max(call.step for call in own)}"
         found[name] = places, work
     return found
 

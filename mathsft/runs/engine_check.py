@@ -7,7 +7,7 @@ from mathsft.errors import StudyFailedError
 from mathsft.records import ENGINE_CHECK, Checkpoint, EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import WorkerLike
-from mathsft.runs.stints import announced
+from mathsft.runs.worker_calls import announced
 from mathsft.workers.worker import Failed, RemoteError
 
 

@@ -18,7 +18,7 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import TEST_POOL, delete_weights
-from mathsft.runs.stints import at_work
+from mathsft.runs.worker_calls import at_work
 from mathsft.workers.worker import Failed, RemoteError
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from mathsft.config.load import differences
 from mathsft.errors import UserError
 from mathsft.records import (
-    Call,
     Checkpoint,
     Diverged,
     EngineCheck,
+    OngoingCall,
     Problem,
     Promotion,
     Provenance,
@@ -30,14 +30,16 @@ from mathsft.records import (
     Scoring,
     Session,
     StepMetrics,
-    Stint,
+    WorkerCall,
 )
 from mathsft.store import tables
 
 log = logging.getLogger(__name__)
 
-Record: TypeAlias = Quality | Run | Provenance | StepMetrics | Checkpoint | Diverged | Score | Stint | Session | Promotion
-Sight: TypeAlias = Scoring | Call | EngineCheck
+Record: TypeAlias = (
+    Quality | Run | Provenance | StepMetrics | Checkpoint | Diverged | Score | WorkerCall | Session | Promotion
+)
+Sight: TypeAlias = Scoring | OngoingCall | EngineCheck
 """What is announced while it lasts, and nobody asks for later."""
 News: TypeAlias = Record | Sight
 LOCK_TIMEOUT_SECONDS = 60
@@ -57,7 +59,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Checkpoint: tables.checkpoints,
     Diverged: tables.diverged,
     Score: tables.scores,
-    Stint: tables.stints,
+    WorkerCall: tables.worker_calls,
     Session: tables.sessions,
     Promotion: tables.promotions,
 }
@@ -231,8 +233,8 @@ class Book:
         key = {"run": score.run, "step": score.step, "pool": score.pool}
         return self._select(tables.responses, order=("problem_id", "sample"), **key)
 
-    def stints(self) -> list[Stint]:
-        return self._select(tables.stints, order=("began",))
+    def worker_calls(self) -> list[WorkerCall]:
+        return self._select(tables.worker_calls, order=("began",))
 
     def sessions(self) -> list[Session]:
         return self._select(tables.sessions, order=("began",))

@@ -19,7 +19,7 @@ from mathsft.records import (
     Score,
     Session,
     StepMetrics,
-    Stint,
+    WorkerCall,
 )
 
 SCHEMA_NUMBER = 5
@@ -78,6 +78,6 @@ scores = _record_table("msft_score", Score, ("run", "step", "pool"))
 responses = _record_table(
     "msft_response", Response, ("run", "step", "pool", "problem_id", "sample"), run=str, step=int, pool=str
 )
-stints = _record_table("msft_stint", Stint, ("worker", "began"))
+worker_calls = _record_table("msft_worker_call", WorkerCall, ("worker", "began"))
 sessions = _record_table("msft_session", Session, ("began",))
 promotions = _record_table("msft_promotion", Promotion, ())

@@ -9,9 +9,9 @@ from mathsft.objective import accuracy_interval
 from mathsft.records import (
     ENGINE_CHECK,
     FINISHED,
-    Call,
     Checkpoint,
     EngineCheck,
+    OngoingCall,
     Promotion,
     Run,
     Score,
@@ -34,7 +34,7 @@ class LiveProgress:
         self._heartbeat, self._book, self._num_trials = heartbeat, book, num_trials
         self._runs = {run.name: run for run in book.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
-        self._calls: dict[str, tuple[Call, float]] = {}  # by worker, and since when
+        self._calls: dict[str, tuple[OngoingCall, float]] = {}  # by worker, and since when
         self._shown_run: Run | None = None  # the one that stepped last
         self._scoring: Scoring | None = None  # under way
         self._is_scoring = False  # this process's engine is up
@@ -59,7 +59,7 @@ class LiveProgress:
                 self._take_step(record)
             case Checkpoint():
                 self._tell_checkpoint(record)
-            case Call():
+            case OngoingCall():
                 self._take_call(record)
             case Scoring():
                 self._scoring = record
@@ -119,7 +119,7 @@ class LiveProgress:
         self._last_steps[metrics.run] = metrics
         self._note_start(metrics.run, "")
 
-    def _take_call(self, call: Call) -> None:
+    def _take_call(self, call: OngoingCall) -> None:
         if call.is_over:
             self._calls.pop(call.worker, None)
         else:
@@ -190,7 +190,7 @@ class LiveProgress:
             return Progress(activities, None, "", facts)
         return Progress(activities, self._share_done(run), self._time_left(run), facts)
 
-    def _words(self, call: Call) -> str:
+    def _words(self, call: OngoingCall) -> str:
         if call.is_starting:
             return f"starting {call.worker} ({'torch, vLLM and its engine' if call.pool else 'torch and the model'})"
         if call.run == ENGINE_CHECK:
@@ -202,7 +202,7 @@ class LiveProgress:
             return f"preparing {call.run}"
         return f"training {call.run}: {self._step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
 
-    def _how_far(self, call: Call) -> str:
+    def _how_far(self, call: OngoingCall) -> str:
         known = self._scoring
         if known is None or (known.run, known.step, known.pool) != (call.run, call.step, call.pool):
             return ""

@@ -4,18 +4,18 @@ import pytest
 
 from mathsft.accounting.concurrency import Wait, concurrency
 from mathsft.store.book import Book
-from tests.build import make_checkpoint, make_final, make_score, make_session, make_stint, make_trial
+from tests.build import make_checkpoint, make_final, make_score, make_session, make_trial, make_worker_call
 
 
 def train(book: Book, step: int, began: float, ended: float, run: str = "final-x", seconds: float | None = None) -> None:
     took = ended - began if seconds is None else seconds
-    book.write(make_stint(run, step, began, ended))
+    book.write(make_worker_call(run, step, began, ended))
     book.write(make_checkpoint(run, step, train_seconds=took, num_tokens=1e9))
 
 
 def score(book: Book, step: int, began: float, ended: float, pool: str = "watch", start_seconds: float = 0.0) -> None:
     spent = {"start_seconds": start_seconds, "generate_seconds": ended - began - start_seconds}
-    book.write(make_stint("final-x", step, began, ended, pool))
+    book.write(make_worker_call("final-x", step, began, ended, pool))
     book.write(make_score("final-x", step, pool, **spent))
 
 

@@ -10,8 +10,8 @@ from tests.build import (
     make_promotion,
     make_score,
     make_session,
-    make_stint,
     make_trial,
+    make_worker_call,
 )
 
 
@@ -53,7 +53,7 @@ def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(book: Book) 
         book.write(make_score("final-x", step, "watch", correct, 4))
     for began, seconds, name in ((1000, 3600.0, "trial-0"), (1000 + 2 * 3600, 1800.0, "final-x")):
         book.write(make_session(began, seconds))
-        book.write(make_stint(name, 4, began + 60, began + 70))
+        book.write(make_worker_call(name, 4, began + 60, began + 70))
     ledger = cost_ledger(book)
     assert ledger.device_hours == pytest.approx(3)
     assert ledger.points_per_device_hour == pytest.approx(50 / 1.0), "half an hour of two workers"

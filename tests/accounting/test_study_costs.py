@@ -22,7 +22,7 @@ from mathsft.data.pools import load_pools
 from mathsft.records import RunState
 from mathsft.store.book import Book
 from tests.accounting.test_forecast import placed
-from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_stint, make_trial
+from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_trial, make_worker_call
 
 
 def expect(speeds: Speeds, *assignments: str) -> Costs:
@@ -121,9 +121,9 @@ def test_the_latest_start_is_the_one_to_expect(book: Book) -> None:
         write_trial(book, number, "finished", 10.0, 2.0)
     for began, first_score in ((1000.0, 1030.0), (2000.0, 2012.0), (3000.0, None)):  # the last one scored nothing yet
         book.write(make_session(began, 100.0))
-        book.write(make_stint("trial-0", 4, began + 1, began + 5))
+        book.write(make_worker_call("trial-0", 4, began + 1, began + 5))
         if first_score:
-            book.write(make_stint("trial-0", 4, began + 2, first_score, "search"))
+            book.write(make_worker_call("trial-0", 4, began + 2, first_score, "search"))
     costs = past_costs(book)
     assert costs is not None
     assert costs.start == pytest.approx(12.0)

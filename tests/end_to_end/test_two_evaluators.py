@@ -30,7 +30,7 @@ def test_two_evaluators_share_a_final_runs_checkpoints(tmp_path: Path) -> None:
     with Crew.hired(replace(placement, evaluators=evaluators), LimitSettings()) as crew:
         ended = asyncio.run(run_final(run, None, StudyContext(book, crew, layout, experiment)))
     assert ended.state == "finished"
-    assert {stint.worker for stint in book.stints() if stint.pool} == {"evaluator-0", "evaluator-1"}
+    assert {call.worker for call in book.worker_calls() if call.pool} == {"evaluator-0", "evaluator-1"}
     published = {checkpoint.step: checkpoint.fingerprint for checkpoint in book.checkpoints(run.name)}
     scores = book.scores(run.name, "watch")
     assert {score.step: score.fingerprint for score in scores} == published

@@ -10,7 +10,7 @@ from mathsft.costs import Memory
 from mathsft.reporting.costs import cost_section, two_devices_section, workers_section
 from mathsft.reporting.terminal import progression_table
 from mathsft.store.book import Book
-from tests.build import GIB, make_checkpoint, make_final, make_score, make_session, make_stint
+from tests.build import GIB, make_checkpoint, make_final, make_score, make_session, make_worker_call
 
 FINAL = make_final(value=0.5)
 
@@ -32,7 +32,7 @@ def write_final(book: Book, visible: tuple[str | None, str | None] = (None, None
             ("", trained, trained + 10, visible[0]),
             ("watch", scored, scored + 15, visible[1]),
         ):
-            book.write(make_stint(FINAL.name, step, began, ended, pool, cuda_visible_devices=seen, **used))
+            book.write(make_worker_call(FINAL.name, step, began, ended, pool, cuda_visible_devices=seen, **used))
 
 
 def row(section: str, first: str, second: str = "") -> list[str]:

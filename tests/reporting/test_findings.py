@@ -17,7 +17,7 @@ from tests.build import (
     make_plan,
     make_promotion,
     make_response,
-    make_stint,
+    make_worker_call,
     score_of,
 )
 
@@ -99,7 +99,7 @@ def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: B
     book.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
     book.write(make_promotion("trial-3", {**SETTINGS, "training.batch_size": 8}))
     for pool, visible in (("", "0"), ("watch", "1")):
-        book.write(make_stint(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
+        book.write(make_worker_call(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
     settings = settings_section(book, FINAL)
     assert "| training.learning\\_rate" not in settings
     assert (

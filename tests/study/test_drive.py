@@ -125,12 +125,12 @@ def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, ex
     driver.book.observers.append(Timekeeper(driver.book, 1))
     driver.study(study_config(num_trials=2))
     run = driver.final(study_config())
-    stints = driver.book.stints()
+    worker_calls = driver.book.worker_calls()
     results = [(one.run, one.step, "") for known in driver.book.runs() for one in driver.book.checkpoints(known.name)]
     results += [(score.run, score.step, score.pool) for score in driver.book.scores()]
-    assert Counter((stint.run, stint.step, stint.pool) for stint in stints) == Counter(results)
-    assert {stint.worker for stint in stints if not stint.pool} == {"trainer-0"}
-    assert {(stint.worker, stint.cpus) for stint in stints if stint.pool} == {("evaluator", (1,))}
+    assert Counter((call.run, call.step, call.pool) for call in worker_calls) == Counter(results)
+    assert {call.worker for call in worker_calls if not call.pool} == {"trainer-0"}
+    assert {(call.worker, call.cpus) for call in worker_calls if call.pool} == {("evaluator", (1,))}
     found = concurrency(driver.book, [run.name])
     assert found is not None
     assert [wait.step for wait in found.waits] == [score.step for score in driver.book.scores(run.name, "watch")]

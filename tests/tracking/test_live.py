@@ -8,7 +8,7 @@ from typing import IO
 import pytest
 from rich.console import Console
 
-from mathsft.records import Call, EngineCheck, Run, Score, Scoring, StepMetrics
+from mathsft.records import EngineCheck, OngoingCall, Run, Score, Scoring, StepMetrics
 from mathsft.store.book import Book, News
 from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
@@ -58,7 +58,7 @@ def hear(book: Book, heartbeat: Heartbeat, news: News | str) -> None:
     match news:
         case "beat":
             heartbeat.beat()
-        case Call() | EngineCheck() | Scoring():
+        case OngoingCall() | EngineCheck() | Scoring():
             book.announce(news)
         case _:
             book.write(news)
@@ -172,8 +172,8 @@ def test_the_time_that_the_engine_takes_to_start_is_not_taken_for_the_pace(book:
     assert lines[-1].endswith("about 4 s left"), "half a trial took 2 s, a whole one is left"
 
 
-def asked(worker: str, run: str, at_step: int, pool: str = "", **changes: bool) -> Call:
-    return replace(Call(worker, run, at_step, pool, is_starting=False), **changes)
+def asked(worker: str, run: str, at_step: int, pool: str = "", **changes: bool) -> OngoingCall:
+    return replace(OngoingCall(worker, run, at_step, pool, is_starting=False), **changes)
 
 
 def test_between_events_a_line_says_who_does_what_and_how_far_that_is(book: Book) -> None:

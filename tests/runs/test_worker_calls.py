@@ -12,10 +12,10 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
-from mathsft.records import Call
+from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
-from mathsft.runs.stints import Tally, at_work
+from mathsft.runs.worker_calls import Tally, at_work
 from mathsft.store.book import Book
 from mathsft.workers.gauge import DeviceReading, Reading
 from mathsft.workers.machine import Machine
@@ -65,17 +65,17 @@ def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
     book: Book, experiment: Experiment, tmp_path: Path
 ) -> None:
     work(worker(experiment, tmp_path, make_machine((3, 5), ())), experiment, tmp_path, book)
-    [stint] = book.stints()
-    assert (stint.worker, stint.run, stint.step, stint.pool) == ("trainer-0", "final-x", 4, "")
-    assert (stint.cpus, stint.cuda_visible_devices) == ((3,), None)
-    assert stint.began <= stint.ended
-    assert stint.cpu_seconds >= 0
-    assert stint.resident_bytes > 2**20
+    [call] = book.worker_calls()
+    assert (call.worker, call.run, call.step, call.pool) == ("trainer-0", "final-x", 4, "")
+    assert (call.cpus, call.cuda_visible_devices) == ((3,), None)
+    assert call.began <= call.ended
+    assert call.cpu_seconds >= 0
+    assert call.resident_bytes > 2**20
 
 
 def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experiment: Experiment, tmp_path: Path) -> None:
     work(worker(experiment, tmp_path, make_machine((0, 1), ("3", "1"))), experiment, tmp_path, book)
-    assert [stint.cuda_visible_devices for stint in book.stints()] == ["3"]
+    assert [call.cuda_visible_devices for call in book.worker_calls()] == ["3"]
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("no use")])
@@ -87,11 +87,11 @@ def test_who_works_at_what_is_announced_until_it_is_over(
     new_worker.has_answered = False
     with pytest.raises(RuntimeError) if error else nullcontext():
         work(new_worker, experiment, tmp_path, book, error)
-    call = Call("trainer-0", "final-x", 4, "", is_starting=True)
-    assert [news for news in listener.heard if isinstance(news, Call)] == [call, replace(call, is_over=True)]
+    call = OngoingCall("trainer-0", "final-x", 4, "", is_starting=True)
+    assert [news for news in listener.heard if isinstance(news, OngoingCall)] == [call, replace(call, is_over=True)]
 
 
-def test_what_came_to_nothing_is_no_stint(book: Book, experiment: Experiment, tmp_path: Path) -> None:
+def test_what_came_to_nothing_is_no_call(book: Book, experiment: Experiment, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no use"):
         work(worker(experiment, tmp_path, make_machine((0, 1), ())), experiment, tmp_path, book, RuntimeError("no use"))
-    assert book.stints() == []
+    assert book.worker_calls() == []

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from statistics import fmean
 
-from mathsft.records import Call, Stint
+from mathsft.records import OngoingCall, WorkerCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import polling
@@ -56,7 +56,7 @@ class Tally:
 
 @asynccontextmanager
 async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
-    """Announce that the worker was asked, while the body waits for it, and record a stint of it unless that raises."""
+    """Announce that the worker was asked, while the body waits for it, and record a call of it unless that raises."""
     tally, began, nvml = Tally(), time.time(), study.crew.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
@@ -71,7 +71,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
         async with polling(read, READ_SECONDS):
             yield
     read()
-    stint = Stint(
+    call = WorkerCall(
         worker=worker.name,
         run=run,
         step=step,
@@ -86,13 +86,13 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
         energy_joules=tally.energy_joules,
         device_bytes=tally.device_bytes,
     )
-    study.book.write(stint)
+    study.book.write(call)
 
 
 @contextmanager
 def announced(worker: WorkerLike, run: str, step: int, pool: str, book: Book) -> Iterator[None]:
     """Announce that the worker was asked, and that this is over when the body ends."""
-    call = Call(worker.name, run, step, pool, is_starting=not worker.has_answered)
+    call = OngoingCall(worker.name, run, step, pool, is_starting=not worker.has_answered)
     book.announce(call)
     try:
         yield
