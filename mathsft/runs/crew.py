@@ -10,9 +10,9 @@ from typing import Any, Protocol, Self
 
 from mathsft.config.schema import LimitSettings
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.gauge import Nvml
 from mathsft.workers.placement import Placement
 from mathsft.workers.spawn import SpawnProcess
+from mathsft.workers.usage import Nvml
 from mathsft.workers.worker import Device, Worker
 
 

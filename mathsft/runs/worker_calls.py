@@ -11,13 +11,13 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import polling
 from mathsft.store.book import Book
-from mathsft.workers.gauge import Reading, read_processes
+from mathsft.workers.usage import UsageReading, read_processes
 
 READ_SECONDS = 2.0
 """Often enough to see memory rise and fall; a reading takes some milliseconds of the driver."""
 
 
-class Tally:
+class UsageTally:
     """Adds up readings of one worker: what was used between them, and the most that was held at any of them."""
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Tally:
         self.device_bytes: int | None = None
         self.energy_joules: float | None = None
         self._utilizations: list[float] = []
-        self._last: Reading | None = None
+        self._last: UsageReading | None = None
 
     @property
     def device_utilization(self) -> float | None:
         """Return the mean of the readings that tell one."""
         return fmean(self._utilizations) if self._utilizations else None
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: UsageReading) -> None:
         """Count what was used since the reading before; a process that is new since then counts from its start."""
         if self._last is not None:
             before = self._last.cpu_seconds
@@ -42,7 +42,7 @@ class Tally:
         self._add_device(reading)
         self._last = reading
 
-    def _add_device(self, reading: Reading) -> None:
+    def _add_device(self, reading: UsageReading) -> None:
         if reading.device is None:
             return
         if reading.device.utilization is not None:
@@ -57,14 +57,14 @@ class Tally:
 @asynccontextmanager
 async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce that the worker was asked, while the body waits for it, and record a call of it unless that raises."""
-    tally, began, nvml = Tally(), time.time(), study.crew.nvml
+    tally, began, nvml = UsageTally(), time.time(), study.crew.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
     def read() -> None:
         cpu_seconds, resident_bytes = read_processes(worker.pids)
         # On a shared device, what it does while the worker waits for its turn it does for another one.
         device = nvml.read(visible) if nvml is not None and visible and worker.has_device else None
-        tally.add(Reading(cpu_seconds, resident_bytes, device))
+        tally.add(UsageReading(cpu_seconds, resident_bytes, device))
 
     read()
     with announced(worker, run, step, pool, study.book):

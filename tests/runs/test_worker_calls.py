@@ -15,16 +15,16 @@ from mathsft.layout import StudyLayout
 from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew, Lending
-from mathsft.runs.worker_calls import Tally, at_work
+from mathsft.runs.worker_calls import UsageTally, at_work
 from mathsft.store.book import Book
-from mathsft.workers.gauge import DeviceReading, Reading
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
+from mathsft.workers.usage import DeviceReading, UsageReading
 from tests.build import Listener, make_machine
 
 
 def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> None:
-    tally = Tally()
+    tally = UsageTally()
     for cpu_seconds, resident_bytes, device in (
         ({7: 10.0}, 100, DeviceReading(0.2, 1000.0, 5)),
         ({7: 11.5}, 300, DeviceReading(0.6, 1400.0, 9)),
@@ -32,7 +32,7 @@ def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> Non
         ({7: 12.0}, 200, DeviceReading(0.7, 9000.0, 8)),
         ({8: 2.0}, 200, DeviceReading(None, 9100.0, None)),  # a new process in place of one that died
     ):
-        tally.add(Reading(cpu_seconds, resident_bytes, device))
+        tally.add(UsageReading(cpu_seconds, resident_bytes, device))
     assert tally.cpu_seconds == 1.5 + 0.5 + 2.0
     assert tally.resident_bytes == 300
     assert tally.device_utilization == pytest.approx(0.5)
@@ -41,8 +41,8 @@ def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> Non
 
 
 def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
-    tally = Tally()
-    tally.add(Reading({1: 1.0}, 1, None))
+    tally = UsageTally()
+    tally.add(UsageReading({1: 1.0}, 1, None))
     assert (tally.device_utilization, tally.energy_joules, tally.device_bytes) == (None, None, None)
 
 

@@ -28,7 +28,7 @@ class DeviceReading:
 
 
 @dataclass(frozen=True)
-class Reading:
+class UsageReading:
     """A worker's processes at one moment, those that they started included."""
 
     cpu_seconds: Mapping[int, float]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mathsft.workers.gauge import DeviceReading, Nvml, read_processes
+from mathsft.workers.usage import DeviceReading, Nvml, read_processes
 
 BUSY_PARENT = """
 import subprocess, sys
