@@ -30,7 +30,7 @@ from mathsft.records import Run
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, trained
-from mathsft.runs.final import One, final_plan, final_run
+from mathsft.runs.final import SingleRun, final_plan, final_run
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
@@ -100,13 +100,13 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 
     async def paired(study: StudyContext) -> list[Pair]:
-        await drive(One(replace(run, name=WARM_UP), book), study)  # processes, engine and encoded examples are there
+        await drive(SingleRun(replace(run, name=WARM_UP), book), study)  # processes, engine and encoded examples are there
         pairs = []
         for number in range(num_pairs):
             speeds = {}
             for kind in ("alone", "scored") if number % 2 == 0 else ("scored", "alone"):
                 named = replace(run, name=f"final-{kind}-{number}")
-                await (drive(One(named, book), study) if kind == "scored" else train_alone(named, study))
+                await (drive(SingleRun(named, book), study) if kind == "scored" else train_alone(named, study))
                 speeds[kind] = training_speed(book, named.name)
             pairs.append(Pair(**speeds))
             console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")

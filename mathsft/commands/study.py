@@ -38,7 +38,7 @@ from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.crew import Crew
 from mathsft.study.components import rehearse
-from mathsft.study.given import best_settings, given_settings
+from mathsft.study.initial_trials import best_settings, initial_settings
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         experiment, ready = loaded.experiment, prepared(opening, layout, book, "study")
         placement = ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
-        given = given_settings(config, experiment, _warm_settings(arguments.warm_from, config))
+        given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
         search = Search(config, experiment, plan, given, book, layout, len(placement.trainers))
         book.record_settings(identity(loaded))

@@ -26,7 +26,7 @@ LEAST_RELATIVE_GAIN = 0.1
 """Below that share of the accuracy a gain is small, whatever min_gain says of better models."""
 
 
-class One:
+class SingleRun:
     """A source that proposes a single run, unless the book says that it is over, and ends it where it gains too little."""
 
     def __init__(self, run: Run, book: Book, min_gain: float | None = None) -> None:
@@ -97,7 +97,7 @@ def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_se
 
 async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, min_gain: float | None = None) -> Run:
     """Check the engine, execute the final run, score the promoted trial beside it, then baseline, best and last on test."""
-    book, final = study.book, One(run, study.book, min_gain)
+    book, final = study.book, SingleRun(run, study.book, min_gain)
     async with TaskGroup() as work:
         if not final.done():
             work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores

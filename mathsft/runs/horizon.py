@@ -10,7 +10,7 @@ from mathsft.objective import independent_responses
 from mathsft.records import FINISHED, Overrides, Plan, Run, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
-from mathsft.runs.final import One
+from mathsft.runs.final import SingleRun
 from mathsft.runs.made import new_run
 from mathsft.seeds import derive_seed
 from mathsft.statistics.horizon import Tried
@@ -58,7 +58,7 @@ async def run_horizon(runs: list[Run], study: StudyContext) -> None:
     """Execute those of the runs that the book does not have."""
     async with TaskGroup() as work:
         for run in runs:
-            work.create_task(drive(One(run, study.book), study))
+            work.create_task(drive(SingleRun(run, study.book), study))
 
 
 def recorded_horizon(book: Book) -> list[Tried]:

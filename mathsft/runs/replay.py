@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
-from mathsft.runs.final import One
 from mathsft.store.book import Book
 
 
@@ -45,7 +44,7 @@ class Comparison:
         )
 
 
-class _Again(One):
+class ReplayRun(One):
     """A source that proposes a run once more, and stops it where it was pruned."""
 
     def __init__(self, run: Run, num_scores: int, book: Book) -> None:
@@ -60,7 +59,7 @@ async def replay(run: Run, recorded: Book, study: StudyContext) -> Comparison:
     """Train and score a recorded run again, writing to the study's book only, and compare."""
     book = study.book
     scores = recorded.scores(run.name, run.plan.pool)
-    again = _Again(run, len(scores), book)
+    again = ReplayRun(run, len(scores), book)
     await drive(again, study)
     first, largest = compare_losses(recorded.metrics(run.name), book.metrics(run.name))
     compared = [

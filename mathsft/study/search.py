@@ -34,7 +34,7 @@ from mathsft.study.decide import propose
 MAX_FAILURES = 3
 
 
-class Turns:
+class TrialEvents:
     """Events by trial number; those before the first trial have happened."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Search:
         self._space = make_space(config)
         with told_to_user(book):
             self.study = open_optuna_study(config, book)
-        self._asked, self._told = Turns(), Turns()
+        self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._left: list[Run] = []  # trials that an earlier driver left under way
         self._half_asked: int | None = None  # the trial that it was asking for when it was killed

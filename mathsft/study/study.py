@@ -10,7 +10,7 @@ from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
-from mathsft.runs.final import One
+from mathsft.runs.final import SingleRun
 from mathsft.runs.horizon import are_over, horizon_runs, run_horizon
 from mathsft.runs.made import new_run
 from mathsft.runs.results import SEARCH_POOL, recorded_results
@@ -49,7 +49,7 @@ async def run_study(config: StudyConfig, rule: Rule, search: Search, study: Stud
     """
     async with TaskGroup() as work:
         work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
-        work.create_task(drive(One(baseline_run(config, study.experiment), study.book), study))
+        work.create_task(drive(SingleRun(baseline_run(config, study.experiment), study.book), study))
         work.create_task(drive(search, study))
     promotion = await confirm(rule, study)
     await run_horizon(_horizon_runs(config, study.experiment, promotion), study)

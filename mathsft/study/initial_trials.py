@@ -11,7 +11,9 @@ NUM_WARM = 3
 """How many of another study's best settings are tried first."""
 
 
-def given_settings(config: StudyConfig, experiment: Experiment, warm: Iterable[Overrides]) -> tuple[dict[str, Scalar], ...]:
+def initial_settings(
+    config: StudyConfig, experiment: Experiment, warm: Iterable[Overrides]
+) -> tuple[dict[str, Scalar], ...]:
     """Return what the first trials are given, each setting once.
 
     Trial 0 has the experiment's own settings, so that the study can tell whether tuning was worth it; where they lie outside

@@ -4,7 +4,7 @@ import pytest
 
 from mathsft.config.schema import Experiment
 from mathsft.store.book import Book
-from mathsft.study.given import best_settings, given_settings
+from mathsft.study.initial_trials import best_settings, initial_settings
 from tests.build import make_promotion, make_trial
 from tests.study.toys import study_config
 
@@ -14,12 +14,12 @@ RATE, SIZE = "training.learning_rate", "training.batch_size"
 def test_the_experiments_own_settings_come_first_and_none_comes_twice(experiment: Experiment) -> None:
     own = {RATE: 1e-3, SIZE: 16}
     enqueued = ({RATE: 2e-3}, own)
-    assert given_settings(study_config(enqueue=enqueued), experiment, [{SIZE: 8}]) == (own, {RATE: 2e-3}, {SIZE: 8})
+    assert initial_settings(study_config(enqueue=enqueued), experiment, [{SIZE: 8}]) == (own, {RATE: 2e-3}, {SIZE: 8})
 
 
 def test_own_settings_outside_of_the_ranges_are_no_trial(experiment: Experiment) -> None:
     narrow = {RATE: {"type": "float", "low": 1e-2, "high": 1.0, "log": True}}
-    assert given_settings(study_config(search=narrow), experiment, []) == ()
+    assert initial_settings(study_config(search=narrow), experiment, []) == ()
 
 
 @pytest.mark.parametrize(
