@@ -30,8 +30,8 @@ from mathsft.errors import StudyFailedError, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import ENGINE_CHECK, EngineCheck
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
 from mathsft.runs.engine_check import check_engine
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book, News
 from mathsft.workers.machine import detect_machine
 from mathsft.workers.placement import place
@@ -177,8 +177,8 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
     placement = place(machine, experiment, layout, "study")
     try:
         check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
-        with Crew.hired(placement, LimitSettings()) as crew:
-            asyncio.run(check_engine(StudyContext(book, crew, layout, experiment)))
+        with StudyWorkers.started(placement, LimitSettings()) as workers:
+            asyncio.run(check_engine(StudyContext(book, workers, layout, experiment)))
     except UserError as error:
         return Checked(_outcome(str(error)), str(error))
     except StudyFailedError as error:

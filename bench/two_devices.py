@@ -28,9 +28,9 @@ from mathsft.config.load import load_settings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
 from mathsft.runs.execute import drive, trained
 from mathsft.runs.final import SingleRun, final_plan, final_run
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
@@ -112,8 +112,8 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
             console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")
         return pairs
 
-    with Crew.hired(placement, loaded.study.limits) as crew:
-        pairs = asyncio.run(paired(StudyContext(book, crew, layout, loaded.experiment)))
+    with StudyWorkers.started(placement, loaded.study.limits) as workers:
+        pairs = asyncio.run(paired(StudyContext(book, workers, layout, loaded.experiment)))
     found = concurrency(book, [f"final-scored-{number}" for number in range(num_pairs)])
     book.close()
     assert found is not None
@@ -123,7 +123,7 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
 async def train_alone(run: Run, study: StudyContext) -> None:
     """Train the run to the same checkpoints, which nobody scores."""
     study.book.write(run)
-    async with study.crew.trainers.lease() as trainer:
+    async with study.workers.trainers.lease() as trainer:
         for step in run.eval_steps:
             await trained(run, step, trainer, study)
     study.book.write(replace(run, state="finished"))

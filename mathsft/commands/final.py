@@ -34,10 +34,10 @@ from mathsft.reporting.report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.best import best_checkpoint
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.retention import best_step
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book
 
 
@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         console.print(_disk(loaded.study.final, ready.model_folder, layout))
         with (
             observed(opening, layout, book, ready),
-            Crew.hired(ready.placement, loaded.study.limits) as crew,
+            StudyWorkers.started(ready.placement, loaded.study.limits) as workers,
         ):
-            study = StudyContext(book, crew, layout, experiment)
+            study = StudyContext(book, workers, layout, experiment)
             run = run_to_end(run_final(run, promotion, study, loaded.study.final.min_gain))
         with opening.heartbeat.during("writing the report"):
             report = write_report(book, layout)

@@ -17,9 +17,9 @@ from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
 from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay import Comparison, replay
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
             book.observers.append(ProvenanceRecorder(book, Path(local.model.path), pools, placement.description))
             with LiveProgress(heartbeat, book, 1) as live:
                 book.observers.append(live)
-                with Crew.hired(placement, LimitSettings()) as crew:
-                    study = StudyContext(book, crew, layout, run.experiment)
+                with StudyWorkers.started(placement, LimitSettings()) as workers:
+                    study = StudyContext(book, workers, layout, run.experiment)
                     compared = run_to_end(replay(run, recorded, study))
             replayed = book.provenance(run.name)
             book.close()

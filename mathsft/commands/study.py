@@ -36,7 +36,7 @@ from mathsft.reporting.report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
 from mathsft.study.initial_trials import best_settings, initial_settings
 from mathsft.study.search import Search
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         book.record_settings(identity(loaded))
         with observed(opening, layout, book, ready):
             if not is_over(config, experiment, search, book, rule):
-                with Crew.hired(placement, config.limits) as crew:
-                    run_to_end(run_study(config, rule, search, StudyContext(book, crew, layout, experiment)))
+                with StudyWorkers.started(placement, config.limits) as workers:
+                    run_to_end(run_study(config, rule, search, StudyContext(book, workers, layout, experiment)))
             promotion = promote(rule, book, layout)
         with opening.heartbeat.during("writing the report"):
             report = write_report(book, layout)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
-from mathsft.runs.crew import Crew
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book
 
 
@@ -14,7 +14,7 @@ class StudyContext:
     """One driver's study. The experiment is that of the settings: every run has its own, with its overrides."""
 
     book: Book
-    crew: Crew
+    workers: StudyWorkers
     layout: StudyLayout
     experiment: Experiment
 

@@ -6,8 +6,8 @@ from asyncio import TaskGroup
 from mathsft.errors import StudyFailedError
 from mathsft.records import ENGINE_CHECK, Checkpoint, EngineCheck
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import WorkerLike
 from mathsft.runs.worker_calls import announced
+from mathsft.runs.worker_pool import WorkerLike
 from mathsft.workers.worker import Failed, RemoteError
 
 
@@ -16,10 +16,10 @@ async def check_engine(study: StudyContext) -> None:
 
     Raises UserError where they disagree, StudyFailedError where one of them cannot be asked.
     """
-    lent = study.crew.evaluators
+    lent = study.workers.evaluators
     evaluators = [await lent.take() for _ in range(lent.size)]  # before the first checkpoint is scored
     try:
-        async with study.crew.trainers.lease() as trainer:
+        async with study.workers.trainers.lease() as trainer:
             with announced(trainer, ENGINE_CHECK, 0, "", study.book):
                 pair: tuple[Checkpoint, Checkpoint] = await trainer.call("publish_for_check")
         async with TaskGroup() as checks:

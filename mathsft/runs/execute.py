@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from mathsft.errors import ErrorKind
 from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import TEST_POOL, delete_weights
 from mathsft.runs.worker_calls import at_work
+from mathsft.runs.worker_pool import WorkerLike
 from mathsft.workers.worker import Failed, RemoteError
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ async def drive(source: Source, study: StudyContext) -> None:
     while not source.done():
         async with TaskGroup() as runs:
             while True:
-                trainer = await study.crew.trainers.take()  # before asking: what is proposed late knows more results
+                trainer = await study.workers.trainers.take()  # before asking: what is proposed late knows more results
                 run = await source.next()
                 if run is None:
-                    study.crew.trainers.give(trainer)
+                    study.workers.trainers.give(trainer)
                     break
                 study.book.write(run)
                 runs.create_task(execute(run, trainer, study, source))
@@ -60,7 +60,7 @@ async def drive(source: Source, study: StudyContext) -> None:
 async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: Source) -> None:
     """Train a run to each eval point; score every checkpoint while training goes on; close it with how it ended."""
     if run.state != "running":
-        study.crew.trainers.give(trainer)  # a driver died between recording the end and reporting it
+        study.workers.trainers.give(trainer)  # a driver died between recording the end and reporting it
         await source.close(run, run.state, run.reason)
         return
     steps, window, judging = run.eval_steps, Semaphore(run.plan.max_unscored), Lock()
@@ -78,7 +78,7 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
 
     try:
         async with TaskGroup() as scoring:  # left when the last score is in
-            with study.crew.trainers.until_done(trainer):  # left when training ends: the next run may start
+            with study.workers.trainers.until_done(trainer):  # left when training ends: the next run may start
                 for index, step in enumerate(steps):
                     await window.acquire()
                     if is_stopped := stop_at is not None and index >= stop_at:
@@ -134,7 +134,7 @@ async def scored(
     if trainer is not None:
         again = await trained(run, checkpoint.step, trainer, study)
     else:
-        async with study.crew.trainers.lease() as free_trainer:
+        async with study.workers.trainers.lease() as free_trainer:
             again = await trained(run, checkpoint.step, free_trainer, study)
     if isinstance(again, Diverged):
         raise Failed(f"{run.name} diverges at step {again.step} ({again.reason}), where it did not before")
@@ -142,7 +142,7 @@ async def scored(
 
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
-    async with study.crew.evaluators.lease() as evaluator:
+    async with study.workers.evaluators.lease() as evaluator:
         async with (
             watching(checkpoint, pool, study),
             at_work(evaluator, checkpoint.run, checkpoint.step, pool, study),

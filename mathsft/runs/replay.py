@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
+from mathsft.runs.final import SingleRun
+from mathsft.runs.final import SingleRun
 from mathsft.store.book import Book
 
 
@@ -44,7 +46,7 @@ class Comparison:
         )
 
 
-class ReplayRun(One):
+class ReplayRun(SingleRun):
     """A source that proposes a run once more, and stops it where it was pruned."""
 
     def __init__(self, run: Run, num_scores: int, book: Book) -> None:

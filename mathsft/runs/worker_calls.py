@@ -8,8 +8,8 @@ from statistics import fmean
 
 from mathsft.records import OngoingCall, WorkerCall
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import WorkerLike
 from mathsft.runs.progress import polling
+from mathsft.runs.worker_pool import WorkerLike
 from mathsft.store.book import Book
 from mathsft.workers.usage import UsageReading, read_processes
 
@@ -57,7 +57,7 @@ class UsageTally:
 @asynccontextmanager
 async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce that the worker was asked, while the body waits for it, and record a call of it unless that raises."""
-    tally, began, nvml = UsageTally(), time.time(), study.crew.nvml
+    tally, began, nvml = UsageTally(), time.time(), study.workers.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
     def read() -> None:

@@ -10,8 +10,8 @@ from mathsft.config.schema import LimitSettings
 from mathsft.data.models import resolve_model
 from mathsft.layout import StudyLayout
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew
 from mathsft.runs.final import final_run, run_final
+from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.book import Book
 from mathsft.workers.placement import place
 from tests.build import make_experiment, make_machine, make_plan
@@ -27,8 +27,8 @@ def test_two_evaluators_share_a_final_runs_checkpoints(tmp_path: Path) -> None:
     book = Book.open(layout.database_url, "two")
     plan = make_plan(128, (0.0, 0.25, 0.5, 0.75, 1.0), "watch", keep="best_and_last", max_unscored=9)
     run = final_run(experiment, {"evaluation.max_tokens": 48}, plan, 0)
-    with Crew.hired(replace(placement, evaluators=evaluators), LimitSettings()) as crew:
-        ended = asyncio.run(run_final(run, None, StudyContext(book, crew, layout, experiment)))
+    with StudyWorkers.started(replace(placement, evaluators=evaluators), LimitSettings()) as workers:
+        ended = asyncio.run(run_final(run, None, StudyContext(book, workers, layout, experiment)))
     assert ended.state == "finished"
     assert {call.worker for call in book.worker_calls() if call.pool} == {"evaluator-0", "evaluator-1"}
     published = {checkpoint.step: checkpoint.fingerprint for checkpoint in book.checkpoints(run.name)}

@@ -11,8 +11,8 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Scoring
 from mathsft.runs import progress
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.progress import MetricsTail, watching
+from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.book import Book
 from tests.build import Listener, make_checkpoint, make_experiment, make_metrics
 
@@ -35,7 +35,7 @@ def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_
     assert [metrics.step for metrics in tail.read()] == [2, 3]
 
 
-NOBODY = Crew(Lending([]), Lending([]))
+NOBODY = StudyWorkers(WorkerPool([]), WorkerPool([]))
 
 
 def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.worker_calls import UsageTally, at_work
+from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.book import Book
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
@@ -53,7 +53,7 @@ def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
 
 def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: Exception | None = None) -> None:
     async def body() -> None:
-        study = StudyContext(book, Crew(Lending([worker]), Lending([])), StudyLayout(folder), experiment)
+        study = StudyContext(book, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
         async with at_work(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error

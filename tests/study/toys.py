@@ -15,8 +15,8 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
-from mathsft.runs.crew import Crew, Lending
 from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.book import Book
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
@@ -150,8 +150,8 @@ class Driver:
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
         evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
-        crew = Crew(Lending(trainers), Lending([evaluator]))
-        return StudyContext(self.book, crew, self.layout, self.experiment)
+        workers = StudyWorkers(WorkerPool(trainers), WorkerPool([evaluator]))
+        return StudyContext(self.book, workers, self.layout, self.experiment)
 
     def study(self, config: StudyConfig) -> None:
         search = Search(

@@ -37,7 +37,7 @@ class WorkerLike(Protocol):
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any: ...
 
 
-class Lending:
+class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
     Not an asyncio.Queue: who asks just when a worker is given back would get it before those who wait.
@@ -86,28 +86,28 @@ class Lending:
 
 
 @dataclass(frozen=True)
-class Crew:
+class StudyWorkers:
     """The trainers and evaluators of one driver."""
 
-    trainers: Lending
-    evaluators: Lending
+    trainers: WorkerPool
+    evaluators: WorkerPool
     nvml: Nvml | None = None
     """Tells what their CUDA devices do, where they have any."""
 
     @classmethod
     @contextmanager
-    def hired(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
+    def started(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
         """Start the placement's workers; end them, whatever happens."""
         devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
         workers: list[Worker] = []
 
-        def start(kind: str, specs: Sequence[WorkerSpec]) -> Lending:
+        def start(kind: str, specs: Sequence[WorkerSpec]) -> WorkerPool:
             new = [
                 Worker(SpawnProcess, spec, f"{kind}-{index}", devices[spec.device], limits)
                 for index, spec in enumerate(specs)
             ]
             workers.extend(new)
-            return Lending(new)
+            return WorkerPool(new)
 
         on_cuda = placement.evaluators[0].settings.hardware.device == "cuda"
         try:

@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from mathsft.runs.crew import Lending
+from mathsft.runs.worker_pool import WorkerPool
 
 WORKER: Any = SimpleNamespace(name="evaluator")
 
@@ -12,12 +12,12 @@ WORKER: Any = SimpleNamespace(name="evaluator")
 def test_who_asks_when_a_worker_is_given_back_does_not_overtake_those_who_wait() -> None:
     order = []
 
-    async def work(name: str, lending: Lending) -> None:
+    async def work(name: str, lending: WorkerPool) -> None:
         async with lending.lease():
             order.append(name)
 
     async def run() -> None:
-        lending = Lending([WORKER])
+        lending = WorkerPool([WORKER])
         worker = await lending.take()
         async with asyncio.TaskGroup() as tasks:
             for name in ("first", "second"):
@@ -32,7 +32,7 @@ def test_who_asks_when_a_worker_is_given_back_does_not_overtake_those_who_wait()
 
 def test_who_is_cancelled_while_waiting_keeps_no_worker() -> None:
     async def run() -> None:
-        lending = Lending([WORKER])
+        lending = WorkerPool([WORKER])
         worker = await lending.take()
         waiting, promised = (asyncio.create_task(lending.take()) for _ in range(2))
         await asyncio.sleep(0)
