@@ -32,7 +32,7 @@ from mathsft.records import ENGINE_CHECK, EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 from mathsft.workers.machine import detect_machine
 from mathsft.workers.placement import place
 
@@ -172,19 +172,19 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
     experiment = apply_overrides(experiment, {"training.precision": machine.auto_precision, "evaluation.load": load})
     layout = StudyLayout(study_dir)
     study_dir.mkdir()
-    book, heard = Book.open(layout.database_url, ENGINE_CHECK), _Heard()
-    book.observers.append(heard)
+    store, heard = StudyStore.open(layout.database_url, ENGINE_CHECK), _Heard()
+    store.observers.append(heard)
     placement = place(machine, experiment, layout, "study")
     try:
         check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
         with StudyWorkers.started(placement, LimitSettings()) as workers:
-            asyncio.run(check_engine(StudyContext(book, workers, layout, experiment)))
+            asyncio.run(check_engine(StudyContext(store, workers, layout, experiment)))
     except UserError as error:
         return Checked(_outcome(str(error)), str(error))
     except StudyFailedError as error:
         return Checked("failed", str(error))
     finally:
-        book.close()
+        store.close()
     [found] = heard.checks
     return Checked("fine", f"within {found.nats:.1g} nats a token, {found.seconds:.1f} s")
 

@@ -11,7 +11,7 @@ import optuna
 from mathsft.data.models import fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class End:
     num_repeated_steps: int
     """Lines of metrics files beyond one a step."""
     num_half_files: int
-    """Leftovers of files that were being written, and weights that are not what the book says."""
+    """Leftovers of files that were being written, and weights that are not what the store says."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Differences:
 
 def read_end(layout: StudyLayout, study: str) -> End:
     """Read a study's end from its database and its files."""
-    book = Book.open(layout.database_url, study)
-    runs = {run.name: run for run in book.runs()}
+    store = StudyStore.open(layout.database_url, study)
+    runs = {run.name: run for run in store.runs()}
     storage = optuna.storages.RDBStorage(layout.database_url)
     steps = [step for name in runs for step in _steps_on_disk(layout.metrics(name))]
-    weights = [checkpoint for name in runs for checkpoint in book.checkpoints(name) if checkpoint.path]
+    weights = [checkpoint for name in runs for checkpoint in store.checkpoints(name) if checkpoint.path]
     corrupt = [
         checkpoint
         for checkpoint in weights
@@ -60,7 +60,7 @@ def read_end(layout: StudyLayout, study: str) -> End:
     ]
     end = End(
         runs=runs,
-        promotion=book.promotion(),
+        promotion=store.promotion(),
         trials={
             trial.number: (trial.params, trial.state.name, trial.value, trial.intermediate_values)
             for trial in optuna.load_study(study_name=study, storage=storage).trials
@@ -69,15 +69,15 @@ def read_end(layout: StudyLayout, study: str) -> End:
             (score.run, score.step, score.pool): (
                 score.fingerprint,
                 score.counts,
-                [(given.problem_id, given.sample, given.text, given.verdict) for given in book.responses(score)],
+                [(given.problem_id, given.sample, given.text, given.verdict) for given in store.responses(score)],
             )
-            for score in book.scores()
+            for score in store.scores()
         },
-        curves={name: [replace(step, seconds=0.0, flop_utilization=None) for step in book.metrics(name)] for name in runs},
+        curves={name: [replace(step, seconds=0.0, flop_utilization=None) for step in store.metrics(name)] for name in runs},
         num_repeated_steps=len(steps) - len(set(steps)),
         num_half_files=len(corrupt) + _num_half_files(layout.root),
     )
-    book.close()
+    store.close()
     return end
 
 

@@ -109,8 +109,8 @@ def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
 def _predicted(loaded: Loaded, console: Console) -> Prediction:
     """Return what `--dry-run` would say now."""
     machine, folder = detect_machine(), layout_of(loaded)
-    with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as book:
-        return predicted(Opening(machine, with_precision(loaded, machine, book), heartbeat), folder, book)
+    with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as store:
+        return predicted(Opening(machine, with_precision(loaded, machine, store), heartbeat), folder, store)
 
 
 def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Console) -> list[Compared]:
@@ -157,15 +157,15 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
 def _num_ended(loaded: Loaded) -> int:
     if not layout_of(loaded).run("trial-0").exists():
         return 0  # the database may be in the making
-    with opened_if_begun(loaded, layout_of(loaded)) as book:
-        return sum(run.state in FINISHED for run in book.runs("trial")) if book else 0
+    with opened_if_begun(loaded, layout_of(loaded)) as store:
+        return sum(run.state in FINISHED for run in store.runs("trial")) if store else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:
     """Return when the first score was there, and the last one of the search."""
-    with opened_if_begun(loaded, layout_of(loaded)) as book:
-        assert book is not None
-        scored = [call for call in book.worker_calls() if call.pool]
+    with opened_if_begun(loaded, layout_of(loaded)) as store:
+        assert store is not None
+        scored = [call for call in store.worker_calls() if call.pool]
     return min(call.ended for call in scored), max(call.ended for call in scored if call.pool == "search")
 
 

@@ -30,7 +30,7 @@ from rich.table import Table
 from bench.processes import start_bench
 from mathsft.accounting.ledger import IDLE, cost_ledger
 from mathsft.layout import StudyLayout
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,21 +97,21 @@ def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side
 
 def _read_ours(folder: StudyLayout, cpu_seconds: float) -> tuple[Side, float]:
     """Read the study's times from its records: from when both workers are warm to the last tell."""
-    book = Book.open(folder.database_url, folder.root.name)
+    store = StudyStore.open(folder.database_url, folder.root.name)
     try:
-        trials = book.runs("trial")
+        trials = store.runs("trial")
         later = [run.name for run in trials[NUM_FIRST:]]
-        train = sum(sum(one.costs.seconds.values()) for name in later for one in book.checkpoints(name))
-        evaluate = sum(sum(one.costs.seconds.values()) for name in later for one in book.scores(name))
+        train = sum(sum(one.costs.seconds.values()) for name in later for one in store.checkpoints(name))
+        evaluate = sum(sum(one.costs.seconds.values()) for name in later for one in store.scores(name))
         activities = {
             f"{account.worker}: {activity}": seconds
-            for account in cost_ledger(book).accounts
+            for account in cost_ledger(store).accounts
             for activity, seconds in account.seconds.items()
             if activity != IDLE
         }
         accuracies = tuple(trial.value or 0.0 for trial in trials)
     finally:
-        book.close()
+        store.close()
     asked = optuna.load_study(study_name=folder.root.name, storage=folder.database_url).trials
     wall_seconds = (_known(asked[-1].datetime_complete) - _known(asked[NUM_FIRST].datetime_start)).total_seconds()
     overhead = wall_seconds / max(train, evaluate) - 1

@@ -31,7 +31,7 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive, trained
 from mathsft.runs.final import SingleRun, final_plan, final_run
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 from mathsft.workers.placement import place
@@ -94,45 +94,45 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     layout = StudyLayout(folder)
     placement = place(detect_machine(), experiment, layout, "final")
     console.print(f"{num_pairs} pairs; {placement.description}")
-    book = Book.open(layout.database_url, "two-devices")
-    book.observers.append(Timekeeper(book, len(placement.trainers)))
+    store = StudyStore.open(layout.database_url, "two-devices")
+    store.observers.append(Timekeeper(store, len(placement.trainers)))
     plan = final_plan(loaded.study.final, placement.max_unscored)
     run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 
     async def paired(study: StudyContext) -> list[Pair]:
-        await drive(SingleRun(replace(run, name=WARM_UP), book), study)  # processes, engine and encoded examples are there
+        await drive(SingleRun(replace(run, name=WARM_UP), store), study)  # processes, engine and encoded examples are there
         pairs = []
         for number in range(num_pairs):
             speeds = {}
             for kind in ("alone", "scored") if number % 2 == 0 else ("scored", "alone"):
                 named = replace(run, name=f"final-{kind}-{number}")
-                await (drive(SingleRun(named, book), study) if kind == "scored" else train_alone(named, study))
-                speeds[kind] = training_speed(book, named.name)
+                await (drive(SingleRun(named, store), study) if kind == "scored" else train_alone(named, study))
+                speeds[kind] = training_speed(store, named.name)
             pairs.append(Pair(**speeds))
             console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")
         return pairs
 
     with StudyWorkers.started(placement, loaded.study.limits) as workers:
-        pairs = asyncio.run(paired(StudyContext(book, workers, layout, loaded.experiment)))
-    found = concurrency(book, [f"final-scored-{number}" for number in range(num_pairs)])
-    book.close()
+        pairs = asyncio.run(paired(StudyContext(store, workers, layout, loaded.experiment)))
+    found = concurrency(store, [f"final-scored-{number}" for number in range(num_pairs)])
+    store.close()
     assert found is not None
     return pairs, found
 
 
 async def train_alone(run: Run, study: StudyContext) -> None:
     """Train the run to the same checkpoints, which nobody scores."""
-    study.book.write(run)
+    study.store.write(run)
     async with study.workers.trainers.lease() as trainer:
         for step in run.eval_steps:
             await trained(run, step, trainer, study)
-    study.book.write(replace(run, state="finished"))
+    study.store.write(replace(run, state="finished"))
 
 
-def training_speed(book: Book, run: str) -> Speed:
+def training_speed(store: StudyStore, run: str) -> Speed:
     """Return the speed from the run's first request for training to its last answer."""
-    worker_calls = [call for call in book.worker_calls() if call.run == run and not call.pool]
-    num_tokens = sum(checkpoint.costs.num_tokens for checkpoint in book.checkpoints(run))
+    worker_calls = [call for call in store.worker_calls() if call.run == run and not call.pool]
+    num_tokens = sum(checkpoint.costs.num_tokens for checkpoint in store.checkpoints(run))
     by_clock = num_tokens / (worker_calls[-1].ended - worker_calls[0].began)
     return Speed(by_clock, num_tokens / sum(call.cpu_seconds for call in worker_calls))
 

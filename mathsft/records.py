@@ -1,4 +1,4 @@
-"""The frozen records that travel between rooms and into the book; no behaviour beyond what derives from their own fields."""
+"""The frozen records that travel between rooms and into the store; they have what follows from their own fields, no more."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -232,7 +232,7 @@ class Clock:
 
 
 class Listener:
-    """A book's observer that remembers all that it hears."""
+    """A store's observer that remembers all that it hears."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from mathsft.config.schema import Experiment
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_experiment
 
 LONGEST = (
@@ -59,8 +59,8 @@ def experiment() -> Experiment:
 
 
 @pytest.fixture
-def book(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Book]:
-    """The book of the study "demo", or as the test's file calls it by STUDY."""
-    book = Book.open(f"sqlite:///{tmp_path / 'study.db'}", getattr(request.module, "STUDY", "demo"))
-    yield book
-    book.close()
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StudyStore]:
+    """The store of the study "demo", or as the test's file calls it by STUDY."""
+    store = StudyStore.open(f"sqlite:///{tmp_path / 'study.db'}", getattr(request.module, "STUDY", "demo"))
+    yield store
+    store.close()

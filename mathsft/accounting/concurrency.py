@@ -1,4 +1,4 @@
-"""How far training and scoring went on at the same time, and how long checkpoints waited for it. From the book alone."""
+"""How far training and scoring went on at the same time, and how long checkpoints waited for it. From the store alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import median
 from typing import TypeAlias
 
 from mathsft.records import WorkerCall
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 Span: TypeAlias = tuple[float, float]
 """From and to, in UTC seconds."""
@@ -55,15 +55,15 @@ class Concurrency:
         return max(wait.until_begun_seconds for wait in self.waits)
 
 
-def concurrency(book: Book, runs: Sequence[str]) -> Concurrency | None:
+def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
     """Return how busy the workers were while these runs went on; None where none of their checkpoints is scored yet.
 
     What a worker does for other runs meanwhile counts, too: it is busy.
     """
-    starts = [datetime.fromisoformat(session.began).timestamp() for session in book.sessions()]
-    worker_calls, worked = book.worker_calls(), _work_seconds(book)
+    starts = [datetime.fromisoformat(session.began).timestamp() for session in store.sessions()]
+    worker_calls, worked = store.worker_calls(), _work_seconds(store)
     busy = {call: (max(call.began, call.ended - worked.get(_key(call), 0.0)), call.ended) for call in worker_calls}
-    pools = {run.name: run.plan.pool for run in book.runs()}
+    pools = {run.name: run.plan.pool for run in store.runs()}
     waits = _waits({call: span for call, span in busy.items() if call.run in runs}, pools, starts)
     if not waits:
         return None
@@ -79,11 +79,11 @@ def _key(call: WorkerCall) -> tuple[str, int, str]:
     return call.run, call.step, call.pool
 
 
-def _work_seconds(book: Book) -> dict[tuple[str, int, str], float]:
+def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
     """Return the seconds that each piece of work took in the worker itself, without those of starting an engine."""
-    checkpoints = [checkpoint for run in book.runs() for checkpoint in book.checkpoints(run.name)]
+    checkpoints = [checkpoint for run in store.runs() for checkpoint in store.checkpoints(run.name)]
     trained = {(one.run, one.step, ""): one.costs.busy_seconds for one in checkpoints}
-    return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in book.scores()}
+    return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in store.scores()}
 
 
 def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:

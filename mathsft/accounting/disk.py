@@ -8,7 +8,7 @@ from pathlib import Path
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED
 from mathsft.runs.retention import deletable
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Holding:
     free: str = ""
 
 
-def holdings(book: Book, layout: StudyLayout) -> list[Holding]:
+def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
     """Return all that lies in the study's folder, each file in exactly one holding."""
-    runs = book.runs()
-    checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
-    unneeded = deletable(runs, checkpoints, book.scores(), book.promotion())
+    runs = store.runs()
+    checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
+    unneeded = deletable(runs, checkpoints, store.scores(), store.promotion())
     plain_runs = [replace(run, plan=replace(run.plan, keep_every=None)) for run in runs]
-    kept_by_setting = deletable(plain_runs, checkpoints, book.scores(), book.promotion())
-    scored = [layout / score.responses_path for score in book.scores()]
+    kept_by_setting = deletable(plain_runs, checkpoints, store.scores(), store.promotion())
+    scored = [layout / score.responses_path for score in store.scores()]
     ended = [layout.full_state(run.name) for run in runs if run.state in FINISHED]
     kinds: list[tuple[str, list[Path], str]] = [
         ("half-written files", layout.half_written(), "a kill left them"),

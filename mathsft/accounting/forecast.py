@@ -9,7 +9,7 @@ import numpy as np
 from mathsft.accounting.study_costs import Costs
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import Hardware
 from mathsft.workers.placement import TAKING_TURNS, Placement
@@ -88,10 +88,10 @@ def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, n
     return costs.start + _together(settings.num_examples * costs.example, scored, placement) + after
 
 
-def work_left(config: StudyConfig, num_confirm: int, num_samples: int, book: Book | None) -> Work:
+def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: StudyStore | None) -> Work:
     """Return what the study has yet to do, given the problems in its confirm pool and the responses to each."""
-    ended = [run for run in book.runs() if run.state in FINISHED] if book else []
-    scored = [score for score in book.scores() if score.pool.startswith("confirm:")] if book else []
+    ended = [run for run in store.runs() if run.state in FINISHED] if store else []
+    scored = [score for score in store.scores() if score.pool.startswith("confirm:")] if store else []
     num_confirmed = sum(score.num_problems for score in scored)
     num_trials = max(0, config.num_trials - sum(run.kind == "trial" for run in ended))
     lengths = [config.horizon.num_examples, config.trial.num_examples] if config.horizon.num_examples else []

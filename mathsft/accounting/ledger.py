@@ -1,4 +1,4 @@
-"""What a study has cost: how long drivers held their workers, and what these did meanwhile. From the book alone."""
+"""What a study has cost: how long drivers held their workers, and what these did meanwhile. From the store alone."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import Checkpoint, Run, RunState, Score, Session
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 
 IDLE = "idle"
 
@@ -41,23 +41,23 @@ class Ledger:
 
 
 class Timekeeper:
-    """An observer of the book that records how long this driver has held its workers, as of the last result."""
+    """An observer of the store that records how long this driver has held its workers, as of the last result."""
 
-    def __init__(self, book: Book, num_trainers: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._book, self._num_trainers, self._clock = book, num_trainers, clock
+    def __init__(self, store: StudyStore, num_trainers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._num_trainers, self._clock = store, num_trainers, clock
         self._began, self._start = datetime.now(UTC).isoformat(), clock()
 
     def notify(self, record: News) -> None:
         """Count the time up to a result."""
         if isinstance(record, Checkpoint | Score):
-            self._book.write(Session(self._began, self._num_trainers, self._clock() - self._start))
+            self._store.write(Session(self._began, self._num_trainers, self._clock() - self._start))
 
 
-def cost_ledger(book: Book) -> Ledger:
-    """Return the cost of all runs in the book."""
-    runs = book.runs()
-    checkpoints = {run.name: book.checkpoints(run.name) for run in runs}
-    scores = {run.name: book.scores(run.name) for run in runs}
+def cost_ledger(store: StudyStore) -> Ledger:
+    """Return the cost of all runs in the store."""
+    runs = store.runs()
+    checkpoints = {run.name: store.checkpoints(run.name) for run in runs}
+    scores = {run.name: store.scores(run.name) for run in runs}
     trained = _sum(checkpoint.costs for found in checkpoints.values() for checkpoint in found)
     evaluated = _sum(score.costs for found in scores.values() for score in found)
 
@@ -66,12 +66,12 @@ def cost_ledger(book: Book) -> Ledger:
         of_training = sum(_rank_seconds(one.costs) for name in names for one in checkpoints[name])
         return of_training + sum(one.costs.busy_seconds for name in names for one in scores[name])
 
-    sessions = book.sessions()
+    sessions = store.sessions()
     accounts = (
         _account("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
         _account("evaluator", sum(session.seconds for session in sessions), evaluated),
     )
-    return Ledger(accounts, spent("pruned"), spent("failed"), _points_per_hour(book, runs, sessions))
+    return Ledger(accounts, spent("pruned"), spent("failed"), _points_per_hour(store, runs, sessions))
 
 
 def _account(worker: str, held_seconds: float, busy: Mapping[str, float]) -> Account:
@@ -94,16 +94,16 @@ def _rank_seconds(costs: TrainingCosts) -> float:
     return costs.busy_seconds * costs.num_ranks
 
 
-def _points_per_hour(book: Book, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
+def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
     """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
     finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
-        watched = book.scores(finals[-1].name, finals[-1].plan.pool)
+        watched = store.scores(finals[-1].name, finals[-1].plan.pool)
         gain = _gain_over_step_0(watched)
-        began = [call.began for call in book.worker_calls() if call.run == finals[-1].name]
+        began = [call.began for call in store.worker_calls() if call.run == finals[-1].name]
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
-        gain = _gain_of_promoted(book, runs)
+        gain = _gain_of_promoted(store, runs)
     hours = sum(session.seconds * (session.num_trainers + 1) for session in sessions) / 3600
     return gain / hours if gain is not None and hours else None
 
@@ -114,10 +114,10 @@ def _gain_over_step_0(watched: Sequence[Score]) -> float | None:
     return (max(score.accuracy for score in watched) - watched[0].accuracy) * 100
 
 
-def _gain_of_promoted(book: Book, runs: Iterable[Run]) -> float | None:
-    promotion = book.promotion()
+def _gain_of_promoted(store: StudyStore, runs: Iterable[Run]) -> float | None:
+    promotion = store.promotion()
     promoted = next((run for run in runs if promotion is not None and run.name == promotion.run), None)
-    baseline = book.run("baseline")
+    baseline = store.run("baseline")
     if promoted is None or promoted.value is None or baseline is None or baseline.value is None:
         return None
     return (promoted.value - baseline.value) * 100

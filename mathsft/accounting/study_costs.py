@@ -11,7 +11,7 @@ from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.records import FINISHED, Checkpoint, Problem, Run
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import Hardware
 
 BATCH_SIZE = "training.batch_size"
@@ -104,21 +104,21 @@ def assumed_speeds(num_parameters: int, experiment: Experiment, problems: Sequen
     )
 
 
-def past_costs(book: Book) -> Costs | None:
+def past_costs(store: StudyStore) -> Costs | None:
     """Return what the study's trials took that have ended, on the average; None where these are too few."""
-    trials = [run for run in book.runs("trial") if run.state in FINISHED]
+    trials = [run for run in store.runs("trial") if run.state in FINISHED]
     if len(trials) < LEAST_TRIALS:
         return None
-    trained = {run.name: sum(one.costs.busy_seconds for one in book.checkpoints(run.name)) for run in trials}
-    scored = [sum(one.costs.busy_seconds for one in book.scores(run.name, run.plan.pool)) for run in trials]
-    promotion = book.promotion()
+    trained = {run.name: sum(one.costs.busy_seconds for one in store.checkpoints(run.name)) for run in trials}
+    scored = [sum(one.costs.busy_seconds for one in store.scores(run.name, run.plan.pool)) for run in trials]
+    promotion = store.promotion()
     # The final run has the promoted trial's batch size.
     like_final = [run for run in trials if promotion is None or run.name == promotion.run]
-    num_examples = sum(_num_trained(run, book.checkpoints(run.name)) for run in like_final)
-    scores = book.scores()
+    num_examples = sum(_num_trained(run, store.checkpoints(run.name)) for run in like_final)
+    scores = store.scores()
     generated = sum(score.costs.busy_seconds - score.costs.gold_seconds for score in scores)
     return Costs(
-        start=_last_start(book),
+        start=_last_start(store),
         train=fmean(trained.values()),
         score=fmean(scored),
         example=sum(trained[run.name] for run in like_final) / max(1, num_examples),
@@ -132,11 +132,11 @@ def _num_trained(run: Run, checkpoints: Sequence[Checkpoint]) -> int:
     return last_step * run.experiment.training.batch_size
 
 
-def _last_start(book: Book) -> float:
+def _last_start(store: StudyStore) -> float:
     """Return how long it took from the start of the latest driver that had anything scored to its first score."""
-    scored = [call.ended for call in book.worker_calls() if call.pool]
+    scored = [call.ended for call in store.worker_calls() if call.pool]
     took = 0.0
-    for session in book.sessions():
+    for session in store.sessions():
         began = datetime.fromisoformat(session.began).timestamp()
         took = next((ended - began for ended in scored if ended > began), took)
     return took

@@ -19,9 +19,9 @@ from mathsft.store.lock import locked
 def run(arguments: argparse.Namespace) -> int:
     """Show the study's disk use, ask, and free what can be freed."""
     console, layout = open_console(), StudyLayout(study_folder(arguments.study).absolute())
-    with opened_to_read(arguments.study) as book, locked(layout):
-        found = holdings(book, layout)
-        console.print(_table(book.study, found))
+    with opened_to_read(arguments.study) as store, locked(layout):
+        found = holdings(store, layout)
+        console.print(_table(store.study, found))
         freeable = [holding for holding in found if holding.free]
         size = text.size(sum(holding.num_bytes for holding in freeable))
         if not freeable:

@@ -1,4 +1,4 @@
-"""What commands share: settings, the study's folder and book, its workers' placement, and how work is run to its end."""
+"""What commands share: settings, the study's folder and store, its workers' placement, and how work is run to its end."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ from mathsft.invocation import command
 from mathsft.layout import StudyLayout
 from mathsft.reporting.quality import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
-from mathsft.store.book import Book
 from mathsft.store.lock import locked
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 EVERYTHING = ("",)
 SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
-"""The settings that all scores in one book share."""
+"""The settings that all scores in one store share."""
 
 
 def layout_of(loaded: Loaded) -> StudyLayout:
@@ -54,27 +54,27 @@ def require_database(loaded: Loaded, layout: StudyLayout, same_settings: Sequenc
 
 
 @contextmanager
-def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[Book]:
-    """Hold the study's folder and open its book."""
+def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore]:
+    """Hold the study's folder and open its store."""
     with locked(layout):
-        book = Book.open(layout.database_url, loaded.study_name)
+        store = StudyStore.open(layout.database_url, loaded.study_name)
         try:
-            yield book
+            yield store
         finally:
-            book.close()
+            store.close()
 
 
 @contextmanager
-def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[Book | None]:
-    """Open the book to read, beside a driver that may be at work there; None where the study has not begun."""
+def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore | None]:
+    """Open the store to read, beside a driver that may be at work there; None where the study has not begun."""
     if not layout.database.exists():
         yield None
         return
-    book = Book.open(layout.database_url, loaded.study_name)
+    store = StudyStore.open(layout.database_url, loaded.study_name)
     try:
-        yield book
+        yield store
     finally:
-        book.close()
+        store.close()
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Prepared:
     placement: Placement
 
 
-def prepared(opening: Opening, layout: StudyLayout, book: Book, purpose: Purpose) -> Prepared:
+def prepared(opening: Opening, layout: StudyLayout, store: StudyStore, purpose: Purpose) -> Prepared:
     """Check what can be checked before a worker starts, and decide who works where."""
     log_to(layout.log("driver"))
     loaded, heartbeat = opening.loaded, opening.heartbeat
@@ -95,9 +95,9 @@ def prepared(opening: Opening, layout: StudyLayout, book: Book, purpose: Purpose
     load_template(local.prompt.template)
     with heartbeat.during("reading the problems"):
         data = checked_data(local, opening.machine)
-        check_data(book, data.pools, local.data.source)
-    book.write(data.quality)
-    book.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
+        check_data(store, data.pools, local.data.source)
+    store.write(data.quality)
+    store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     placement = placement_for(opening.machine, local, layout, purpose, loaded.study.final.ranks)
     opening.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
     for line in quality_lines(data.quality):
@@ -133,20 +133,20 @@ def placement_for(
 
 
 @contextmanager
-def observed(opening: Opening, layout: StudyLayout, book: Book, ready: Prepared) -> Iterator[None]:
-    """Have what the book hears shown on the terminal and in W&B, timed, and every run given its provenance."""
+def observed(opening: Opening, layout: StudyLayout, store: StudyStore, ready: Prepared) -> Iterator[None]:
+    """Have what the store hears shown on the terminal and in W&B, timed, and every run given its provenance."""
     loaded, heartbeat = opening.loaded, opening.heartbeat
     with ExitStack() as stack:
-        book.observers.append(ProvenanceRecorder(book, ready.model_folder, ready.pools, ready.placement.description))
-        book.observers.append(Timekeeper(book, ready.placement.num_training))
+        store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
+        store.observers.append(Timekeeper(store, ready.placement.num_training))
         if loaded.study.wandb.mode != "disabled":
-            wandb = WandbObserver(book, layout, loaded.study.wandb)
+            wandb = WandbObserver(store, layout, loaded.study.wandb)
             stack.callback(_close, wandb, heartbeat)
-            book.observers.append(wandb)
+            store.observers.append(wandb)
         stack.enter_context(warnings_told(heartbeat))
         stack.enter_context(heartbeat.during("preparing what comes next"))
-        live = stack.enter_context(LiveProgress(heartbeat, book, loaded.study.num_trials))
-        book.observers.append(live)
+        live = stack.enter_context(LiveProgress(heartbeat, store, loaded.study.num_trials))
+        store.observers.append(live)
         yield
 
 

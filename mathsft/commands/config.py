@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         machine = detect_machine()
         loaded = load(arguments, machine, console)
-        with opened_if_begun(loaded, layout_of(loaded)) as book:
-            loaded = with_engine_precision(with_precision(loaded, machine, book), machine)
+        with opened_if_begun(loaded, layout_of(loaded)) as store:
+            loaded = with_engine_precision(with_precision(loaded, machine, store), machine)
         table = Table(*(Column(header, overflow="fold") for header in ("setting", "value", "from")))
         for resolved in resolved_rows(loaded):
             table.add_row(resolved.name, Text(resolved.value), resolved.source)

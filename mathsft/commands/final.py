@@ -38,7 +38,7 @@ from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
 from mathsft.runs.retention import best_step
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 def run(arguments: argparse.Namespace, opening: Opening) -> int:
@@ -49,36 +49,36 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
     if arguments.from_best:
         require_database(loaded, layout, same_settings)
-    with opened(loaded, layout) as book:
-        promotion = book.promotion() if arguments.from_best else None
+    with opened(loaded, layout) as store:
+        promotion = store.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
             raise UserError(no_winner(loaded, same_settings))
-        opening = replace(opening, loaded=with_precision(loaded, machine, book))
+        opening = replace(opening, loaded=with_precision(loaded, machine, store))
         loaded = opening.loaded
-        book.check(identity(loaded), SCORED_BY)
+        store.check(identity(loaded), SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, ready = loaded.experiment, prepared(opening, layout, book, "final")
-        if not book.runs():
-            book.record_settings(identity(loaded))
+        experiment, ready = loaded.experiment, prepared(opening, layout, store, "final")
+        if not store.runs():
+            store.record_settings(identity(loaded))
         promoted = promotion.overrides if promotion else {}
-        adjusted = _adjusted(loaded, promotion, book, console) if arguments.horizon == "adjust" else {}
+        adjusted = _adjusted(loaded, promotion, store, console) if arguments.horizon == "adjust" else {}
         overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
         plan = final_plan(loaded.study.final, ready.placement.max_unscored)
         run = final_run(experiment, overrides, plan, loaded.study.seed)
-        if goes_on := _goes_on(book, run.name):
+        if goes_on := _goes_on(store, run.name):
             console.print(goes_on)
         console.print(_disk(loaded.study.final, ready.model_folder, layout))
         with (
-            observed(opening, layout, book, ready),
+            observed(opening, layout, store, ready),
             StudyWorkers.started(ready.placement, loaded.study.limits) as workers,
         ):
-            study = StudyContext(book, workers, layout, experiment)
+            study = StudyContext(store, workers, layout, experiment)
             run = run_to_end(run_final(run, promotion, study, loaded.study.final.min_gain))
         with opening.heartbeat.during("writing the report"):
-            report = write_report(book, layout)
-            concluded, chosen = conclusion(book), best_checkpoint(book, run)
-            exported = _exported(run, book, layout) if run.state == "finished" else None
-        console.print(progression_table(book, run), ledger_table(cost_ledger(book)))
+            report = write_report(store, layout)
+            concluded, chosen = conclusion(store), best_checkpoint(store, run)
+            exported = _exported(run, store, layout) if run.state == "finished" else None
+        console.print(progression_table(store, run), ledger_table(cost_ledger(store)))
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {layout.logs}")
         return FAILED
@@ -89,13 +89,13 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     return OK
 
 
-def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: Console) -> dict[str, Scalar]:
+def _adjusted(loaded: Loaded, promotion: Promotion | None, store: StudyStore, console: Console) -> dict[str, Scalar]:
     """Return the learning rate for a run of this length as the study's horizon says, and say so."""
-    horizon = horizon_of(book, loaded.study.final.num_examples)
+    horizon = horizon_of(store, loaded.study.final.num_examples)
     if horizon is None or promotion is None:
         raise UserError(
             "--horizon adjust: the study's runs at two lengths do not show how the best learning rate moves"
-            if recorded_horizon(book)
+            if recorded_horizon(store)
             else "--horizon adjust: the study has no runs at two lengths; set horizon.num_examples in the study file, below "
             "trial.num_examples, and run the study again"
         )
@@ -107,13 +107,13 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, book: Book, console: 
     return {LEARNING_RATE: rate.middle}
 
 
-def _goes_on(book: Book, name: str) -> str:
+def _goes_on(store: StudyStore, name: str) -> str:
     """Return how far the run came before; empty for one that begins, or that has ended."""
-    known, steps = book.run(name), book.metrics(name)
+    known, steps = store.run(name), store.metrics(name)
     if known is None or known.state != "running":
         return ""
-    published = [checkpoint.step for checkpoint in book.checkpoints(name)]
-    scored = book.scores(name, known.plan.pool)
+    published = [checkpoint.step for checkpoint in store.checkpoints(name)]
+    scored = store.scores(name, known.plan.pool)
     return (
         f"{name} goes on: it was trained to step {steps[-1].step if steps else 0} of {known.num_steps}, its last "
         f"checkpoint is of step {max(published, default=0)}, and {len(scored)} of {len(known.plan.eval_points)} checkpoints "
@@ -133,12 +133,12 @@ def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> s
     return f"{said}, which may not be enough: free some, or set fewer final.eval_points"
 
 
-def _exported(run: Run, book: Book, layout: StudyLayout) -> Path:
+def _exported(run: Run, store: StudyStore, layout: StudyLayout) -> Path:
     """Write the model cards of the best and the last checkpoint, which both are kept; return the best one's folder."""
-    watched = book.scores(run.name, run.plan.pool)
+    watched = store.scores(run.name, run.plan.pool)
     folders = {}
     for step in {best_step(watched), watched[-1].step}:
-        checkpoint = book.checkpoint(run.name, step)
+        checkpoint = store.checkpoint(run.name, step)
         if checkpoint is not None and (layout / checkpoint.path).is_dir():
-            folders[step] = write_card(book, run, checkpoint, layout)
+            folders[step] = write_card(store, run, checkpoint, layout)
     return folders.get(best_step(watched), layout.run(run.name))

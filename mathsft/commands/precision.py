@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mathsft.config.load import AUTO, PRECISION, Loaded, apply_overrides
 from mathsft.config.schema import Choices
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 
 ENGINE_PRECISION = "evaluation.precision"
@@ -18,14 +18,14 @@ MEASURE = (sys.executable, "-m", "mathsft.training.gemm")
 """A process of its own: the driver imports no torch."""
 
 
-def with_precision(loaded: Loaded, machine: Machine, book: Book | None) -> Loaded:
+def with_precision(loaded: Loaded, machine: Machine, store: StudyStore | None) -> Loaded:
     """Return the settings with "auto" resolved: as the study began where it has runs, else as this machine computes best.
 
     A study therefore keeps its precision on whatever machine it goes on.
     """
     if loaded.experiment.training.precision != AUTO:
         return loaded
-    began_with = (book.settings() or {}).get(PRECISION) if book is not None and book.runs() else None
+    began_with = (store.settings() or {}).get(PRECISION) if store is not None and store.runs() else None
     precision, reason = (
         (began_with, "the study began with it") if began_with else (machine.auto_precision, machine.bf16_evidence)
     )

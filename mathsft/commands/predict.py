@@ -12,7 +12,7 @@ from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem, Quality
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.placement import Placement
 
@@ -32,7 +32,7 @@ class Prediction:
     """Of the data."""
 
 
-def predicted(opening: Opening, layout: StudyLayout, book: Book | None) -> Prediction:
+def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -> Prediction:
     """Predict what the study, whose precision is resolved, will take here."""
     loaded, machine = opening.loaded, opening.machine
     config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
@@ -40,14 +40,14 @@ def predicted(opening: Opening, layout: StudyLayout, book: Book | None) -> Predi
     pools = data.pools
     placement = placement_for(machine, experiment, layout, "study")
     final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
-    costs, basis = _costs(config, experiment, placement, pools, book, opening.heartbeat)
+    costs, basis = _costs(config, experiment, placement, pools, store, opening.heartbeat)
     num_samples = experiment.evaluation.num_samples
     num_watch, num_test = (len(pools[name]) * num_samples for name in ("watch", "test"))
     hardware = placement.evaluators[0].settings.hardware
     return Prediction(
         experiment=experiment,
         placement=placement,
-        time=study_time(work_left(config, len(pools["confirm"]), num_samples, book), costs, placement),
+        time=study_time(work_left(config, len(pools["confirm"]), num_samples, store), costs, placement),
         final_seconds=final_seconds(config.final, costs, final_placement, num_watch, num_test),
         footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
         basis=basis,
@@ -60,11 +60,11 @@ def _costs(
     experiment: Experiment,
     placement: Placement,
     pools: Mapping[str, Sequence[Problem]],
-    book: Book | None,
+    store: StudyStore | None,
     heartbeat: Heartbeat,
 ) -> tuple[Costs, str]:
     """Return the costs of the study's parts, and what they rest on."""
-    if book is not None and (past := past_costs(book)):
+    if store is not None and (past := past_costs(store)):
         return past, "this study's own trials"
     trainer, num_search = placement.trainers[0], len(pools["search"])
     num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)

@@ -20,7 +20,7 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay import Comparison, replay
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.workers.machine import detect_machine
@@ -44,16 +44,16 @@ def run(arguments: argparse.Namespace) -> int:
             ranks = None if run.kind == "final" else 1
             placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
-            book = Book.open(layout.database_url, recorded.study)
+            store = StudyStore.open(layout.database_url, recorded.study)
             pools = load_pools(local.data)
-            book.observers.append(ProvenanceRecorder(book, Path(local.model.path), pools, placement.description))
-            with LiveProgress(heartbeat, book, 1) as live:
-                book.observers.append(live)
+            store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
+            with LiveProgress(heartbeat, store, 1) as live:
+                store.observers.append(live)
                 with StudyWorkers.started(placement, LimitSettings()) as workers:
-                    study = StudyContext(book, workers, layout, run.experiment)
+                    study = StudyContext(store, workers, layout, run.experiment)
                     compared = run_to_end(replay(run, recorded, study))
-            replayed = book.provenance(run.name)
-            book.close()
+            replayed = store.provenance(run.name)
+            store.close()
     differing = changes(provenance, replayed) if replayed is not None else []
     return _conclude(run, compared, differing, console)
 

@@ -17,6 +17,6 @@ def run(arguments: argparse.Namespace) -> int:
     layout = layout_of(loaded)
     require_database(loaded, layout, settings_options(arguments, machine))
     heartbeat = Heartbeat(console)
-    with opened(loaded, layout) as book, heartbeat, heartbeat.during("writing the report"):
-        console.print(f"Report: {write_report(book, layout)}")
+    with opened(loaded, layout) as store, heartbeat, heartbeat.during("writing the report"):
+        console.print(f"Report: {write_report(store, layout)}")
     return OK

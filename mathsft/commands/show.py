@@ -26,7 +26,7 @@ from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.shown import progress_table, response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.streams import readable
 
 
@@ -35,28 +35,28 @@ def run(arguments: argparse.Namespace) -> int:
     console = open_console()
     if arguments.study is None:
         return _show_studies(console, arguments.json)
-    with opened_to_read(arguments.study) as book:
+    with opened_to_read(arguments.study) as store:
         if arguments.run is None:
-            return _show_study(book, arguments, console)
-        run = find_run(book, arguments.run)
+            return _show_study(store, arguments, console)
+        run = find_run(store, arguments.run)
         pool = arguments.pool or run.plan.pool
         if arguments.responses or arguments.search:
-            return _show_responses(book, run, pool, arguments, console)
-        return _show_run(book, run, pool, arguments, console)
+            return _show_responses(store, run, pool, arguments, console)
+        return _show_run(store, run, pool, arguments, console)
 
 
 @contextmanager
-def opened_to_read(study: str) -> Iterator[Book]:
-    """Open the book of a study given by name, file or folder, beside a driver that may be at work there."""
+def opened_to_read(study: str) -> Iterator[StudyStore]:
+    """Open the store of a study given by name, file or folder, beside a driver that may be at work there."""
     layout = StudyLayout(study_folder(study).absolute())
     if not layout.database.exists():
         known = ", ".join(known.root.name for known in StudyLayout.all_in(STUDIES)) or "none yet"
         raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {known}")
-    book = Book.open(layout.database_url, layout.root.name)
+    store = StudyStore.open(layout.database_url, layout.root.name)
     try:
-        yield book
+        yield store
     finally:
-        book.close()
+        store.close()
 
 
 def study_folder(study: str) -> Path:
@@ -67,22 +67,22 @@ def study_folder(study: str) -> Path:
     return path if path.is_dir() or "/" in study else STUDIES / study
 
 
-def find_run(book: Book, name: str) -> Run:
+def find_run(store: StudyStore, name: str) -> Run:
     """Return a run by its name, a trial's number, "best" (the promoted trial) or "final" (the latest final run)."""
-    runs = {run.name: run for run in book.runs()}
-    promotion, finals = book.promotion(), book.runs("final")
+    runs = {run.name: run for run in store.runs()}
+    promotion, finals = store.promotion(), store.runs("final")
     aliases = {"best": promotion.run if promotion else "", "final": finals[-1].name if finals else ""}
     wanted = f"trial-{name}" if name.isdecimal() else aliases.get(name, name)
     if wanted not in runs:
-        raise UserError(f"study {book.study} has no run {name!r}; its runs: {', '.join(runs) or 'none yet'}")
+        raise UserError(f"study {store.study} has no run {name!r}; its runs: {', '.join(runs) or 'none yet'}")
     return runs[wanted]
 
 
 def _show_studies(console: Console, as_json: bool) -> int:
     summaries = []
     for layout in StudyLayout.all_in(STUDIES):
-        with opened_to_read(str(layout.root)) as book:
-            summaries.append(summarise(book, layout.root))
+        with opened_to_read(str(layout.root)) as store:
+            summaries.append(summarise(store, layout.root))
     if as_json:
         return _print_json(console, [asdict(summary) for summary in summaries])
     if not summaries:
@@ -93,20 +93,20 @@ def _show_studies(console: Console, as_json: bool) -> int:
     return OK
 
 
-def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> int:
-    runs, promotion = book.runs(), book.promotion()
+def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Console) -> int:
+    runs, promotion = store.runs(), store.promotion()
     if arguments.json:
-        scores = {run.name: [_score_facts(score) for score in book.scores(run.name)] for run in runs}
+        scores = {run.name: [_score_facts(score) for score in store.scores(run.name)] for run in runs}
         listed = [{**asdict(run), "scores": scores[run.name]} for run in runs]
         return _print_json(
-            console, {"study": book.study, "runs": listed, "promotion": asdict(promotion) if promotion else None}
+            console, {"study": store.study, "runs": listed, "promotion": asdict(promotion) if promotion else None}
         )
-    console.print(study_table(book, num_shown=len(runs)))
+    console.print(study_table(store, num_shown=len(runs)))
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
-    for final in book.runs("final"):
-        tested = {score.step: score for score in book.scores(final.name, TEST_POOL)}
-        best = tested.get(best_step(watched)) if (watched := book.scores(final.name, final.plan.pool)) else None
+    for final in store.runs("final"):
+        tested = {score.step: score for score in store.scores(final.name, TEST_POOL)}
+        best = tested.get(best_step(watched)) if (watched := store.scores(final.name, final.plan.pool)) else None
         solved = f", {text.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
         console.print(f"Final run: {final.name}, {final.state}{solved}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"
@@ -114,29 +114,29 @@ def _show_study(book: Book, arguments: argparse.Namespace, console: Console) -> 
     return OK
 
 
-def _show_run(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
-    analyses = analyse_run(book, run.name, pool)
+def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
+    analyses = analyse_run(store, run.name, pool)
     if arguments.step is not None:
-        score = _score_at(book, run, pool, arguments.step)
+        score = _score_at(store, run, pool, arguments.step)
         analyses = [one for one in analyses if one.step <= score.step]
     if arguments.json:
         return _print_json(console, {**asdict(run), "checkpoints": [asdict(one) for one in analyses]})
-    last = book.score(run.name, analyses[-1].step, pool) if analyses else None
-    problems = book.problems()
-    responses = book.responses(last) if last else []
-    page = run_page(run, analyses, responses, problems, Objective.of(book.settings()))
-    tested = analyse_run(book, run.name, TEST_POOL) if pool != TEST_POOL else []
+    last = store.score(run.name, analyses[-1].step, pool) if analyses else None
+    problems = store.problems()
+    responses = store.responses(last) if last else []
+    page = run_page(run, analyses, responses, problems, Objective.of(store.settings()))
+    tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
     _print_long(console, [page, *([progress_table(tested)] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
     return OK
 
 
-def _show_responses(book: Book, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
-    score, problems = _score_at(book, run, pool, arguments.step), book.problems()
-    objective = Objective.of(book.settings())
+def _show_responses(store: StudyStore, run: Run, pool: str, arguments: argparse.Namespace, console: Console) -> int:
+    score, problems = _score_at(store, run, pool, arguments.step), store.problems()
+    objective = Objective.of(store.settings())
     chosen = [
         response
-        for response in book.responses(score)
+        for response in store.responses(score)
         if arguments.responses in (None, "all", objective.category(response))
         and _contains(response, problems.get(response.problem_id), arguments.search or "")
     ]
@@ -148,11 +148,11 @@ def _show_responses(book: Book, run: Run, pool: str, arguments: argparse.Namespa
     return OK
 
 
-def _score_at(book: Book, run: Run, pool: str, step: int | None) -> Score:
+def _score_at(store: StudyStore, run: Run, pool: str, step: int | None) -> Score:
     """Return the run's score at a step, the last one where none is given."""
-    scores = book.scores(run.name, pool)
+    scores = store.scores(run.name, pool)
     if not scores:
-        pools = sorted({score.pool for score in book.scores(run.name)})
+        pools = sorted({score.pool for score in store.scores(run.name)})
         raise UserError(f"{run.name} has no score on the pool {pool!r}; it has scores on: {', '.join(pools) or 'none yet'}")
     found = scores[-1] if step is None else next((score for score in scores if score.step == step), None)
     if found is None:

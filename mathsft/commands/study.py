@@ -52,33 +52,33 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     if arguments.dry_run:
         return _dry_run(opening)
     config, layout = loaded.study, layout_of(loaded)
-    with opened(loaded, layout) as book:
-        opening = replace(opening, loaded=with_precision(loaded, machine, book))
+    with opened(loaded, layout) as store:
+        opening = replace(opening, loaded=with_precision(loaded, machine, store))
         loaded = opening.loaded
-        book.check(identity(loaded), EVERYTHING if book.runs("trial") else SCORED_BY)
+        store.check(identity(loaded), EVERYTHING if store.runs("trial") else SCORED_BY)
         warn_if_emulated(loaded, machine, console)
-        experiment, ready = loaded.experiment, prepared(opening, layout, book, "study")
+        experiment, ready = loaded.experiment, prepared(opening, layout, store, "study")
         placement = ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
         given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
-        search = Search(config, experiment, plan, given, book, layout, len(placement.trainers))
-        book.record_settings(identity(loaded))
-        with observed(opening, layout, book, ready):
-            if not is_over(config, experiment, search, book, rule):
+        search = Search(config, experiment, plan, given, store, layout, len(placement.trainers))
+        store.record_settings(identity(loaded))
+        with observed(opening, layout, store, ready):
+            if not is_over(config, experiment, search, store, rule):
                 with StudyWorkers.started(placement, config.limits) as workers:
-                    run_to_end(run_study(config, rule, search, StudyContext(book, workers, layout, experiment)))
-            promotion = promote(rule, book, layout)
+                    run_to_end(run_study(config, rule, search, StudyContext(store, workers, layout, experiment)))
+            promotion = promote(rule, store, layout)
         with opening.heartbeat.during("writing the report"):
-            report = write_report(book, layout)
-            ahead = horizon_words(book, config.final.num_examples)
-        console.print(study_table(book))
+            report = write_report(store, layout)
+            ahead = horizon_words(store, config.final.num_examples)
+        console.print(study_table(store))
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
-    console.print(ledger_table(cost_ledger(book)), finalists_table(promotion))
+    console.print(ledger_table(cost_ledger(store)), finalists_table(promotion))
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         text.expectation(promotion),
@@ -104,10 +104,10 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
 def _dry_run(opening: Opening) -> int:
     """Print what would run, and its predicted cost."""
     console, machine, layout = opening.console, opening.machine, layout_of(opening.loaded)
-    with opened_if_begun(opening.loaded, layout) as book:
-        loaded = with_precision(opening.loaded, machine, book)
+    with opened_if_begun(opening.loaded, layout) as store:
+        loaded = with_precision(opening.loaded, machine, store)
         warn_if_emulated(loaded, machine, console)
-        prediction = predicted(replace(opening, loaded=loaded), layout, book)
+        prediction = predicted(replace(opening, loaded=loaded), layout, store)
     experiment, trial, taken = prediction.experiment, loaded.study.trial, prediction.footprint
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")

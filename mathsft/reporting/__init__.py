@@ -1,1 +1,1 @@
-"""What a study found, told from its book alone."""
+"""What a study found, told from its store alone."""

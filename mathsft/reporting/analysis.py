@@ -1,4 +1,4 @@
-"""What a checkpoint's responses say, and what changed since the one before; counted from the book at each asking."""
+"""What a checkpoint's responses say, and what changed since the one before; counted from the store at each asking."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import get_args
 
 from mathsft.objective import Objective, Share
 from mathsft.records import Category, Problem, Response, Score
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 UNKNOWN = "unknown"
 """Where a data set says nothing of a problem's subject or level."""
@@ -46,13 +46,13 @@ class Analysis:
     lost: tuple[str, ...]
 
 
-def analyse_run(book: Book, run: str, pool: str) -> list[Analysis]:
+def analyse_run(store: StudyStore, run: str, pool: str) -> list[Analysis]:
     """Return the analysis of each of a run's checkpoints on a pool, by step."""
-    problems = book.problems()
-    objective = Objective.of(book.settings())
+    problems = store.problems()
+    objective = Objective.of(store.settings())
     analyses, before = [], None
-    for score in book.scores(run, pool):
-        responses = book.responses(score)
+    for score in store.scores(run, pool):
+        responses = store.responses(score)
         analyses.append(analyse(score, responses, problems, before, objective))
         before = responses
     return analyses

@@ -1,4 +1,4 @@
-"""Writes the model card of a final run's checkpoint from the book alone, so that the folder says by itself what it is."""
+"""Writes the model card of a final run's checkpoint from the store alone, so that the folder says by itself what it is."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Provenance, Run
 from mathsft.reporting import text
 from mathsft.runs.retention import TEST_POOL
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 SHOWN = ("model.path", "data.source", "data.test_source", "prompt.template")
 SHOWN_GROUPS = ("training.", "evaluation.")
@@ -33,20 +33,20 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
-def write_card(book: Book, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
+def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
     """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM load as it is."""
-    provenance = book.provenance(run.name)
-    settings = {**(provenance.settings if provenance else book.settings() or {}), **run.overrides}
+    provenance = store.provenance(run.name)
+    settings = {**(provenance.settings if provenance else store.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
     folder = layout / checkpoint.path
     parts = [
         _front_matter(settings),
         f"# {text.cell(base)}, fine-tuned on math",
-        f"Step {checkpoint.step} of the run {run.name} of the study {text.cell(book.study)}, trained with "
+        f"Step {checkpoint.step} of the run {run.name} of the study {text.cell(store.study)}, trained with "
         f"{text.settings(run.overrides)}. The base model is {text.cell(base)}.",
         "## Accuracy",
-        _scores(book, run, checkpoint),
-        _what_was_measured(book, run, settings),
+        _scores(store, run, checkpoint),
+        _what_was_measured(store, run, settings),
         "## How to use it",
         f"```python\n{_snippet(settings)}```",
         "## Prompt",
@@ -67,10 +67,10 @@ def _front_matter(settings: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(tags, sort_keys=False)}---"
 
 
-def _scores(book: Book, run: Run, checkpoint: Checkpoint) -> str:
+def _scores(store: StudyStore, run: Run, checkpoint: Checkpoint) -> str:
     rows = []
     for pool in (TEST_POOL, run.plan.pool):
-        by_step = {score.step: score for score in book.scores(run.name, pool)}
+        by_step = {score.step: score for score in store.scores(run.name, pool)}
         named = {"base model": by_step.get(0), "this model": by_step.get(checkpoint.step)}
         for name, score in named.items():
             if score is not None:
@@ -79,11 +79,11 @@ def _scores(book: Book, run: Run, checkpoint: Checkpoint) -> str:
     return text.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
 
 
-def _what_was_measured(book: Book, run: Run, settings: Mapping[str, Any]) -> str:
+def _what_was_measured(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
     """Return where the problems come from, how many each pool has, and what the pools are for."""
     source, test_source = (_named(settings.get(name)) for name in ("data.source", "data.test_source"))
     num_tested, num_watched = (
-        max((score.num_problems for score in book.scores(run.name, pool)), default=0) for pool in (TEST_POOL, run.plan.pool)
+        max((score.num_problems for score in store.scores(run.name, pool)), default=0) for pool in (TEST_POOL, run.plan.pool)
     )
     where = f"The {TEST_POOL} problems are from {test_source or source}, "
     where += f"the others from {source}." if test_source else "as are the others; no problem is in two pools."

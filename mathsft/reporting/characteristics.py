@@ -7,26 +7,26 @@ from mathsft.records import Response, Run
 from mathsft.reporting import text
 from mathsft.reporting.analysis import analyse
 from mathsft.runs.retention import TEST_POOL, best_step
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 MEANING = "In brackets: Student's 95 % interval of a mean over problems, Wilson's of a share."
 
 
-def characteristics_section(book: Book, run: Run) -> str:
+def characteristics_section(store: StudyStore, run: Run) -> str:
     """Return the base model's and the best checkpoint's responses side by side; empty before both are scored on a pool.
 
     The pool is test where both are scored there, else the run's own.
     """
-    watched = book.scores(run.name, run.plan.pool)
+    watched = store.scores(run.name, run.plan.pool)
     steps = (0, best_step(watched)) if watched else (0, 0)
     for pool in (TEST_POOL, run.plan.pool):
-        found = [score for step in steps if (score := book.score(run.name, step, pool)) is not None]
+        found = [score for step in steps if (score := store.score(run.name, step, pool)) is not None]
         if steps[1] and len(found) == 2:
             break
     else:
         return ""
-    responses, problems = [book.responses(score) for score in found], book.problems()
-    objective = Objective.of(book.settings())
+    responses, problems = [store.responses(score) for score in found], store.problems()
+    objective = Objective.of(store.settings())
     before, after = (analyse(*given, problems, None, objective) for given in zip(found, responses, strict=True))
     headers = (f"pool {pool}", "base model", f"step {steps[1]}")
     rows = [

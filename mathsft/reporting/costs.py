@@ -1,4 +1,4 @@
-"""The report's section on cost: what the workers took of time and machine, and how fast they were; from the book alone."""
+"""The report's section on cost: what the workers took of time and machine, and how fast they were; from the store alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -8,7 +8,7 @@ from mathsft.accounting.ledger import cost_ledger
 from mathsft.costs import Memory, ScoringCosts, TrainingCosts
 from mathsft.records import StepMetrics, WorkerCall
 from mathsft.reporting import text
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 MEMORY_MEANING = (
     "Predicted memory is what the tensors of the run's largest row take at their peak. Peak memory is on CUDA what was "
@@ -28,9 +28,9 @@ LEDGER_MEANING = (
 )
 
 
-def ledger_section(book: Book) -> str:
+def ledger_section(store: StudyStore) -> str:
     """Return where the workers' time went, in all runs together; empty where none was held."""
-    ledger = cost_ledger(book)
+    ledger = cost_ledger(store)
     rows = [
         (account.worker, activity, text.seconds(seconds), text.percent(seconds / account.held_seconds))
         for account in ledger.accounts
@@ -56,7 +56,7 @@ WORKERS_MEANING = (
 )
 
 
-def two_devices_section(book: Book) -> str:
+def two_devices_section(store: StudyStore) -> str:
     """Return how much of the time trainer and evaluator were busy at once, and how long checkpoints waited; may be empty."""
     rows = [
         (
@@ -68,8 +68,8 @@ def two_devices_section(book: Book) -> str:
             text.seconds(found.median_wait_seconds),
             text.seconds(found.max_wait_seconds),
         )
-        for label, runs in _groups(book).items()
-        if (found := concurrency(book, runs)) is not None
+        for label, runs in _groups(store).items()
+        if (found := concurrency(store, runs)) is not None
     ]
     if not rows:
         return ""
@@ -77,12 +77,12 @@ def two_devices_section(book: Book) -> str:
     return "\n\n".join(("### Two devices", text.table(headers, rows), TWO_DEVICES_MEANING))
 
 
-def workers_section(book: Book) -> str:
+def workers_section(store: StudyStore) -> str:
     """Return where each worker worked and what it used of the machine; may be empty."""
-    worker_calls = book.worker_calls()
+    worker_calls = store.worker_calls()
     rows = [
         _use_row(label, worker, used)
-        for label, runs in _groups(book).items()
+        for label, runs in _groups(store).items()
         for worker in sorted({call.worker for call in worker_calls if call.run in runs}, reverse=True)  # trainers first
         if (used := [call for call in worker_calls if call.worker == worker and call.run in runs])
     ]
@@ -92,10 +92,10 @@ def workers_section(book: Book) -> str:
     return "\n\n".join(("### What the workers used", text.table(headers, rows, num_left=3), WORKERS_MEANING))
 
 
-def _groups(book: Book) -> dict[str, list[str]]:
+def _groups(store: StudyStore) -> dict[str, list[str]]:
     """Return the runs by what they are shown as: each final run by its name, the latest first, and the study's together."""
-    finals = [run.name for run in reversed(book.runs("final"))]
-    others = [run.name for run in book.runs() if run.name not in finals]
+    finals = [run.name for run in reversed(store.runs("final"))]
+    others = [run.name for run in store.runs() if run.name not in finals]
     return {**{name: [name] for name in finals}, "study": others}
 
 
@@ -139,19 +139,19 @@ def _components_table(trained: Mapping[str, Sequence[TrainingCosts]]) -> str:
     return text.table(("predicted memory", *(field.name for field in fields(Memory))), rows) if rows else ""
 
 
-def cost_section(book: Book) -> str:
+def cost_section(store: StudyStore) -> str:
     """Return seconds by activity and memory of trainer and evaluator, and the trainer's speed, run by run."""
-    runs = [run.name for run in book.runs()]
-    trained = {run: [checkpoint.costs for checkpoint in book.checkpoints(run)] for run in runs}
-    scored = {run: [score.costs for score in book.scores(run)] for run in runs}
+    runs = [run.name for run in store.runs()]
+    trained = {run: [checkpoint.costs for checkpoint in store.checkpoints(run)] for run in runs}
+    scored = {run: [score.costs for score in store.scores(run)] for run in runs}
     tables = [_worker_table("trainer", trained), _worker_table("evaluator", scored)]
     parts = [table for table in tables if table]
     if parts:
         parts += [table for table in (_components_table(trained), MEMORY_MEANING) if table]
-    steps = {run: metrics for run in runs if (metrics := book.metrics(run))}
+    steps = {run: metrics for run in runs if (metrics := store.metrics(run))}
     if steps:
         parts += ["### Training speed", _speed_table(steps), SPEED_MEANING]
-    parts += [section for section in (two_devices_section(book), workers_section(book)) if section]
+    parts += [section for section in (two_devices_section(store), workers_section(store)) if section]
     return "\n\n".join(["## Time and memory", *parts]) if parts else ""
 
 

@@ -1,6 +1,6 @@
 """The report's findings and next steps: sentences made by rules, each with the figures it rests on.
 
-A rule says nothing where the book lacks what it rests on; what it says turns with the figures, and none is fixed.
+A rule says nothing where the store lacks what it rests on; what it says turns with the figures, and none is fixed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from mathsft.reporting.characteristics import is_cut
 from mathsft.runs.best import best_checkpoint
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import PairedDifference, compare
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 NUM_COMPARED = 3
 """Scores whose responses are compared with those of as many before, to tell whether a curve still rises."""
@@ -26,9 +26,9 @@ MUCH_IDLE, MUCH_LOST, MUCH_CUT = 0.5, 0.2, 0.05
 
 @dataclass(frozen=True)
 class Subject:
-    """The latest final run that is scored, if there is one, with what every rule asks of the book."""
+    """The latest final run that is scored, if there is one, with what every rule asks of the store."""
 
-    book: Book
+    store: StudyStore
     run: Run | None
     watched: Sequence[Score]
     """Its scores on its own pool, by step."""
@@ -40,9 +40,9 @@ class Subject:
     objective: Objective
 
 
-def findings_section(book: Book) -> str:
+def findings_section(store: StudyStore) -> str:
     """Return what the figures say and what to do next; empty where no rule has anything to say."""
-    subject = _subject(book)
+    subject = _subject(store)
     said = [sentence for rule in FINDINGS if (sentence := rule(subject))]
     steps = [sentence for rule in NEXT_STEPS if (sentence := rule(subject))]
     parts = []
@@ -53,14 +53,14 @@ def findings_section(book: Book) -> str:
     return "\n\n".join(parts)
 
 
-def paired(book: Book, run: Run, pool: str, step: int) -> tuple[PairedDifference, PairedDifference] | None:
+def paired(store: StudyStore, run: Run, pool: str, step: int) -> tuple[PairedDifference, PairedDifference] | None:
     """Return the checkpoint's gain over the base model on the same problems, in accuracy and in format accuracy."""
-    before, after = book.score(run.name, 0, pool), book.score(run.name, step, pool)
+    before, after = store.score(run.name, 0, pool), store.score(run.name, step, pool)
     if before is None or after is None or step == 0:
         return None
     if before.num_problems != after.num_problems:
         return None
-    objective, responses = Objective.of(book.settings()), (book.responses(before), book.responses(after))
+    objective, responses = Objective.of(store.settings()), (store.responses(before), store.responses(after))
     return (
         compare(*(shares(given, objective.is_correct) for given in responses)),
         compare(*(shares(given, objective.is_well_formed) for given in responses)),
@@ -96,14 +96,14 @@ def _where_errors_lie(subject: Subject) -> str:
 
 
 def _length_of_training(subject: Subject) -> str:
-    promotion = subject.book.promotion()
+    promotion = subject.store.promotion()
     if promotion is None or subject.run is None or not subject.watched:
         return ""
-    trial = subject.book.scores(promotion.run, subject.run.plan.pool)
+    trial = subject.store.scores(promotion.run, subject.run.plan.pool)
     reached = next(score for score in subject.watched if score.step == best_step(subject.watched))
     if not trial or trial[-1].num_problems != reached.num_problems:
         return ""
-    found = compare(*(_solved(subject.book, score) for score in (trial[-1], reached)))
+    found = compare(*(_solved(subject.store, score) for score in (trial[-1], reached)))
     verdict = "was worth it" if found.low > 0 else "was harmful" if found.high < 0 else "cannot be told to help"
     return (
         f"Training longer than the trial {promotion.run} {verdict}: {points(found)} on the same {found.num_problems:,} "
@@ -112,7 +112,7 @@ def _length_of_training(subject: Subject) -> str:
 
 
 def _luck_of_the_best(subject: Subject) -> str:
-    chosen = best_checkpoint(subject.book, subject.run) if subject.run is not None else None
+    chosen = best_checkpoint(subject.store, subject.run) if subject.run is not None else None
     if chosen is None:
         return ""
     return (
@@ -126,7 +126,7 @@ def _another_mix_of_problems(subject: Subject) -> str:
     if subject.run is None or not subject.watched:
         return ""
     step, pool = best_step(subject.watched), subject.run.plan.pool
-    watched, tested = (subject.book.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
+    watched, tested = (subject.store.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
     if watched is None or tested is None:
         return ""
     low, high = difference_of_pools(watched, tested)
@@ -153,7 +153,7 @@ def _change_of_responses(subject: Subject) -> str:
 
 
 def _ungraded(subject: Subject) -> str:
-    counted = [(score, score.counts.get("ungraded", 0)) for score in subject.book.scores()]
+    counted = [(score, score.counts.get("ungraded", 0)) for score in subject.store.scores()]
     total = sum(number for _, number in counted)
     if not total:
         return ""
@@ -172,7 +172,7 @@ def _train_longer(subject: Subject) -> str:
         return ""
     late = subject.watched[-2 * NUM_COMPARED :]
     means = [fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:])]
-    found = compare(*(_solved(subject.book, score) for score in (late[0], late[-1])))
+    found = compare(*(_solved(subject.store, score) for score in (late[0], late[-1])))
     measured = (
         f"the last {NUM_COMPARED} scores average {text.percent(means[1])}, the {NUM_COMPARED} before "
         f"{text.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {points(found)}"
@@ -189,7 +189,7 @@ def _keep_the_best(subject: Subject) -> str:
     if best == last.step:
         return ""
     reached = next(score for score in subject.watched if score.step == best)
-    found = compare(*(_solved(subject.book, score) for score in (reached, last)))
+    found = compare(*(_solved(subject.store, score) for score in (reached, last)))
     if found.high < 0:
         return f"Use the checkpoint of step {best}, not the last: that one is {points(found)} against it."
     return f"Step {best} scores best, but the last one cannot be told from it ({points(found)})."
@@ -208,7 +208,7 @@ def _longer_responses(subject: Subject) -> str:
 
 
 def _use_devices(subject: Subject) -> str:
-    ledger: Ledger = cost_ledger(subject.book)
+    ledger: Ledger = cost_ledger(subject.store)
     for account in ledger.accounts:
         idle = account.seconds.get(IDLE, 0.0)
         if account.held_seconds and idle > MUCH_IDLE * account.held_seconds:
@@ -220,7 +220,7 @@ def _use_devices(subject: Subject) -> str:
 
 
 def _spend_less(subject: Subject) -> str:
-    ledger = cost_ledger(subject.book)
+    ledger = cost_ledger(subject.store)
     worked = sum(account.held_seconds - account.seconds.get(IDLE, 0.0) for account in ledger.accounts)
     lost = ledger.lost_seconds
     if not worked or lost < MUCH_LOST * worked:
@@ -234,7 +234,7 @@ def _look_at_errors(subject: Subject) -> str:
         return ""
     num_format = sum(map(subject.objective.is_malformed, subject.best))
     category = "format_failure" if num_format > num_wrong / 2 else "wrong_answer"
-    show = command("show", text.cell(subject.book.study), "final", "--responses", category)
+    show = command("show", text.cell(subject.store.study), "final", "--responses", category)
     return f"Read what went wrong: `{show}`."
 
 
@@ -257,30 +257,30 @@ NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
 )
 
 
-def _subject(book: Book) -> Subject:
-    objective = Objective.of(book.settings())
-    for run in reversed(book.runs("final")):
-        watched = book.scores(run.name, run.plan.pool)
+def _subject(store: StudyStore) -> Subject:
+    objective = Objective.of(store.settings())
+    for run in reversed(store.runs("final")):
+        watched = store.scores(run.name, run.plan.pool)
         if not watched:
             continue
         for pool in (TEST_POOL, run.plan.pool):
-            scores = [book.score(run.name, step, pool) for step in (0, best_step(watched))]
-            base, best = (book.responses(score) if score is not None else [] for score in scores)
+            scores = [store.score(run.name, step, pool) for step in (0, best_step(watched))]
+            base, best = (store.responses(score) if score is not None else [] for score in scores)
             if base and best:
                 break
-        return Subject(book, run, watched, base, best, pool, objective)
-    return Subject(book, None, (), (), (), "", objective)
+        return Subject(store, run, watched, base, best, pool, objective)
+    return Subject(store, None, (), (), (), "", objective)
 
 
 def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference] | None:
     if subject.run is None or not subject.watched:
         return None
-    return paired(subject.book, subject.run, subject.pool, best_step(subject.watched))
+    return paired(subject.store, subject.run, subject.pool, best_step(subject.watched))
 
 
-def _solved(book: Book, score: Score) -> tuple[float, ...]:
+def _solved(store: StudyStore, score: Score) -> tuple[float, ...]:
     """Return each problem's share of correct responses, problems in one order for all scores."""
-    return Objective.of(book.settings()).outcomes(book.responses(score))
+    return Objective.of(store.settings()).outcomes(store.responses(score))
 
 
 def points(found: PairedDifference) -> str:

@@ -8,21 +8,21 @@ from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
 from mathsft.runs.horizon import recorded_horizon
 from mathsft.statistics.horizon import Bracket, Horizon, Tried, fit_horizon
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
-def horizon_of(book: Book, num_examples: int) -> Horizon | None:
+def horizon_of(store: StudyStore, num_examples: int) -> Horizon | None:
     """Return what the study's runs at two lengths say of a run of num_examples; None where they do not tell."""
-    tried = recorded_horizon(book)
+    tried = recorded_horizon(store)
     return fit_horizon(tried, num_examples) if len({one.num_examples for one in tried}) == 2 else None
 
 
-def horizon_words(book: Book, num_examples: int) -> str:
+def horizon_words(store: StudyStore, num_examples: int) -> str:
     """Return what to do about a run of that length; empty where the study did not look at the horizon."""
-    tried = recorded_horizon(book)
+    tried = recorded_horizon(store)
     if not tried:
         return ""
-    horizon = horizon_of(book, num_examples)
+    horizon = horizon_of(store, num_examples)
     if horizon is None:
         return (
             f"Horizon: {len(tried)} runs at two lengths show no best learning rate inside the rates tried, so there is no "
@@ -40,23 +40,23 @@ def horizon_words(book: Book, num_examples: int) -> str:
     return f"{measured}: no proof that it moves, so keep the promoted one ({ahead})."
 
 
-def horizon_section(book: Book) -> str:
+def horizon_section(store: StudyStore) -> str:
     """Return the section without its figure; empty where the study did not look at the horizon."""
-    tried, finals = recorded_horizon(book), book.runs("final")
+    tried, finals = recorded_horizon(store), store.runs("final")
     if not tried:
         return ""
     # Before there is a final run, of one twice as long as a trial.
     num_examples = finals[-1].plan.num_examples if finals else 2 * max(one.num_examples for one in tried)
     headers = ("learning rate", "examples", "correct", "accuracy (95 % interval)")
     rows = [_row(one) for one in sorted(tried, key=lambda one: (one.num_examples, one.learning_rate))]
-    parts = ["## Horizon", horizon_words(book, num_examples), text.table(headers, rows, num_left=0)]
-    parts += [_reached(book, run) for run in finals]
+    parts = ["## Horizon", horizon_words(store, num_examples), text.table(headers, rows, num_left=0)]
+    parts += [_reached(store, run) for run in finals]
     return "\n\n".join(part for part in parts if part)
 
 
-def horizon_curves(book: Book) -> str | None:
+def horizon_curves(store: StudyStore) -> str | None:
     """Return an SVG of accuracy by learning rate, a curve for each length; None where there is no curve."""
-    tried = recorded_horizon(book)
+    tried = recorded_horizon(store)
     lengths = sorted({one.num_examples for one in tried})
     if len(tried) < 2:
         return None
@@ -78,10 +78,10 @@ def horizon_curves(book: Book) -> str | None:
     return chart.render()
 
 
-def _reached(book: Book, run: Run) -> str:
+def _reached(store: StudyStore, run: Run) -> str:
     """Return what was predicted for a final run of the promoted settings but for its learning rate, and what came of it."""
-    scores: Sequence[Score] = book.scores(run.name, run.plan.pool)
-    horizon = horizon_of(book, run.plan.num_examples)
+    scores: Sequence[Score] = store.scores(run.name, run.plan.pool)
+    horizon = horizon_of(store, run.plan.num_examples)
     if run.state != "finished" or not scores or horizon is None:
         return ""
     predicted, reached = horizon.accuracy, scores[-1]

@@ -3,7 +3,7 @@
 from mathsft.records import Provenance, Run, WorkerCall
 from mathsft.reporting import text
 from mathsft.reporting.costs import worker_place
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 MODEL = {
     "model.path": "model",
@@ -18,10 +18,10 @@ MODEL = {
 }
 
 
-def architecture_section(book: Book, run: Run) -> str:
+def architecture_section(store: StudyStore, run: Run) -> str:
     """Return what the run ran on: processes with their devices, model, precision, versions; empty where nothing is known."""
-    provenance = book.provenance(run.name)
-    workers = _workers([call for call in book.worker_calls() if call.run == run.name])
+    provenance = store.provenance(run.name)
+    workers = _workers([call for call in store.worker_calls() if call.run == run.name])
     if provenance is None and not workers:
         return ""
     parts = ["### Architecture as run"]
@@ -39,13 +39,13 @@ def architecture_section(book: Book, run: Run) -> str:
     return "\n\n".join(parts)
 
 
-def settings_section(book: Book, run: Run) -> str:
+def settings_section(store: StudyStore, run: Run) -> str:
     """Return the run's own settings with where each comes from; empty where it has the experiment's alone."""
     if not run.overrides:
         return ""
-    promotion = book.promotion()
+    promotion = store.promotion()
     promoted = promotion.overrides if promotion is not None else {}
-    known = book.settings() or {}
+    known = store.settings() or {}
     rows = []
     for name, value in sorted(run.overrides.items()):
         if name in promoted and promoted[name] == value:

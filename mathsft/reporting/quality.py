@@ -2,7 +2,7 @@
 
 from mathsft.records import Quality
 from mathsft.reporting import text
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 FREQUENT_GOLDS = "gold answers that are no numbers and may stand for none"
 MAX_GOLDS = 4
@@ -15,9 +15,9 @@ def quality_lines(quality: Quality) -> list[str]:
     return [*lines, f"Data: {FREQUENT_GOLDS}: {'; '.join(golds)}"] if golds else lines
 
 
-def data_section(book: Book) -> str:
+def data_section(store: StudyStore) -> str:
     """Return what was found in the data; empty where nothing is known."""
-    quality = book.quality()
+    quality = store.quality()
     if quality is None:
         return ""
     golds = [(f"{FREQUENT_GOLDS}: {gold}", count) for gold, count in _golds(quality)]

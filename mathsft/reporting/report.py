@@ -1,4 +1,4 @@
-"""Writes report.md and report.html from the book alone. It says what was measured, on how many problems, and no more."""
+"""Writes report.md and report.html from the store alone. It says what was measured, on how many problems, and no more."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import compare
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 INTERVALS = (
     "In brackets: the 95 % interval of the score for itself (Wilson's; clustered by problem where a problem has several "
@@ -35,52 +35,52 @@ INTERVALS = (
 )
 
 
-def write_report(book: Book, layout: StudyLayout) -> Path:
+def write_report(store: StudyStore, layout: StudyLayout) -> Path:
     """Write report.md, its figures, and report.html, which holds them; return the latter's path.
 
-    Works on whatever the book has so far.
+    Works on whatever the store has so far.
     """
-    finals = book.runs("final")
-    sections = [f"# {text.cell(book.study)}", f"**{conclusion(book)}**", INTERVALS, findings_section(book)]
+    finals = store.runs("final")
+    sections = [f"# {text.cell(store.study)}", f"**{conclusion(store)}**", INTERVALS, findings_section(store)]
     for run in reversed(finals):  # the latest first
-        sections += _final_sections(book, run, layout)
-    sections += _study_sections(book, layout)
-    sections += [horizon_section(book), _figure(layout, "horizon", horizon_curves(book))]
-    sections += [ledger_section(book), _figure(layout, "ledger", ledger_bars(cost_ledger(book)))]
-    sections += [data_section(book), cost_section(book), _settings_section(book)]
+        sections += _final_sections(store, run, layout)
+    sections += _study_sections(store, layout)
+    sections += [horizon_section(store), _figure(layout, "horizon", horizon_curves(store))]
+    sections += [ledger_section(store), _figure(layout, "ledger", ledger_bars(cost_ledger(store)))]
+    sections += [data_section(store), cost_section(store), _settings_section(store)]
     markdown = "\n\n".join(section for section in sections if section) + "\n"
     layout.report_markdown.write_text(markdown, encoding="utf-8")
-    layout.report_page.write_text(render_html(f"{book.study}: report", markdown, layout.root), encoding="utf-8")
+    layout.report_page.write_text(render_html(f"{store.study}: report", markdown, layout.root), encoding="utf-8")
     return layout.report_page
 
 
 # ---- the conclusion
 
 
-def conclusion(book: Book) -> str:
+def conclusion(store: StudyStore) -> str:
     """Return what to take away, by rule: the latest final run's test scores, else its watch scores, else the best trial."""
-    for run in reversed(book.runs("final")):
+    for run in reversed(store.runs("final")):
         for pool in (TEST_POOL, run.plan.pool):
-            scores = book.scores(run.name, pool)
+            scores = store.scores(run.name, pool)
             if len(scores) > 1 and scores[0].step == 0:
-                return _conclude_final(book, run, scores[0], _chosen(book, run, scores))
-    return _conclude_study(book)
+                return _conclude_final(store, run, scores[0], _chosen(store, run, scores))
+    return _conclude_study(store)
 
 
-def _chosen(book: Book, run: Run, scores: list[Score]) -> Score:
+def _chosen(store: StudyStore, run: Run, scores: list[Score]) -> Score:
     """Return the score of the checkpoint that was best on the watch pool; on that pool itself, of the last."""
     if scores[-1].pool == run.plan.pool:
         return scores[-1]  # the best one was chosen by these very scores, which flatter it
-    best = best_step(book.scores(run.name, run.plan.pool))
+    best = best_step(store.scores(run.name, run.plan.pool))
     return next((score for score in scores if score.step == best), scores[-1])
 
 
-def _conclude_final(book: Book, run: Run, base: Score, chosen: Score) -> str:
+def _conclude_final(store: StudyStore, run: Run, base: Score, chosen: Score) -> str:
     found = (
         f"Fine-tuned with {text.settings(run.overrides)}, the model solves {text.accuracy(chosen)} of "
         f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves {text.accuracy(base)}"
     )
-    compared = paired(book, run, chosen.pool, chosen.step)
+    compared = paired(store, run, chosen.pool, chosen.step)
     if compared is None:
         return f"{found}."
     gain, _ = compared
@@ -88,16 +88,16 @@ def _conclude_final(book: Book, run: Run, base: Score, chosen: Score) -> str:
     return f"{found}. On the same problems that is {verdict}: {points(gain)}."
 
 
-def _conclude_study(book: Book) -> str:
-    trials = book.runs("trial")
+def _conclude_study(store: StudyStore) -> str:
+    trials = store.runs("trial")
     scored = [
-        (run, scores[-1]) for run in trials if run.state == "finished" and (scores := book.scores(run.name, run.plan.pool))
+        (run, scores[-1]) for run in trials if run.state == "finished" and (scores := store.scores(run.name, run.plan.pool))
     ]
     if not scored:
         return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
     best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
-    objective = Objective.of(book.settings())
-    solved = {run.name: objective.outcomes(book.responses(score)) for run, score in scored}
+    objective = Objective.of(store.settings())
+    solved = {run.name: objective.outcomes(store.responses(score)) for run, score in scored}
     compared = [compare(outcomes, solved[best.name]) for name, outcomes in solved.items() if name != best.name]
     num_alike = sum(gain.low <= 0 for gain in compared)
     return (
@@ -111,15 +111,15 @@ def _conclude_study(book: Book) -> str:
 # ---- a final run
 
 
-def _final_sections(book: Book, run: Run, layout: StudyLayout) -> list[str]:
-    watched = book.scores(run.name, run.plan.pool)
+def _final_sections(store: StudyStore, run: Run, layout: StudyLayout) -> list[str]:
+    watched = store.scores(run.name, run.plan.pool)
     sections = [
         f"## Final run {run.name}",
         f"{text.settings(run.overrides)}; {run.plan.num_examples:,} examples; seed {run.seed}; {run.state}"
         + (f": {text.cell(run.reason)}." if run.reason else "."),
-        _comparison(book, run, watched),
-        settings_section(book, run),
-        architecture_section(book, run),
+        _comparison(store, run, watched),
+        settings_section(store, run),
+        architecture_section(store, run),
     ]
     if not watched:
         return sections
@@ -128,11 +128,11 @@ def _final_sections(book: Book, run: Run, layout: StudyLayout) -> list[str]:
         _figure(layout, f"accuracy-{run.name}", accuracy_curve(run, watched)),
         _figure(layout, f"responses-{run.name}", category_shares(run, watched)),
     ]
-    responses = {score.step: book.responses(score) for score in watched}
-    objective = Objective.of(book.settings())
-    sections += [characteristics_section(book, run)]
+    responses = {score.step: store.responses(score) for score in watched}
+    objective = Objective.of(store.settings())
+    sections += [characteristics_section(store, run)]
     sections += [failure_section(responses, objective), length_section(responses, objective)]
-    metrics = book.metrics(run.name)
+    metrics = store.metrics(run.name)
     curves = [
         _figure(layout, f"loss-{run.name}", loss_curve(run, metrics)),
         _figure(layout, f"learning-rate-{run.name}", learning_rate_curve(run, metrics)),
@@ -148,31 +148,31 @@ def _figure(layout: StudyLayout, name: str, drawn: str | None) -> str:
     return f"![{name}]({name}.svg)"
 
 
-def _comparison(book: Book, run: Run, watched: list[Score]) -> str:
+def _comparison(store: StudyStore, run: Run, watched: list[Score]) -> str:
     """Return the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
     rows = []
-    promotion = book.promotion()
+    promotion = store.promotion()
     for pool in (TEST_POOL, run.plan.pool):
-        for score in book.scores(run.name, pool):
+        for score in store.scores(run.name, pool):
             role = _role(score, watched)
             if role:
                 rows.append(_comparison_row(role, score))
-        for score in book.scores(promotion.run, pool) if promotion is not None else []:
+        for score in store.scores(promotion.run, pool) if promotion is not None else []:
             rows.append(_comparison_row(f"promoted {score.run}", score))
     if not rows:
         return "No checkpoint is scored yet."
     best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}; nothing was chosen on {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
-    parts = ["### Baseline against final", best, text.table(headers, rows, num_left=2), _improvement(book, run, watched)]
+    parts = ["### Baseline against final", best, text.table(headers, rows, num_left=2), _improvement(store, run, watched)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _improvement(book: Book, run: Run, watched: list[Score]) -> str:
+def _improvement(store: StudyStore, run: Run, watched: list[Score]) -> str:
     """Return what best and last checkpoint gain over the base model, problem by problem."""
     rows = []
     for pool in (TEST_POOL, run.plan.pool):
         for role, step in (("best", best_step(watched)), ("last", watched[-1].step)) if watched else ():
-            found = paired(book, run, pool, step)
+            found = paired(store, run, pool, step)
             if found is not None:
                 gains = [f"{100 * gain.difference:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})" for gain in found]
                 rows.append((role, text.cell(pool), str(step), *gains, f"{found[0].num_gained:,}", f"{found[0].num_lost:,}"))
@@ -223,14 +223,14 @@ def _progress(scores: list[Score]) -> str:
 # ---- the study
 
 
-def _study_sections(book: Book, layout: StudyLayout) -> list[str]:
-    trials = book.runs("trial")
+def _study_sections(store: StudyStore, layout: StudyLayout) -> list[str]:
+    trials = store.runs("trial")
     if not trials:
         return []
-    sections = [f"## The study: {len(trials)} trials", _promotion(book), _baseline(book, trials[0].plan.pool)]
+    sections = [f"## The study: {len(trials)} trials", _promotion(store), _baseline(store, trials[0].plan.pool)]
     sections.append(_figure(layout, "study", study_map(trials)))
-    space, observed = recorded_observations(book)
-    sections.append(_figure(layout, "surface", surface_map(space, observed, book.promotion())))
+    space, observed = recorded_observations(store)
+    sections.append(_figure(layout, "surface", surface_map(space, observed, store.promotion())))
     sections.append(_figure(layout, "importance", importance_bars(space, observed)))
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
@@ -242,11 +242,11 @@ def _study_sections(book: Book, layout: StudyLayout) -> list[str]:
         "step",
         "state",
     )
-    return [*sections, text.table(headers, [_trial_row(book, trial, names) for trial in ranked])]
+    return [*sections, text.table(headers, [_trial_row(store, trial, names) for trial in ranked])]
 
 
-def _promotion(book: Book) -> str:
-    promotion = book.promotion()
+def _promotion(store: StudyStore) -> str:
+    promotion = store.promotion()
     if promotion is None:
         return "No trial was promoted yet."
     # The reason compares trials and says where the winner lies: too much for one cell.
@@ -271,15 +271,15 @@ def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
     return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_responses:,}", confirmed, mark
 
 
-def _baseline(book: Book, pool: str) -> str:
-    scores = [score for score in book.scores(pool=pool) if score.step == 0]
+def _baseline(store: StudyStore, pool: str) -> str:
+    scores = [score for score in store.scores(pool=pool) if score.step == 0]
     if not scores:
         return ""
     return f"The base model solves {text.accuracy(scores[0])} of the same {scores[0].num_problems:,} {pool} problems."
 
 
-def _trial_row(book: Book, trial: Run, names: list[str]) -> tuple[str, ...]:
-    scores = book.scores(trial.name, trial.plan.pool)
+def _trial_row(store: StudyStore, trial: Run, names: list[str]) -> tuple[str, ...]:
+    scores = store.scores(trial.name, trial.plan.pool)
     values = (text.cell(text.value(trial.overrides[name])) if name in trial.overrides else "" for name in names)
     state = trial.state + (f": {text.cell(trial.reason)}" if trial.reason else "")
     if not scores:
@@ -292,8 +292,8 @@ def _trial_row(book: Book, trial: Run, names: list[str]) -> tuple[str, ...]:
 # ---- settings
 
 
-def _settings_section(book: Book) -> str:
-    settings = book.settings()
+def _settings_section(store: StudyStore) -> str:
+    settings = store.settings()
     if not settings:
         return ""
     rows = [(text.cell(name), text.cell(str(value))) for name, value in sorted(settings.items())]

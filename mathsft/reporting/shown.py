@@ -1,4 +1,4 @@
-"""The tables and pages of `mathsft show`, from the book alone: for people who do not open a dashboard."""
+"""The tables and pages of `mathsft show`, from the store alone: for people who do not open a dashboard."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from mathsft.objective import Objective, Share
 from mathsft.records import Problem, Response, Run
 from mathsft.reporting import text
 from mathsft.reporting.analysis import Analysis
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 NUM_EXAMPLES = 2
 """Responses shown of each category."""
@@ -46,18 +46,18 @@ class StudySummary:
     size_bytes: int
 
 
-def summarise(book: Book, folder: Path) -> StudySummary:
+def summarise(store: StudyStore, folder: Path) -> StudySummary:
     """Return a study's line."""
-    trials, promotion = book.runs("trial"), book.promotion()
+    trials, promotion = store.runs("trial"), store.promotion()
     values = [trial.value for trial in trials if trial.value is not None]
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return StudySummary(
-        study=book.study,
+        study=store.study,
         num_trials=len(trials),
         num_finished=sum(trial.state == "finished" for trial in trials),
         best=max(values, default=None),
         promoted=promotion.run if promotion else None,
-        num_final_runs=len(book.runs("final")),
+        num_final_runs=len(store.runs("final")),
         size_bytes=size_bytes,
     )
 

@@ -1,4 +1,4 @@
-"""The tables that a command prints at its end, from the book alone."""
+"""The tables that a command prints at its end, from the store alone."""
 
 from rich import box
 from rich.table import Table
@@ -8,30 +8,30 @@ from mathsft.objective import accuracy_interval
 from mathsft.records import Promotion, Run, Score
 from mathsft.reporting import text
 from mathsft.runs.retention import best_step
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 NUM_SHOWN_TRIALS = 8
 
 
-def study_table(book: Book, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
+def study_table(store: StudyStore, num_shown: int = NUM_SHOWN_TRIALS) -> Table:
     """Return the best trials and the baseline on the search pool, with 95 % intervals."""
-    trials, promotion = book.runs("trial"), book.promotion()
+    trials, promotion = store.runs("trial"), store.promotion()
     names = sorted({name for trial in trials for name in trial.overrides})
     states = [trial.state for trial in trials]
     counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    table = _table(f"Study {book.study}, {len(trials)} trials ({counted})")
+    table = _table(f"Study {store.study}, {len(trials)} trials ({counted})")
     table.add_column("trial", no_wrap=True)
     for header in (*(name.removeprefix("training.") for name in names), "accuracy", "95 % interval", "format", ""):
         table.add_column(header, justify="right", no_wrap=True)
     ranked = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: -(trial.value or 0.0))
     for trial in ranked[:num_shown]:
         is_promoted = promotion is not None and promotion.run == trial.name
-        cells = [*(_value(trial, name) for name in names), *_last_score(book, trial)]
+        cells = [*(_value(trial, name) for name in names), *_last_score(store, trial)]
         table.add_row(trial.name, *cells, "promoted" if is_promoted else "")
     if len(ranked) > num_shown:
         table.add_row("…")
-    if (baseline := book.run("baseline")) is not None:
-        table.add_row("baseline", *("" for _ in names), *_last_score(book, baseline))
+    if (baseline := store.run("baseline")) is not None:
+        table.add_row("baseline", *("" for _ in names), *_last_score(store, baseline))
     return table
 
 
@@ -68,19 +68,19 @@ def finalists_table(promotion: Promotion) -> Table:
     return table
 
 
-def progression_table(book: Book, run: Run) -> Table:
+def progression_table(store: StudyStore, run: Run) -> Table:
     """Return a final run's scores on the watch and test pools by step, with the promoted trial beside them."""
     settings = ", ".join(f"{name.removeprefix('training.')} {_value(run, name)}" for name in sorted(run.overrides))
     table = _table(f"{run.name}: {settings or 'the settings of the experiment'}")
     for header in ("run", "pool", "problems", "step", "accuracy", "95 % interval", "format", "wrong answer", ""):
         table.add_column(header, justify="left" if header in ("run", "pool") else "right", no_wrap=True)
-    promotion = book.promotion()
-    of_trial = book.scores(promotion.run, "watch") if promotion else []
-    watched = book.scores(run.name, "watch")
+    promotion = store.promotion()
+    of_trial = store.scores(promotion.run, "watch") if promotion else []
+    watched = store.scores(run.name, "watch")
     marks = {best_step(watched): "best", watched[-1].step: "last"} if watched else {}
     if len(marks) == 1 and len(watched) > 1:
         marks = dict.fromkeys(marks, "best, last")
-    for score in [*of_trial, *watched, *book.scores(run.name, "test")]:
+    for score in [*of_trial, *watched, *store.scores(run.name, "test")]:
         wrong = f"{score.counts['wrong_answer'] / sum(score.counts.values()):.1%}"
         mark = marks.get(score.step, "") if score.run == run.name else ""
         table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong, mark)
@@ -91,10 +91,10 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
 
 
-def _last_score(book: Book, run: Run) -> tuple[str, str, str]:
+def _last_score(store: StudyStore, run: Run) -> tuple[str, str, str]:
     if run.state == "diverged":
         return "0.0%", "diverged", ""
-    scores = book.scores(run.name, run.plan.pool)
+    scores = store.scores(run.name, run.plan.pool)
     return _cells(scores[-1]) if scores else ("", "", "")
 
 

@@ -6,7 +6,7 @@ from mathsft.objective import Objective
 from mathsft.records import Run, Score
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.optimism import best_of_k
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class BestCheckpoint:
         return self.watched.accuracy - self.corrected_accuracy
 
 
-def best_checkpoint(book: Book, run: Run) -> BestCheckpoint | None:
+def best_checkpoint(store: StudyStore, run: Run) -> BestCheckpoint | None:
     """Return the run's best checkpoint; None where nothing can be chosen: of one scored checkpoint, or by one problem."""
-    watched = book.scores(run.name, run.plan.pool)
+    watched = store.scores(run.name, run.plan.pool)
     if len(watched) < 2 or watched[0].num_problems < 2:
         return None
     step = best_step(watched)
     chosen = next(score for score in watched if score.step == step)
-    objective = Objective.of(book.settings())
-    optimism = best_of_k([objective.outcomes(book.responses(score)) for score in watched], run.seed).optimism
+    objective = Objective.of(store.settings())
+    optimism = best_of_k([objective.outcomes(store.responses(score)) for score in watched], run.seed).optimism
     return BestCheckpoint(
         run=run.name,
         step=step,
         num_checkpoints=len(watched),
         watched=chosen,
         corrected_accuracy=max(0.0, chosen.accuracy - optimism),
-        tested=book.score(run.name, step, TEST_POOL),
+        tested=store.score(run.name, step, TEST_POOL),
     )

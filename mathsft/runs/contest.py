@@ -17,7 +17,7 @@ from mathsft.runs.results import SEARCH_POOL, TrialResult, recorded_results
 from mathsft.statistics.intervals import effective_number
 from mathsft.statistics.paired import mean_correlation
 from mathsft.statistics.surface import Observation, smooth
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
@@ -95,12 +95,12 @@ def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
     return contest
 
 
-def recorded_observations(book: Book) -> tuple[Mapping[str, SearchRange], list[Observed]]:
+def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange], list[Observed]]:
     """Return the searched ranges and what the surface that decided goes through, as recorded; both may be empty.
 
     Before there is a promotion, this is the surface through the search pool's scores, which makes the shortlist.
     """
-    settings, promotion = book.settings() or {}, book.promotion()
+    settings, promotion = store.settings() or {}, store.promotion()
     ranges: dict[str, dict[str, Any]] = {}
     for name, value in _section(settings, "search").items():
         setting, _, field = name.rpartition(".")
@@ -111,7 +111,7 @@ def recorded_observations(book: Book) -> tuple[Mapping[str, SearchRange], list[O
         # The rounds went over so many problems, however many the pool holds.
         num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
     )
-    return rule.space, hold_contest(recorded_results(book), rule).observe() if ranges else []
+    return rule.space, hold_contest(recorded_results(store), rule).observe() if ranges else []
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
 class StudyContext:
     """One driver's study. The experiment is that of the settings: every run has its own, with its overrides."""
 
-    book: Book
+    store: StudyStore
     workers: StudyWorkers
     layout: StudyLayout
     experiment: Experiment

@@ -20,7 +20,7 @@ async def check_engine(study: StudyContext) -> None:
     evaluators = [await lent.take() for _ in range(lent.size)]  # before the first checkpoint is scored
     try:
         async with study.workers.trainers.lease() as trainer:
-            with announced(trainer, ENGINE_CHECK, 0, "", study.book):
+            with announced(trainer, ENGINE_CHECK, 0, "", study.store):
                 pair: tuple[Checkpoint, Checkpoint] = await trainer.call("publish_for_check")
         async with TaskGroup() as checks:
             for evaluator in evaluators:
@@ -34,6 +34,6 @@ async def check_engine(study: StudyContext) -> None:
 
 
 async def _check(evaluator: WorkerLike, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
-    with announced(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.book):
+    with announced(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
         found: EngineCheck = await evaluator.call("check_engine", *pair)
-    study.book.announce(found)
+    study.store.announce(found)

@@ -1,6 +1,6 @@
 """The one loop: executes the runs that a source proposes, trial or final, scoring each checkpoint while training goes on.
 
-Everything it does is first looked up in the book, so that a driver that was killed goes on where it was. It decides
+Everything it does is first looked up in the store, so that a driver that was killed goes on where it was. It decides
 neither what to run nor when to stop: the source does.
 """
 
@@ -53,7 +53,7 @@ async def drive(source: Source, study: StudyContext) -> None:
                 if run is None:
                     study.workers.trainers.give(trainer)
                     break
-                study.book.write(run)
+                study.store.write(run)
                 runs.create_task(execute(run, trainer, study, source))
 
 
@@ -73,7 +73,7 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
         async with judging:  # one after the other: a verdict may have to wait, and the next score must not overtake it
             if stop_at is None:
                 stop_at = await source.judge(run, index, score)
-        delete_weights(study.book, study.layout)
+        delete_weights(study.store, study.layout)
         window.release()
 
     try:
@@ -95,22 +95,22 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
 
 
 def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged | None:
-    """Return what the book has of the run at the step; None for weights that are gone although they are to be scored."""
-    diverged = study.book.diverged(run.name)
+    """Return what the store has of the run at the step; None for weights that are gone although they are to be scored."""
+    diverged = study.store.diverged(run.name)
     if diverged is not None and diverged.step <= step:
         return diverged
-    checkpoint = study.book.checkpoint(run.name, step)
-    if checkpoint is None or study.book.score(run.name, step, run.plan.pool) or study.has_weights(checkpoint):
+    checkpoint = study.store.checkpoint(run.name, step)
+    if checkpoint is None or study.store.score(run.name, step, run.plan.pool) or study.has_weights(checkpoint):
         return checkpoint
     return None
 
 
 async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
-    """Have the run trained to the step; its metrics reach the book while it trains."""
+    """Have the run trained to the step; its metrics reach the store while it trains."""
     async with following(run, study), at_work(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
-    study.book.write(outcome)
+    study.store.write(outcome)
     return outcome
 
 
@@ -122,7 +122,7 @@ async def scored(
     The run's own trainer does that where it is given, between its other calls and though it may be lent to others by now:
     its run waits for this score, so to wait for a free trainer could mean to wait for ever.
     """
-    if found := study.book.score(run.name, checkpoint.step, pool):
+    if found := study.store.score(run.name, checkpoint.step, pool):
         return found
     if study.has_weights(checkpoint):
         try:
@@ -151,7 +151,7 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
             with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
             score: Score = await evaluator.call("score", checkpoint, run.experiment, pool, with_gold_nll, progress=progress)
         # Before the evaluator is lent again: scores come in order.
-        study.book.write(score, _read_responses(study.layout / score.responses_path))
+        study.store.write(score, _read_responses(study.layout / score.responses_path))
     return score
 
 

@@ -17,7 +17,7 @@ from mathsft.runs.made import new_run
 from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.statistics.paired import improvement_upper_bound
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 WATCH_POOL = "watch"
 NUM_COMPARED = 3
@@ -27,12 +27,12 @@ LEAST_RELATIVE_GAIN = 0.1
 
 
 class SingleRun:
-    """A source that proposes a single run, unless the book says that it is over, and ends it where it gains too little."""
+    """A source that proposes a single run, unless the store says that it is over, and ends it where it gains too little."""
 
-    def __init__(self, run: Run, book: Book, min_gain: float | None = None) -> None:
-        self._book, self._min_gain = book, min_gain
+    def __init__(self, run: Run, store: StudyStore, min_gain: float | None = None) -> None:
+        self._store, self._min_gain = store, min_gain
         self._gains_little = ""
-        known = book.run(run.name)
+        known = store.run(run.name)
         # One that goes on takes its plan as it is now: what is kept may have changed. One that failed is tried again.
         self.run = known if known is not None and known.state in FINISHED else run
         self._is_proposed = False
@@ -48,24 +48,24 @@ class SingleRun:
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
         if self._min_gain is not None:
-            known = [other for other in self._book.scores(run.name, score.pool) if other.step <= score.step]
-            self._gains_little = _gains_little(known, self._min_gain, self._book)
+            known = [other for other in self._store.scores(run.name, score.pool) if other.step <= score.step]
+            self._gains_little = _gains_little(known, self._min_gain, self._store)
         return 0 if self._gains_little else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         if state == "pruned":
             state, reason = "finished", self._gains_little
-        self.run = closed(run, state, reason, self._book)
-        self._book.write(self.run)
+        self.run = closed(run, state, reason, self._store)
+        self._store.write(self.run)
 
 
-def _gains_little(scores: Sequence[Score], min_gain: float, book: Book) -> str:
+def _gains_little(scores: Sequence[Score], min_gain: float, store: StudyStore) -> str:
     """Return in words that the latest scores, of one pool by step, hardly exceed those before; empty where they may."""
     compared = scores[-2 * NUM_COMPARED :]
     if len(compared) < 2 * NUM_COMPARED:
         return ""
-    objective = Objective.of(book.settings())
-    solved = [objective.outcomes(book.responses(score)) for score in compared]
+    objective = Objective.of(store.settings())
+    solved = [objective.outcomes(store.responses(score)) for score in compared]
     bound = improvement_upper_bound(solved[:NUM_COMPARED], solved[NUM_COMPARED:])
     if bound >= min(min_gain, LEAST_RELATIVE_GAIN * fmean(score.accuracy for score in compared[NUM_COMPARED:])):
         return ""
@@ -75,9 +75,9 @@ def _gains_little(scores: Sequence[Score], min_gain: float, book: Book) -> str:
     )
 
 
-def closed(run: Run, state: RunState, reason: str, book: Book) -> Run:
+def closed(run: Run, state: RunState, reason: str, store: StudyStore) -> Run:
     """Return the run as it ended, with its last score's accuracy where it finished and 0 where it diverged."""
-    value = {"finished": lambda: book.scores(run.name, run.plan.pool)[-1].accuracy, "diverged": lambda: 0.0}.get(state)
+    value = {"finished": lambda: store.scores(run.name, run.plan.pool)[-1].accuracy, "diverged": lambda: 0.0}.get(state)
     return replace(run, state=state, reason=reason, value=value() if value else None)
 
 
@@ -97,7 +97,7 @@ def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_se
 
 async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, min_gain: float | None = None) -> Run:
     """Check the engine, execute the final run, score the promoted trial beside it, then baseline, best and last on test."""
-    book, final = study.book, SingleRun(run, study.book, min_gain)
+    store, final = study.store, SingleRun(run, study.store, min_gain)
     async with TaskGroup() as work:
         if not final.done():
             work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
@@ -105,17 +105,17 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
             work.create_task(_score_trial(promotion, study))
         work.create_task(drive(final, study))
     if final.run.state == "finished":
-        watched = book.scores(run.name, WATCH_POOL)
-        reported = [book.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]
+        watched = store.scores(run.name, WATCH_POOL)
+        reported = [store.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]
         for checkpoint in reported:
             if checkpoint is not None:
                 await scored(final.run, checkpoint, TEST_POOL, study)
-        delete_weights(book, study.layout)
+        delete_weights(store, study.layout)
     return final.run
 
 
 async def _score_trial(promotion: Promotion, study: StudyContext) -> None:
     """Score the promoted trial's last weights on the watch pool, so that trial and final run compare on equal problems."""
-    trial, checkpoints = study.book.run(promotion.run), study.book.checkpoints(promotion.run)
+    trial, checkpoints = study.store.run(promotion.run), study.store.checkpoints(promotion.run)
     if trial is not None and checkpoints:
         await scored(trial, checkpoints[-1], WATCH_POOL, study)

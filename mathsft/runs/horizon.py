@@ -1,4 +1,4 @@
-"""The runs that show how the best learning rate moves with length: which they are, and what the book has of them.
+"""The runs that show how the best learning rate moves with length: which they are, and what the store has of them.
 
 They come after the promotion is decided and take no part in it.
 """
@@ -14,7 +14,7 @@ from mathsft.runs.final import SingleRun
 from mathsft.runs.made import new_run
 from mathsft.seeds import derive_seed
 from mathsft.statistics.horizon import Tried
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 LEARNING_RATE = "training.learning_rate"
 POOL = "confirm"
@@ -48,30 +48,30 @@ def _around(learning_rate: float) -> str:
     return f"-at-{learning_rate:.6g}"
 
 
-def are_over(runs: list[Run], book: Book) -> bool:
+def are_over(runs: list[Run], store: StudyStore) -> bool:
     """Tell whether all these runs have ended, so that nobody need start a worker for them."""
-    recorded = [book.run(run.name) for run in runs]
+    recorded = [store.run(run.name) for run in runs]
     return all(run is not None and run.state in FINISHED for run in recorded)
 
 
 async def run_horizon(runs: list[Run], study: StudyContext) -> None:
-    """Execute those of the runs that the book does not have."""
+    """Execute those of the runs that the store does not have."""
     async with TaskGroup() as work:
         for run in runs:
-            work.create_task(drive(SingleRun(run, study.book), study))
+            work.create_task(drive(SingleRun(run, study.store), study))
 
 
-def recorded_horizon(book: Book) -> list[Tried]:
+def recorded_horizon(store: StudyStore) -> list[Tried]:
     """Return how the finished runs around the promoted learning rate did.
 
     Diverged ones are left out: where training breaks off says nothing of where it is best.
     """
-    promotion = book.promotion()
+    promotion = store.promotion()
     if promotion is None or LEARNING_RATE not in promotion.overrides:
         return []
     around = _around(float(promotion.overrides[LEARNING_RATE]))
-    runs = [run for run in book.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
-    return [_tried(run, book.scores(run.name, POOL)[-1]) for run in runs]
+    runs = [run for run in store.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
+    return [_tried(run, store.scores(run.name, POOL)[-1]) for run in runs]
 
 
 def _tried(run: Run, score: Score) -> Tried:

@@ -1,4 +1,4 @@
-"""Carries what workers append to their files to the book while they do: steps to be kept, a scoring to be seen."""
+"""Carries what workers append to their files to the store while they do: steps to be kept, a scoring to be seen."""
 
 import asyncio
 import json
@@ -46,13 +46,13 @@ def last_scoring(path: Path) -> Scoring | None:
 
 @asynccontextmanager
 async def following(run: Run, study: StudyContext) -> AsyncIterator[None]:
-    """Write the run's steps to the book while the body waits for the trainer, the last ones when it ends."""
+    """Write the run's steps to the store while the body waits for the trainer, the last ones when it ends."""
     tail = MetricsTail(study.layout.metrics(run.name))
     try:
-        async with polling(lambda: study.book.write_metrics(tail.read()), POLL_SECONDS):
+        async with polling(lambda: study.store.write_metrics(tail.read()), POLL_SECONDS):
             yield
     finally:
-        study.book.write_metrics(tail.read())
+        study.store.write_metrics(tail.read())
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> As
 
     def look() -> None:
         if scoring := last_scoring(path):
-            study.book.announce(scoring)
+            study.store.announce(scoring)
 
     try:
         async with polling(look, POLL_SECONDS):

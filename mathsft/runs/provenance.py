@@ -17,7 +17,7 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
 from mathsft.errors import UserError
 from mathsft.records import Provenance, Run
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
@@ -28,17 +28,17 @@ MAX_DIFF_CHARACTERS = 200_000
 
 
 class ProvenanceRecorder:
-    """An observer of the book that issues every run its provenance when the run begins; a run keeps its first one."""
+    """An observer of the store that issues every run its provenance when the run begins; a run keeps its first one."""
 
-    def __init__(self, book: Book, model_folder: Path, pools: Pools, device: str) -> None:
-        self._book, self._model_folder, self._pools, self._device = book, model_folder, pools, device
-        for run in book.runs():  # a driver may have been killed between a run and its provenance
+    def __init__(self, store: StudyStore, model_folder: Path, pools: Pools, device: str) -> None:
+        self._store, self._model_folder, self._pools, self._device = store, model_folder, pools, device
+        for run in store.runs():  # a driver may have been killed between a run and its provenance
             self.notify(run)
 
     def notify(self, record: News) -> None:
         """Issue its provenance recorded to a run that is new."""
-        if isinstance(record, Run) and record.state == "running" and self._book.provenance(record.name) is None:
-            self._book.write(self._provenance(record))
+        if isinstance(record, Run) and record.state == "running" and self._store.provenance(record.name) is None:
+            self._store.write(self._provenance(record))
 
     def _provenance(self, run: Run) -> Provenance:
         return Provenance(
@@ -73,13 +73,13 @@ def data_hash(pools: Pools) -> str:
     return _hash(json.dumps({name: [asdict(problem) for problem in pool] for name, pool in pools.items()}))
 
 
-def check_data(book: Book, pools: Pools, source: str) -> None:
+def check_data(store: StudyStore, pools: Pools, source: str) -> None:
     """Raise UserError unless the pools are those that the study's runs were trained and scored on."""
-    provenances = (book.provenance(run.name) for run in book.runs())
+    provenances = (store.provenance(run.name) for run in store.runs())
     recorded = next((provenance.data_hash for provenance in provenances if provenance is not None), None)
     if recorded is not None and recorded != data_hash(pools):
         raise UserError(
-            f"study {book.study} began with other problems (hash {recorded[:8]}) than data.source {source} gives now: the "
+            f"study {store.study} began with other problems (hash {recorded[:8]}) than data.source {source} gives now: the "
             "data changed, or this version of mathsft makes other pools of them; bring back what was there, or copy the "
             "study file to another name for a study of its own"
         )

@@ -1,4 +1,4 @@
-"""Trains a recorded run again in a book of its own and compares: the same loss curve, weights, scores and responses?"""
+"""Trains a recorded run again in a store of its own and compares: the same loss curve, weights, scores and responses?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,8 +7,7 @@ from mathsft.records import Run, Score, StepMetrics
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final import SingleRun
-from mathsft.runs.final import SingleRun
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -49,25 +48,25 @@ class Comparison:
 class ReplayRun(SingleRun):
     """A source that proposes a run once more, and stops it where it was pruned."""
 
-    def __init__(self, run: Run, num_scores: int, book: Book) -> None:
-        super().__init__(replace(run, state="running", value=None, reason=""), book)
+    def __init__(self, run: Run, num_scores: int, store: StudyStore) -> None:
+        super().__init__(replace(run, state="running", value=None, reason=""), store)
         self._last_index = num_scores - 1 if run.state == "pruned" else None
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
         return 0 if index == self._last_index else None
 
 
-async def replay(run: Run, recorded: Book, study: StudyContext) -> Comparison:
-    """Train and score a recorded run again, writing to the study's book only, and compare."""
-    book = study.book
+async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Comparison:
+    """Train and score a recorded run again, writing to the study's store only, and compare."""
+    store = study.store
     scores = recorded.scores(run.name, run.plan.pool)
-    again = ReplayRun(run, len(scores), book)
+    again = ReplayRun(run, len(scores), store)
     await drive(again, study)
-    first, largest = compare_losses(recorded.metrics(run.name), book.metrics(run.name))
+    first, largest = compare_losses(recorded.metrics(run.name), store.metrics(run.name))
     compared = [
-        _compare_scores(score, new, recorded, book)
+        _compare_scores(score, new, recorded, store)
         for score in scores
-        if (new := book.score(run.name, score.step, score.pool)) is not None
+        if (new := store.score(run.name, score.step, score.pool)) is not None
     ]
     num_steps = len(recorded.metrics(run.name))
     return Comparison(num_steps, first, largest, run.state, again.run.state, tuple(compared))
@@ -81,9 +80,9 @@ def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tu
     return min(other, default=None), max(differences, default=0.0)
 
 
-def _compare_scores(old: Score, new: Score, recorded: Book, book: Book) -> ScoreComparison:
+def _compare_scores(old: Score, new: Score, recorded: StudyStore, store: StudyStore) -> ScoreComparison:
     texts = {(response.problem_id, response.sample): response.text for response in recorded.responses(old)}
-    again = {(response.problem_id, response.sample): response.text for response in book.responses(new)}
+    again = {(response.problem_id, response.sample): response.text for response in store.responses(new)}
     return ScoreComparison(
         step=old.step,
         accuracy=old.accuracy,

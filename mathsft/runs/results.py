@@ -1,4 +1,4 @@
-"""Reads out of the book what the rule decides on: each trial's outcomes, problem by problem."""
+"""Reads out of the store what the rule decides on: each trial's outcomes, problem by problem."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import fmean
 from mathsft.objective import Objective
 from mathsft.records import Run
 from mathsft.statistics.intervals import Interval, clustered
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 SEARCH_POOL = "search"
 
@@ -42,16 +42,16 @@ class TrialResult:
         return tuple(outcome for pool in pools for outcome in self.outcomes[pool])
 
 
-def recorded_results(book: Book) -> list[TrialResult]:
+def recorded_results(store: StudyStore) -> list[TrialResult]:
     """Return what every trial's last checkpoint reached on each pool that scored it."""
-    objective = Objective.of(book.settings())
-    return [_recorded_result(run, book, objective) for run in book.runs("trial")]
+    objective = Objective.of(store.settings())
+    return [_recorded_result(run, store, objective) for run in store.runs("trial")]
 
 
-def _recorded_result(run: Run, book: Book, objective: Objective) -> TrialResult:
-    scores = book.scores(run.name)
+def _recorded_result(run: Run, store: StudyStore, objective: Objective) -> TrialResult:
+    scores = store.scores(run.name)
     last_step = max((score.step for score in scores), default=0)
-    responses = {score.pool: book.responses(score) for score in scores if score.step == last_step}
+    responses = {score.pool: store.responses(score) for score in scores if score.step == last_step}
     nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
     outcomes = {pool: objective.outcomes(given) for pool, given in responses.items()}
     return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 TEST_POOL = "test"
 
@@ -46,11 +46,11 @@ def best_step(scores: Sequence[Score]) -> int:
     return min(scores, key=lambda score: (-score.accuracy, score.step)).step
 
 
-def delete_weights(book: Book, layout: StudyLayout) -> None:
+def delete_weights(store: StudyStore, layout: StudyLayout) -> None:
     """Delete all weights, and full states of ended runs, that nobody will ask for again."""
-    runs = book.runs()
-    checkpoints = [checkpoint for run in runs for checkpoint in book.checkpoints(run.name)]
-    for checkpoint in deletable(runs, checkpoints, book.scores(), book.promotion()):
+    runs = store.runs()
+    checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
+    for checkpoint in deletable(runs, checkpoints, store.scores(), store.promotion()):
         shutil.rmtree(layout / checkpoint.path, ignore_errors=True)
     for run in runs:
         if run.state in FINISHED:

@@ -10,7 +10,7 @@ from mathsft.records import OngoingCall, WorkerCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.progress import polling
 from mathsft.runs.worker_pool import WorkerLike
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.usage import UsageReading, read_processes
 
 READ_SECONDS = 2.0
@@ -67,7 +67,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
         tally.add(UsageReading(cpu_seconds, resident_bytes, device))
 
     read()
-    with announced(worker, run, step, pool, study.book):
+    with announced(worker, run, step, pool, study.store):
         async with polling(read, READ_SECONDS):
             yield
     read()
@@ -86,15 +86,15 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
         energy_joules=tally.energy_joules,
         device_bytes=tally.device_bytes,
     )
-    study.book.write(call)
+    study.store.write(call)
 
 
 @contextmanager
-def announced(worker: WorkerLike, run: str, step: int, pool: str, book: Book) -> Iterator[None]:
+def announced(worker: WorkerLike, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
     """Announce that the worker was asked, and that this is over when the body ends."""
     call = OngoingCall(worker.name, run, step, pool, is_starting=not worker.has_answered)
-    book.announce(call)
+    store.announce(call)
     try:
         yield
     finally:
-        book.announce(replace(call, is_over=True))
+        store.announce(replace(call, is_over=True))

@@ -9,24 +9,24 @@ from optuna_dashboard import save_note
 from mathsft.layout import StudyLayout
 from mathsft.objective import Objective, accuracy_interval
 from mathsft.records import Response, Run, Score
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 NUM_SAMPLES = 6
 
 
-def show_trial(trial: Trial, run: Run, book: Book, layout: StudyLayout) -> None:
-    """Attach to an Optuna trial what the book knows of its run; call it before the trial is told."""
-    scores = book.scores(run.name, run.plan.pool)
+def show_trial(trial: Trial, run: Run, store: StudyStore, layout: StudyLayout) -> None:
+    """Attach to an Optuna trial what the store knows of its run; call it before the trial is told."""
+    scores = store.scores(run.name, run.plan.pool)
     trial.set_user_attr("state", run.state)
     if run.reason:
         trial.set_user_attr("reason", run.reason)
-    for name, value in _costs(run, book).items():
+    for name, value in _costs(run, store).items():
         trial.set_user_attr(name, round(value, 2))
     if not scores:
         save_note(trial, f"## {run.name}: {run.state}\n\n{run.reason}")
         return
-    last, responses = scores[-1], book.responses(scores[-1])
-    interval, objective = accuracy_interval(last), Objective.of(book.settings())
+    last, responses = scores[-1], store.responses(scores[-1])
+    interval, objective = accuracy_interval(last), Objective.of(store.settings())
     trial.set_user_attr("interval_low", round(interval.low, 4))
     trial.set_user_attr("interval_high", round(interval.high, 4))
     trial.set_user_attr("format_accuracy", last.format_accuracy)
@@ -34,9 +34,9 @@ def show_trial(trial: Trial, run: Run, book: Book, layout: StudyLayout) -> None:
     save_note(trial, _note(run, scores, responses, objective))
 
 
-def _costs(run: Run, book: Book) -> dict[str, float]:
-    train = sum(checkpoint.costs.train_seconds for checkpoint in book.checkpoints(run.name))
-    generate = sum(score.costs.generate_seconds for score in book.scores(run.name))
+def _costs(run: Run, store: StudyStore) -> dict[str, float]:
+    train = sum(checkpoint.costs.train_seconds for checkpoint in store.checkpoints(run.name))
+    generate = sum(score.costs.generate_seconds for score in store.scores(run.name))
     return {"train_seconds": train, "generate_seconds": generate}
 
 
@@ -88,5 +88,5 @@ def _upload_responses(
             counted = objective.category(response), objective.reason(response)
             writer.writerow([response.problem_id, *counted, response.verdict.body, response.num_tokens, response.text])
     layout.artifacts.mkdir(exist_ok=True)
-    store = FileSystemArtifactStore(layout.artifacts)
-    upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+    artifacts = FileSystemArtifactStore(layout.artifacts)
+    upload_artifact(artifact_store=artifacts, file_path=str(path), study_or_trial=trial)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from mathsft.config.load import flatten
 from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
 from mathsft.records import Overrides
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 NUM_WARM = 3
 """How many of another study's best settings are tried first."""
@@ -29,10 +29,10 @@ def initial_settings(
     return tuple(given)
 
 
-def best_settings(book: Book, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     """Return another study's promoted settings, then its most accurate ones, as far as they lie in this space."""
-    promotion = book.promotion()
-    trials = [trial for trial in book.runs("trial") if trial.state == "finished"]
+    promotion = store.promotion()
+    trials = [trial for trial in store.runs("trial") if trial.state == "finished"]
     ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
     found: list[dict[str, Scalar]] = []
     for overrides in [*([promotion.overrides] if promotion else []), *(trial.overrides for trial in ranked)]:

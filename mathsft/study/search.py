@@ -1,6 +1,6 @@
 """Everything Optuna: which trials exist, their parameters, what the pruner says, what the dashboard shows.
 
-Optuna owns the trials' numbers and parameters; the book owns what became of them, and `tell` only repeats it. With k
+Optuna owns the trials' numbers and parameters; the store owns what became of them, and `tell` only repeats it. With k
 trainers ask(n) waits until trial n-1-k was told, trial n is told only after ask(n+k), and the pruner judges trial n only
 after trial n-k was told. So each of them sees the same trials whatever the timing, and a study that was killed goes on
 exactly as if it had not been (with one trainer; with several, which trial ends first decides).
@@ -26,7 +26,7 @@ from mathsft.runs.final import closed
 from mathsft.runs.made import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
-from mathsft.store.book import LOCK_TIMEOUT_SECONDS, Book
+from mathsft.store.study_store import LOCK_TIMEOUT_SECONDS, StudyStore
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
@@ -61,17 +61,17 @@ class Search:
         experiment: Experiment,
         plan: Plan,
         given: Sequence[Overrides],
-        book: Book,
+        store: StudyStore,
         layout: StudyLayout,
         num_trainers: int,
     ) -> None:
-        self._config, self._experiment, self._plan, self._book, self._layout = config, experiment, plan, book, layout
+        self._config, self._experiment, self._plan, self._store, self._layout = config, experiment, plan, store, layout
         self._given = given
         self._num_trainers = num_trainers
         self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
         self._space = make_space(config)
-        with told_to_user(book):
-            self.study = open_optuna_study(config, book)
+        with told_to_user(store):
+            self.study = open_optuna_study(config, store)
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._left: list[Run] = []  # trials that an earlier driver left under way
@@ -94,7 +94,7 @@ class Search:
             for later in range(number, number + self._num_trainers + 1):  # nobody need wait for their asking
                 self._asked[later].set()
             return None
-        with told_to_user(self._book):
+        with told_to_user(self._store):
             return self._ask(number)
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
@@ -103,7 +103,7 @@ class Search:
         To stop a run the sooner its scoring happens to be fast would make its end depend on who is faster, and on kills.
         """
         await self._told[_number(run) - self._num_trainers].wait()
-        with told_to_user(self._book):
+        with told_to_user(self._store):
             trial = self._trial(_number(run))
             if index not in self._frozen(_number(run)).intermediate_values:
                 trial.report(score.accuracy, index)
@@ -111,11 +111,11 @@ class Search:
             return index + run.plan.max_unscored if is_bad else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
-        run = closed(run, state, reason, self._book)
-        self._book.write(run)  # ours first: what Optuna is told is its projection
+        run = closed(run, state, reason, self._store)
+        self._store.write(run)  # ours first: what Optuna is told is its projection
         self._num_failed += state == "failed"
         await self._asked[_number(run) + self._num_trainers].wait()
-        with told_to_user(self._book):
+        with told_to_user(self._store):
             self._tell(run)
 
     # ---- what Optuna knows
@@ -156,7 +156,7 @@ class Search:
         """Return what the sampler has no say in: given settings at the start, proposals of the surface at the end."""
         if number < len(self._given):
             return dict(self._given[number])
-        known = [result for result in recorded_results(self._book) if _number(result.run) < number - self._num_trainers]
+        known = [result for result in recorded_results(self._store) if _number(result.run) < number - self._num_trainers]
         is_last = number >= self._config.num_trials - self._config.selection.num_proposed
         has_ended = any(result.run.state in ("finished", "diverged") for result in known)
         return propose(known, self._config.search) if is_last and has_ended else {}
@@ -164,7 +164,7 @@ class Search:
     def _tell(self, run: Run) -> None:
         number = _number(run)
         if not self._frozen(number).state.is_finished():
-            show_trial(self._trial(number), run, self._book, self._layout)
+            show_trial(self._trial(number), run, self._store, self._layout)
             state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(run.state, TrialState.COMPLETE)
             tell(self.study, number, run.value if state == TrialState.COMPLETE else None, state)
         self._told[number].set()
@@ -178,7 +178,7 @@ class Search:
     def _num_asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False)) - (self._half_asked is not None)
 
-    # ---- what the book knows
+    # ---- what the store knows
 
     def _run(self, number: int, params: Mapping[str, Any]) -> Run:
         overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
@@ -193,7 +193,7 @@ class Search:
         )
 
     def _trials(self) -> list[Run]:
-        return self._book.runs("trial")
+        return self._store.runs("trial")
 
     def _is_spent(self) -> bool:
         is_late = time.monotonic() >= self._deadline
@@ -216,26 +216,26 @@ def _number(run: Run) -> int:
 
 
 @contextmanager
-def told_to_user(book: Book) -> Iterator[None]:
-    """Turn Optuna's trouble with the database into a UserError, as the book does with its own."""
+def told_to_user(store: StudyStore) -> Iterator[None]:
+    """Turn Optuna's trouble with the database into a UserError, as the store does with its own."""
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:
-        raise UserError(book.trouble(error.__cause__ or error)) from error
+        raise UserError(store.trouble(error.__cause__ or error)) from error
 
 
 # ---- Optuna's objects from the study file
 
 
-def open_optuna_study(config: StudyConfig, book: Book) -> optuna.Study:
-    """Open the study in the book's own database, made on first use."""
+def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
+    """Open the study in the store's own database, made on first use."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    url = book.engine.url
+    url = store.engine.url
     arguments = {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS}} if url.drivername.startswith("sqlite") else {}
     storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
     study = optuna.create_study(
-        study_name=book.study,
+        study_name=store.study,
         storage=storage,
         direction="maximize",
         load_if_exists=True,

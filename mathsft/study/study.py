@@ -16,7 +16,7 @@ from mathsft.runs.made import new_run
 from mathsft.runs.results import SEARCH_POOL, recorded_results
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.study.decide import Confirm, decide
 from mathsft.study.search import Search
 from mathsft.workers.worker import Failed, RemoteError
@@ -34,12 +34,12 @@ def baseline_run(config: StudyConfig, experiment: Experiment) -> Run:
     return new_run("baseline", "baseline", experiment=experiment, overrides={}, plan=plan, seed=seed)
 
 
-def is_over(config: StudyConfig, experiment: Experiment, search: Search, book: Book, rule: Rule) -> bool:
+def is_over(config: StudyConfig, experiment: Experiment, search: Search, store: StudyStore, rule: Rule) -> bool:
     """Tell whether baseline, trials, confirm stage and horizon are all done, so that nobody need start a worker."""
-    if not any(run.state == "finished" for run in book.runs("baseline")) or not search.done():
+    if not any(run.state == "finished" for run in store.runs("baseline")) or not search.done():
         return False
-    decision = decide(recorded_results(book), rule)
-    return not isinstance(decision, Confirm) and are_over(_horizon_runs(config, experiment, decision), book)
+    decision = decide(recorded_results(store), rule)
+    return not isinstance(decision, Confirm) and are_over(_horizon_runs(config, experiment, decision), store)
 
 
 async def run_study(config: StudyConfig, rule: Rule, search: Search, study: StudyContext) -> None:
@@ -49,7 +49,7 @@ async def run_study(config: StudyConfig, rule: Rule, search: Search, study: Stud
     """
     async with TaskGroup() as work:
         work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
-        work.create_task(drive(SingleRun(baseline_run(config, study.experiment), study.book), study))
+        work.create_task(drive(SingleRun(baseline_run(config, study.experiment), study.store), study))
         work.create_task(drive(search, study))
     promotion = await confirm(rule, study)
     await run_horizon(_horizon_runs(config, study.experiment, promotion), study)
@@ -63,7 +63,7 @@ def _horizon_runs(config: StudyConfig, experiment: Experiment, promotion: Promot
 
 async def confirm(rule: Rule, study: StudyContext) -> Promotion | None:
     """Score finalists on fresh problems until the rule knows who won, and return that; nothing is scored again."""
-    while isinstance(wanted := decide(recorded_results(study.book), rule), Confirm):
+    while isinstance(wanted := decide(recorded_results(study.store), rule), Confirm):
         try:
             async with TaskGroup() as scoring:
                 for name in wanted.trials:
@@ -74,16 +74,16 @@ async def confirm(rule: Rule, study: StudyContext) -> Promotion | None:
 
 
 async def _confirm(name: str, pool: str, study: StudyContext) -> None:
-    trial = study.book.run(name)
+    trial = study.store.run(name)
     assert trial is not None
-    await scored(trial, study.book.checkpoints(name)[-1], pool, study)
+    await scored(trial, study.store.checkpoints(name)[-1], pool, study)
 
 
-def promote(rule: Rule, book: Book, layout: StudyLayout) -> Promotion | None:
+def promote(rule: Rule, store: StudyStore, layout: StudyLayout) -> Promotion | None:
     """Record who won, None where no trial was trained to its end; the losers' weights go."""
-    promotion = decide(recorded_results(book), rule)
+    promotion = decide(recorded_results(store), rule)
     assert not isinstance(promotion, Confirm)  # `confirm` came to its end
     if promotion is not None:
-        book.write(promotion)
-        delete_weights(book, layout)
+        store.write(promotion)
+        delete_weights(store, layout)
     return promotion

@@ -1,1 +1,1 @@
-"""What is observed while it happens: observers of the book. They decide nothing and nothing waits for them."""
+"""What is observed while it happens: observers of the store. They decide nothing and nothing waits for them."""

@@ -18,22 +18,22 @@ from mathsft.records import (
     Scoring,
     StepMetrics,
 )
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
 
 class LiveProgress:
-    """An observer of the book that tells a heartbeat of a study of num_trials trials or of one final run.
+    """An observer of the store that tells a heartbeat of a study of num_trials trials or of one final run.
 
     It is a context manager; outside of it the heartbeat does not say how far these are. The time left is what the rest takes
     at the pace so far, counted from the first score and the first optimizer step, whichever is later: workers and engine,
     for which training waits, take their time to start but once.
     """
 
-    def __init__(self, heartbeat: Heartbeat, book: Book, num_trials: int) -> None:
-        self._heartbeat, self._book, self._num_trials = heartbeat, book, num_trials
-        self._runs = {run.name: run for run in book.runs()}
-        self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := book.metrics(name))}
+    def __init__(self, heartbeat: Heartbeat, store: StudyStore, num_trials: int) -> None:
+        self._heartbeat, self._store, self._num_trials = heartbeat, store, num_trials
+        self._runs = {run.name: run for run in store.runs()}
+        self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := store.metrics(name))}
         self._calls: dict[str, tuple[OngoingCall, float]] = {}  # by worker, and since when
         self._shown_run: Run | None = None  # the one that stepped last
         self._scoring: Scoring | None = None  # under way
@@ -138,7 +138,7 @@ class LiveProgress:
         if run.kind == "trial":
             found = [(trial.value, trial.name) for trial in self._runs.values() if trial.kind == "trial" and _counts(trial)]
         else:
-            scores = self._book.scores(run.name, run.plan.pool) if run.kind == "final" else []
+            scores = self._store.scores(run.name, run.plan.pool) if run.kind == "final" else []
             found = [(score.accuracy, f"step {score.step}") for score in scores]
         if found:
             value, name = max(found, key=lambda pair: pair[0] or 0.0)
@@ -147,8 +147,8 @@ class LiveProgress:
     def _count_queue(self, run: Run) -> None:
         """Note how many checkpoints of a final run wait for their score on its own pool, the one being scored included."""
         if run.kind == "final":
-            published = {checkpoint.step for checkpoint in self._book.checkpoints(run.name)}
-            num_waiting = len(published - {score.step for score in self._book.scores(run.name, run.plan.pool)})
+            published = {checkpoint.step for checkpoint in self._store.checkpoints(run.name)}
+            num_waiting = len(published - {score.step for score in self._store.scores(run.name, run.plan.pool)})
             self._queue = f"{num_waiting} to score" if num_waiting else ""
 
     def _share_done(self, run: Run) -> float:

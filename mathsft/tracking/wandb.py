@@ -1,7 +1,7 @@
 """Shows runs in Weights & Biases: one W&B run per run, written by the driver only. Nothing is ever read back from it.
 
 W&B works in a thread of its own, so that a slow or dead server cannot hold up the driver, and whatever it raises is logged
-once per kind and dropped: the book has every number.
+once per kind and dropped: the store has every number.
 """
 
 import logging
@@ -21,7 +21,7 @@ from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Run, Score, StepMetrics
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 
 if TYPE_CHECKING:
     from wandb import Run as WandbRun
@@ -41,25 +41,25 @@ RowKey: TypeAlias = tuple[str, int]
 
 
 class WandbObserver:
-    """An observer of the book that logs each run's steps and scores to a W&B run of its own, below layout.wandb.
+    """An observer of the store that logs each run's steps and scores to a W&B run of its own, below layout.wandb.
 
-    A row's number in W&B is its number among the run's rows in the book, so a new driver goes on counting where the last
+    A row's number in W&B is its number among the run's rows in the store, so a new driver goes on counting where the last
     one stopped. Mode "online" turns into "offline", with one warning, when there is no key or no server at the start.
     Once closed, all W&B runs are finished and the service process has ended, within about `close_seconds`.
     """
 
     def __init__(
         self,
-        book: Book,
+        store: StudyStore,
         layout: StudyLayout,
         settings: WandbSettings,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         assert settings.mode != "disabled"
         self._close_seconds = close_seconds
-        self._runs = {run.name: run for run in book.runs()}
-        self._rows = {name: _recorded_rows(book, name) for name in self._runs}
-        self._account = Account(book.study, layout, settings.project, settings.mode)
+        self._runs = {run.name: run for run in store.runs()}
+        self._rows = {name: _recorded_rows(store, name) for name in self._runs}
+        self._account = Account(store.study, layout, settings.project, settings.mode)
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
@@ -225,9 +225,9 @@ def _kill_service() -> None:
             child.wait(5)
 
 
-def _recorded_rows(book: Book, run: str) -> set[RowKey]:
-    steps: set[RowKey] = {("train", metrics.step) for metrics in book.metrics(run)}
-    return steps | {(score.pool, score.step) for score in book.scores(run)}
+def _recorded_rows(store: StudyStore, run: str) -> set[RowKey]:
+    steps: set[RowKey] = {("train", metrics.step) for metrics in store.metrics(run)}
+    return steps | {(score.pool, score.step) for score in store.scores(run)}
 
 
 def _train_values(metrics: StepMetrics) -> dict[str, float]:

@@ -3,30 +3,32 @@
 import pytest
 
 from mathsft.accounting.concurrency import Wait, concurrency
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_final, make_score, make_session, make_trial, make_worker_call
 
 
-def train(book: Book, step: int, began: float, ended: float, run: str = "final-x", seconds: float | None = None) -> None:
+def train(
+    store: StudyStore, step: int, began: float, ended: float, run: str = "final-x", seconds: float | None = None
+) -> None:
     took = ended - began if seconds is None else seconds
-    book.write(make_worker_call(run, step, began, ended))
-    book.write(make_checkpoint(run, step, train_seconds=took, num_tokens=1e9))
+    store.write(make_worker_call(run, step, began, ended))
+    store.write(make_checkpoint(run, step, train_seconds=took, num_tokens=1e9))
 
 
-def score(book: Book, step: int, began: float, ended: float, pool: str = "watch", start_seconds: float = 0.0) -> None:
+def score(store: StudyStore, step: int, began: float, ended: float, pool: str = "watch", start_seconds: float = 0.0) -> None:
     spent = {"start_seconds": start_seconds, "generate_seconds": ended - began - start_seconds}
-    book.write(make_worker_call("final-x", step, began, ended, pool))
-    book.write(make_score("final-x", step, pool, **spent))
+    store.write(make_worker_call("final-x", step, began, ended, pool))
+    store.write(make_score("final-x", step, pool, **spent))
 
 
 @pytest.fixture
-def final(book: Book) -> Book:
-    book.write(make_final())
-    book.write(make_session(1000, 1.0))
-    return book
+def final(store: StudyStore) -> StudyStore:
+    store.write(make_final())
+    store.write(make_session(1000, 1.0))
+    return store
 
 
-def test_busy_times_overlap_and_checkpoints_wait_in_turn(final: Book) -> None:
+def test_busy_times_overlap_and_checkpoints_wait_in_turn(final: StudyStore) -> None:
     train(final, 0, 1000, 1010)
     train(final, 4, 1010, 1020)
     train(final, 8, 1020, 1030)
@@ -41,7 +43,7 @@ def test_busy_times_overlap_and_checkpoints_wait_in_turn(final: Book) -> None:
     assert (found.median_wait_seconds, found.max_wait_seconds) == (4, 8)
 
 
-def test_starting_a_worker_is_not_being_busy_and_the_checkpoint_waits_for_it(final: Book) -> None:
+def test_starting_a_worker_is_not_being_busy_and_the_checkpoint_waits_for_it(final: StudyStore) -> None:
     train(final, 0, 1000, 1010, seconds=2.0)  # its process had to start
     score(final, 0, 1010, 1040, start_seconds=20.0)
     found = concurrency(final, ["final-x"])
@@ -50,7 +52,7 @@ def test_starting_a_worker_is_not_being_busy_and_the_checkpoint_waits_for_it(fin
     assert found.waits == (Wait("final-x", 0, 20, 30),)
 
 
-def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: Book) -> None:
+def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: StudyStore) -> None:
     train(final, 0, 1000, 1010)
     train(final, 4, 1010, 1020)
     final.write(make_session(5000, 1.0))
@@ -62,7 +64,7 @@ def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: Book) ->
     assert [wait.until_begun_seconds for wait in found.waits] == [3, 13]
 
 
-def test_other_runs_keep_workers_busy_but_open_no_time_of_their_own(final: Book) -> None:
+def test_other_runs_keep_workers_busy_but_open_no_time_of_their_own(final: StudyStore) -> None:
     final.write(make_trial())
     train(final, 0, 1000, 1010)
     train(final, 4, 1005, 1100, run="trial-0")

@@ -21,7 +21,7 @@ from mathsft.accounting.forecast import (
 from mathsft.accounting.study_costs import Costs
 from mathsft.config.load import load_settings
 from mathsft.data.quickstart import base_model_folder
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import full_state_bytes
 from mathsft.workers.placement import TAKING_TURNS, Placement, place
 from tests.build import make_machine, make_plan, make_run, make_score, make_trial
@@ -80,14 +80,14 @@ def test_a_new_study_has_all_its_work_left() -> None:
     assert work_left(longer, 875, 1, None) == Work(20, 3875, 5 * (384 + 1536), 10 * 875)
 
 
-def test_what_the_book_has_is_not_left(book: Book) -> None:
+def test_what_the_book_has_is_not_left(store: StudyStore) -> None:
     config = load_settings("quickstart", None, ["horizon.num_examples=384"]).study
     plan = make_plan(1536)
     for number, state in enumerate(("finished", "pruned", "diverged", "failed", "running")):
-        book.write(make_trial(number, plan=plan, state=state, value=0.5))
-    book.write(make_run("horizon-384-+0-at-0.001", plan=plan, value=0.5))
-    book.write(make_score("trial-0", 48, "confirm:0-125", 125, 125))
-    assert work_left(config, 875, 1, book) == Work(17, 3875 - 125, round(0.9 * 9600), round(0.9 * 8750))
+        store.write(make_trial(number, plan=plan, state=state, value=0.5))
+    store.write(make_run("horizon-384-+0-at-0.001", plan=plan, value=0.5))
+    store.write(make_score("trial-0", 48, "confirm:0-125", 125, 125))
+    assert work_left(config, 875, 1, store) == Work(17, 3875 - 125, round(0.9 * 9600), round(0.9 * 8750))
 
 
 # ---- disk and memory

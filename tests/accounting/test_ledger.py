@@ -1,7 +1,7 @@
 import pytest
 
 from mathsft.accounting.ledger import Timekeeper, cost_ledger
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import (
     Clock,
     make_baseline,
@@ -15,17 +15,17 @@ from tests.build import (
 )
 
 
-def test_what_workers_did_and_how_long_they_idled(book: Book) -> None:
+def test_what_workers_did_and_how_long_they_idled(store: StudyStore) -> None:
     clock = Clock()
-    book.observers.append(Timekeeper(book, num_trainers=2, clock=clock))
+    store.observers.append(Timekeeper(store, num_trainers=2, clock=clock))
     for run in (make_baseline(value=0.1), make_trial(0, value=0.6), make_trial(1, state="pruned")):
-        book.write(run)
-    book.write(make_promotion("trial-0"))
+        store.write(run)
+    store.write(make_promotion("trial-0"))
     for number, seconds in ((0, 30.0), (1, 10.0)):
         clock.now += 50
-        book.write(make_checkpoint(f"trial-{number}", 4, train_seconds=seconds, num_tokens=9.0))
-        book.write(make_score(f"trial-{number}", 4, generate_seconds=5.0, grade_seconds=1.0, peak_memory_bytes=1e9))
-    ledger = cost_ledger(book)
+        store.write(make_checkpoint(f"trial-{number}", 4, train_seconds=seconds, num_tokens=9.0))
+        store.write(make_score(f"trial-{number}", 4, generate_seconds=5.0, grade_seconds=1.0, peak_memory_bytes=1e9))
+    ledger = cost_ledger(store)
     trainer, evaluator = ledger.accounts
     assert trainer.seconds == {"train": 40.0, "idle": 160.0}
     assert evaluator.seconds == {"generate": 10.0, "grade": 2.0, "idle": 88.0}
@@ -34,26 +34,26 @@ def test_what_workers_did_and_how_long_they_idled(book: Book) -> None:
     assert ledger.points_per_device_hour == pytest.approx(50 / (300 / 3600))
 
 
-def test_sessions_of_several_drivers_add_up(book: Book) -> None:
+def test_sessions_of_several_drivers_add_up(store: StudyStore) -> None:
     for _ in range(2):
         clock = Clock()
-        book.observers[:] = [Timekeeper(book, num_trainers=1, clock=clock)]
-        book.write(make_trial())
+        store.observers[:] = [Timekeeper(store, num_trainers=1, clock=clock)]
+        store.write(make_trial())
         clock.now = 7
-        book.write(make_checkpoint("trial-0", len(book.sessions()), train_seconds=3.0))
-    assert [session.seconds for session in book.sessions()] == [7, 7]
-    assert cost_ledger(book).accounts[0].seconds == {"train": 6.0, "idle": 8.0}
+        store.write(make_checkpoint("trial-0", len(store.sessions()), train_seconds=3.0))
+    assert [session.seconds for session in store.sessions()] == [7, 7]
+    assert cost_ledger(store).accounts[0].seconds == {"train": 6.0, "idle": 8.0}
 
 
-def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(book: Book) -> None:
+def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(store: StudyStore) -> None:
     for run in (make_baseline(value=0.1), make_trial(value=0.6), make_final(value=0.5)):
-        book.write(run)
-    book.write(make_promotion("trial-0"))
+        store.write(run)
+    store.write(make_promotion("trial-0"))
     for step, correct in ((0, 1), (4, 3)):
-        book.write(make_score("final-x", step, "watch", correct, 4))
+        store.write(make_score("final-x", step, "watch", correct, 4))
     for began, seconds, name in ((1000, 3600.0, "trial-0"), (1000 + 2 * 3600, 1800.0, "final-x")):
-        book.write(make_session(began, seconds))
-        book.write(make_worker_call(name, 4, began + 60, began + 70))
-    ledger = cost_ledger(book)
+        store.write(make_session(began, seconds))
+        store.write(make_worker_call(name, 4, began + 60, began + 70))
+    ledger = cost_ledger(store)
     assert ledger.device_hours == pytest.approx(3)
     assert ledger.points_per_device_hour == pytest.approx(50 / 1.0), "half an hour of two workers"

@@ -20,7 +20,7 @@ from mathsft.config.schema import IntRange
 from mathsft.costs import Speeds
 from mathsft.data.pools import load_pools
 from mathsft.records import RunState
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.accounting.test_forecast import placed
 from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_trial, make_worker_call
 
@@ -84,46 +84,52 @@ def test_without_a_measurement_a_larger_model_is_assumed_to_be_slower() -> None:
 
 
 def write_trial(
-    book: Book, number: int, state: RunState, train_seconds: float, score_seconds: float, batch_size: int = 16, step: int = 4
+    store: StudyStore,
+    number: int,
+    state: RunState,
+    train_seconds: float,
+    score_seconds: float,
+    batch_size: int = 16,
+    step: int = 4,
 ) -> None:
     run = make_trial(number, {BATCH_SIZE: batch_size}, state=state, value=0.5)
-    book.write(run)
-    book.write(make_checkpoint(run.name, step, train_seconds=train_seconds, num_tokens=9e9))
+    store.write(run)
+    store.write(make_checkpoint(run.name, step, train_seconds=train_seconds, num_tokens=9e9))
     seconds = {"start_seconds": 99.0, "gold_seconds": 1.0, "generate_seconds": score_seconds - 1.0}
-    book.write(make_score(run.name, step, **seconds))
+    store.write(make_score(run.name, step, **seconds))
 
 
-def test_all_trials_that_ended_are_the_measure_pruned_ones_too(book: Book) -> None:
-    write_trial(book, 0, "finished", 10.0, 3.0)
-    write_trial(book, 1, "pruned", 5.0, 2.0, step=2)
-    assert past_costs(book) is None  # two trials say little
-    write_trial(book, 2, "failed", 50.0, 50.0)
-    assert past_costs(book) is None
-    write_trial(book, 3, "finished", 15.0, 4.0, batch_size=8, step=8)
-    costs = past_costs(book)
+def test_all_trials_that_ended_are_the_measure_pruned_ones_too(store: StudyStore) -> None:
+    write_trial(store, 0, "finished", 10.0, 3.0)
+    write_trial(store, 1, "pruned", 5.0, 2.0, step=2)
+    assert past_costs(store) is None  # two trials say little
+    write_trial(store, 2, "failed", 50.0, 50.0)
+    assert past_costs(store) is None
+    write_trial(store, 3, "finished", 15.0, 4.0, batch_size=8, step=8)
+    costs = past_costs(store)
     assert costs is not None
     assert (costs.train, costs.score) == (10.0, 3.0)
     assert costs.example == pytest.approx(30.0 / (64 + 32 + 64))
     assert costs.response == pytest.approx((2.0 + 1.0 + 49.0 + 3.0) / 8)  # all scores count, the likelihood of targets not
 
 
-def test_the_final_run_is_as_fast_as_the_promoted_trial(book: Book) -> None:
+def test_the_final_run_is_as_fast_as_the_promoted_trial(store: StudyStore) -> None:
     for number, seconds in enumerate((10.0, 20.0, 30.0)):
-        write_trial(book, number, "finished", seconds, 2.0)
-    book.write(make_promotion("trial-1"))
-    costs = past_costs(book)
+        write_trial(store, number, "finished", seconds, 2.0)
+    store.write(make_promotion("trial-1"))
+    costs = past_costs(store)
     assert costs is not None
     assert costs.example == pytest.approx(20.0 / 64)
 
 
-def test_the_latest_start_is_the_one_to_expect(book: Book) -> None:
+def test_the_latest_start_is_the_one_to_expect(store: StudyStore) -> None:
     for number in range(3):
-        write_trial(book, number, "finished", 10.0, 2.0)
+        write_trial(store, number, "finished", 10.0, 2.0)
     for began, first_score in ((1000.0, 1030.0), (2000.0, 2012.0), (3000.0, None)):  # the last one scored nothing yet
-        book.write(make_session(began, 100.0))
-        book.write(make_worker_call("trial-0", 4, began + 1, began + 5))
+        store.write(make_session(began, 100.0))
+        store.write(make_worker_call("trial-0", 4, began + 1, began + 5))
         if first_score:
-            book.write(make_worker_call("trial-0", 4, began + 2, first_score, "search"))
-    costs = past_costs(book)
+            store.write(make_worker_call("trial-0", 4, began + 2, first_score, "search"))
+    costs = past_costs(store)
     assert costs is not None
     assert costs.start == pytest.approx(12.0)

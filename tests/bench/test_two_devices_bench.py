@@ -5,7 +5,7 @@ from rich.console import Console
 
 from bench.two_devices import Pair, Speed, result_line, table, training_speed, words
 from mathsft.accounting.concurrency import Concurrency, Wait
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_final, make_worker_call
 
 PAIRS = [
@@ -32,10 +32,10 @@ def test_a_reader_sees_every_pair_and_what_the_workers_did() -> None:
     assert "of 100 s by the clock: both busy 55.0%, trainer 60.0%, evaluator 90.0%" in words(FOUND)
 
 
-def test_speed_is_by_the_clock_with_all_that_lies_between_two_requests(book: Book) -> None:
-    book.write(make_final())
+def test_speed_is_by_the_clock_with_all_that_lies_between_two_requests(store: StudyStore) -> None:
+    store.write(make_final())
     for step, began, ended in ((4, 10.0, 12.0), (8, 13.0, 20.0)):
-        book.write(make_worker_call("final-x", step, began, ended, cpu_seconds=2.0))
-        book.write(make_checkpoint("final-x", step, num_tokens=500.0))
-    book.write(make_worker_call("final-x", 4, 12.0, 99.0, "watch"))
-    assert training_speed(book, "final-x") == Speed(by_clock=100.0, by_processor=250.0)
+        store.write(make_worker_call("final-x", step, began, ended, cpu_seconds=2.0))
+        store.write(make_checkpoint("final-x", step, num_tokens=500.0))
+    store.write(make_worker_call("final-x", 4, 12.0, 99.0, "watch"))
+    assert training_speed(store, "final-x") == Speed(by_clock=100.0, by_processor=250.0)

@@ -15,7 +15,7 @@ from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.runs.provenance import ProvenanceRecorder
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine, make_trial
 
@@ -72,35 +72,35 @@ def loaded_with(tmp_path: Path, rows: list[dict[str, str]]) -> Loaded:
     return load_settings("quickstart", None, settings(tmp_path, rows))
 
 
-def place(tmp_path: Path, loaded: Loaded, book: Book) -> str:
+def place(tmp_path: Path, loaded: Loaded, store: StudyStore) -> str:
     """Return what is printed when it is decided who works where."""
     console = Console(soft_wrap=True, width=500)
     with console.capture() as captured:
-        prepared(Opening(make_machine(), loaded, Heartbeat(console)), StudyLayout(tmp_path), book, "study")
+        prepared(Opening(make_machine(), loaded, Heartbeat(console)), StudyLayout(tmp_path), store, "study")
     return captured.get()
 
 
-def test_what_was_found_is_in_the_book_and_on_the_terminal(tmp_path: Path, book: Book) -> None:
-    printed = place(tmp_path, loaded_with(tmp_path, ROWS + FAULTS), book)
-    quality = book.quality()
+def test_what_was_found_is_in_the_book_and_on_the_terminal(tmp_path: Path, store: StudyStore) -> None:
+    printed = place(tmp_path, loaded_with(tmp_path, ROWS + FAULTS), store)
+    quality = store.quality()
     assert quality is not None
     assert (quality.num_unreadable, quality.num_contradictory, quality.num_overlapping) == (1, 1, 19)
     assert [(gold.text, gold.num_rows) for gold in quality.frequent_golds] == [("see [b]", 12)]
     assert "Data: problems removed from all other pools because the test split has them: 19\n" in printed
 
 
-def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, book: Book) -> None:
+def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, store: StudyStore) -> None:
     loaded = loaded_with(tmp_path, ROWS)
-    place(tmp_path, loaded, book)
-    place(tmp_path, loaded_with(tmp_path, ROWS[:290]), book)  # nothing was trained or scored yet
-    place(tmp_path, loaded_with(tmp_path, ROWS), book)
-    book.observers.append(ProvenanceRecorder(book, base_model_folder(), load_pools(loaded.experiment.data), "a toaster"))
-    book.write(make_trial())
-    place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), book)  # the order of rows is no other data
-    known, quality = book.problems(), book.quality()
+    place(tmp_path, loaded, store)
+    place(tmp_path, loaded_with(tmp_path, ROWS[:290]), store)  # nothing was trained or scored yet
+    place(tmp_path, loaded_with(tmp_path, ROWS), store)
+    store.observers.append(ProvenanceRecorder(store, base_model_folder(), load_pools(loaded.experiment.data), "a toaster"))
+    store.write(make_trial())
+    place(tmp_path, loaded_with(tmp_path, list(reversed(ROWS))), store)  # the order of rows is no other data
+    known, quality = store.problems(), store.quality()
     refused = r"^study demo began with other problems \(hash [0-9a-f]{8}\) than data\.source "
     for changed in (ROWS[:-1], [*ROWS[:-1], {**ROWS[-1], "answer": "300.0"}], [*ROWS, *FAULTS]):
         with pytest.raises(UserError, match=refused) as caught:
-            place(tmp_path, loaded_with(tmp_path, changed), book)
+            place(tmp_path, loaded_with(tmp_path, changed), store)
         assert "\n" not in str(caught.value)
-    assert (book.problems(), book.quality()) == (known, quality)
+    assert (store.problems(), store.quality()) == (known, quality)

@@ -11,7 +11,7 @@ from mathsft import cli
 from mathsft.commands import config, opening, precision
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity, load_settings
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 from tests.build import make_baseline, make_machine
 
@@ -23,10 +23,10 @@ def loaded_with(*assignments: str) -> Loaded:
     return load_settings("quickstart", None, list(assignments))
 
 
-def begin(book: Book, loaded: Loaded) -> None:
+def begin(store: StudyStore, loaded: Loaded) -> None:
     """Record what a study records when it begins."""
-    book.record_settings(identity(loaded))
-    book.write(make_baseline())
+    store.record_settings(identity(loaded))
+    store.write(make_baseline())
 
 
 def test_auto_is_what_the_machine_computes_natively() -> None:
@@ -36,24 +36,24 @@ def test_auto_is_what_the_machine_computes_natively() -> None:
     assert replace(native, experiment=loaded_with().experiment, sources={}) == replace(loaded_with(), sources={})
 
 
-def test_a_study_goes_on_in_the_precision_it_began_with(book: Book) -> None:
-    begun = with_precision(loaded_with(), NATIVE, book)
-    begin(book, begun)
-    elsewhere = with_precision(loaded_with(), EMULATED, book)
+def test_a_study_goes_on_in_the_precision_it_began_with(store: StudyStore) -> None:
+    begun = with_precision(loaded_with(), NATIVE, store)
+    begin(store, begun)
+    elsewhere = with_precision(loaded_with(), EMULATED, store)
     assert identity(elsewhere) == identity(begun)
     assert elsewhere.sources["training.precision"] == "auto: the study began with it"
-    book.check(identity(elsewhere))
+    store.check(identity(elsewhere))
 
 
-def test_settings_recorded_before_any_run_bind_nobody(book: Book) -> None:
-    book.record_settings(identity(with_precision(loaded_with(), NATIVE, book)))
-    assert with_precision(loaded_with(), EMULATED, book).experiment.training.precision == "fp32"
+def test_settings_recorded_before_any_run_bind_nobody(store: StudyStore) -> None:
+    store.record_settings(identity(with_precision(loaded_with(), NATIVE, store)))
+    assert with_precision(loaded_with(), EMULATED, store).experiment.training.precision == "fp32"
 
 
-def test_an_explicit_precision_is_obeyed_and_auto_overrides_nothing(book: Book) -> None:
+def test_an_explicit_precision_is_obeyed_and_auto_overrides_nothing(store: StudyStore) -> None:
     explicit = loaded_with("training.precision=bf16")
-    assert with_precision(explicit, EMULATED, book) is explicit
-    assert with_precision(loaded_with("training.precision=auto"), NATIVE, book).overrides == {}
+    assert with_precision(explicit, EMULATED, store) is explicit
+    assert with_precision(loaded_with("training.precision=auto"), NATIVE, store).overrides == {}
 
 
 def test_an_emulated_precision_is_told_with_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from mathsft.cli import main
 from mathsft.errors import OK, USER_ERROR
 from mathsft.records import Problem
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
 
 
@@ -16,24 +16,24 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "studies" / "demo"
     folder.mkdir(parents=True)
-    book = Book.open(f"sqlite:///{folder / 'study.db'}", "demo")
-    book.record_problems([Problem("p0", "What is 1+1?", "", "2", level=1), Problem("p1", "How many \x1b[2J?", "", "3")])
+    store = StudyStore.open(f"sqlite:///{folder / 'study.db'}", "demo")
+    store.record_problems([Problem("p0", "What is 1+1?", "", "2", level=1), Problem("p1", "How many \x1b[2J?", "", "3")])
     for number, first in ((0, "correct"), (1, "wrong_answer")):
         run = f"trial-{number}"
-        book.write(make_trial(number, {"training.learning_rate": 0.01}, value=number / 2))
+        store.write(make_trial(number, {"training.learning_rate": 0.01}, value=number / 2))
         for step in (1, 2):
             path = f"runs/{run}/step-{step:06d}"
             (folder / path).mkdir(parents=True)
             (folder / path / "model.safetensors").write_bytes(b"weights")
-            book.write(make_checkpoint(run, step, path))
+            store.write(make_checkpoint(run, step, path))
             solved, cut = first if step == 1 else "correct", {"finish_reason": "length", "reason": "incomplete_generation"}
             responses = [
                 make_response("p0", solved, text="so </think> <answer> 2 </answer>", body="2"),
                 make_response("p1", "format_failure", text="\x1b]0;owned\x07 no tags", **cut),
             ]
-            book.write(score_of(responses, run, step), responses)
-    book.write(make_promotion("trial-0", reason="it won"))
-    book.close()
+            store.write(score_of(responses, run, step), responses)
+    store.write(make_promotion("trial-0", reason="it won"))
+    store.close()
     return folder
 
 

@@ -16,7 +16,7 @@ import pytest
 from mathsft import cli
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR
 from mathsft.records import Problem
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
 
 pytestmark = pytest.mark.slow  # real processes
@@ -42,14 +42,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workplace = tmp_path_factory.mktemp("данные")
     folder = workplace / "studies" / "demo"
     folder.mkdir(parents=True)
-    book = Book.open(f"sqlite:///{folder / 'study.db'}", "demo")
-    book.record_problems([Problem("p0", "Wie groß ist π – ungefähr…?", "", "3")])
-    book.write(make_trial(0, {"training.learning_rate": 0.01}, value=1.0))
-    book.write(make_checkpoint("trial-0", 64, "runs/trial-0/step-000064"))
+    store = StudyStore.open(f"sqlite:///{folder / 'study.db'}", "demo")
+    store.record_problems([Problem("p0", "Wie groß ist π – ungefähr…?", "", "3")])
+    store.write(make_trial(0, {"training.learning_rate": 0.01}, value=1.0))
+    store.write(make_checkpoint("trial-0", 64, "runs/trial-0/step-000064"))
     response = make_response("p0", text="中 </think> <answer> 3 </answer>", body="3")
-    book.write(score_of([response], "trial-0", 64), [response])
-    book.write(make_promotion("trial-0", reason="better by 2 – 3 points"))
-    book.close()
+    store.write(score_of([response], "trial-0", 64), [response])
+    store.write(make_promotion("trial-0", reason="better by 2 – 3 points"))
+    store.close()
     shutil.copytree(ROOT / "experiments", workplace / "experiments")
     shutil.copy(ROOT / "studies" / "quickstart.yaml", workplace / "studies")
     (workplace / "answers.jsonl").write_text(json.dumps({"id": "ñ–", "gold": "1", "answer": "π"}) + "\n{")

@@ -25,7 +25,7 @@ from bench.faults import DRIVER, EVALUATOR, STUDY, TRAINER, Result, Workplace, c
 from mathsft.cli import WITHOUT_READER
 from mathsft.layout import StudyLayout
 from mathsft.records import Score
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -49,8 +49,8 @@ class Finished:
     def root(self) -> Path:
         return self.layout.root.parents[1]
 
-    def book(self) -> Book:
-        return Book.open(self.layout.database_url, STUDY)
+    def store(self) -> StudyStore:
+        return StudyStore.open(self.layout.database_url, STUDY)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
     assert code == 130
     assert re.search(rf"Go on with: \S+ \S*run_study\.py --trials {NUM_TRIALS}", rest)
     # What a killed driver leaves, too, and the next one goes on with.
-    [trial] = Book.open(place.layout.database_url, STUDY).runs("trial")
+    [trial] = StudyStore.open(place.layout.database_url, STUDY).runs("trial")
     study = optuna.load_study(study_name=STUDY, storage=place.layout.database_url)
     assert (trial.state, [each.state for each in study.trials]) == ("running", [TrialState.RUNNING])
 
@@ -149,8 +149,8 @@ def test_a_study_goes_on_when_whoever_reads_its_output_stops(finished: Finished)
 
 
 def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: Finished) -> None:
-    book = finished.book()
-    trials = book.runs("trial")
+    store = finished.store()
+    trials = store.runs("trial")
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert all(trial.state in ("finished", "pruned", "diverged") for trial in trials)
     study = optuna.load_study(study_name="quickstart", storage=finished.layout.database_url)
@@ -158,23 +158,23 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
     for trial, ours in zip(study.trials, trials, strict=True):
         assert trial.params == ours.overrides
         assert trial.value == ours.value
-        scores = book.scores(ours.name, "search")
+        scores = store.scores(ours.name, "search")
         assert trial.intermediate_values == {index: score.accuracy for index, score in enumerate(scores)}
-        steps = [metrics.step for metrics in book.metrics(ours.name)]
+        steps = [metrics.step for metrics in store.metrics(ours.name)]
         assert steps == list(range(1, len(steps) + 1))
 
 
 def test_scores_rest_on_the_responses_in_the_book(finished: Finished) -> None:
-    book = finished.book()
-    scores = book.scores()
+    store = finished.store()
+    scores = store.scores()
     assert {score.pool.partition(":")[0] for score in scores} == {"search", "confirm", "watch", "test"}
     for score in scores:
-        responses = book.responses(score)
+        responses = store.responses(score)
         assert len({response.problem_id for response in responses}) == score.num_problems
         assert score.num_problems == 60 or score.pool.startswith("confirm:")
         categories = [response.verdict.category for response in responses]
         assert {category: categories.count(category) for category in score.counts} == score.counts
-        checkpoint = book.checkpoint(score.run, score.step)
+        checkpoint = store.checkpoint(score.run, score.step)
         assert checkpoint is not None
         assert checkpoint.fingerprint == score.fingerprint
 
@@ -183,25 +183,25 @@ def test_training_teaches_the_format(finished: Finished) -> None:
     def format_accuracy(scores: list[Score]) -> float:
         return scores[-1].format_accuracy
 
-    book = finished.book()
-    [final] = book.runs("final")
-    first, *_, last = book.scores(final.name, "watch")
+    store = finished.store()
+    [final] = store.runs("final")
+    first, *_, last = store.scores(final.name, "watch")
     assert (first.step, first.format_accuracy < 0.2) == (0, True)
     assert last.format_accuracy > 0.5
-    assert {score.step for score in book.scores(final.name, "test")} >= {0, last.step}
+    assert {score.step for score in store.scores(final.name, "test")} >= {0, last.step}
 
 
 def test_only_wanted_weights_stay(finished: Finished) -> None:
-    book = finished.book()
-    promotion = book.promotion()
-    [final] = book.runs("final")
+    store = finished.store()
+    promotion = store.promotion()
+    [final] = store.runs("final")
     assert promotion is not None
     kept = {
         path.parent.relative_to(finished.layout.root / "runs").as_posix()
         for path in finished.layout.root.rglob("*.safetensors")
     }
-    last_trial, *_ = reversed(book.checkpoints(promotion.run))
-    last_final, *_ = reversed(book.checkpoints(final.name))
+    last_trial, *_ = reversed(store.checkpoints(promotion.run))
+    last_final, *_ = reversed(store.checkpoints(final.name))
     assert f"{promotion.run}/step-{last_trial.step:06d}" in kept
     assert f"{final.name}/step-{last_final.step:06d}" in kept
     assert len(kept) <= 3  # and the final run's best, where that is another
@@ -230,22 +230,22 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
 
 
 def test_a_finished_study_shows_its_end_again_and_trains_nothing(finished: Finished) -> None:
-    before = finished.book().metrics("trial-0")
+    before = finished.store().metrics("trial-0")
     output = run(STUDY_COMMAND, finished.root)
     assert "started" not in output
     assert output.splitlines()[-3:] == finished.study_output.splitlines()[-3:]
-    assert finished.book().metrics("trial-0") == before
+    assert finished.store().metrics("trial-0") == before
 
 
 def test_the_promoted_trial_replays_to_the_bit_and_its_records_stay(finished: Finished) -> None:
     """In a locale that knows ASCII only, too: torch and vLLM read files of theirs in UTF-8 when a worker imports them."""
-    before = finished.book().metrics("trial-0")
+    before = finished.store().metrics("trial-0")
     command = [sys.executable, "-m", "mathsft", "replay", "quickstart", "best"]
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
     done = subprocess.run(command, cwd=finished.root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agrees to the bit" in done.stdout
-    assert finished.book().metrics("trial-0") == before
+    assert finished.store().metrics("trial-0") == before
     assert not list(finished.layout.root.glob("replay-*"))
 
 
@@ -259,7 +259,7 @@ def test_changed_settings_are_refused_and_named(finished: Finished) -> None:
 
 def test_wandb_has_one_offline_run_each(finished: Finished) -> None:
     runs = {path.stem.removeprefix("run-quickstart-") for path in finished.layout.root.glob("wandb/offline-run-*/*.wandb")}
-    names = {run.name for run in finished.book().runs()}
+    names = {run.name for run in finished.store().runs()}
     assert runs == names
 
 

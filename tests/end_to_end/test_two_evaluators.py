@@ -12,7 +12,7 @@ from mathsft.layout import StudyLayout
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final import final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.placement import place
 from tests.build import make_experiment, make_machine, make_plan
 
@@ -24,17 +24,17 @@ def test_two_evaluators_share_a_final_runs_checkpoints(tmp_path: Path) -> None:
     local = make_experiment(str(resolve_model("quickstart")), max_length_tokens=256)
     placement = place(make_machine(), local, layout, "final")
     evaluators = tuple(replace(placement.evaluators[0], device=f"cpu:{number}") for number in (1, 2))
-    book = Book.open(layout.database_url, "two")
+    store = StudyStore.open(layout.database_url, "two")
     plan = make_plan(128, (0.0, 0.25, 0.5, 0.75, 1.0), "watch", keep="best_and_last", max_unscored=9)
     run = final_run(experiment, {"evaluation.max_tokens": 48}, plan, 0)
     with StudyWorkers.started(replace(placement, evaluators=evaluators), LimitSettings()) as workers:
-        ended = asyncio.run(run_final(run, None, StudyContext(book, workers, layout, experiment)))
+        ended = asyncio.run(run_final(run, None, StudyContext(store, workers, layout, experiment)))
     assert ended.state == "finished"
-    assert {call.worker for call in book.worker_calls() if call.pool} == {"evaluator-0", "evaluator-1"}
-    published = {checkpoint.step: checkpoint.fingerprint for checkpoint in book.checkpoints(run.name)}
-    scores = book.scores(run.name, "watch")
+    assert {call.worker for call in store.worker_calls() if call.pool} == {"evaluator-0", "evaluator-1"}
+    published = {checkpoint.step: checkpoint.fingerprint for checkpoint in store.checkpoints(run.name)}
+    scores = store.scores(run.name, "watch")
     assert {score.step: score.fingerprint for score in scores} == published
     assert len(published) == 5
-    assert all(sum(score.counts.values()) == len(book.responses(score)) == score.num_problems for score in scores)
+    assert all(sum(score.counts.values()) == len(store.responses(score)) == score.num_problems for score in scores)
     assert not list(tmp_path.rglob("*.progress"))
-    book.close()
+    store.close()

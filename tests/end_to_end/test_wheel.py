@@ -20,7 +20,7 @@ import pytest
 
 from mathsft.layout import StudyLayout
 from mathsft.records import Response, Score
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -147,22 +147,22 @@ def share(responses: Iterable[Response]) -> Fraction:
 
 def test_optuna_the_promotion_and_the_report_count_alike(finished: Finished) -> None:
     folder = finished.folder
-    book = Book.open(folder.database_url, "quickstart")
+    store = StudyStore.open(folder.database_url, "quickstart")
     report = folder.report_markdown.read_text()
     storage = optuna.storages.RDBStorage(folder.database_url)
     trials = optuna.load_study(study_name="quickstart", storage=storage).trials
-    promotion = book.promotion()
+    promotion = store.promotion()
     assert promotion is not None
 
-    scores: list[Score] = book.scores()
+    scores: list[Score] = store.scores()
     assert any(score.counts["correct"] for score in scores), "nothing was learned: nothing is compared"
     for score in scores:
-        responses = book.responses(score)
+        responses = store.responses(score)
         assert len(responses) == NUM_SAMPLES * score.num_problems
         assert score.accuracy == pytest.approx(float(share(responses)))
     for trial in trials:
-        last = book.scores(f"trial-{trial.number}", "search")[-1]
-        assert trial.value == pytest.approx(float(share(book.responses(last))))
+        last = store.scores(f"trial-{trial.number}", "search")[-1]
+        assert trial.value == pytest.approx(float(share(store.responses(last))))
         low, high = trial.user_attrs["interval_low"], trial.user_attrs["interval_high"]
         assert low <= trial.value <= high and high - low > 0
         with next((folder.run(last.run)).glob("responses-search.csv")).open(newline="", encoding="utf-8") as file:
@@ -177,20 +177,20 @@ def test_optuna_the_promotion_and_the_report_count_alike(finished: Finished) -> 
     winner = next(finalist for finalist in promotion.finalists if finalist.run == promotion.run)
     assert promotion.evidence["accuracy"] == pytest.approx(winner.num_correct / winner.num_responses)
 
-    [final] = book.runs("final")
-    tested = book.scores(final.name, "test")
+    [final] = store.runs("final")
+    tested = store.scores(final.name, "test")
     assert final.state == "finished" and len(tested) > 1
     assert f"{tested[-1].accuracy:.1%}" in finished.final
-    num_failed = sum(score.counts["format_failure"] for score in book.scores(final.name, "watch"))
+    num_failed = sum(score.counts["format_failure"] for score in store.scores(final.name, "watch"))
     assert ("No response failed its format." in report) == (num_failed == 0)
-    book.close()
+    store.close()
 
 
 def test_show_tells_the_same(finished: Finished, installed: Installed, tmp_path: Path) -> None:
     command = ["mathsft", "show", str(finished.folder.root), "final", "--pool", "test", "--json"]
     shown = json.loads(installed.run(*command, cwd=tmp_path))
-    book = Book.open(finished.folder.database_url, "quickstart")
-    [final] = book.runs("final")
-    for analysed, score in zip(shown["checkpoints"], book.scores(final.name, "test"), strict=True):
+    store = StudyStore.open(finished.folder.database_url, "quickstart")
+    [final] = store.runs("final")
+    for analysed, score in zip(shown["checkpoints"], store.scores(final.name, "test"), strict=True):
         assert analysed["categories"]["correct"]["num"] == score.counts["correct"]
-    book.close()
+    store.close()

@@ -9,7 +9,7 @@ from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
 from mathsft.records import Provenance
 from mathsft.reporting.card import _front_matter, _snippet, write_card
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_final, make_plan, make_score
 
 RUN = make_final({"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(640, (0.0, 1.0), "watch"), value=0.6)
@@ -23,20 +23,20 @@ SETTINGS = {
 
 @pytest.mark.parametrize("has_provenance", [True, False])
 def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
-    book: Book, tmp_path: Path, has_provenance: bool
+    store: StudyStore, tmp_path: Path, has_provenance: bool
 ) -> None:
-    book.record_settings(SETTINGS)
-    book.write(RUN)
+    store.record_settings(SETTINGS)
+    store.write(RUN)
     checkpoint = make_checkpoint(RUN.name, 40, "runs/final/step-000040", "f1ngerpr1nt")
     for pool, correct in (("test", {0: 10, 40: 120}), ("watch", {0: 12, 20: 90, 40: 110})):
         for step, num_correct in correct.items():
-            book.write(make_score(RUN.name, step, pool, num_correct, 200, num_failed=10))
+            store.write(make_score(RUN.name, step, pool, num_correct, 200, num_failed=10))
     if has_provenance:
         hashes = {f"{name}_hash": name for name in ("data", "prompt", "tokenizer")}
         written = {"settings": SETTINGS, "seed": 7, "versions": {"torch": "2.13.0"}, "device": "cpu"}
-        book.write(Provenance(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
+        store.write(Provenance(run=RUN.name, commit="abc", diff="+ x", base_fingerprint="b4se", **hashes, **written))
     (tmp_path / checkpoint.path).mkdir(parents=True)
-    folder = write_card(book, RUN, checkpoint, StudyLayout(tmp_path))
+    folder = write_card(store, RUN, checkpoint, StudyLayout(tmp_path))
 
     card = (folder / "README.md").read_text()
     front, body = card.removeprefix("---\n").split("---\n", 1)

@@ -10,7 +10,7 @@ from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.origin import architecture_section, settings_section
 from mathsft.reporting.report import write_report
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import (
     make_categories,
     make_final,
@@ -27,27 +27,31 @@ FINAL = make_final(SETTINGS, PLAN, name="final-0123abcd", value=0.6)
 STEPS = (0, 8, 16, 24, 32, 40)
 
 
-def write(book: Book, run: str, step: int, pool: str, correct: int, failed: int, cut: int = 0, tokens: int = 30) -> None:
+def write(
+    store: StudyStore, run: str, step: int, pool: str, correct: int, failed: int, cut: int = 0, tokens: int = 30
+) -> None:
     length = {"num_tokens": tokens, "entropy": tokens / 100}
     responses = [
         make_response(f"p{place:04}", category, finish_reason="length" if place >= 200 - cut else "stop", **length)
         for place, category in enumerate(make_categories(correct, 200, failed))
     ]
-    book.write(score_of(responses, run, step, pool), responses)
+    store.write(score_of(responses, run, step, pool), responses)
 
 
-def write_final(book: Book, watched: tuple[int, ...], failed: int, cut: int = 0) -> None:
-    book.write(FINAL)
+def write_final(store: StudyStore, watched: tuple[int, ...], failed: int, cut: int = 0) -> None:
+    store.write(FINAL)
     for step, correct in zip(STEPS, watched, strict=True):
-        write(book, FINAL.name, step, "watch", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
+        write(
+            store, FINAL.name, step, "watch", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30
+        )
     best = max(zip(watched, STEPS, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
     for step, correct in ((0, watched[0]), (best, max(watched))):
-        write(book, FINAL.name, step, "test", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
+        write(store, FINAL.name, step, "test", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
 
 
-def test_a_rising_run_whose_format_is_learned(book: Book) -> None:
-    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
-    said = findings_section(book)
+def test_a_rising_run_whose_format_is_learned(store: StudyStore) -> None:
+    write_final(store, (10, 30, 50, 70, 90, 110), failed=0)
+    said = findings_section(store)
     assert "the best checkpoint of final-0123abcd gains +50.0 points (+43.1 to +56.9) of accuracy (100 problems" in said
     assert (
         "mostly the answers: of its 90 responses that are not correct, 0 fail the format, 0.0% (0.0% – 1.9%) of all" in said
@@ -58,18 +62,18 @@ def test_a_rising_run_whose_format_is_learned(book: Book) -> None:
     assert "max_tokens" not in said and "not the last" not in said
 
 
-def test_a_run_that_falls_and_fails_the_format(book: Book) -> None:
-    write_final(book, (20, 18, 15, 12, 8, 4), failed=120, cut=110)
-    said = findings_section(book)
+def test_a_run_that_falls_and_fails_the_format(store: StudyStore) -> None:
+    write_final(store, (20, 18, 15, 12, 8, 4), failed=120, cut=110)
+    said = findings_section(store)
     assert " gains " not in said
     assert "Training longer promises little" in said
     assert "Use the checkpoint of step 0, not the last" in said
     assert "Train longer" not in said
 
 
-def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
-    write_final(book, (10, 20, 30, 40, 50, 60), failed=120, cut=110)
-    said = findings_section(book)
+def test_format_failures_and_cut_responses_are_named(store: StudyStore) -> None:
+    write_final(store, (10, 20, 30, 40, 50, 60), failed=120, cut=110)
+    said = findings_section(store)
     assert "mostly the format: of its 140 responses that are not correct, 120 fail the format, 60.0% (53.1%" in said
     assert "Raise `evaluation.max_tokens`: 110 of 200 responses of the best checkpoint, 55.0% (48.1% – 61.7%)" in said
     assert "show demo final --responses format_failure" in said
@@ -78,49 +82,49 @@ def test_format_failures_and_cut_responses_are_named(book: Book) -> None:
 @pytest.mark.parametrize(
     ("of_trial", "verdict"), [(20, "was worth it"), (110, "cannot be told to help"), (190, "was harmful")]
 )
-def test_whether_more_training_than_the_trials_helped(of_trial: int, verdict: str, book: Book) -> None:
-    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
-    book.write(make_promotion("trial-3", FINAL.overrides))
-    write(book, "trial-3", 40, "watch", of_trial, 0)
-    assert f"Training longer than the trial trial-3 {verdict}:" in findings_section(book)
+def test_whether_more_training_than_the_trials_helped(of_trial: int, verdict: str, store: StudyStore) -> None:
+    write_final(store, (10, 30, 50, 70, 90, 110), failed=0)
+    store.write(make_promotion("trial-3", FINAL.overrides))
+    write(store, "trial-3", 40, "watch", of_trial, 0)
+    assert f"Training longer than the trial trial-3 {verdict}:" in findings_section(store)
 
 
-def test_an_empty_book_has_no_findings(book: Book, tmp_path: Path) -> None:
-    assert findings_section(book) == ""
-    assert paired(book, FINAL, "watch", 8) is None
-    book.write(FINAL)
-    assert findings_section(book) == architecture_section(book, FINAL) == ""
-    assert write_report(book, StudyLayout(tmp_path)).is_file()
+def test_an_empty_book_has_no_findings(store: StudyStore, tmp_path: Path) -> None:
+    assert findings_section(store) == ""
+    assert paired(store, FINAL, "watch", 8) is None
+    store.write(FINAL)
+    assert findings_section(store) == architecture_section(store, FINAL) == ""
+    assert write_report(store, StudyLayout(tmp_path)).is_file()
 
 
-def test_settings_say_where_they_come_from_and_workers_where_they_worked(book: Book, tmp_path: Path) -> None:
-    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+def test_settings_say_where_they_come_from_and_workers_where_they_worked(store: StudyStore, tmp_path: Path) -> None:
+    write_final(store, (10, 30, 50, 70, 90, 110), failed=0)
     searched = "search.training.learning_rate"
-    book.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
-    book.write(make_promotion("trial-3", {**SETTINGS, "training.batch_size": 8}))
+    store.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
+    store.write(make_promotion("trial-3", {**SETTINGS, "training.batch_size": 8}))
     for pool, visible in (("", "0"), ("watch", "1")):
-        book.write(make_worker_call(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
-    settings = settings_section(book, FINAL)
+        store.write(make_worker_call(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
+    settings = settings_section(store, FINAL)
     assert "| training.learning\\_rate" not in settings
     assert (
         "| training.learning_rate | 0.001 | 1e-05 to 0.01, by its logarithm | promoted by the study (trial-3) |" in settings
     )
     assert "| training.batch_size | 16 |  | given by hand or by the horizon, instead of the promoted 8 |" in settings
-    architecture = architecture_section(book, FINAL)
+    architecture = architecture_section(store, FINAL)
     assert "| trainer-0 | CUDA_VISIBLE_DEVICES=0 | training to step 40 |" in architecture
     assert "| evaluator | CUDA_VISIBLE_DEVICES=1 | 1 scores |" in architecture
-    first = write_report(book, StudyLayout(tmp_path)).read_bytes()
-    assert write_report(book, StudyLayout(tmp_path)).read_bytes() == first
+    first = write_report(store, StudyLayout(tmp_path)).read_bytes()
+    assert write_report(store, StudyLayout(tmp_path)).read_bytes() == first
     assert b"Key findings" in first and b"gain over the base model" in first
 
 
-def test_responses_are_described_with_intervals_and_by_subject(book: Book) -> None:
-    write_final(book, (10, 30, 50, 70, 90, 110), failed=0)
+def test_responses_are_described_with_intervals_and_by_subject(store: StudyStore) -> None:
+    write_final(store, (10, 30, 50, 70, 90, 110), failed=0)
     kinds = [("Algebra", 1), ("Geometry", 5)]
-    book.record_problems(
+    store.record_problems(
         Problem(f"p{place:04}", "", "", "1", level=kinds[place % 2][1], subject=kinds[place % 2][0]) for place in range(200)
     )
-    section = characteristics_section(book, FINAL)
+    section = characteristics_section(store, FINAL)
     assert "| mean tokens | 30.00 (30.00 – 30.00) | 40.00 (40.00 – 40.00) |" in section
     assert "| token entropy, nats | 0.30 (0.30 – 0.30) | 0.40 (0.40 – 0.40) |" in section
     assert "| Algebra | 5.0% (2.2% – 11.2%) | 55.0% (45.2% – 64.4%) |" in section
@@ -128,12 +132,12 @@ def test_responses_are_described_with_intervals_and_by_subject(book: Book) -> No
 
 
 @pytest.mark.parametrize(("tested", "is_said"), [(110, False), (60, True)])
-def test_pools_with_another_mix_of_problems_are_named(book: Book, tested: int, is_said: bool) -> None:
-    book.write(FINAL)
+def test_pools_with_another_mix_of_problems_are_named(store: StudyStore, tested: int, is_said: bool) -> None:
+    store.write(FINAL)
     for step, correct in ((0, 10), (40, 110)):
-        write(book, FINAL.name, step, "watch", correct, 0)
+        write(store, FINAL.name, step, "watch", correct, 0)
     for step, correct in ((0, 10), (40, tested)):
-        write(book, FINAL.name, step, "test", correct, 0)
-    said = findings_section(book)
+        write(store, FINAL.name, step, "test", correct, 0)
+    said = findings_section(store)
     assert ("another mix of problems" in said) == is_said
     assert ("solves 30.0% of the test problems and 55.0% of those of the pool watch" in said) == is_said

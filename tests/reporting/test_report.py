@@ -10,7 +10,7 @@ from mathsft.costs import Memory
 from mathsft.layout import StudyLayout
 from mathsft.records import Finalist, FrequentGold, Quality, Run
 from mathsft.reporting.report import write_report
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import (
     GIB,
     make_baseline,
@@ -37,7 +37,7 @@ def trial(number: int, **changes: object) -> Run:
     return make_trial(number, overrides, make_plan(64, (0.5, 1.0)), **changes)
 
 
-def write_score(book: Book, run: str, step: int, pool: str, num_correct: int, num_failed: int) -> None:
+def write_score(store: StudyStore, run: str, step: int, pool: str, num_correct: int, num_failed: int) -> None:
     """Record a score on 200 problems; correct responses are 10 tokens long, the others 30."""
     responses = []
     for index, category in enumerate(make_categories(num_correct, 200, num_failed)):
@@ -47,43 +47,43 @@ def write_score(book: Book, run: str, step: int, pool: str, num_correct: int, nu
             given["finish_reason"] = "length" if index % 2 else "stop"
         responses.append(make_response(f"p{index:04}", category, **given))
     costs = {"generate_seconds": 2.0, "grade_seconds": 0.5, "peak_memory_bytes": GIB}
-    book.write(score_of(responses, run, step, pool, **costs), responses)
+    store.write(score_of(responses, run, step, pool, **costs), responses)
 
 
-def write_study(book: Book) -> None:
-    book.record_settings({"model.path": "quickstart", "data.source": "a|b"})
-    book.write(make_baseline(value=0.05))
-    write_score(book, "baseline", 0, "search", 10, 190)
+def write_study(store: StudyStore) -> None:
+    store.record_settings({"model.path": "quickstart", "data.source": "a|b"})
+    store.write(make_baseline(value=0.05))
+    write_score(store, "baseline", 0, "search", 10, 190)
     for number, num_correct in enumerate((60, 50, 20)):
-        book.write(trial(number, state="finished", value=num_correct / 200))
+        store.write(trial(number, state="finished", value=num_correct / 200))
         for step in (2, 4):
             costs = {
                 "train_seconds": 3.0,
                 "predicted_memory": Memory(GIB // 2, GIB // 2, 0, 0, 0),
                 "peak_memory_bytes": 2 * GIB,
             }
-            book.write(make_checkpoint(f"trial-{number}", step, **costs))
+            store.write(make_checkpoint(f"trial-{number}", step, **costs))
             speed = {"seconds": 0.5 * step, "flop_utilization": None if number == 2 else 0.25}
-            book.write(make_metrics(f"trial-{number}", step, num_tokens=640, num_computed_tokens=320, **speed))
-        write_score(book, f"trial-{number}", 4, "search", num_correct, 40)
-    book.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
+            store.write(make_metrics(f"trial-{number}", step, num_tokens=640, num_computed_tokens=320, **speed))
+        write_score(store, f"trial-{number}", 4, "search", num_correct, 40)
+    store.write(trial(3, state="failed", reason="three deaths | ![x](http://evil)\nTraceback"))
     evidence = {"raw_best_accuracy": 0.3, "corrected_best_accuracy": 0.28, "accuracy": 0.31, "low": 0.27, "high": 0.35}
     evidence["num_problems"] = 500
     finalists = (Finalist("trial-0", 0.3, 0.29, 155, 500, 0.2710, 0.3519), Finalist("trial-1", 0.25, 0.24, 0, 0))
     reason = "trials 0 and 1 cannot be told apart; 0 promoted: higher mean"
-    book.write(make_promotion("trial-0", trial(0).overrides, reason, evidence=evidence, finalists=finalists))
-    book.write(make_session(1000, 60.0))
+    store.write(make_promotion("trial-0", trial(0).overrides, reason, evidence=evidence, finalists=finalists))
+    store.write(make_session(1000, 60.0))
 
 
-def write_final(book: Book, num_correct: int = 120) -> None:
-    book.write(FINAL)
+def write_final(store: StudyStore, num_correct: int = 120) -> None:
+    store.write(FINAL)
     for pool in ("watch", "test"):
         for step, correct, failed in ((0, 10, 180), (20, num_correct, 20), (40, num_correct - 5, 20)):
-            write_score(book, FINAL.name, step, pool, correct, failed)
+            write_score(store, FINAL.name, step, pool, correct, failed)
 
 
-def markdown_of(book: Book, folder: Path) -> str:
-    return write_report(book, StudyLayout(folder)).with_suffix(".md").read_text()
+def markdown_of(store: StudyStore, folder: Path) -> str:
+    return write_report(store, StudyLayout(folder)).with_suffix(".md").read_text()
 
 
 def section(report: str, title: str) -> list[list[str]]:
@@ -93,11 +93,11 @@ def section(report: str, title: str) -> list[list[str]]:
     return [row for row in rows if set("".join(row)) - set("-: |")]
 
 
-def test_what_was_found_in_the_data(book: Book, tmp_path: Path) -> None:
-    assert "## Data" not in markdown_of(book, tmp_path)
+def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
+    assert "## Data" not in markdown_of(store, tmp_path)
     golds = (FrequentGold("see | *b*", 31, 1400, "train.jsonl:7"),)
-    book.write(Quality(1400, 2, "train.jsonl:3: answer is 'proof'", 133, 266, 4, 37, 5, golds))
-    assert section(markdown_of(book, tmp_path), "## Data")[1:] == [
+    store.write(Quality(1400, 2, "train.jsonl:3: answer is 'proof'", 133, 266, 4, 37, 5, golds))
+    assert section(markdown_of(store, tmp_path), "## Data")[1:] == [
         ["rows read", "1,400"],
         ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
         ["problems left out because their rows have different gold answers", "133 (in 266 rows)"],
@@ -111,10 +111,10 @@ def test_what_was_found_in_the_data(book: Book, tmp_path: Path) -> None:
     ]
 
 
-def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
-    write_study(book)
-    write_final(book)
-    report = markdown_of(book, tmp_path)
+def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> None:
+    write_study(store)
+    write_final(store)
+    report = markdown_of(store, tmp_path)
 
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
@@ -165,35 +165,35 @@ def test_a_finished_study_and_final_run(book: Book, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_correct", "verdict"), [(11, "not distinguishable: +0.5 points (-"), (120, "that is better: +55.0 points (+")]
 )
-def test_only_a_final_run(num_correct: int, verdict: str, book: Book, tmp_path: Path) -> None:
-    write_final(book, num_correct)
-    report = markdown_of(book, tmp_path)
+def test_only_a_final_run(num_correct: int, verdict: str, store: StudyStore, tmp_path: Path) -> None:
+    write_final(store, num_correct)
+    report = markdown_of(store, tmp_path)
     assert verdict in report.splitlines()[2]
     assert "## The study" not in report
 
 
-def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(book: Book, tmp_path: Path) -> None:
-    book.write(replace(FINAL, state="running"))
+def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(store: StudyStore, tmp_path: Path) -> None:
+    store.write(replace(FINAL, state="running"))
     for step, correct in ((0, 10), (20, 120), (40, 90)):
-        write_score(book, FINAL.name, step, "watch", correct, 20)
-    assert "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in markdown_of(book, tmp_path).splitlines()[2]
+        write_score(store, FINAL.name, step, "watch", correct, 20)
+    assert "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in markdown_of(store, tmp_path).splitlines()[2]
 
 
-def test_only_a_study(book: Book, tmp_path: Path) -> None:
-    write_study(book)
-    conclusion = markdown_of(book, tmp_path).splitlines()[2]
+def test_only_a_study(store: StudyStore, tmp_path: Path) -> None:
+    write_study(store)
+    conclusion = markdown_of(store, tmp_path).splitlines()[2]
     assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
     assert "On the same problems 0 of the other 2 are not distinguishable from it" in conclusion
 
 
-def test_an_empty_book(book: Book, tmp_path: Path) -> None:
-    assert "nothing to conclude" in markdown_of(book, tmp_path)
+def test_an_empty_book(store: StudyStore, tmp_path: Path) -> None:
+    assert "nothing to conclude" in markdown_of(store, tmp_path)
 
 
-def test_the_figures_show_every_score_and_trial_and_are_linked(book: Book, tmp_path: Path) -> None:
-    write_study(book)
-    write_final(book)
-    report = markdown_of(book, tmp_path)
+def test_the_figures_show_every_score_and_trial_and_are_linked(store: StudyStore, tmp_path: Path) -> None:
+    write_study(store)
+    write_final(store)
+    report = markdown_of(store, tmp_path)
     notes = {}
     for name in re.findall(r"!\[[^]]*\]\(([^)]+\.svg)\)", report):
         root = ElementTree.parse(tmp_path / name).getroot()
@@ -211,12 +211,12 @@ def test_the_figures_show_every_score_and_trial_and_are_linked(book: Book, tmp_p
     ]
 
 
-def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp_path: Path) -> None:
-    write_study(book)
-    write_final(book)
+def test_the_page_holds_its_figures_and_asks_for_nothing_outside(store: StudyStore, tmp_path: Path) -> None:
+    write_study(store)
+    write_final(store)
     for step in range(1, 41):
-        book.write(make_metrics(FINAL.name, step, loss=2.0 / step, learning_rate=1e-3 * (1 - step / 40)))
-    page = write_report(book, StudyLayout(tmp_path))
+        store.write(make_metrics(FINAL.name, step, loss=2.0 / step, learning_rate=1e-3 * (1 - step / 40)))
+    page = write_report(store, StudyLayout(tmp_path))
     assert page.name == "report.html"
     html = page.read_text()
     titles = re.findall(r'<svg [^>]*aria-label="([^"]*)"', html)
@@ -234,9 +234,9 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(book: Book, tmp
     assert "![x](http://evil)" in html, "shown as text"
 
 
-def test_stacked_shares_end_at_all_responses(book: Book, tmp_path: Path) -> None:
-    write_final(book)
-    write_report(book, StudyLayout(tmp_path))
+def test_stacked_shares_end_at_all_responses(store: StudyStore, tmp_path: Path) -> None:
+    write_final(store)
+    write_report(store, StudyLayout(tmp_path))
     tree = ElementTree.parse(tmp_path / f"responses-{FINAL.name}.svg")
     areas = [area.attrib["points"].split() for area in tree.iter("{http://www.w3.org/2000/svg}polygon")]
     heights = [[float(point.split(",")[1]) for point in area] for area in areas]

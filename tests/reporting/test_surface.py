@@ -19,7 +19,7 @@ from mathsft.reporting.surface import importance_bars, surface_map
 from mathsft.runs.contest import Rule, recorded_observations
 from mathsft.runs.results import recorded_results
 from mathsft.statistics.surface import Observation
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.study.decide import Confirm, decide, propose
 from tests.build import make_response, make_score, make_trial
 
@@ -42,11 +42,11 @@ Fit: TypeAlias = tuple[list[tuple[str, SearchRange]], list[tuple[Overrides, floa
 
 
 @pytest.fixture(autouse=True)
-def _settings(book: Book) -> None:
-    book.record_settings(SETTINGS)
+def _settings(store: StudyStore) -> None:
+    store.record_settings(SETTINGS)
 
 
-def write_score(book: Book, run: str, step: int, pool: str, num_problems: int, share: float) -> None:
+def write_score(store: StudyStore, run: str, step: int, pool: str, num_problems: int, share: float) -> None:
     """Record what a model would reach that has this share of the responses right."""
     random = Random(f"{run} {step} {pool}")
     responses = [
@@ -57,30 +57,30 @@ def write_score(book: Book, run: str, step: int, pool: str, num_problems: int, s
     objective = Objective(num_samples=NUM_SAMPLES)
     num_correct, solved = objective.counts(responses)["correct"], objective.solved(responses)
     score = make_score(run, step, pool, num_correct, num_problems, num_samples=NUM_SAMPLES, solved=solved)
-    book.write(score, responses)
+    store.write(score, responses)
 
 
 def share_of(number: int) -> float:
     return 0.5 - 0.04 * abs(number - 7)
 
 
-def write_trial(book: Book, number: int, share: float | None = None) -> None:
+def write_trial(store: StudyStore, number: int, share: float | None = None) -> None:
     """Record a trial scored twice on the search pool; one that diverged was scored once before."""
     state = STATES.get(number, "finished")
     overrides = {RATE: 10.0 ** (-4.9 + 0.25 * number), SIZE: (8, 16, 32)[number % 3]}
-    book.write(make_trial(number, overrides, state=state))
+    store.write(make_trial(number, overrides, state=state))
     for step in (4, 8) if state == "finished" else (4,):
-        write_score(book, f"trial-{number}", step, "search", 40, (share or share_of(number)) * step / 8)
+        write_score(store, f"trial-{number}", step, "search", 40, (share or share_of(number)) * step / 8)
 
 
-def promoted(book: Book) -> Promotion:
+def promoted(store: StudyStore) -> Promotion:
     """Play the driver: score what is asked for until there is a promotion, which is recorded."""
-    while isinstance(found := decide(recorded_results(book), RULE), Confirm):
+    while isinstance(found := decide(recorded_results(store), RULE), Confirm):
         start, stop = map(int, found.pool.removeprefix("confirm:").split("-"))
         for name in found.trials:
-            write_score(book, name, 8, found.pool, stop - start, share_of(int(name.removeprefix("trial-"))) - 0.1)
+            write_score(store, name, 8, found.pool, stop - start, share_of(int(name.removeprefix("trial-"))) - 0.1)
     assert found is not None
-    book.write(found)
+    store.write(found)
     return found
 
 
@@ -97,54 +97,56 @@ def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[Fi
     return fits
 
 
-def test_the_report_draws_the_surface_that_decided(book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_draws_the_surface_that_decided(
+    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(10):
-        write_trial(book, number)
-    promoted(book)
+        write_trial(store, number)
+    promoted(store)
     # The study goes on: two trials better than all before push others out that every round had scored.
     for number, share in ((10, 0.85), (11, 0.9)):
-        write_trial(book, number, share)
-    promotion = promoted(book)
+        write_trial(store, number, share)
+    promotion = promoted(store)
     scored = {one.run for one in promotion.finalists if one.num_responses == RULE.num_confirm * NUM_SAMPLES}
 
     decided, drawn, weighed = (
         spied(monkeypatch, *what) for what in ((contest, "smooth"), (drawing, "predict"), (drawing, "importance"))
     )
-    assert decide(recorded_results(book), RULE) == promotion
+    assert decide(recorded_results(store), RULE) == promotion
     space, points = decided[-2]  # the last one is that of the table of finalists
     assert len(points) == 10  # of 12, one was pruned and one failed
     assert sum(accuracy == variance == 0.0 for _, accuracy, variance in points) == 1
-    write_report(book, StudyLayout(tmp_path))
+    write_report(store, StudyLayout(tmp_path))
     assert drawn == weighed == [(space, points)]
 
-    entered = {one.trial.run.name for one in recorded_observations(book)[1] if len(one.pools) == 3}
+    entered = {one.trial.run.name for one in recorded_observations(store)[1] if len(one.pools) == 3}
     assert promotion.run in entered < scored
 
 
-def test_before_a_promotion_the_report_draws_what_proposals_see(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_a_promotion_the_report_draws_what_proposals_see(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(8):
-        write_trial(book, number)
+        write_trial(store, number)
     proposed = spied(monkeypatch, decision, "optimum")
-    propose(recorded_results(book), SPACE)
-    space, observed = recorded_observations(book)
+    propose(recorded_results(store), SPACE)
+    space, observed = recorded_observations(store)
     assert proposed == [(list(space.items()), [(one.settings, one.accuracy, one.variance) for one in observed])]
 
 
-def test_a_surface_needs_trials_enough_and_a_diverged_one_is_on_the_map(book: Book) -> None:
+def test_a_surface_needs_trials_enough_and_a_diverged_one_is_on_the_map(store: StudyStore) -> None:
     for number in range(5):
-        write_trial(book, number)
-    space, observed = recorded_observations(book)
+        write_trial(store, number)
+    space, observed = recorded_observations(store)
     assert len(observed) == 4  # trial-3 was pruned
     assert surface_map(space, observed, None) is importance_bars(space, observed) is None
-    write_trial(book, 5)
-    space, observed = recorded_observations(book)
+    write_trial(store, 5)
+    space, observed = recorded_observations(store)
     drawn, bars = surface_map(space, observed, None), importance_bars(space, observed)
     assert drawn is not None and drawn.count("<rect") > 3 * 48
     assert "trial-5: diverged" in drawn and "trial-3" not in drawn and " of 40 problems" in drawn
     assert bars is not None and "learning_rate: " in bars
 
 
-def test_a_study_without_recorded_ranges_has_no_surface(book: Book) -> None:
-    book.record_settings({})
-    write_trial(book, 0)
-    assert recorded_observations(book) == ({}, [])
+def test_a_study_without_recorded_ranges_has_no_surface(store: StudyStore) -> None:
+    store.record_settings({})
+    write_trial(store, 0)
+    assert recorded_observations(store) == ({}, [])

@@ -13,7 +13,7 @@ from mathsft.runs import progress
 from mathsft.runs.context import StudyContext
 from mathsft.runs.progress import MetricsTail, watching
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import Listener, make_checkpoint, make_experiment, make_metrics
 
 
@@ -38,17 +38,19 @@ def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_
 NOBODY = StudyWorkers(WorkerPool([]), WorkerPool([]))
 
 
-def test_a_scoring_is_announced_while_it_is_waited_for(book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scoring_is_announced_while_it_is_waited_for(
+    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "POLL_SECONDS", 0)
     path = tmp_path / "runs/trial-0/responses/step-000008-search.progress"
     path.parent.mkdir(parents=True)
     earlier, now = Scoring("trial-0", 4, "search", 9, 9), Scoring("trial-0", 8, "search", 3, 9)
     listener = Listener()
 
-    study = StudyContext(book, NOBODY, StudyLayout(tmp_path), make_experiment())
+    study = StudyContext(store, NOBODY, StudyLayout(tmp_path), make_experiment())
 
     async def watch() -> None:
-        book.observers = [listener]
+        store.observers = [listener]
         path.write_text(json.dumps(asdict(earlier)) + "\n")  # of a scoring that was broken off
         async with watching(make_checkpoint("trial-0", 8), "search", study):
             for _ in range(3):

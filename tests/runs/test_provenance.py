@@ -9,39 +9,39 @@ from mathsft.data.pools import load_pools
 from mathsft.runs import provenance
 from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay import compare_losses
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_metrics, make_trial
 
 RUN = make_trial(3, {"training.learning_rate": 0.25}, seed=7)
 
 
-def office(book: Book, experiment: Experiment, device: str) -> ProvenanceRecorder:
-    return ProvenanceRecorder(book, resolve_model(experiment.model.path), load_pools(experiment.data), device)
+def office(store: StudyStore, experiment: Experiment, device: str) -> ProvenanceRecorder:
+    return ProvenanceRecorder(store, resolve_model(experiment.model.path), load_pools(experiment.data), device)
 
 
-def test_a_run_keeps_the_passport_it_began_with(book: Book, experiment: Experiment) -> None:
-    book.observers.append(office(book, experiment, "a toaster"))
-    book.write(RUN)
-    issued = book.provenance("trial-3")
+def test_a_run_keeps_the_passport_it_began_with(store: StudyStore, experiment: Experiment) -> None:
+    store.observers.append(office(store, experiment, "a toaster"))
+    store.write(RUN)
+    issued = store.provenance("trial-3")
     assert issued is not None
     assert (issued.seed, issued.device, issued.settings["training.learning_rate"]) == (7, "a toaster", 0.25)
     assert issued.versions.keys() >= {"python", "torch", "transformers", "optuna"}
-    book.observers[:] = [office(book, experiment, "another toaster")]
-    book.write(replace(RUN, reason="goes on"))
-    assert book.provenance("trial-3") == issued
+    store.observers[:] = [office(store, experiment, "another toaster")]
+    store.write(replace(RUN, reason="goes on"))
+    assert store.provenance("trial-3") == issued
 
 
-def test_a_driver_killed_before_the_passport_issues_it_at_its_next_start(book: Book, experiment: Experiment) -> None:
-    book.write(RUN)
-    assert book.provenance("trial-3") is None
-    office(book, experiment, "a toaster")
-    assert book.provenance("trial-3") is not None
+def test_a_driver_killed_before_the_passport_issues_it_at_its_next_start(store: StudyStore, experiment: Experiment) -> None:
+    store.write(RUN)
+    assert store.provenance("trial-3") is None
+    office(store, experiment, "a toaster")
+    assert store.provenance("trial-3") is not None
 
 
-def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
-    book.observers.append(office(book, experiment, "a toaster"))
-    book.write(RUN)
-    issued = book.provenance("trial-3")
+def test_what_changed_is_named(store: StudyStore, experiment: Experiment) -> None:
+    store.observers.append(office(store, experiment, "a toaster"))
+    store.write(RUN)
+    issued = store.provenance("trial-3")
     assert issued is not None
     old = replace(issued, diff="")
     assert changes(old, old) == []
@@ -52,16 +52,16 @@ def test_what_changed_is_named(book: Book, experiment: Experiment) -> None:
     assert any(line.startswith("uncommitted changes: none -> ") for line in lines)
 
 
-def test_the_hashes_follow_what_they_stand_for(book: Book, experiment: Experiment) -> None:
-    book.observers.append(office(book, experiment, ""))
-    book.write(RUN)
+def test_the_hashes_follow_what_they_stand_for(store: StudyStore, experiment: Experiment) -> None:
+    store.observers.append(office(store, experiment, ""))
+    store.write(RUN)
     other_prompt = {"prompt": experiment.prompt.model_copy(update={"template": "r1_zero"})}
     other_data = {
         "data": experiment.data.model_copy(update={"pools": experiment.data.pools.model_copy(update={"watch": 30})})
     }
-    book.observers[:] = [office(book, experiment.model_copy(update=other_data), "")]
-    book.write(replace(RUN, name="trial-4", experiment=experiment.model_copy(update=other_prompt)))
-    first, second = book.provenance("trial-3"), book.provenance("trial-4")
+    store.observers[:] = [office(store, experiment.model_copy(update=other_data), "")]
+    store.write(replace(RUN, name="trial-4", experiment=experiment.model_copy(update=other_prompt)))
+    first, second = store.provenance("trial-3"), store.provenance("trial-4")
     assert first is not None and second is not None
     assert first.prompt_hash != second.prompt_hash
     assert first.data_hash != second.data_hash

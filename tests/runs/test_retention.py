@@ -7,7 +7,7 @@ from mathsft.accounting.disk import holdings
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.retention import best_step, deletable, delete_weights
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_final, make_plan, make_promotion, make_score, make_trial
 
 TRIAL = make_trial(plan=make_plan(64, (0.5, 1.0)))
@@ -62,19 +62,19 @@ def test_a_final_run_keeps_every_so_many_eval_points_the_baseline_not_counted() 
     assert kept == {1, 2, 4, 6, 7}
 
 
-def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(book: Book, tmp_path: Path) -> None:
+def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(store: StudyStore, tmp_path: Path) -> None:
     run = replace(FINAL, plan=replace(FINAL.plan, keep_every=2), state="finished")
-    book.write(run)
+    store.write(run)
     for checkpoint in checkpoints(run, 0, 2, 4, 6, 8):
-        book.write(checkpoint)
-        book.write(score(run, checkpoint.step, 9 if checkpoint.step == 8 else 5))
+        store.write(checkpoint)
+        store.write(score(run, checkpoint.step, 9 if checkpoint.step == 8 else 5))
         folder = tmp_path / checkpoint.path
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"1234")
-    book.write(score(run, 0, 1, pool="test"))
+    store.write(score(run, 0, 1, pool="test"))
     found = [
         (holding.kind, holding.num_bytes, holding.free)
-        for holding in holdings(book, StudyLayout(tmp_path))
+        for holding in holdings(store, StudyLayout(tmp_path))
         if "weights" in holding.kind
     ]
     assert found == [
@@ -88,12 +88,12 @@ def test_the_best_step_is_the_earliest_of_equals() -> None:
     assert best_step([score(FINAL, 8, 5), score(FINAL, 4, 5), score(FINAL, 0, 1)]) == 4
 
 
-def test_full_states_stay_while_a_run_may_go_on(book: Book, tmp_path: Path) -> None:
+def test_full_states_stay_while_a_run_may_go_on(store: StudyStore, tmp_path: Path) -> None:
     for number, state in enumerate(("running", "failed", "finished", "pruned", "diverged")):
         run = replace(TRIAL, name=f"trial-{number}", state=state)
-        book.write(run)
+        store.write(run)
         run_dir = tmp_path / "runs" / run.name
         run_dir.mkdir(parents=True)
         (run_dir / "full-state.safetensors").write_bytes(b"state")
-    delete_weights(book, StudyLayout(tmp_path))
+    delete_weights(store, StudyLayout(tmp_path))
     assert sorted(path.parent.name for path in tmp_path.glob("runs/*/*")) == ["trial-0", "trial-1"]

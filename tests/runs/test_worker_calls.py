@@ -16,7 +16,7 @@ from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.worker_calls import UsageTally, at_work
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
 from mathsft.workers.usage import DeviceReading, UsageReading
@@ -51,9 +51,9 @@ def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
     return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True, has_answered=True)
 
 
-def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: Exception | None = None) -> None:
+def work(worker: Any, experiment: Experiment, folder: Path, store: StudyStore, error: Exception | None = None) -> None:
     async def body() -> None:
-        study = StudyContext(book, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
+        study = StudyContext(store, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
         async with at_work(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error
@@ -62,10 +62,10 @@ def work(worker: Any, experiment: Experiment, folder: Path, book: Book, error: E
 
 
 def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
-    book: Book, experiment: Experiment, tmp_path: Path
+    store: StudyStore, experiment: Experiment, tmp_path: Path
 ) -> None:
-    work(worker(experiment, tmp_path, make_machine((3, 5), ())), experiment, tmp_path, book)
-    [call] = book.worker_calls()
+    work(worker(experiment, tmp_path, make_machine((3, 5), ())), experiment, tmp_path, store)
+    [call] = store.worker_calls()
     assert (call.worker, call.run, call.step, call.pool) == ("trainer-0", "final-x", 4, "")
     assert (call.cpus, call.cuda_visible_devices) == ((3,), None)
     assert call.began <= call.ended
@@ -73,25 +73,27 @@ def test_a_stint_says_where_its_worker_was_and_what_its_processes_used(
     assert call.resident_bytes > 2**20
 
 
-def test_a_cuda_workers_stint_says_which_devices_it_could_see(book: Book, experiment: Experiment, tmp_path: Path) -> None:
-    work(worker(experiment, tmp_path, make_machine((0, 1), ("3", "1"))), experiment, tmp_path, book)
-    assert [call.cuda_visible_devices for call in book.worker_calls()] == ["3"]
+def test_a_cuda_workers_stint_says_which_devices_it_could_see(
+    store: StudyStore, experiment: Experiment, tmp_path: Path
+) -> None:
+    work(worker(experiment, tmp_path, make_machine((0, 1), ("3", "1"))), experiment, tmp_path, store)
+    assert [call.cuda_visible_devices for call in store.worker_calls()] == ["3"]
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("no use")])
 def test_who_works_at_what_is_announced_until_it_is_over(
-    error: Exception | None, book: Book, experiment: Experiment, tmp_path: Path
+    error: Exception | None, store: StudyStore, experiment: Experiment, tmp_path: Path
 ) -> None:
     listener, new_worker = Listener(), worker(experiment, tmp_path, make_machine((0, 1), ()))
-    book.observers.append(listener)
+    store.observers.append(listener)
     new_worker.has_answered = False
     with pytest.raises(RuntimeError) if error else nullcontext():
-        work(new_worker, experiment, tmp_path, book, error)
+        work(new_worker, experiment, tmp_path, store, error)
     call = OngoingCall("trainer-0", "final-x", 4, "", is_starting=True)
     assert [news for news in listener.heard if isinstance(news, OngoingCall)] == [call, replace(call, is_over=True)]
 
 
-def test_what_came_to_nothing_is_no_call(book: Book, experiment: Experiment, tmp_path: Path) -> None:
+def test_what_came_to_nothing_is_no_call(store: StudyStore, experiment: Experiment, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no use"):
-        work(worker(experiment, tmp_path, make_machine((0, 1), ())), experiment, tmp_path, book, RuntimeError("no use"))
-    assert book.worker_calls() == []
+        work(worker(experiment, tmp_path, make_machine((0, 1), ())), experiment, tmp_path, store, RuntimeError("no use"))
+    assert store.worker_calls() == []

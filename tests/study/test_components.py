@@ -91,7 +91,7 @@ def test_a_sampler_that_has_tried_everything_ends_the_search(tmp_path: Path, exp
     assert num_settings(study.search) == 4
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study)
-    trials = driver.book.runs("trial")
+    trials = driver.store.runs("trial")
     assert len(trials) == len({frozenset(trial.overrides.items()) for trial in trials}) == 4
     assert {state for _, _, state, _ in driver.optuna_trials()} <= {"COMPLETE", "PRUNED"}
-    assert driver.book.promotion() is not None
+    assert driver.store.promotion() is not None

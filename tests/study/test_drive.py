@@ -92,17 +92,17 @@ def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: 
     assert (whole.state, whole.reason) == ("finished", "")
     # Of 50 problems, two invented ones among them, 0.05 is hardly more than what no change at all leaves open.
     early, driver = ended(0.05)
-    steps = [score.step for score in driver.book.scores(early.name, "watch")]
-    all_steps = [score.step for score in whole_driver.book.scores(whole.name, "watch")]
+    steps = [score.step for score in driver.store.scores(early.name, "watch")]
+    all_steps = [score.step for score in whole_driver.store.scores(whole.name, "watch")]
     assert early.state == "finished"
     found = re.fullmatch(r"ended early at step (\d+): .* at most 4\.\d points above the 3 before", early.reason)
     assert found and int(found[1]) == steps[-1]
     assert 6 <= len(steps) < len(all_steps) and steps == all_steps[: len(steps)]
     # The toy gained more than that before the run ended, and would have gained less after it.
-    by_step = {score.step: score.accuracy for score in whole_driver.book.scores(whole.name, "watch")}
+    by_step = {score.step: score.accuracy for score in whole_driver.store.scores(whole.name, "watch")}
     best = max(by_step[step] for step in steps)
     assert best - by_step[steps[0]] > 0.05 > max(by_step[step] for step in all_steps[len(steps) :]) - best
-    assert {score.step for score in driver.book.scores(early.name, "test")} >= {0, steps[-1]}
+    assert {score.step for score in driver.store.scores(early.name, "test")} >= {0, steps[-1]}
     again, _ = ended(0.05)
     assert again == early
 
@@ -116,24 +116,24 @@ def test_baseline_and_last_step_are_scored_and_every_checkpoint_is(tmp_path: Pat
     assert isinstance(batch_size, int)
     steps = run.plan.eval_steps(batch_size)
     assert (steps[0], steps[-1], len(steps)) == (0, 256 // batch_size, 4)
-    assert tuple(score.step for score in driver.book.scores(run.name, "watch")) == steps
-    assert {0, steps[-1]} <= {score.step for score in driver.book.scores(run.name, "test")}
+    assert tuple(score.step for score in driver.store.scores(run.name, "watch")) == steps
+    assert {0, steps[-1]} <= {score.step for score in driver.store.scores(run.name, "test")}
 
 
 def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.book.observers.append(Timekeeper(driver.book, 1))
+    driver.store.observers.append(Timekeeper(driver.store, 1))
     driver.study(study_config(num_trials=2))
     run = driver.final(study_config())
-    worker_calls = driver.book.worker_calls()
-    results = [(one.run, one.step, "") for known in driver.book.runs() for one in driver.book.checkpoints(known.name)]
-    results += [(score.run, score.step, score.pool) for score in driver.book.scores()]
+    worker_calls = driver.store.worker_calls()
+    results = [(one.run, one.step, "") for known in driver.store.runs() for one in driver.store.checkpoints(known.name)]
+    results += [(score.run, score.step, score.pool) for score in driver.store.scores()]
     assert Counter((call.run, call.step, call.pool) for call in worker_calls) == Counter(results)
     assert {call.worker for call in worker_calls if not call.pool} == {"trainer-0"}
     assert {(call.worker, call.cpus) for call in worker_calls if call.pool} == {("evaluator", (1,))}
-    found = concurrency(driver.book, [run.name])
+    found = concurrency(driver.store, [run.name])
     assert found is not None
-    assert [wait.step for wait in found.waits] == [score.step for score in driver.book.scores(run.name, "watch")]
+    assert [wait.step for wait in found.waits] == [score.step for score in driver.store.scores(run.name, "watch")]
 
 
 def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: Path, experiment: Experiment) -> None:
@@ -145,8 +145,8 @@ def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: 
     assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
     driver = Driver(tmp_path / "s", experiment, Kills())
     run = driver.final(study_config(final={**whole, "keep_every": 3}))
-    assert len(driver.book.runs("final")) == 1, "what is kept names no other run"
-    scores = driver.book.scores(run.name, "watch")
+    assert len(driver.store.runs("final")) == 1, "what is kept names no other run"
+    scores = driver.store.scores(run.name, "watch")
     left = {path.name for path in (tmp_path / "s" / "runs" / run.name).glob("step-*")}
     wanted = {scores[3].step, scores[6].step, scores[-1].step, best_step(scores)}
     assert left == {f"step-{step:06d}" for step in wanted}
@@ -156,15 +156,15 @@ def test_the_horizon_is_looked_at_once_and_survives_kills(tmp_path: Path, experi
     config = study_config(horizon={"num_examples": 64, "num_rates": 3}, num_trials=4)
     whole = Driver(tmp_path / "whole", experiment, Kills())
     whole.study(config)
-    promoted = whole.book.promotion()
+    promoted = whole.store.promotion()
     assert promoted is not None
     middle = promoted.overrides["training.learning_rate"]
-    runs = whole.book.runs("horizon")
+    runs = whole.store.runs("horizon")
     assert sorted((run.plan.num_examples, run.overrides["training.learning_rate"]) for run in runs) == [
         (length, middle * factor) for length in (64, 128) for factor in (0.5, 1.0, 2.0)
     ]
     assert {run.overrides["training.batch_size"] for run in runs} == {promoted.overrides["training.batch_size"]}
-    assert len(recorded_horizon(whole.book)) == sum(run.state == "finished" for run in runs)
+    assert len(recorded_horizon(whole.store)) == sum(run.state == "finished" for run in runs)
 
     for after in (7, 12, 18):
         try:
@@ -176,7 +176,7 @@ def test_the_horizon_is_looked_at_once_and_survives_kills(tmp_path: Path, experi
     killed.study(config)
     for name in ("scores", "promotion", "optuna"):
         assert killed.summary()[name] == whole.summary()[name]
-    assert sorted(killed.book.runs(), key=lambda run: run.name) == sorted(whole.book.runs(), key=lambda run: run.name)
+    assert sorted(killed.store.runs(), key=lambda run: run.name) == sorted(whole.store.runs(), key=lambda run: run.name)
     kills = Kills()
     Driver(tmp_path / "killed", experiment, kills).study(config)
     assert kills.num_calls == 0
@@ -189,7 +189,7 @@ def test_running_it_again_repeats_nothing_and_more_trials_go_on(tmp_path: Path, 
     again.study(study_config(num_trials=3))
     assert kills.num_calls == 0
     again.study(study_config(num_trials=5))
-    assert len(again.book.runs("trial")) == 5
+    assert len(again.store.runs("trial")) == 5
 
 
 def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, experiment: Experiment) -> None:
@@ -202,17 +202,17 @@ def test_given_settings_are_the_first_trials_and_survive_a_kill(tmp_path: Path, 
     assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
     again = Driver(tmp_path / "killed", experiment, Kills(), given=given)
     again.study(study_config(num_trials=4))
-    trials = again.book.runs("trial")
+    trials = again.store.runs("trial")
     assert trials[0].overrides == given[0]
     assert trials[1].overrides["training.batch_size"] == 16
-    assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.book.runs("trial")]
+    assert [trial.overrides for trial in trials] == [trial.overrides for trial in whole.store.runs("trial")]
 
 
 def test_several_trainers_end_with_exactly_n_trials(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills(), num_trainers=3)
     driver.study(study_config())
-    assert [run.number for run in driver.book.runs("trial")] == list(range(8))
-    assert all(run.state != "running" for run in driver.book.runs())
+    assert [run.number for run in driver.store.runs("trial")] == list(range(8))
+    assert all(run.state != "running" for run in driver.store.runs())
 
 
 def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: Path, experiment: Experiment) -> None:
@@ -223,7 +223,7 @@ def test_failed_trials_do_not_count_and_three_in_a_row_end_the_study(tmp_path: P
     [error] = leaves(caught.value)
     assert isinstance(error, StudyFailedError)
     assert "out of luck" in str(error)
-    assert {run.state for run in driver.book.runs("trial")} == {"failed"}
+    assert {run.state for run in driver.store.runs("trial")} == {"failed"}
 
 
 @pytest.mark.parametrize(("first_verdict_at", "states"), [(0, {"pruned"}), (1, {"finished"})])
@@ -235,11 +235,11 @@ def test_a_verdict_that_comes_when_the_last_part_is_being_trained_prunes_nothing
     driver = Driver(tmp_path / "s", experiment, Kills())
     rates = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}}  # none of them diverges
     driver.study(study_config(num_trials=3, search=rates, pruner={"name": "ThresholdPruner", "arguments": arguments}))
-    trials = driver.book.runs("trial")
+    trials = driver.store.runs("trial")
     assert {trial.state for trial in trials} == states
     assert {state for _, _, state, _ in driver.optuna_trials()} == ({"PRUNED"} if states == {"pruned"} else {"COMPLETE"})
     last_steps = {trial.plan.eval_steps(16)[-1] for trial in trials}
-    assert last_steps.isdisjoint(score.step for score in driver.book.scores()) == (states == {"pruned"})
+    assert last_steps.isdisjoint(score.step for score in driver.store.scores()) == (states == {"pruned"})
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, prefix: str, num_times: int) -> None:
@@ -275,7 +275,7 @@ def test_nothing_is_scored_by_an_engine_that_computes_otherwise(
     config, driver = study_config(), Driver(tmp_path / "s", experiment, Kills())
     if purpose == "final":
         driver.study(config)
-    num_scores = len(driver.book.scores())
+    num_scores = len(driver.store.scores())
 
     async def call(self: ToyEvaluator, method: str, *args: Any, progress: Path | None = None) -> Any:
         assert method == "check_engine", "the first thing that an evaluator is asked for"
@@ -286,9 +286,9 @@ def test_nothing_is_scored_by_an_engine_that_computes_otherwise(
         patch.setattr(ToyEvaluator, "call", call)
         getattr(driver, purpose)(config)
     assert [str(leaf) for leaf in leaves(caught.value)] == ["another function"]
-    assert len(driver.book.scores()) == num_scores
+    assert len(driver.store.scores()) == num_scores
     getattr(driver, purpose)(config)
-    assert {run.state for run in driver.book.runs()} <= {"finished", "pruned", "diverged"}, "nothing is lost"
+    assert {run.state for run in driver.store.runs()} <= {"finished", "pruned", "diverged"}, "nothing is lost"
 
 
 def test_a_failed_trial_says_why_and_is_replaced(
@@ -297,7 +297,7 @@ def test_a_failed_trial_says_why_and_is_replaced(
     refuse(monkeypatch, "runs/trial-1/", num_times=99)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=3, pruner={"name": "NopPruner"}))
-    trials = driver.book.runs("trial")
+    trials = driver.store.runs("trial")
     assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
     assert trials[1].value is None
     assert re.fullmatch(r"runs/trial-1/step-\d+ cannot be read", trials[1].reason)
@@ -308,7 +308,7 @@ def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_pa
     search = {"training.learning_rate": {"type": "categorical", "choices": [9e-3]}}
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=search, num_trials=2))
-    for trial in driver.book.runs("trial"):
+    for trial in driver.store.runs("trial"):
         assert (trial.state, trial.value) == ("diverged", 0.0)
         assert re.fullmatch(r"loss is nan at step \d+", trial.reason)
     trials = optuna.load_study(study_name="toy", storage=driver.layout.database_url).trials
@@ -320,7 +320,7 @@ def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_pa
 def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
     tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mathsft.store.book.LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("mathsft.store.study_store.LOCK_TIMEOUT_SECONDS", 0)
     monkeypatch.setattr("mathsft.study.search.LOCK_TIMEOUT_SECONDS", 0)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=2))
@@ -329,14 +329,14 @@ def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
         with pytest.raises(UserError, match="database is locked"):
             driver.study(study_config(num_trials=4))
     driver.study(study_config(num_trials=4))
-    assert [run.number for run in driver.book.runs("trial")] == [0, 1, 2, 3]
+    assert [run.number for run in driver.store.runs("trial")] == [0, 1, 2, 3]
 
 
 def test_after_the_deadline_nothing_new_is_proposed(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(max_hours=1e-12))
-    assert driver.book.runs("trial") == []
-    assert driver.book.run("baseline") is not None
+    assert driver.store.runs("trial") == []
+    assert driver.store.run("baseline") is not None
 
 
 def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -> None:
@@ -347,4 +347,4 @@ def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -
     bad = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1.1e-5}}
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
-    assert driver.book.runs("trial")[-1].state == "pruned"
+    assert driver.store.runs("trial")[-1].state == "pruned"

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from mathsft.config.schema import Experiment
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.study.initial_trials import best_settings, initial_settings
 from tests.build import make_promotion, make_trial
 from tests.study.toys import study_config
@@ -35,9 +35,9 @@ def test_what_cannot_be_tried_cannot_be_enqueued(enqueued: dict[str, Any], compl
         study_config(enqueue=(enqueued,))
 
 
-def test_another_studys_best_settings_as_far_as_they_fit(book: Book) -> None:
+def test_another_studys_best_settings_as_far_as_they_fit(store: StudyStore) -> None:
     rates = {0: 1e-3, 1: 5e-1, 2: 2e-3, 3: 3e-3, 4: 4e-3}
     for number, rate in rates.items():
-        book.write(make_trial(number, {RATE: rate, "training.weight_decay": 0.1}, value=number / 10))
-    book.write(make_promotion("trial-2", {RATE: 2e-3}))
-    assert best_settings(book, study_config().search) == [{RATE: 2e-3}, {RATE: 4e-3}, {RATE: 3e-3}]
+        store.write(make_trial(number, {RATE: rate, "training.weight_decay": 0.1}, value=number / 10))
+    store.write(make_promotion("trial-2", {RATE: 2e-3}))
+    assert best_settings(store, study_config().search) == [{RATE: 2e-3}, {RATE: 4e-3}, {RATE: 3e-3}]

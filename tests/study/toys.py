@@ -17,7 +17,7 @@ from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.study.search import Search
 from mathsft.study.study import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
@@ -142,7 +142,7 @@ class Driver:
         folder.mkdir(exist_ok=True)
         self.given = given
         self.layout, self.num_trainers = StudyLayout(folder), num_trainers
-        self.book = Book.open(self.layout.database_url, "toy")
+        self.store = StudyStore.open(self.layout.database_url, "toy")
         self.experiment, self.kills = experiment, kills
 
     def context(self) -> StudyContext:
@@ -151,7 +151,7 @@ class Driver:
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
         evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
         workers = StudyWorkers(WorkerPool(trainers), WorkerPool([evaluator]))
-        return StudyContext(self.book, workers, self.layout, self.experiment)
+        return StudyContext(self.store, workers, self.layout, self.experiment)
 
     def study(self, config: StudyConfig) -> None:
         search = Search(
@@ -159,32 +159,32 @@ class Driver:
             self.experiment,
             trial_plan(config.trial, 2),
             self.given,
-            self.book,
+            self.store,
             self.layout,
             self.num_trainers,
         )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
-        if not is_over(config, self.experiment, search, self.book, rule):
+        if not is_over(config, self.experiment, search, self.store, rule):
             asyncio.run(run_study(config, rule, search, self.context()))
-        promote(rule, self.book, self.layout)
+        promote(rule, self.store, self.layout)
 
     def final(self, config: StudyConfig, max_unscored: int = 100) -> Run:
-        promotion = self.book.promotion()
+        promotion = self.store.promotion()
         assert promotion is not None
         run = final_run(self.experiment, promotion.overrides, final_plan(config.final, max_unscored), config.seed)
         return asyncio.run(run_final(run, promotion, self.context(), config.final.min_gain))
 
     def summary(self) -> dict[str, Any]:
         """What must not depend on kills: runs, their curves, and every score but those of stopped trials."""
-        runs = self.book.runs()
+        runs = self.store.runs()
         kept = {run.name for run in runs if run.state != "pruned"}
-        scores = {(s.run, s.step, s.pool): s.counts["correct"] for s in self.book.scores() if s.run in kept}
-        with_nll = {(s.run, s.step, s.pool) for s in self.book.scores() if s.run in kept and s.gold_nll is not None}
+        scores = {(s.run, s.step, s.pool): s.counts["correct"] for s in self.store.scores() if s.run in kept}
+        with_nll = {(s.run, s.step, s.pool) for s in self.store.scores() if s.run in kept and s.gold_nll is not None}
         return {
             "runs": runs,
             "scores": scores,
             "with_nll": with_nll,
-            "promotion": self.book.promotion(),
+            "promotion": self.store.promotion(),
             "optuna": self.optuna_trials(),
         }
 

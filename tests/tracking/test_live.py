@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mathsft.records import EngineCheck, OngoingCall, Run, Score, Scoring, StepMetrics
-from mathsft.store.book import Book, News
+from mathsft.store.study_store import News, StudyStore
 from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
 from mathsft.tracking.live import LiveProgress
@@ -43,40 +43,40 @@ def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Sco
     return make_score(run, at_step, pool, num_correct, 200, num_failed=100)
 
 
-def lines_of(book: Book, events: list[tuple[float, News | str]], num_trials: int = 2) -> list[str]:
-    """Have a book hear news at given seconds, or its heart beat, while a plain console watches it; return its lines."""
+def lines_of(store: StudyStore, events: list[tuple[float, News | str]], num_trials: int = 2) -> list[str]:
+    """Have a store hear news at given seconds, or its heart beat, while a plain console watches it; return its lines."""
     output, clock = io.StringIO(), Clock()
     heartbeat = Heartbeat(Console(file=output, width=40), clock)
-    with heartbeat.during("deciding"), LiveProgress(heartbeat, book, num_trials) as live:
-        book.observers = [live]
+    with heartbeat.during("deciding"), LiveProgress(heartbeat, store, num_trials) as live:
+        store.observers = [live]
         for clock.now, news in events:
-            hear(book, heartbeat, news)
+            hear(store, heartbeat, news)
     return output.getvalue().splitlines()
 
 
-def hear(book: Book, heartbeat: Heartbeat, news: News | str) -> None:
+def hear(store: StudyStore, heartbeat: Heartbeat, news: News | str) -> None:
     match news:
         case "beat":
             heartbeat.beat()
         case OngoingCall() | EngineCheck() | Scoring():
-            book.announce(news)
+            store.announce(news)
         case _:
-            book.write(news)
+            store.write(news)
 
 
-def test_the_check_of_the_engine_is_one_line(book: Book) -> None:
-    [line] = lines_of(book, [(1, EngineCheck(3.2e-6, "Qwen2ForCausalLM", "swap", 2.0))])
+def test_the_check_of_the_engine_is_one_line(store: StudyStore) -> None:
+    [line] = lines_of(store, [(1, EngineCheck(3.2e-6, "Qwen2ForCausalLM", "swap", 2.0))])
     assert line == (
         "[    1.0s]  vLLM computes this Qwen2ForCausalLM as the trainer does before and after swaps: "
         "log probabilities within 3e-06 nats a token"
     )
-    [line] = lines_of(book, [(1, EngineCheck(3.2e-6, "MixtralForCausalLM", "new_engine", 2.0))])
+    [line] = lines_of(store, [(1, EngineCheck(3.2e-6, "MixtralForCausalLM", "new_engine", 2.0))])
     assert "as the trainer does in a new engine for every checkpoint" in line
 
 
-def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
+def test_a_study_is_one_plain_line_per_event(store: StudyStore) -> None:
     assert lines_of(
-        book,
+        store,
         [
             (1, trial(0)),
             (5, step("trial-0", 1)),
@@ -105,9 +105,9 @@ def test_a_study_is_one_plain_line_per_event(book: Book) -> None:
     ]
 
 
-def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None:
+def test_a_final_run_counts_its_own_steps_and_names_its_best(store: StudyStore) -> None:
     lines = lines_of(
-        book,
+        store,
         [
             (0, trial(0, state="finished", value=0.9)),
             (0, FINAL),
@@ -124,9 +124,9 @@ def test_a_final_run_counts_its_own_steps_and_names_its_best(book: Book) -> None
     assert "best so far step 0 20.0%" in lines[-1], "nothing is chosen on the test pool"
 
 
-def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored(book: Book) -> None:
+def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored(store: StudyStore) -> None:
     lines = lines_of(
-        book,
+        store,
         [
             (0, FINAL),
             (1, make_checkpoint(FINAL.name, 0)),
@@ -144,20 +144,20 @@ def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored
     assert queues == [[], ["2"], ["3"], ["2"], ["2"], ["1"], []]
 
 
-def test_a_new_driver_counts_what_earlier_ones_did_as_done(book: Book) -> None:
-    lines_of(book, [(0, trial(0)), (1, step("trial-0", 5))])
+def test_a_new_driver_counts_what_earlier_ones_did_as_done(store: StudyStore) -> None:
+    lines_of(store, [(0, trial(0)), (1, step("trial-0", 5))])
     ended = trial(0, state="finished", value=0.5)
     again = replace(step("trial-0", 5), seconds=0.2)
     scored = score("trial-0", 5, 49)
     events = [(1, scored), (3, again), (3, trial(1, state="failed")), (8, step("trial-0", 10)), (8, ended)]
-    lines = lines_of(book, events, num_trials=2)
+    lines = lines_of(store, events, num_trials=2)
     assert lines[1].endswith("trial-1  failed"), "nothing new is done, so there is no pace yet"
     assert lines[-1].endswith("about 10 s left"), "half a trial took 5 s, a whole one is left"
 
 
-def test_the_time_that_the_engine_takes_to_start_is_not_taken_for_the_pace(book: Book) -> None:
+def test_the_time_that_the_engine_takes_to_start_is_not_taken_for_the_pace(store: StudyStore) -> None:
     lines = lines_of(
-        book,
+        store,
         [
             (0, trial(0)),
             (10, step("trial-0", 1)),
@@ -176,10 +176,10 @@ def asked(worker: str, run: str, at_step: int, pool: str = "", **changes: bool) 
     return replace(OngoingCall(worker, run, at_step, pool, is_starting=False), **changes)
 
 
-def test_between_events_a_line_says_who_does_what_and_how_far_that_is(book: Book) -> None:
+def test_between_events_a_line_says_who_does_what_and_how_far_that_is(store: StudyStore) -> None:
     training, scoring = asked("trainer-0", "trial-0", 10), asked("evaluator", "trial-0", 5, "search")
     assert lines_of(
-        book,
+        store,
         [
             (1, trial(0)),
             (2, replace(training, is_starting=True)),
@@ -212,10 +212,10 @@ def test_between_events_a_line_says_who_does_what_and_how_far_that_is(book: Book
     ]
 
 
-def test_what_trains_no_step_is_prepared_and_a_call_that_fails_is_over(book: Book) -> None:
+def test_what_trains_no_step_is_prepared_and_a_call_that_fails_is_over(store: StudyStore) -> None:
     call = asked("trainer-0", "baseline", 0)
     events = [(0.0, make_baseline()), (1.0, call), (9.0, "beat"), (10.0, replace(call, is_over=True)), (20.0, "beat")]
-    lines = lines_of(book, events)
+    lines = lines_of(store, events)
     assert lines[1:] == ["[    9.0s]  preparing baseline, 8 s", "[   20.0s]  deciding, 20 s"]
 
 
@@ -238,11 +238,11 @@ def read_until(words: str, shown: IO[str]) -> str:
     return seen
 
 
-def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
+def test_a_terminal_shows_the_events_above_a_moving_line(store: StudyStore, pipe: tuple[IO[str], IO[str]]) -> None:
     output, shown = pipe
     clock = Clock()
-    with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, book, 2) as live:
-        book.observers = [live]
+    with Heartbeat(terminal(output), clock) as heartbeat, LiveProgress(heartbeat, store, 2) as live:
+        store.observers = [live]
         for clock.now, news in [
             (1, trial(0)),
             (1, asked("trainer-0", "trial-0", 10)),
@@ -250,7 +250,7 @@ def test_a_terminal_shows_the_events_above_a_moving_line(book: Book, pipe: tuple
             (2, score("trial-0", 1, 49)),
             (4, step("trial-0", 5)),
         ]:
-            hear(book, heartbeat, news)
+            hear(store, heartbeat, news)
         clock.now = 6
         seen = read_until("training trial-0: step 5/10, loss 1.5000, 5 s", shown)
     assert "started" in seen
@@ -305,12 +305,12 @@ def test_stages_are_told_from_within_and_as_of_now() -> None:
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "unknown"}, {"TTY_INTERACTIVE": "0"}])
-def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict[str, str], book: Book) -> None:
+def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict[str, str], store: StudyStore) -> None:
     output, clock = io.StringIO(), Clock()
     heartbeat = Heartbeat(terminal(output, **environment), clock)
-    with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, book, 2) as live:
-        book.observers = [live]
-        book.write(trial(0))
+    with heartbeat, heartbeat.during("converting"), LiveProgress(heartbeat, store, 2) as live:
+        store.observers = [live]
+        store.write(trial(0))
         clock.now = 60
         heartbeat.beat()
     assert output.getvalue().splitlines() == [
@@ -320,12 +320,14 @@ def test_a_terminal_that_obeys_no_control_characters_gets_none(environment: dict
 
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
-def test_no_color_leaves_a_line_that_moves(environment: dict[str, str], book: Book, pipe: tuple[IO[str], IO[str]]) -> None:
+def test_no_color_leaves_a_line_that_moves(
+    environment: dict[str, str], store: StudyStore, pipe: tuple[IO[str], IO[str]]
+) -> None:
     output, shown = pipe
-    with Heartbeat(terminal(output, **environment)) as heartbeat, LiveProgress(heartbeat, book, 2) as live:
-        book.observers = [live]
+    with Heartbeat(terminal(output, **environment)) as heartbeat, LiveProgress(heartbeat, store, 2) as live:
+        store.observers = [live]
         for record in (trial(0), step("trial-0", 5)):
-            book.write(record)
+            store.write(record)
         seen = read_until("━", shown) + read_until("\x1b[2K", shown)  # when it is drawn again
     styles = {int(code) for codes in re.findall(r"\x1b\[([0-9;]*)m", seen) for code in codes.split(";") if code}
     assert bool(styles & {*range(30, 50), *range(90, 108)}) == (not environment)

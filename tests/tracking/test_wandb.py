@@ -14,7 +14,7 @@ import pytest
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run, Score, StepMetrics
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.wandb import WandbObserver
 from tests.build import make_experiment, make_metrics, make_plan, make_score, make_trial
 
@@ -43,12 +43,14 @@ def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "sea
     return make_score(run, at_step, pool, num_correct, 20, num_failed=10, generate_seconds=1.5)
 
 
-def observe(book: Book, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE) -> None:
-    """Be one driver: write the records to the book with an observer on it."""
-    observer = WandbObserver(book, StudyLayout(folder), settings)
-    book.observers = [observer]
+def observe(
+    store: StudyStore, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE
+) -> None:
+    """Be one driver: write the records to the store with an observer on it."""
+    observer = WandbObserver(store, StudyLayout(folder), settings)
+    store.observers = [observer]
     for record in records:
-        book.write(record)
+        store.write(record)
     observer.close()
 
 
@@ -63,11 +65,15 @@ def our_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.slow
 def test_without_a_home_its_services_log_stays_off_the_terminal(
-    book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: StudyStore,
+    tmp_path: Path,
+    read_offline_runs: Reader,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, state="finished", value=0.3)])
+    observe(store, tmp_path, [TRIAL, step(1), replace(TRIAL, state="finished", value=0.3)])
     assert capfd.readouterr() == ("", "")
     assert len(read_offline_runs(tmp_path)) == 1
     assert "XDG_CACHE_HOME" not in os.environ, "workers and caches of ours do not hear of it"
@@ -75,11 +81,11 @@ def test_without_a_home_its_services_log_stays_off_the_terminal(
 
 @pytest.mark.slow
 def test_a_trial_and_its_resumption_after_a_killed_driver(
-    book: Book, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
+    store: StudyStore, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    observe(book, tmp_path, [TRIAL, step(1), step(2), step(3), score(2, 4)])
+    observe(store, tmp_path, [TRIAL, step(1), step(2), step(3), score(2, 4)])
     ended = replace(TRIAL, state="finished", value=0.3)
-    observe(book, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="watch")])
+    observe(store, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="watch")])
 
     begun, resumed, reopened = read_offline_runs(tmp_path)
     assert {run.id for run in (begun, resumed, reopened)} == {"my-study-trial-0"}
@@ -111,10 +117,10 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
 
 
 @pytest.mark.slow
-def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, read_offline_runs: Reader) -> None:
+def test_runs_side_by_side_end_each_in_its_own_way(store: StudyStore, tmp_path: Path, read_offline_runs: Reader) -> None:
     final = replace(TRIAL, name="final-0123abcd", kind="final")
     failed = replace(TRIAL, name="trial-1", state="failed", reason="three deaths")
-    observe(book, tmp_path, [final, TRIAL, step(1), step(1, final.name), replace(failed, state="running"), failed])
+    observe(store, tmp_path, [final, TRIAL, step(1), step(1, final.name), replace(failed, state="running"), failed])
     by_name = {run.name: run for run in read_offline_runs(tmp_path)}
     assert {name: len(run.rows) for name, run in by_name.items()} == {"final-0123abcd": 1, "trial-0": 1, "trial-1": 0}
     assert by_name["final-0123abcd"].job_type == "final"
@@ -125,7 +131,7 @@ def test_runs_side_by_side_end_each_in_its_own_way(book: Book, tmp_path: Path, r
 @pytest.mark.parametrize("key", [None, "x" * 40])
 def test_without_key_or_server_it_warns_once_and_logs_offline(
     key: str | None,
-    book: Book,
+    store: StudyStore,
     tmp_path: Path,
     read_offline_runs: Reader,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,22 +142,22 @@ def test_without_key_or_server_it_warns_once_and_logs_offline(
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key)
     online = WandbSettings(mode="online", project="mathsft-test")
-    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")], online)
+    observe(store, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")], online)
     assert [len(run.rows) for run in read_offline_runs(tmp_path)] == [1, 1]
     (warning,) = our_warnings(caplog)
     assert "logged offline" in warning
 
 
 def test_what_wandb_raises_is_logged_once_and_dropped(
-    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(**_: object) -> None:
         raise RuntimeError("no more runs\nfor you")
 
     monkeypatch.setattr("wandb.init", refuse)
-    observe(book, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")])
+    observe(store, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")])
     assert our_warnings(caplog) == ["W&B: RuntimeError: no more runs; this and its like are dropped"]
-    assert len(book.metrics("trial-0")) == 1
+    assert len(store.metrics("trial-0")) == 1
 
 
 HUNG = """
@@ -159,14 +165,14 @@ import os, psutil, signal, sys, time
 from pathlib import Path
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.store.book import Book
+from mathsft.store.study_store import StudyStore
 from mathsft.tracking.wandb import WandbObserver
 from tests.build import make_experiment, make_trial
 folder = Path(sys.argv[1])
-book = Book.open(f"sqlite:///{folder / 'study.db'}", "s")
-observer = WandbObserver(book, StudyLayout(folder), WandbSettings(), close_seconds=0.5)
-book.observers = [observer]
-book.write(make_trial())
+store = StudyStore.open(f"sqlite:///{folder / 'study.db'}", "s")
+observer = WandbObserver(store, StudyLayout(folder), WandbSettings(), close_seconds=0.5)
+store.observers = [observer]
+store.write(make_trial())
 def services():
     return [child for child in psutil.Process().children() if "wandb-core" in child.name()]
 while not list(folder.glob("wandb/offline-run-*/*.wandb")):

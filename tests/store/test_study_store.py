@@ -1,4 +1,4 @@
-"""The book: what is written is what is read back, once, whatever else goes wrong."""
+"""The store: what is written is what is read back, once, whatever else goes wrong."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ import pytest
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import FrequentGold, Problem, Quality
-from mathsft.store import book as book_module
-from mathsft.store.book import Book
+from mathsft.store import study_store as store_module
 from mathsft.store.lock import locked
+from mathsft.store.study_store import StudyStore
 from tests.build import (
     Listener,
     make_baseline,
@@ -38,83 +38,83 @@ RESPONSES = [
 SCORE = score_of(RESPONSES, fingerprint="abc", responses_path="runs/trial-0/responses/x.jsonl", generate_seconds=0.5)
 
 
-def test_every_record_is_read_back_equal(book: Book) -> None:
+def test_every_record_is_read_back_equal(store: StudyStore) -> None:
     metrics = make_metrics(loss=2.5, learning_rate=1e-4, num_tokens=812, num_computed_tokens=640, flop_utilization=0.5)
     promotion = make_promotion("trial-0", RUN.overrides, "highest", evidence={"accuracy": 0.5})
     quality = Quality(900, 2, "rows.jsonl:7: no", 3, 6, 4, 37, 5, (FrequentGold("Yes", 30, 900, "rows.jsonl:1"),))
-    assert book.quality() is None
+    assert store.quality() is None
     for record in (RUN, metrics, CHECKPOINT, promotion, quality):
-        book.write(record)
-    book.write(SCORE, RESPONSES)
-    assert book.run("trial-0") == RUN
-    assert book.metrics("trial-0") == [metrics]
-    assert book.checkpoints("trial-0") == [CHECKPOINT]
-    assert book.scores() == book.scores("trial-0", "search") == [SCORE]
-    assert sorted(book.responses(SCORE), key=lambda response: response.problem_id) == RESPONSES
-    assert book.promotion() == promotion
-    assert book.quality() == quality
+        store.write(record)
+    store.write(SCORE, RESPONSES)
+    assert store.run("trial-0") == RUN
+    assert store.metrics("trial-0") == [metrics]
+    assert store.checkpoints("trial-0") == [CHECKPOINT]
+    assert store.scores() == store.scores("trial-0", "search") == [SCORE]
+    assert sorted(store.responses(SCORE), key=lambda response: response.problem_id) == RESPONSES
+    assert store.promotion() == promotion
+    assert store.quality() == quality
 
 
-def test_a_mended_problem_replaces_what_was_recorded(book: Book) -> None:
+def test_a_mended_problem_replaces_what_was_recorded(store: StudyStore) -> None:
     first, second = Problem("p1", "What is 1+1?", "Count.", "3"), Problem("p2", "What is 1+2?", "Count.", "3")
-    other = Book.open(str(book.engine.url), "other")
+    other = StudyStore.open(str(store.engine.url), "other")
     other.record_problems([first])
-    book.record_problems([first, second])
-    book.record_problems(iter([replace(first, answer="2")]))
-    assert book.problems() == {"p1": replace(first, answer="2"), "p2": second}
+    store.record_problems([first, second])
+    store.record_problems(iter([replace(first, answer="2")]))
+    assert store.problems() == {"p1": replace(first, answer="2"), "p2": second}
     assert other.problems() == {"p1": first}
 
 
-def test_observers_hear_news_only_and_may_fail(book: Book) -> None:
+def test_observers_hear_news_only_and_may_fail(store: StudyStore) -> None:
     class Broken:
         def notify(self, record: object) -> None:
             raise RuntimeError("no network")
 
     listener = Listener()
-    book.observers += [Broken(), listener]
-    book.write(RUN)
-    book.write(RUN)
+    store.observers += [Broken(), listener]
+    store.write(RUN)
+    store.write(RUN)
     ended = replace(RUN, state="finished", value=0.5)
-    book.write(ended)
+    store.write(ended)
     steps = [make_metrics("trial-0", step) for step in (1, 2)]
-    book.write_metrics(steps[:1])
-    book.write_metrics(steps)
+    store.write_metrics(steps[:1])
+    store.write_metrics(steps)
     assert listener.heard == [RUN, ended, *steps]
 
 
-def test_trials_come_in_their_own_order_and_studies_do_not_mix(book: Book) -> None:
+def test_trials_come_in_their_own_order_and_studies_do_not_mix(store: StudyStore) -> None:
     for number in (10, 9, 2):
-        book.write(make_trial(number))
-    book.write(make_baseline())
-    other = Book.open(str(book.engine.url), "other")
+        store.write(make_trial(number))
+    store.write(make_baseline())
+    other = StudyStore.open(str(store.engine.url), "other")
     other.write(RUN)
-    assert [run.name for run in book.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]
-    assert [run.name for run in book.runs("trial")] == ["trial-2", "trial-9", "trial-10"]
+    assert [run.name for run in store.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]
+    assert [run.name for run in store.runs("trial")] == ["trial-2", "trial-9", "trial-10"]
     assert [run.name for run in other.runs()] == ["trial-0"]
 
 
-def test_changed_settings_are_refused_by_name(book: Book) -> None:
-    book.record_settings({"training.learning_rate": 1e-3, "model.path": "a"})
-    book.check({"training.learning_rate": 2e-3, "model.path": "b"})  # nothing has run yet: a first mistake may be mended
-    book.write(RUN)
-    book.check({"training.learning_rate": 1e-3, "model.path": "a"})
-    book.check({"training.learning_rate": 2e-3, "model.path": "a"}, bound=("model.",))
+def test_changed_settings_are_refused_by_name(store: StudyStore) -> None:
+    store.record_settings({"training.learning_rate": 1e-3, "model.path": "a"})
+    store.check({"training.learning_rate": 2e-3, "model.path": "b"})  # nothing has run yet: a first mistake may be mended
+    store.write(RUN)
+    store.check({"training.learning_rate": 1e-3, "model.path": "a"})
+    store.check({"training.learning_rate": 2e-3, "model.path": "a"}, bound=("model.",))
     with pytest.raises(UserError, match=r"training\.learning_rate: 0\.001 -> 0\.002"):
-        book.check({"training.learning_rate": 2e-3, "model.path": "a"})
+        store.check({"training.learning_rate": 2e-3, "model.path": "a"})
 
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    Book.open(url, "demo").close()
+    StudyStore.open(url, "demo").close()
     with sqlite3.connect(tmp_path / "study.db") as connection:
         connection.execute("update msft_schema set number = 99")
     with pytest.raises(UserError, match="schema is number 99"):
-        Book.open(url, "demo")
+        StudyStore.open(url, "demo")
 
 
-def test_a_database_in_use_is_one_clear_line(book: Book, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(book_module, "LOCK_TIMEOUT_SECONDS", 0)
-    blocked = Book.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
+def test_a_database_in_use_is_one_clear_line(store: StudyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_SECONDS", 0)
+    blocked = StudyStore.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
         other.execute("begin immediate")
         with pytest.raises(UserError, match="database is locked"):

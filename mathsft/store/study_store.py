@@ -1,4 +1,4 @@
-"""The book: everything a study knows, in its own database, written by the driver only. It decides nothing.
+"""The store: everything a study knows, in its own database, written by the driver only. It decides nothing.
 
 `write` persists a record and then tells the observers; writing what is already there changes nothing and tells nobody. An
 observer may fail, the study may not.
@@ -65,7 +65,7 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
 }
 
 
-class Book:
+class StudyStore:
     """One study's records in its database (SQLite in WAL mode, or PostgreSQL by URL).
 
     Raises UserError when the database cannot be used: of another schema, locked, or out of reach.
@@ -77,19 +77,19 @@ class Book:
 
     @classmethod
     def open(cls, url: str, study: str) -> Self:
-        """Open the book of a study, making its tables where there are none."""
-        book = cls(_engine(url), study)
-        with book._transaction() as connection:
+        """Open the store of a study, making its tables where there are none."""
+        store = cls(_engine(url), study)
+        with store._transaction() as connection:
             tables.METADATA.create_all(connection)
             found = connection.scalar(select(tables.schemas.c.number))
             if found is None:
                 connection.execute(insert(tables.schemas).values(number=tables.SCHEMA_NUMBER))
             elif found != tables.SCHEMA_NUMBER:
                 raise UserError(
-                    f"database {book.url}: its schema is number {found}, this mathsft reads {tables.SCHEMA_NUMBER}; "
+                    f"database {store.url}: its schema is number {found}, this mathsft reads {tables.SCHEMA_NUMBER}; "
                     "go on with the version that made it, or begin a study under another name"
                 )
-        return book
+        return store
 
     @property
     def url(self) -> str:
