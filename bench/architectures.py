@@ -163,7 +163,10 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
     experiment = Experiment.model_validate(
         {
             "model": {"path": str(model_folder)},
-            "data": {"source": "quickstart", "pools": {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}},
+            "data": {
+                "source": "quickstart",
+                "pools": {"train": 100, "search": 20, "confirm": 20, "validation": 20, "test": 20},
+            },
             "prompt": {"template": "short"},
             "training": {"learning_rate": 1e-3, "batch_size": 16, "max_length_tokens": 256},
             "evaluation": {"max_tokens": 64},

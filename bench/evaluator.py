@@ -65,7 +65,7 @@ WORKLOADS = {
     "tiny": Workload(
         Experiment(
             model=ModelSettings(path="quickstart"),
-            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=200, confirm=1, watch=1, test=1)),
+            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=200, confirm=1, validation=1, test=1)),
             prompt=PromptSettings(template="short"),
             training=TRAINING,
             evaluation=EvaluationSettings(max_tokens=96),
@@ -75,7 +75,7 @@ WORKLOADS = {
     "135m": Workload(
         Experiment(
             model=ModelSettings(path="smollm2-135m"),
-            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=24, confirm=1, watch=1, test=1)),
+            data=DataSettings(source="quickstart", pools=PoolSizes(train=1, search=24, confirm=1, validation=1, test=1)),
             training=TRAINING,
             evaluation=EvaluationSettings(max_tokens=64),
         ),

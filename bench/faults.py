@@ -43,7 +43,7 @@ SMALL = {
     "final.eval_points": "[0.5,1]",
     "data.pools.search": "60",
     "data.pools.confirm": "60",
-    "data.pools.watch": "60",
+    "data.pools.validation": "60",
     "data.pools.test": "60",
 }
 KILLS_PER_STUDY = 8

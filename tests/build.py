@@ -33,8 +33,8 @@ from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30
 NOTHING: Overrides = MappingProxyType({})
-QUICKSTART_POOLS = {"train": 100, "search": 20, "confirm": 20, "watch": 20, "test": 20}
-LEAST_POOLS = dict.fromkeys(("search", "confirm", "watch", "test"), 1)
+QUICKSTART_POOLS = {"train": 100, "search": 20, "confirm": 20, "validation": 20, "test": 20}
+LEAST_POOLS = dict.fromkeys(("search", "confirm", "validation", "test"), 1)
 
 
 # ---- settings and machines
@@ -114,7 +114,7 @@ def make_trial(number: int = 0, overrides: Overrides = NOTHING, plan: Plan | Non
 
 
 def make_final(overrides: Overrides = NOTHING, plan: Plan | None = None, *, name: str = "final-x", **fields: Any) -> Run:
-    plan = plan or make_plan(64, (0.0, 0.5, 1.0), "watch", keep="best_and_last")
+    plan = plan or make_plan(64, (0.0, 0.5, 1.0), "validation", keep="best_and_last")
     return make_run(name, overrides, plan, **fields)
 
 

@@ -80,11 +80,11 @@ def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
 
 
-def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_watch: int, num_test: int) -> float:
-    """Predict a final run; num_watch and num_test are responses to the pools of these names."""
-    scored = len({0.0, *settings.eval_points}) * num_watch * costs.response
+def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_validation: int, num_test: int) -> float:
+    """Predict a final run; num_validation and num_test are responses to the pools of these names."""
+    scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
     # The last checkpoint is scored when nothing trains any more.
-    after = (num_watch + REPORTED * num_test) * costs.response
+    after = (num_validation + REPORTED * num_test) * costs.response
     return costs.start + _together(settings.num_examples * costs.example, scored, placement) + after
 
 

@@ -98,8 +98,8 @@ def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[
     """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
     finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
-        watched = store.scores(finals[-1].name, finals[-1].plan.pool)
-        gain = _gain_over_step_0(watched)
+        validated = store.scores(finals[-1].name, finals[-1].plan.pool)
+        gain = _gain_over_step_0(validated)
         began = [call.began for call in store.worker_calls() if call.run == finals[-1].name]
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
@@ -108,10 +108,10 @@ def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[
     return gain / hours if gain is not None and hours else None
 
 
-def _gain_over_step_0(watched: Sequence[Score]) -> float | None:
-    if len(watched) < 2 or watched[0].step != 0:
+def _gain_over_step_0(validated: Sequence[Score]) -> float | None:
+    if len(validated) < 2 or validated[0].step != 0:
         return None
-    return (max(score.accuracy for score in watched) - watched[0].accuracy) * 100
+    return (max(score.accuracy for score in validated) - validated[0].accuracy) * 100
 
 
 def _gain_of_promoted(store: StudyStore, runs: Iterable[Run]) -> float | None:

@@ -135,10 +135,10 @@ def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> s
 
 def _exported(run: Run, store: StudyStore, layout: StudyLayout) -> Path:
     """Write the model cards of the best and the last checkpoint, which both are kept; return the best one's folder."""
-    watched = store.scores(run.name, run.plan.pool)
+    validated = store.scores(run.name, run.plan.pool)
     folders = {}
-    for step in {best_step(watched), watched[-1].step}:
+    for step in {best_step(validated), validated[-1].step}:
         checkpoint = store.checkpoint(run.name, step)
         if checkpoint is not None and (layout / checkpoint.path).is_dir():
             folders[step] = write_card(store, run, checkpoint, layout)
-    return folders.get(best_step(watched), layout.run(run.name))
+    return folders.get(best_step(validated), layout.run(run.name))

@@ -42,13 +42,13 @@ def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -
     final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
     costs, basis = _costs(config, experiment, placement, pools, store, opening.heartbeat)
     num_samples = experiment.evaluation.num_samples
-    num_watch, num_test = (len(pools[name]) * num_samples for name in ("watch", "test"))
+    num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
     hardware = placement.evaluators[0].settings.hardware
     return Prediction(
         experiment=experiment,
         placement=placement,
         time=study_time(work_left(config, len(pools["confirm"]), num_samples, store), costs, placement),
-        final_seconds=final_seconds(config.final, costs, final_placement, num_watch, num_test),
+        final_seconds=final_seconds(config.final, costs, final_placement, num_validation, num_test),
         footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
         basis=basis,
         quality=data.quality,

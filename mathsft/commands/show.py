@@ -106,7 +106,7 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
     for final in store.runs("final"):
         tested = {score.step: score for score in store.scores(final.name, TEST_POOL)}
-        best = tested.get(best_step(watched)) if (watched := store.scores(final.name, final.plan.pool)) else None
+        best = tested.get(best_step(validated)) if (validated := store.scores(final.name, final.plan.pool)) else None
         solved = f", {text.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
         console.print(f"Final run: {final.name}, {final.state}{solved}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"

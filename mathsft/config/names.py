@@ -15,6 +15,8 @@ from mathsft.config.schema import Choices, Experiment, FloatRange, IntRange, Stu
 
 SEARCHED = "search.SETTING"
 """Stands for the entry of any searched setting in the names of StudyConfig."""
+RENAMED = {"data.pools.watch": "data.pools.validation"}
+"""Settings of earlier versions, and what they are called now."""
 LIKENESS = 0.75
 """Of two names, by difflib's ratio, from which one may be meant for the other."""
 
@@ -49,6 +51,8 @@ def _walk(section: type[BaseModel], prefix: str, given: BaseModel | None) -> Ite
 
 def complain_unknown(name: str, section: type[BaseModel] | None = None) -> str:
     """Return "NAME: unknown" with what was probably meant; with a section, only its names are suggested."""
+    if name in RENAMED:
+        return f"{name}: unknown; it is called {RENAMED[name]} now"
     known = {owner: _names(owner, name) for owner in (Experiment, StudyConfig)}
     for owner, file, other in ((Experiment, "experiment", "a study"), (StudyConfig, "study", "an experiment")):
         if section not in (None, owner) and name in known[owner]:

@@ -37,7 +37,7 @@ class PoolSizes(Settings):
     """Problems that score every trial."""
     confirm: int = Field(875, ge=1)
     """Fresh problems that score the finalists."""
-    watch: int = Field(1000, ge=1)
+    validation: int = Field(1000, ge=1)
     """Problems that score the final run's checkpoints."""
     test: int = Field(1000, ge=1)
     """Problems that score the baseline and the final run; nothing is ever chosen on them."""

@@ -1,4 +1,4 @@
-"""Cuts problems into the five disjoint pools train, search, confirm, watch and test; tokenises and grades nothing.
+"""Cuts problems into the five disjoint pools train, search, confirm, validation and test; tokenises and grades nothing.
 
 Every problem's place follows from its text alone (of several spellings, from the one whose hash is lowest), so the order of
 rows and the machine do not matter, and all solutions of one problem stay in one pool.
@@ -42,17 +42,17 @@ class LoadedData:
 
 
 def load_pools(data: DataSettings) -> Pools:
-    """Return the pools train, search, confirm, watch and test, as `load_data` makes them."""
+    """Return the pools train, search, confirm, validation and test, as `load_data` makes them."""
     return load_data(data).pools
 
 
 def load_data(data: DataSettings) -> LoadedData:
-    """Return the pools train, search, confirm, watch and test; the last four hold one row per problem.
+    """Return the pools train, search, confirm, validation and test; the last four hold one row per problem.
 
     The pools held out of `source` take at most half of its problems and shrink in proportion for that; UserError where one
     would fall below MIN_POOL. A test split of its own becomes the test pool, and its problems are taken out of all others.
     """
-    sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "watch": data.pools.watch}
+    sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
         sizes["test"], test_rows = data.pools.test, Rows("", ())
     else:

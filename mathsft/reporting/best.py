@@ -5,12 +5,12 @@ from mathsft.runs.best import BestCheckpoint
 
 
 def best_words(best: BestCheckpoint) -> str:
-    """Return the best checkpoint's watch score, how much the choice flatters it, and its test score."""
-    watched, points = best.watched, 100 * best.optimism
+    """Return the best checkpoint's validation score, how much the choice flatters it, and its test score."""
+    validated, points = best.validated, 100 * best.optimism
     flattered = f"about {points:.1f} points" if points >= 0.05 else "less than 0.1 points"
     said = (
-        f"The best of {best.num_checkpoints} checkpoints is that of step {best.step}, by its {text.accuracy(watched)} of "
-        f"{watched.num_problems:,} {watched.pool} problems. Who is chosen for a score is flattered by it, here by "
+        f"The best of {best.num_checkpoints} checkpoints is that of step {best.step}, by its {text.accuracy(validated)} of "
+        f"{validated.num_problems:,} {validated.pool} problems. Who is chosen for a score is flattered by it, here by "
         f"{flattered}: {text.percent(best.corrected_accuracy)} may be expected"
     )
     if best.tested is None:

@@ -17,8 +17,8 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
 
     The pool is test where both are scored there, else the run's own.
     """
-    watched = store.scores(run.name, run.plan.pool)
-    steps = (0, best_step(watched)) if watched else (0, 0)
+    validated = store.scores(run.name, run.plan.pool)
+    steps = (0, best_step(validated)) if validated else (0, 0)
     for pool in (TEST_POOL, run.plan.pool):
         found = [score for step in steps if (score := store.score(run.name, step, pool)) is not None]
         if steps[1] and len(found) == 2:

@@ -30,7 +30,7 @@ class Subject:
 
     store: StudyStore
     run: Run | None
-    watched: Sequence[Score]
+    validated: Sequence[Score]
     """Its scores on its own pool, by step."""
     base: Sequence[Response]
     """The base model's, on the test pool where the best checkpoint is scored there, too, else on the run's own."""
@@ -97,10 +97,10 @@ def _where_errors_lie(subject: Subject) -> str:
 
 def _length_of_training(subject: Subject) -> str:
     promotion = subject.store.promotion()
-    if promotion is None or subject.run is None or not subject.watched:
+    if promotion is None or subject.run is None or not subject.validated:
         return ""
     trial = subject.store.scores(promotion.run, subject.run.plan.pool)
-    reached = next(score for score in subject.watched if score.step == best_step(subject.watched))
+    reached = next(score for score in subject.validated if score.step == best_step(subject.validated))
     if not trial or trial[-1].num_problems != reached.num_problems:
         return ""
     found = compare(*(_solved(subject.store, score) for score in (trial[-1], reached)))
@@ -117,25 +117,26 @@ def _luck_of_the_best(subject: Subject) -> str:
         return ""
     return (
         f"The best of {chosen.num_checkpoints} checkpoints is flattered by {100 * chosen.optimism:.1f} points: "
-        f"{text.percent(chosen.watched.accuracy)} as measured, {text.percent(chosen.corrected_accuracy)} to be expected."
+        f"{text.percent(chosen.validated.accuracy)} as measured, {text.percent(chosen.corrected_accuracy)} to be expected."
     )
 
 
 def _another_mix_of_problems(subject: Subject) -> str:
     """Say so where the best checkpoint's scores on its own pool and on test differ by more than chance explains."""
-    if subject.run is None or not subject.watched:
+    if subject.run is None or not subject.validated:
         return ""
-    step, pool = best_step(subject.watched), subject.run.plan.pool
-    watched, tested = (subject.store.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
-    if watched is None or tested is None:
+    step, pool = best_step(subject.validated), subject.run.plan.pool
+    validated, tested = (subject.store.score(subject.run.name, step, name) for name in (pool, TEST_POOL))
+    if validated is None or tested is None:
         return ""
-    low, high = difference_of_pools(watched, tested)
+    low, high = difference_of_pools(validated, tested)
     if low <= 0 <= high:
         return ""
     return (
         f"The best checkpoint solves {text.percent(tested.accuracy)} of the {TEST_POOL} problems and "
-        f"{text.percent(watched.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to {100 * high:+.1f}"
-        " points (95 %), more than chance explains: the pools have another mix of problems. Compare scores on one pool only."
+        f"{text.percent(validated.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to "
+        f"{100 * high:+.1f} points (95 %), more than chance explains: the pools have another mix of problems. Compare scores "
+        "on one pool only."
     )
 
 
@@ -168,9 +169,9 @@ def _ungraded(subject: Subject) -> str:
 
 
 def _train_longer(subject: Subject) -> str:
-    if subject.run is None or subject.run.state != "finished" or len(subject.watched) < 2 * NUM_COMPARED:
+    if subject.run is None or subject.run.state != "finished" or len(subject.validated) < 2 * NUM_COMPARED:
         return ""
-    late = subject.watched[-2 * NUM_COMPARED :]
+    late = subject.validated[-2 * NUM_COMPARED :]
     means = [fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:])]
     found = compare(*(_solved(subject.store, score) for score in (late[0], late[-1])))
     measured = (
@@ -183,12 +184,12 @@ def _train_longer(subject: Subject) -> str:
 
 
 def _keep_the_best(subject: Subject) -> str:
-    if subject.run is None or len(subject.watched) < 2:
+    if subject.run is None or len(subject.validated) < 2:
         return ""
-    best, last = best_step(subject.watched), subject.watched[-1]
+    best, last = best_step(subject.validated), subject.validated[-1]
     if best == last.step:
         return ""
-    reached = next(score for score in subject.watched if score.step == best)
+    reached = next(score for score in subject.validated if score.step == best)
     found = compare(*(_solved(subject.store, score) for score in (reached, last)))
     if found.high < 0:
         return f"Use the checkpoint of step {best}, not the last: that one is {points(found)} against it."
@@ -260,22 +261,22 @@ NEXT_STEPS: tuple[Callable[[Subject], str], ...] = (
 def _subject(store: StudyStore) -> Subject:
     objective = Objective.of(store.settings())
     for run in reversed(store.runs("final")):
-        watched = store.scores(run.name, run.plan.pool)
-        if not watched:
+        validated = store.scores(run.name, run.plan.pool)
+        if not validated:
             continue
         for pool in (TEST_POOL, run.plan.pool):
-            scores = [store.score(run.name, step, pool) for step in (0, best_step(watched))]
+            scores = [store.score(run.name, step, pool) for step in (0, best_step(validated))]
             base, best = (store.responses(score) if score is not None else [] for score in scores)
             if base and best:
                 break
-        return Subject(store, run, watched, base, best, pool, objective)
+        return Subject(store, run, validated, base, best, pool, objective)
     return Subject(store, None, (), (), (), "", objective)
 
 
 def _gain_of_best(subject: Subject) -> tuple[PairedDifference, PairedDifference] | None:
-    if subject.run is None or not subject.watched:
+    if subject.run is None or not subject.validated:
         return None
-    return paired(subject.store, subject.run, subject.pool, best_step(subject.watched))
+    return paired(subject.store, subject.run, subject.pool, best_step(subject.validated))
 
 
 def _solved(store: StudyStore, score: Score) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ def write_report(store: StudyStore, layout: StudyLayout) -> Path:
 
 
 def conclusion(store: StudyStore) -> str:
-    """Return what to take away, by rule: the latest final run's test scores, else its watch scores, else the best trial."""
+    """Return what to take away, by rule: of the latest final run its test, else validation scores; else the best trial."""
     for run in reversed(store.runs("final")):
         for pool in (TEST_POOL, run.plan.pool):
             scores = store.scores(run.name, pool)
@@ -68,7 +68,7 @@ def conclusion(store: StudyStore) -> str:
 
 
 def _chosen(store: StudyStore, run: Run, scores: list[Score]) -> Score:
-    """Return the score of the checkpoint that was best on the watch pool; on that pool itself, of the last."""
+    """Return the score of the checkpoint that was best on the validation pool; on that pool itself, of the last."""
     if scores[-1].pool == run.plan.pool:
         return scores[-1]  # the best one was chosen by these very scores, which flatter it
     best = best_step(store.scores(run.name, run.plan.pool))
@@ -112,23 +112,26 @@ def _conclude_study(store: StudyStore) -> str:
 
 
 def _final_sections(store: StudyStore, run: Run, layout: StudyLayout) -> list[str]:
-    watched = store.scores(run.name, run.plan.pool)
+    validated = store.scores(run.name, run.plan.pool)
     sections = [
         f"## Final run {run.name}",
         f"{text.settings(run.overrides)}; {run.plan.num_examples:,} examples; seed {run.seed}; {run.state}"
         + (f": {text.cell(run.reason)}." if run.reason else "."),
-        _comparison(store, run, watched),
+        _comparison(store, run, validated),
         settings_section(store, run),
         architecture_section(store, run),
     ]
-    if not watched:
+    if not validated:
         return sections
-    sections += [f"### Progress on the pool {watched[0].pool} ({watched[0].num_problems:,} problems)", _progress(watched)]
     sections += [
-        _figure(layout, f"accuracy-{run.name}", accuracy_curve(run, watched)),
-        _figure(layout, f"responses-{run.name}", category_shares(run, watched)),
+        f"### Progress on the pool {validated[0].pool} ({validated[0].num_problems:,} problems)",
+        _progress(validated),
     ]
-    responses = {score.step: store.responses(score) for score in watched}
+    sections += [
+        _figure(layout, f"accuracy-{run.name}", accuracy_curve(run, validated)),
+        _figure(layout, f"responses-{run.name}", category_shares(run, validated)),
+    ]
+    responses = {score.step: store.responses(score) for score in validated}
     objective = Objective.of(store.settings())
     sections += [characteristics_section(store, run)]
     sections += [failure_section(responses, objective), length_section(responses, objective)]
@@ -148,13 +151,13 @@ def _figure(layout: StudyLayout, name: str, drawn: str | None) -> str:
     return f"![{name}]({name}.svg)"
 
 
-def _comparison(store: StudyStore, run: Run, watched: list[Score]) -> str:
+def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
     """Return the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
     rows = []
     promotion = store.promotion()
     for pool in (TEST_POOL, run.plan.pool):
         for score in store.scores(run.name, pool):
-            role = _role(score, watched)
+            role = _role(score, validated)
             if role:
                 rows.append(_comparison_row(role, score))
         for score in store.scores(promotion.run, pool) if promotion is not None else []:
@@ -163,15 +166,15 @@ def _comparison(store: StudyStore, run: Run, watched: list[Score]) -> str:
         return "No checkpoint is scored yet."
     best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}; nothing was chosen on {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
-    parts = ["### Baseline against final", best, text.table(headers, rows, num_left=2), _improvement(store, run, watched)]
+    parts = ["### Baseline against final", best, text.table(headers, rows, num_left=2), _improvement(store, run, validated)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _improvement(store: StudyStore, run: Run, watched: list[Score]) -> str:
+def _improvement(store: StudyStore, run: Run, validated: list[Score]) -> str:
     """Return what best and last checkpoint gain over the base model, problem by problem."""
     rows = []
     for pool in (TEST_POOL, run.plan.pool):
-        for role, step in (("best", best_step(watched)), ("last", watched[-1].step)) if watched else ():
+        for role, step in (("best", best_step(validated)), ("last", validated[-1].step)) if validated else ():
             found = paired(store, run, pool, step)
             if found is not None:
                 gains = [f"{100 * gain.difference:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})" for gain in found]
@@ -185,11 +188,11 @@ def _improvement(store: StudyStore, run: Run, watched: list[Score]) -> str:
     return text.table(headers, rows, num_left=2) + f"\n\n{meaning}"
 
 
-def _role(score: Score, watched: list[Score]) -> str:
-    last = watched[-1].step
+def _role(score: Score, validated: list[Score]) -> str:
+    last = validated[-1].step
     if score.step == 0:
         return "base model"
-    names = ["best"] * (score.step == best_step(watched)) + ["last"] * (score.step == last)
+    names = ["best"] * (score.step == best_step(validated)) + ["last"] * (score.step == last)
     return " and ".join(names)
 
 

@@ -69,18 +69,18 @@ def finalists_table(promotion: Promotion) -> Table:
 
 
 def progression_table(store: StudyStore, run: Run) -> Table:
-    """Return a final run's scores on the watch and test pools by step, with the promoted trial beside them."""
+    """Return a final run's scores on the validation and test pools by step, with the promoted trial beside them."""
     settings = ", ".join(f"{name.removeprefix('training.')} {_value(run, name)}" for name in sorted(run.overrides))
     table = _table(f"{run.name}: {settings or 'the settings of the experiment'}")
     for header in ("run", "pool", "problems", "step", "accuracy", "95 % interval", "format", "wrong answer", ""):
         table.add_column(header, justify="left" if header in ("run", "pool") else "right", no_wrap=True)
     promotion = store.promotion()
-    of_trial = store.scores(promotion.run, "watch") if promotion else []
-    watched = store.scores(run.name, "watch")
-    marks = {best_step(watched): "best", watched[-1].step: "last"} if watched else {}
-    if len(marks) == 1 and len(watched) > 1:
+    of_trial = store.scores(promotion.run, "validation") if promotion else []
+    validated = store.scores(run.name, "validation")
+    marks = {best_step(validated): "best", validated[-1].step: "last"} if validated else {}
+    if len(marks) == 1 and len(validated) > 1:
         marks = dict.fromkeys(marks, "best, last")
-    for score in [*of_trial, *watched, *store.scores(run.name, "test")]:
+    for score in [*of_trial, *validated, *store.scores(run.name, "test")]:
         wrong = f"{score.counts['wrong_answer'] / sum(score.counts.values()):.1%}"
         mark = marks.get(score.step, "") if score.run == run.name else ""
         table.add_row(score.run, score.pool, str(score.num_problems), str(score.step), *_cells(score), wrong, mark)

@@ -17,7 +17,7 @@ class BestCheckpoint:
     step: int
     num_checkpoints: int
     """It was chosen from these, the baseline among them."""
-    watched: Score
+    validated: Score
     """By which it was chosen."""
     corrected_accuracy: float
     """That score's accuracy without the advantage of having been chosen for it, by a bootstrap over problems."""
@@ -27,23 +27,23 @@ class BestCheckpoint:
     @property
     def optimism(self) -> float:
         """Return how much of the accuracy that it was chosen by is, on average, luck."""
-        return self.watched.accuracy - self.corrected_accuracy
+        return self.validated.accuracy - self.corrected_accuracy
 
 
 def best_checkpoint(store: StudyStore, run: Run) -> BestCheckpoint | None:
     """Return the run's best checkpoint; None where nothing can be chosen: of one scored checkpoint, or by one problem."""
-    watched = store.scores(run.name, run.plan.pool)
-    if len(watched) < 2 or watched[0].num_problems < 2:
+    validated = store.scores(run.name, run.plan.pool)
+    if len(validated) < 2 or validated[0].num_problems < 2:
         return None
-    step = best_step(watched)
-    chosen = next(score for score in watched if score.step == step)
+    step = best_step(validated)
+    chosen = next(score for score in validated if score.step == step)
     objective = Objective.of(store.settings())
-    optimism = best_of_k([objective.outcomes(store.responses(score)) for score in watched], run.seed).optimism
+    optimism = best_of_k([objective.outcomes(store.responses(score)) for score in validated], run.seed).optimism
     return BestCheckpoint(
         run=run.name,
         step=step,
-        num_checkpoints=len(watched),
-        watched=chosen,
+        num_checkpoints=len(validated),
+        validated=chosen,
         corrected_accuracy=max(0.0, chosen.accuracy - optimism),
         tested=store.score(run.name, step, TEST_POOL),
     )

@@ -1,4 +1,4 @@
-"""The final run: a single long run from given settings, watched on one pool, reported on another."""
+"""The final run: a single long run from given settings, validated on one pool, reported on another."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from mathsft.seeds import derive_seed
 from mathsft.statistics.paired import improvement_upper_bound
 from mathsft.store.study_store import StudyStore
 
-WATCH_POOL = "watch"
+VALIDATION_POOL = "validation"
 NUM_COMPARED = 3
 """Scores whose mean is compared with that of as many before: patience over single scores follows their noise."""
 LEAST_RELATIVE_GAIN = 0.1
@@ -84,7 +84,7 @@ def closed(run: Run, state: RunState, reason: str, store: StudyStore) -> Run:
 def final_plan(settings: FinalSettings, max_unscored: int) -> Plan:
     """Return the final run's plan; it always begins with the baseline."""
     eval_points = tuple(sorted({0.0, *settings.eval_points}))
-    return Plan(settings.num_examples, eval_points, WATCH_POOL, max_unscored, "best_and_last", settings.keep_every)
+    return Plan(settings.num_examples, eval_points, VALIDATION_POOL, max_unscored, "best_and_last", settings.keep_every)
 
 
 def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_seed: int) -> Run:
@@ -105,8 +105,8 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
             work.create_task(_score_trial(promotion, study))
         work.create_task(drive(final, study))
     if final.run.state == "finished":
-        watched = store.scores(run.name, WATCH_POOL)
-        reported = [store.checkpoint(run.name, step) for step in {0, best_step(watched), watched[-1].step}]
+        validated = store.scores(run.name, VALIDATION_POOL)
+        reported = [store.checkpoint(run.name, step) for step in {0, best_step(validated), validated[-1].step}]
         for checkpoint in reported:
             if checkpoint is not None:
                 await scored(final.run, checkpoint, TEST_POOL, study)
@@ -115,7 +115,7 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
 
 
 async def _score_trial(promotion: Promotion, study: StudyContext) -> None:
-    """Score the promoted trial's last weights on the watch pool, so that trial and final run compare on equal problems."""
+    """Score the promoted trial's last weights on the validation pool: trial and final run compare on the same problems."""
     trial, checkpoints = study.store.run(promotion.run), study.store.checkpoints(promotion.run)
     if trial is not None and checkpoints:
-        await scored(trial, checkpoints[-1], WATCH_POOL, study)
+        await scored(trial, checkpoints[-1], VALIDATION_POOL, study)

@@ -15,7 +15,9 @@ def train(
     store.write(make_checkpoint(run, step, train_seconds=took, num_tokens=1e9))
 
 
-def score(store: StudyStore, step: int, began: float, ended: float, pool: str = "watch", start_seconds: float = 0.0) -> None:
+def score(
+    store: StudyStore, step: int, began: float, ended: float, pool: str = "validation", start_seconds: float = 0.0
+) -> None:
     spent = {"start_seconds": start_seconds, "generate_seconds": ended - began - start_seconds}
     store.write(make_worker_call("final-x", step, began, ended, pool))
     store.write(make_score("final-x", step, pool, **spent))

@@ -62,7 +62,7 @@ def test_a_final_run_is_trained_while_it_is_watched_then_tested() -> None:
     settings = load_settings("quickstart", None, []).study.final.model_copy(
         update={"num_examples": 4000, "eval_points": (0.5, 1.0)}  # and the baseline
     )
-    after = (1000 + 3 * 500) * 0.002  # the last watch score, and three checkpoints on test
+    after = (1000 + 3 * 500) * 0.002  # the last validation score, and three checkpoints on test
     assert final_seconds(settings, COSTS, placed(), 1000, 500) == pytest.approx(20.0 + 40.0 + after)
     slow = replace(COSTS, response=0.02)
     assert final_seconds(settings, slow, placed(), 1000, 500) == pytest.approx(20.0 + 3 * 20.0 + 10 * after)

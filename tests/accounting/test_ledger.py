@@ -50,7 +50,7 @@ def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(store: Study
         store.write(run)
     store.write(make_promotion("trial-0"))
     for step, correct in ((0, 1), (4, 3)):
-        store.write(make_score("final-x", step, "watch", correct, 4))
+        store.write(make_score("final-x", step, "validation", correct, 4))
     for began, seconds, name in ((1000, 3600.0, "trial-0"), (1000 + 2 * 3600, 1800.0, "final-x")):
         store.write(make_session(began, seconds))
         store.write(make_worker_call(name, 4, began + 60, began + 70))

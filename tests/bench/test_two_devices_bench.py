@@ -37,5 +37,5 @@ def test_speed_is_by_the_clock_with_all_that_lies_between_two_requests(store: St
     for step, began, ended in ((4, 10.0, 12.0), (8, 13.0, 20.0)):
         store.write(make_worker_call("final-x", step, began, ended, cpu_seconds=2.0))
         store.write(make_checkpoint("final-x", step, num_tokens=500.0))
-    store.write(make_worker_call("final-x", 4, 12.0, 99.0, "watch"))
+    store.write(make_worker_call("final-x", 4, 12.0, 99.0, "validation"))
     assert training_speed(store, "final-x") == Speed(by_clock=100.0, by_processor=250.0)

@@ -20,7 +20,7 @@ from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine, make_trial
 
 ROWS = [{"problem": f"What is {i} + 1?", "solution": f"It is {i + 1}.", "answer": str(i + 1)} for i in range(300)]
-POOLS = [f"data.pools.{name}=25" for name in ("search", "confirm", "watch", "test")]
+POOLS = [f"data.pools.{name}=25" for name in ("search", "confirm", "validation", "test")]
 FAULTS = [
     {**ROWS[0], "answer": "proof"},
     {**ROWS[1], "answer": "7 [b]"},

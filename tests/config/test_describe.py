@@ -12,7 +12,7 @@ def test_schema_has_every_setting_with_type_limits_default_and_meaning() -> None
     assert rows["training.beta1"].type == "number >= 0 and < 1"
     assert rows["training.precision"].type == "auto or bf16 or fp32"
     assert rows["data.pools.train"].type == "whole number >= 1 or null"
-    assert rows["data.pools.watch"].default == "1000"
+    assert rows["data.pools.validation"].default == "1000"
     assert rows["sampler.name"].default == "TPESampler"  # set by the section's default, not by the section's class
     assert rows["trial.eval_points"].type == "list of: number >= 0 and <= 1"
     assert rows["search.SETTING.type"].type == "float or int or categorical"

@@ -228,6 +228,7 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("learning_rate=1", "--set: learning_rate: unknown; did you mean training.learning_rate?"),
         ("num_trails=3", "--set: num_trails: unknown; did you mean num_trials?"),
         ("final.num_example=3", "--set: final.num_example: unknown; did you mean final.num_examples?"),
+        ("data.pools.watch=9", "--set: data.pools.watch: unknown; it is called data.pools.validation now"),
         ("wandb.x=1", "--set: wandb.x: unknown; known are wandb.mode, wandb.project"),
         ("model=x", "--set: model: is a section; set one of model.path"),
         ("num_trials", "--set: num_trials: has no value; write NAME=VALUE, as in training.batch_size=32"),

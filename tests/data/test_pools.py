@@ -16,7 +16,7 @@ from mathsft.data.quickstart import is_held_out
 from mathsft.errors import UserError
 from mathsft.records import Quality
 
-HELD_OUT = ("search", "confirm", "watch", "test")
+HELD_OUT = ("search", "confirm", "validation", "test")
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
 
 
@@ -100,8 +100,10 @@ def test_disjoint_exact_and_independent_of_row_order(folder, num_problems, num_s
 
 def test_a_pool_keeps_its_problems_when_other_settings_change(tmp_path):
     source = write(tmp_path / "source.jsonl", rows(1000))
-    small = load_pools(DataSettings(source=source, pools=PoolSizes(search=50, confirm=100, watch=100, test=100)))
-    large = load_pools(DataSettings(source=source, pools=PoolSizes(search=60, confirm=100, watch=100, test=100, train=30)))
+    small = load_pools(DataSettings(source=source, pools=PoolSizes(search=50, confirm=100, validation=100, test=100)))
+    large = load_pools(
+        DataSettings(source=source, pools=PoolSizes(search=60, confirm=100, validation=100, test=100, train=30))
+    )
     assert large["search"][:50] == small["search"]
     assert len(large["train"]) == 30
 
@@ -112,7 +114,10 @@ def test_the_number_of_problems_that_the_error_asks_for_is_the_least_that_works(
 
     for sizes, num_needed in (
         (PoolSizes(), 616),  # 20 of 200 takes 307.5 of 3,075, and at most half is held out
-        (PoolSizes(search=5, confirm=30, watch=30, test=30), 190),  # a small pool that was asked for, but may not shrink
+        (
+            PoolSizes(search=5, confirm=30, validation=30, test=30),
+            190,
+        ),  # a small pool that was asked for, but may not shrink
     ):
         with pytest.raises(UserError, match=f"at least {num_needed} problems"):
             load(num_needed - 1, sizes)
@@ -123,12 +128,12 @@ def test_an_overlap_with_the_test_split_is_removed_and_counted(tmp_path, caplog)
     data = DataSettings(
         source=write(tmp_path / "source.jsonl", rows(300)),
         test_source=write(tmp_path / "test.jsonl", rows(40)),
-        pools=PoolSizes(search=25, confirm=25, watch=25, test=10),
+        pools=PoolSizes(search=25, confirm=25, validation=25, test=10),
     )
     with caplog.at_level(logging.INFO):
         loaded = load_data(data)
     assert loaded.quality.num_overlapping == 40
-    assert "train 185 (185 solutions), search 25, confirm 25, watch 25, test 10" in caplog.text
+    assert "train 185 (185 solutions), search 25, confirm 25, validation 25, test 10" in caplog.text
     assert not texts(loaded.pools["train"]) & {f"problem {i}" for i in range(40)}
 
 
@@ -154,7 +159,7 @@ def test_near_duplicates_never_cross_from_train_into_a_scored_pool(tmp_path):
     plain = [rf"What is $\frac{{{i}}}{{7}} - 1$?" for i in range(1200)]
     both = [text for i, text in enumerate(plain) for text in (text, respelled(text, i))]
     given = [{"problem": text, "solution": f"s {i}", "answer": str(i // 2)} for i, text in enumerate(both)]
-    sizes = PoolSizes(search=50, confirm=50, watch=50, test=400)
+    sizes = PoolSizes(search=50, confirm=50, validation=50, test=400)
     loaded = load_data(DataSettings(source=write(tmp_path / "source.jsonl", given), pools=sizes))
     keys = {name: {pool_key(problem.problem) for problem in pool} for name, pool in loaded.pools.items()}
     assert {name: len(keys[name]) for name in HELD_OUT} == sizes.model_dump(exclude={"train"})
@@ -171,7 +176,7 @@ def test_near_duplicates_of_test_problems_are_taken_out_of_the_source(tmp_path):
     data = DataSettings(
         source=write(tmp_path / "source.jsonl", given),
         test_source=write(tmp_path / "test.jsonl", respelled_rows + fresh),
-        pools=PoolSizes(search=50, confirm=50, watch=50, test=400),
+        pools=PoolSizes(search=50, confirm=50, validation=50, test=400),
     )
     loaded = load_data(data)
     assert loaded.quality.num_overlapping == 225
@@ -186,7 +191,7 @@ def test_contradictory_problems_stop_the_start_or_are_left_out(tmp_path):
     given = rows(900)
     given += [{**row, "problem": row["problem"].upper(), "answer": f"{i}.5"} for i, row in enumerate(given[:266])]
     source = write(tmp_path / "source.jsonl", given)
-    sizes = PoolSizes(search=50, confirm=50, watch=50, test=100)
+    sizes = PoolSizes(search=50, confirm=50, validation=50, test=100)
     with pytest.raises(UserError) as caught:
         load_data(DataSettings(source=source, pools=sizes))
     assert str(caught.value) == (
@@ -206,7 +211,7 @@ def test_a_contradiction_in_the_test_split_counts_too(tmp_path):
     data = DataSettings(
         source=source,
         test_source=write(tmp_path / "test.jsonl", test_rows),
-        pools=PoolSizes(search=25, confirm=25, watch=25, test=40),
+        pools=PoolSizes(search=25, confirm=25, validation=25, test=40),
     )
     with pytest.raises(
         UserError, match=r"test\.jsonl: .* in 1 of 30 problems \(2 rows\): 'test 3' has '3' in row 4 and '4' in row 31"
@@ -221,7 +226,7 @@ def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_p
     data = DataSettings(
         source=write(tmp_path / "source.jsonl", [*rows(300), {**none, "answer": "proof"}]),
         test_source=write(tmp_path / "test.jsonl", [*rows(30, prefix="test"), none, none]),
-        pools=PoolSizes(search=25, confirm=25, watch=25, test=30),
+        pools=PoolSizes(search=25, confirm=25, validation=25, test=30),
         unreadable="drop",
     )
     quality = load_data(data).quality
@@ -231,7 +236,7 @@ def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_p
 
 def test_exact_duplicates_in_train_are_counted(tmp_path):
     given = [*rows(300, num_solutions=2), *rows(300)]  # of three rows of each problem two are equal
-    sizes = PoolSizes(search=25, confirm=25, watch=25, test=25)
+    sizes = PoolSizes(search=25, confirm=25, validation=25, test=25)
     loaded = load_data(DataSettings(source=write(tmp_path / "source.jsonl", given), pools=sizes))
     assert (len(loaded.pools["train"]), loaded.quality.num_repeated) == (600, 200)
     assert loaded.quality.num_variants == 0
@@ -243,7 +248,7 @@ def test_a_file_without_fault_has_nothing_to_tell():
 
 
 def test_quickstart_holds_out_what_its_base_model_never_saw():
-    sizes = PoolSizes(train=300, search=20, confirm=30, watch=40, test=50)
+    sizes = PoolSizes(train=300, search=20, confirm=30, validation=40, test=50)
     pools = load_pools(DataSettings(source="quickstart", pools=sizes))
     assert_disjoint(pools)
     assert {name: len(pool) for name, pool in pools.items()} == sizes.model_dump()
@@ -255,7 +260,7 @@ def test_quickstart_holds_out_what_its_base_model_never_saw():
 def test_gsm8k_with_its_own_test_split():
     pools = load_pools(DataSettings(source=str(GSM8K / "train.jsonl"), test_source=str(GSM8K / "test.jsonl")))
     assert_disjoint(pools)
-    assert {name: len(pools[name]) for name in HELD_OUT} == {"search": 200, "confirm": 875, "watch": 1000, "test": 1000}
+    assert {name: len(pools[name]) for name in HELD_OUT} == {"search": 200, "confirm": 875, "validation": 1000, "test": 1000}
 
 
 def test_select_slices_and_refuses_what_is_not_there():

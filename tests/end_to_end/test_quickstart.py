@@ -167,7 +167,7 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
 def test_scores_rest_on_the_responses_in_the_book(finished: Finished) -> None:
     store = finished.store()
     scores = store.scores()
-    assert {score.pool.partition(":")[0] for score in scores} == {"search", "confirm", "watch", "test"}
+    assert {score.pool.partition(":")[0] for score in scores} == {"search", "confirm", "validation", "test"}
     for score in scores:
         responses = store.responses(score)
         assert len({response.problem_id for response in responses}) == score.num_problems
@@ -185,7 +185,7 @@ def test_training_teaches_the_format(finished: Finished) -> None:
 
     store = finished.store()
     [final] = store.runs("final")
-    first, *_, last = store.scores(final.name, "watch")
+    first, *_, last = store.scores(final.name, "validation")
     assert (first.step, first.format_accuracy < 0.2) == (0, True)
     assert last.format_accuracy > 0.5
     assert {score.step for score in store.scores(final.name, "test")} >= {0, last.step}

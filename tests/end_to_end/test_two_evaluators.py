@@ -25,14 +25,14 @@ def test_two_evaluators_share_a_final_runs_checkpoints(tmp_path: Path) -> None:
     placement = place(make_machine(), local, layout, "final")
     evaluators = tuple(replace(placement.evaluators[0], device=f"cpu:{number}") for number in (1, 2))
     store = StudyStore.open(layout.database_url, "two")
-    plan = make_plan(128, (0.0, 0.25, 0.5, 0.75, 1.0), "watch", keep="best_and_last", max_unscored=9)
+    plan = make_plan(128, (0.0, 0.25, 0.5, 0.75, 1.0), "validation", keep="best_and_last", max_unscored=9)
     run = final_run(experiment, {"evaluation.max_tokens": 48}, plan, 0)
     with StudyWorkers.started(replace(placement, evaluators=evaluators), LimitSettings()) as workers:
         ended = asyncio.run(run_final(run, None, StudyContext(store, workers, layout, experiment)))
     assert ended.state == "finished"
     assert {call.worker for call in store.worker_calls() if call.pool} == {"evaluator-0", "evaluator-1"}
     published = {checkpoint.step: checkpoint.fingerprint for checkpoint in store.checkpoints(run.name)}
-    scores = store.scores(run.name, "watch")
+    scores = store.scores(run.name, "validation")
     assert {score.step: score.fingerprint for score in scores} == published
     assert len(published) == 5
     assert all(sum(score.counts.values()) == len(store.responses(score)) == score.num_problems for score in scores)

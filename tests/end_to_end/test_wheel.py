@@ -36,7 +36,7 @@ SETTINGS = {
     "selection.round_problems": "[10,10,20]",
     "data.pools.search": 20,
     "data.pools.confirm": 40,
-    "data.pools.watch": 20,
+    "data.pools.validation": 20,
     "data.pools.test": 20,
     "final.num_examples": 512,
     "final.eval_points": "[0.5,1]",
@@ -181,7 +181,7 @@ def test_optuna_the_promotion_and_the_report_count_alike(finished: Finished) -> 
     tested = store.scores(final.name, "test")
     assert final.state == "finished" and len(tested) > 1
     assert f"{tested[-1].accuracy:.1%}" in finished.final
-    num_failed = sum(score.counts["format_failure"] for score in store.scores(final.name, "watch"))
+    num_failed = sum(score.counts["format_failure"] for score in store.scores(final.name, "validation"))
     assert ("No response failed its format." in report) == (num_failed == 0)
     store.close()
 

@@ -89,7 +89,7 @@ def write_experiment(folder: Path) -> Experiment:
     rows = [{"problem": letter, "solution": solution(letter), "answer": str(ord(letter))} for letter in PROBLEMS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "template.txt").write_text("{problem}: <think>")
-    pools = {"search": 9, "confirm": 4, "watch": 1, "test": 1}
+    pools = {"search": 9, "confirm": 4, "validation": 1, "test": 1}
     experiment = make_experiment(str(folder / "base"), str(folder / "problems.jsonl"), pools)
     return apply_overrides(experiment, {"prompt.template": str(folder / "template.txt"), "evaluation.max_tokens": 48})
 
@@ -312,7 +312,7 @@ def check_evaluator(folder: Path) -> tuple[Any, Checkpoint, dict[str, Any]]:
         "taught": asdict(score(evaluator, taught, {}, "search", True)),
         "progress": settings.layout.scoring("trial-0000", 400, "search").read_text(),
         "slice": asdict(score(evaluator, taught, {}, "confirm:1-4", False)),
-        "cut": asdict(score(evaluator, taught, {"evaluation.max_tokens": 5}, "watch", True)),
+        "cut": asdict(score(evaluator, taught, {"evaluation.max_tokens": 5}, "validation", True)),
         "no solution": asdict(score(evaluator, taught, {"data.test_source": unsolved(folder)}, "test", True)),
         "sampled": asdict(
             score(evaluator, taught, {"evaluation.temperature": 0.5, "evaluation.num_samples": 3}, "test", True)

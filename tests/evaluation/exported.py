@@ -20,7 +20,7 @@ SMALL = (
     "training.precision=fp32",
     "data.pools.train=2048",
     "data.pools.search=24",
-    *(f"data.pools.{name}=1" for name in ("confirm", "watch", "test")),
+    *(f"data.pools.{name}=1" for name in ("confirm", "validation", "test")),
 )
 
 

@@ -184,7 +184,7 @@ def test_slices_and_overrides_reach_the_score(report: dict[str, Any]) -> None:
         "step-000400-confirm-1-4.jsonl",
         "step-000400-search.jsonl",
         "step-000400-test.jsonl",
-        "step-000400-watch.jsonl",
+        "step-000400-validation.jsonl",
     ]
 
 

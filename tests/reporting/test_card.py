@@ -12,7 +12,9 @@ from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_final, make_plan, make_score
 
-RUN = make_final({"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(640, (0.0, 1.0), "watch"), value=0.6)
+RUN = make_final(
+    {"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(640, (0.0, 1.0), "validation"), value=0.6
+)
 SETTINGS = {
     "model.path": "or|g/base",
     "data.source": "/home/somebody/a.jsonl",
@@ -28,7 +30,7 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     store.record_settings(SETTINGS)
     store.write(RUN)
     checkpoint = make_checkpoint(RUN.name, 40, "runs/final/step-000040", "f1ngerpr1nt")
-    for pool, correct in (("test", {0: 10, 40: 120}), ("watch", {0: 12, 20: 90, 40: 110})):
+    for pool, correct in (("test", {0: 10, 40: 120}), ("validation", {0: 12, 20: 90, 40: 110})):
         for step, num_correct in correct.items():
             store.write(make_score(RUN.name, step, pool, num_correct, 200, num_failed=10))
     if has_provenance:
@@ -44,7 +46,7 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
     assert ["base model", "test", "10 of 200", "5.0% (2.7% – 9.0%)", "95.0%"] in rows
     assert ["this model", "test", "120 of 200", "60.0% (53.1% – 66.5%)", "95.0%"] in rows
-    assert ["this model", "watch", "110 of 200", "55.0% (48.1% – 61.7%)", "95.0%"] in rows
+    assert ["this model", "validation", "110 of 200", "55.0% (48.1% – 61.7%)", "95.0%"] in rows
     assert ["training.learning_rate", "0.001"] in rows, "the run's own, not the experiment's"
     assert ["model.path", r"or\|g/base"] in rows
     assert ["weights (BLAKE3)", "f1ngerpr1nt"] in rows
@@ -52,7 +54,7 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     assert "    User: {problem}\n    Assistant: <think>" in body
     assert "The base model is or\\|g/base." in body
     assert "The test problems are from a.jsonl, as are the others" in body
-    assert "chosen on the pool watch (200 problems)" in body and "on test (200 problems)" in body
+    assert "chosen on the pool validation (200 problems)" in body and "on test (200 problems)" in body
     assert "/home" not in card
 
 

@@ -25,14 +25,14 @@ def write_final(
         trained, scored = 1000.0 + 10 * number, 1010.0 + 15 * number
         predicted = Memory(weights=GIB, gradients=GIB, optimizer=GIB, activations=GIB, logits=GIB)
         store.write(make_checkpoint(FINAL.name, step, train_seconds=10.0, predicted_memory=predicted))
-        store.write(make_score(FINAL.name, step, "watch", num_correct, 100, generate_seconds=15.0))
+        store.write(make_score(FINAL.name, step, "validation", num_correct, 100, generate_seconds=15.0))
         used = {"cpu_seconds": 8.0, "resident_bytes": GIB}
         if watts is not None:
             utilization = 0.25 * (number + 1)
             used |= {"device_utilization": utilization, "energy_joules": 10 * watts, "device_bytes": 40 * GIB}
         for pool, began, ended, seen in (
             ("", trained, trained + 10, visible[0]),
-            ("watch", scored, scored + 15, visible[1]),
+            ("validation", scored, scored + 15, visible[1]),
         ):
             store.write(make_worker_call(FINAL.name, step, began, ended, pool, cuda_visible_devices=seen, **used))
 
@@ -93,12 +93,12 @@ def test_the_table_after_a_final_run_marks_the_best_and_the_last(
     store: StudyStore, last_correct: int, marks: dict[int, str]
 ) -> None:
     write_final(store)
-    for pool in ("watch", "test"):
+    for pool in ("validation", "test"):
         store.write(make_score(FINAL.name, 4, pool, last_correct, 100))
     output = io.StringIO()
     Console(file=output, width=150).print(progression_table(store, FINAL))
-    found = re.findall(r"final-x +(watch|test) +100 +(\d+) .*?(best, last|best|last)? *\n", output.getvalue())
+    found = re.findall(r"final-x +(validation|test) +100 +(\d+) .*?(best, last|best|last)? *\n", output.getvalue())
     assert [(pool, int(step), mark) for pool, step, mark in found] == [
-        *(("watch", step, marks.get(step, "")) for step in (0, 2, 4)),
+        *(("validation", step, marks.get(step, "")) for step in (0, 2, 4)),
         ("test", 4, marks[4]),
     ]

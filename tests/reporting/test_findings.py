@@ -21,7 +21,7 @@ from tests.build import (
     score_of,
 )
 
-PLAN = make_plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "watch", keep="best_and_last")
+PLAN = make_plan(640, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "validation", keep="best_and_last")
 SETTINGS = {"training.learning_rate": 1e-3, "training.batch_size": 16}
 FINAL = make_final(SETTINGS, PLAN, name="final-0123abcd", value=0.6)
 STEPS = (0, 8, 16, 24, 32, 40)
@@ -38,14 +38,21 @@ def write(
     store.write(score_of(responses, run, step, pool), responses)
 
 
-def write_final(store: StudyStore, watched: tuple[int, ...], failed: int, cut: int = 0) -> None:
+def write_final(store: StudyStore, validated: tuple[int, ...], failed: int, cut: int = 0) -> None:
     store.write(FINAL)
-    for step, correct in zip(STEPS, watched, strict=True):
+    for step, correct in zip(STEPS, validated, strict=True):
         write(
-            store, FINAL.name, step, "watch", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30
+            store,
+            FINAL.name,
+            step,
+            "validation",
+            correct,
+            180 if step == 0 else failed,
+            cut if step else 0,
+            40 if step else 30,
         )
-    best = max(zip(watched, STEPS, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
-    for step, correct in ((0, watched[0]), (best, max(watched))):
+    best = max(zip(validated, STEPS, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
+    for step, correct in ((0, validated[0]), (best, max(validated))):
         write(store, FINAL.name, step, "test", correct, 180 if step == 0 else failed, cut if step else 0, 40 if step else 30)
 
 
@@ -85,13 +92,13 @@ def test_format_failures_and_cut_responses_are_named(store: StudyStore) -> None:
 def test_whether_more_training_than_the_trials_helped(of_trial: int, verdict: str, store: StudyStore) -> None:
     write_final(store, (10, 30, 50, 70, 90, 110), failed=0)
     store.write(make_promotion("trial-3", FINAL.overrides))
-    write(store, "trial-3", 40, "watch", of_trial, 0)
+    write(store, "trial-3", 40, "validation", of_trial, 0)
     assert f"Training longer than the trial trial-3 {verdict}:" in findings_section(store)
 
 
 def test_an_empty_book_has_no_findings(store: StudyStore, tmp_path: Path) -> None:
     assert findings_section(store) == ""
-    assert paired(store, FINAL, "watch", 8) is None
+    assert paired(store, FINAL, "validation", 8) is None
     store.write(FINAL)
     assert findings_section(store) == architecture_section(store, FINAL) == ""
     assert write_report(store, StudyLayout(tmp_path)).is_file()
@@ -102,7 +109,7 @@ def test_settings_say_where_they_come_from_and_workers_where_they_worked(store: 
     searched = "search.training.learning_rate"
     store.record_settings({f"{searched}.low": 1e-5, f"{searched}.high": 1e-2, f"{searched}.log": True})
     store.write(make_promotion("trial-3", {**SETTINGS, "training.batch_size": 8}))
-    for pool, visible in (("", "0"), ("watch", "1")):
+    for pool, visible in (("", "0"), ("validation", "1")):
         store.write(make_worker_call(FINAL.name, 40, 1.0, 2.0, pool, cpus=(), cuda_visible_devices=visible))
     settings = settings_section(store, FINAL)
     assert "| training.learning\\_rate" not in settings
@@ -135,9 +142,9 @@ def test_responses_are_described_with_intervals_and_by_subject(store: StudyStore
 def test_pools_with_another_mix_of_problems_are_named(store: StudyStore, tested: int, is_said: bool) -> None:
     store.write(FINAL)
     for step, correct in ((0, 10), (40, 110)):
-        write(store, FINAL.name, step, "watch", correct, 0)
+        write(store, FINAL.name, step, "validation", correct, 0)
     for step, correct in ((0, 10), (40, tested)):
         write(store, FINAL.name, step, "test", correct, 0)
     said = findings_section(store)
     assert ("another mix of problems" in said) == is_said
-    assert ("solves 30.0% of the test problems and 55.0% of those of the pool watch" in said) == is_said
+    assert ("solves 30.0% of the test problems and 55.0% of those of the pool validation" in said) == is_said

@@ -46,14 +46,14 @@ def test_without_a_best_rate_among_those_tried_the_promoted_one_stays(store: Stu
 
 def test_the_section_holds_what_was_predicted_against_what_was_reached(store: StudyStore) -> None:
     write(store, STAYS)
-    plan = make_plan(8192, (1.0,), "watch", keep="best_and_last")
+    plan = make_plan(8192, (1.0,), "validation", keep="best_and_last")
     for name, num_correct in (("final-00000001", 520), ("final-00000002", 80)):
-        store.write(make_score(name, 1024, "watch", num_correct, 800))
+        store.write(make_score(name, 1024, "validation", num_correct, 800))
         store.write(make_final(PROMOTED, plan, name=name, value=num_correct / 800))
     section = horizon_section(store)
     assert "| 0.00025 | 512 | 120 of 800 | 15.0% (12.7% – 17.6%) |" in section
     assert section.count("was predicted; ") == 2
-    assert "65.0% (61.6% – 68.2%) of the watch problems was reached, inside of that" in section
-    assert "10.0% (8.1% – 12.3%) of the watch problems was reached, outside of that" in section
+    assert "65.0% (61.6% – 68.2%) of the validation problems was reached, inside of that" in section
+    assert "10.0% (8.1% – 12.3%) of the validation problems was reached, outside of that" in section
     curves = horizon_curves(store)
     assert curves is not None and "2,048 examples" in curves

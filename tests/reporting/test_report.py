@@ -26,7 +26,7 @@ from tests.build import (
     score_of,
 )
 
-PLAN = make_plan(640, (0.0, 0.5, 1.0), "watch", keep="best_and_last")
+PLAN = make_plan(640, (0.0, 0.5, 1.0), "validation", keep="best_and_last")
 SETTINGS = {"training.learning_rate": 1e-3, "training.batch_size": 16}
 FINAL = make_final(SETTINGS, PLAN, name="final-0123abcd", value=0.6)
 REASONS = ("missing_think_close", "incomplete_generation")
@@ -77,7 +77,7 @@ def write_study(store: StudyStore) -> None:
 
 def write_final(store: StudyStore, num_correct: int = 120) -> None:
     store.write(FINAL)
-    for pool in ("watch", "test"):
+    for pool in ("validation", "test"):
         for step, correct, failed in ((0, 10, 180), (20, num_correct, 20), (40, num_correct - 5, 20)):
             write_score(store, FINAL.name, step, pool, correct, failed)
 
@@ -126,7 +126,7 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
         ("last", "test", "115 of 200"),
     ]
 
-    progress = section(report, "### Progress on the pool watch")
+    progress = section(report, "### Progress on the pool validation")
     assert progress[2] == ["20", "60.0% (53.1% – 66.5%)", "90.0%", "30.0% (60)", "10.0% (20)", "0", "200"]
     failures = section(report, "### Why formats fail")
     assert failures[0] == ["step", "incomplete_generation", "missing_think_close", "responses"]
@@ -175,8 +175,8 @@ def test_only_a_final_run(num_correct: int, verdict: str, store: StudyStore, tmp
 def test_while_the_final_run_is_watched_only_its_last_checkpoint_is_claimed(store: StudyStore, tmp_path: Path) -> None:
     store.write(replace(FINAL, state="running"))
     for step, correct in ((0, 10), (20, 120), (40, 90)):
-        write_score(store, FINAL.name, step, "watch", correct, 20)
-    assert "45.0% (38.3% – 51.9%) of 200 watch problems at step 40" in markdown_of(store, tmp_path).splitlines()[2]
+        write_score(store, FINAL.name, step, "validation", correct, 20)
+    assert "45.0% (38.3% – 51.9%) of 200 validation problems at step 40" in markdown_of(store, tmp_path).splitlines()[2]
 
 
 def test_only_a_study(store: StudyStore, tmp_path: Path) -> None:

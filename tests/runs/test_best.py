@@ -13,7 +13,7 @@ RUN = make_final(seed=3)
 NUM_PROBLEMS = 100
 
 
-def write_score(store: StudyStore, step: int, correct: set[int], pool: str = "watch") -> None:
+def write_score(store: StudyStore, step: int, correct: set[int], pool: str = "validation") -> None:
     responses = make_responses("correct" if number in correct else "wrong_answer" for number in range(NUM_PROBLEMS))
     store.write(score_of(responses, RUN.name, step, pool), responses)
 
@@ -31,12 +31,12 @@ def test_equal_checkpoints_flatter_their_best_and_a_clear_one_is_not_flattered(s
     write_score(store, 9, set(range(90)), pool="test")
     clear = best_checkpoint(store, RUN)
     assert clear is not None
-    assert (clear.step, clear.watched.accuracy) == (9, 0.95)
+    assert (clear.step, clear.validated.accuracy) == (9, 0.95)
     assert clear.optimism == pytest.approx(0, abs=0.005)
     assert clear.tested is not None and clear.tested.accuracy == 0.9
     words = best_words(clear)
     assert words.startswith(
-        "The best of 10 checkpoints is that of step 9, by its 95.0% (88.8% – 97.8%) of 100 watch problems."
+        "The best of 10 checkpoints is that of step 9, by its 95.0% (88.8% – 97.8%) of 100 validation problems."
     )
     assert words.endswith("The test problems chose nothing: 90.0% (82.6% – 94.5%).")
     assert f"about {100 * flattered.optimism:.1f} points" in best_words(flattered)

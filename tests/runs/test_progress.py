@@ -49,7 +49,7 @@ def test_a_scoring_is_announced_while_it_is_waited_for(
 
     study = StudyContext(store, NOBODY, StudyLayout(tmp_path), make_experiment())
 
-    async def watch() -> None:
+    async def validation() -> None:
         store.observers = [listener]
         path.write_text(json.dumps(asdict(earlier)) + "\n")  # of a scoring that was broken off
         async with watching(make_checkpoint("trial-0", 8), "search", study):
@@ -59,6 +59,6 @@ def test_a_scoring_is_announced_while_it_is_waited_for(
             while not listener.heard:
                 await asyncio.sleep(0)
 
-    asyncio.run(watch())
+    asyncio.run(validation())
     assert set(listener.heard) == {now}
     assert not path.exists()

@@ -57,7 +57,7 @@ def test_the_hashes_follow_what_they_stand_for(store: StudyStore, experiment: Ex
     store.write(RUN)
     other_prompt = {"prompt": experiment.prompt.model_copy(update={"template": "r1_zero"})}
     other_data = {
-        "data": experiment.data.model_copy(update={"pools": experiment.data.pools.model_copy(update={"watch": 30})})
+        "data": experiment.data.model_copy(update={"pools": experiment.data.pools.model_copy(update={"validation": 30})})
     }
     store.observers[:] = [office(store, experiment.model_copy(update=other_data), "")]
     store.write(replace(RUN, name="trial-4", experiment=experiment.model_copy(update=other_prompt)))

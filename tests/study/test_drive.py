@@ -39,8 +39,8 @@ def test_the_study_has_all_kinds_of_ends_and_its_book_agrees_with_optuna(undistu
     assert {"finished", "pruned"} <= {run.state for run in trials}
     expected = {"finished": "COMPLETE", "diverged": "COMPLETE", "pruned": "PRUNED"}
     assert [state for _, _, state, _ in summary["optuna"]] == [expected[run.state] for run in trials]
-    assert {pool for run, _, pool in summary["scores"] if run.startswith("final-")} == {"watch", "test"}
-    assert (summary["promotion"].run, "watch") in {(run, pool) for run, _, pool in summary["scores"]}
+    assert {pool for run, _, pool in summary["scores"] if run.startswith("final-")} == {"validation", "test"}
+    assert (summary["promotion"].run, "validation") in {(run, pool) for run, _, pool in summary["scores"]}
 
 
 def test_the_gold_nll_is_asked_for_where_it_is_read(undisturbed: tuple[dict[str, Any], int]) -> None:
@@ -92,14 +92,14 @@ def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: 
     assert (whole.state, whole.reason) == ("finished", "")
     # Of 50 problems, two invented ones among them, 0.05 is hardly more than what no change at all leaves open.
     early, driver = ended(0.05)
-    steps = [score.step for score in driver.store.scores(early.name, "watch")]
-    all_steps = [score.step for score in whole_driver.store.scores(whole.name, "watch")]
+    steps = [score.step for score in driver.store.scores(early.name, "validation")]
+    all_steps = [score.step for score in whole_driver.store.scores(whole.name, "validation")]
     assert early.state == "finished"
     found = re.fullmatch(r"ended early at step (\d+): .* at most 4\.\d points above the 3 before", early.reason)
     assert found and int(found[1]) == steps[-1]
     assert 6 <= len(steps) < len(all_steps) and steps == all_steps[: len(steps)]
     # The toy gained more than that before the run ended, and would have gained less after it.
-    by_step = {score.step: score.accuracy for score in whole_driver.store.scores(whole.name, "watch")}
+    by_step = {score.step: score.accuracy for score in whole_driver.store.scores(whole.name, "validation")}
     best = max(by_step[step] for step in steps)
     assert best - by_step[steps[0]] > 0.05 > max(by_step[step] for step in all_steps[len(steps) :]) - best
     assert {score.step for score in driver.store.scores(early.name, "test")} >= {0, steps[-1]}
@@ -116,7 +116,7 @@ def test_baseline_and_last_step_are_scored_and_every_checkpoint_is(tmp_path: Pat
     assert isinstance(batch_size, int)
     steps = run.plan.eval_steps(batch_size)
     assert (steps[0], steps[-1], len(steps)) == (0, 256 // batch_size, 4)
-    assert tuple(score.step for score in driver.store.scores(run.name, "watch")) == steps
+    assert tuple(score.step for score in driver.store.scores(run.name, "validation")) == steps
     assert {0, steps[-1]} <= {score.step for score in driver.store.scores(run.name, "test")}
 
 
@@ -133,7 +133,7 @@ def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, ex
     assert {(call.worker, call.cpus) for call in worker_calls if call.pool} == {("evaluator", (1,))}
     found = concurrency(driver.store, [run.name])
     assert found is not None
-    assert [wait.step for wait in found.waits] == [score.step for score in driver.store.scores(run.name, "watch")]
+    assert [wait.step for wait in found.waits] == [score.step for score in driver.store.scores(run.name, "validation")]
 
 
 def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: Path, experiment: Experiment) -> None:
@@ -146,7 +146,7 @@ def test_a_final_run_that_goes_on_keeps_what_its_settings_say_by_then(tmp_path: 
     driver = Driver(tmp_path / "s", experiment, Kills())
     run = driver.final(study_config(final={**whole, "keep_every": 3}))
     assert len(driver.store.runs("final")) == 1, "what is kept names no other run"
-    scores = driver.store.scores(run.name, "watch")
+    scores = driver.store.scores(run.name, "validation")
     left = {path.name for path in (tmp_path / "s" / "runs" / run.name).glob("step-*")}
     wanted = {scores[3].step, scores[6].step, scores[-1].step, best_step(scores)}
     assert left == {f"step-{step:06d}" for step in wanted}

@@ -27,7 +27,7 @@ from tests.build import (
 )
 
 EXPERIMENT = make_experiment(batch_size=8)
-FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "watch"), experiment=EXPERIMENT)
+FINAL = make_final(plan=make_plan(160, (0.5, 1.0), "validation"), experiment=EXPERIMENT)
 
 
 def trial(number: int, **changes: object) -> Run:
@@ -112,14 +112,14 @@ def test_a_final_run_counts_its_own_steps_and_names_its_best(store: StudyStore) 
             (0, trial(0, state="finished", value=0.9)),
             (0, FINAL),
             (10, step(FINAL.name, 1)),
-            (20, score(FINAL.name, 0, 40, "watch")),
+            (20, score(FINAL.name, 0, 40, "validation")),
             (310, step(FINAL.name, 5)),
-            (310, score(FINAL.name, 4, 30, "watch")),
+            (310, score(FINAL.name, 4, 30, "validation")),
             (400, score(FINAL.name, 5, 99, "test")),
         ],
     )
     assert lines[-2].endswith(
-        "step 4/20  15.0% (10.7% – 20.6%) on watch  format 50.0%  best so far step 0 20.0%  about 18 min left"
+        "step 4/20  15.0% (10.7% – 20.6%) on validation  format 50.0%  best so far step 0 20.0%  about 18 min left"
     )
     assert "best so far step 0 20.0%" in lines[-1], "nothing is chosen on the test pool"
 
@@ -134,10 +134,10 @@ def test_a_final_run_shows_how_many_checkpoints_are_published_and_not_yet_scored
             (2, make_checkpoint(FINAL.name, 10)),
             (3, step(FINAL.name, 20)),
             (3, make_checkpoint(FINAL.name, 20)),
-            (4, score(FINAL.name, 0, 40, "watch")),
+            (4, score(FINAL.name, 0, 40, "validation")),
             (5, score(FINAL.name, 0, 40, "test")),
-            (6, score(FINAL.name, 10, 40, "watch")),
-            (7, score(FINAL.name, 20, 40, "watch")),
+            (6, score(FINAL.name, 10, 40, "validation")),
+            (7, score(FINAL.name, 20, 40, "validation")),
         ],
     )
     queues = [re.findall(r"(\d+) to score", line) for line in lines]

@@ -85,7 +85,7 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
 ) -> None:
     observe(store, tmp_path, [TRIAL, step(1), step(2), step(3), score(2, 4)])
     ended = replace(TRIAL, state="finished", value=0.3)
-    observe(store, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="watch")])
+    observe(store, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="validation")])
 
     begun, resumed, reopened = read_offline_runs(tmp_path)
     assert {run.id for run in (begun, resumed, reopened)} == {"my-study-trial-0"}
@@ -111,8 +111,8 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
         "each row once and in order; the step that was trained again is not logged again"
     )
     assert (resumed.exit_code, resumed.summary["state"]) == (0, "finished")
-    assert reopened.rows[0]["eval-watch/accuracy"] == 0.25, "another pool is another curve"
-    assert reopened.step_metrics["eval-watch/*"] == "train_step"
+    assert reopened.rows[0]["eval-validation/accuracy"] == 0.25, "another pool is another curve"
+    assert reopened.step_metrics["eval-validation/*"] == "train_step"
     assert capfd.readouterr() == ("", ""), "W&B must leave the terminal alone"
 
 
