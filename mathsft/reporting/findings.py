@@ -135,8 +135,8 @@ def _another_mix_of_problems(subject: Subject) -> str:
     return (
         f"The best checkpoint solves {text.percent(tested.accuracy)} of the {TEST_POOL} problems and "
         f"{text.percent(validated.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to "
-        f"{100 * high:+.1f} points (95 %), more than chance explains: the pools have another mix of problems. Compare scores "
-        "on one pool only."
+        f"{100 * high:+.1f} points (95 %), more than chance explains: the pools have another mix of problems. Compare "
+        "scores on one pool only."
     )
 
 
