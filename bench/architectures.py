@@ -7,7 +7,6 @@ minute a model on one core.
 """
 
 import argparse
-import asyncio
 import json
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import start_bench
+from mathsft.commands.common import run_to_end
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.data.model_check import check_model
@@ -181,7 +181,7 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
     try:
         check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
         with StudyWorkers.started(placement, LimitSettings()) as workers:
-            asyncio.run(check_engine(StudyContext(store, workers, layout, experiment)))
+            run_to_end(check_engine(StudyContext(store, workers, layout, experiment)))
     except UserError as error:
         return Checked(_outcome(str(error)), str(error))
     except StudyFailedError as error:
