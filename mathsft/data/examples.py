@@ -96,15 +96,21 @@ def appends_eos(tokenizer: str) -> UserError:
     )
 
 
+def no_embedding(tokenizer: str, num_rows: int, token_id: int, token: str, where: str) -> UserError:
+    """Return the error for a tokenizer, named by its folder, that makes an id for which the embedding has no row."""
+    return UserError(
+        f"model.path: the embedding has {num_rows} rows, but the tokenizer of {tokenizer!r} makes the id {token_id} "
+        f"({token}) {where}; resize the model's embedding to its tokenizer, or take the tokenizer it was made with"
+    )
+
+
 def check_ids(examples: "Sequence[Example]", num_rows: int, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise UserError unless the model's embedding, of num_rows rows, has a row for every token of the examples."""
     for example in examples:
         if (largest := max(example.prompt_ids + example.response_ids)) >= num_rows:
-            raise UserError(
-                f"model.path: the embedding has {num_rows} rows, but the tokenizer of {tokenizer.name_or_path!r} makes the "
-                f"id {largest} ({tokenizer.convert_ids_to_tokens(largest)}) in problem {example.problem_id}; resize the "
-                "model's embedding to its tokenizer, or take the tokenizer it was made with"
-            )
+            token = str(tokenizer.convert_ids_to_tokens(largest))
+            where = f"in problem {example.problem_id}"
+            raise no_embedding(tokenizer.name_or_path, num_rows, largest, token, where)
 
 
 def _token_ids(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mathsft.answers.response_format import render_target
 from mathsft.config.schema import Experiment
-from mathsft.data.examples import appends_eos, load_template, render_prompt
+from mathsft.data.examples import appends_eos, load_template, no_embedding, render_prompt
 from mathsft.data.rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import Problem
@@ -82,19 +82,15 @@ def _check_ids(
     }
     if not beyond:
         return
-    told = (
-        f"model.path: the embedding of {folder} has {num_rows} rows, but its tokenizer makes the id {{id}} ({{token}})"
-        "{where}; resize the model's embedding to its tokenizer, or take the tokenizer it was made with"
-    )
     if eos_id in beyond:
-        raise UserError(told.format(id=eos_id, token=beyond[eos_id], where=" for the end of every text"))
+        raise no_embedding(str(folder), num_rows, eos_id, beyond[eos_id], "for the end of every text")
     for start in range(0, len(problems), BATCH_TEXTS):
         batch = problems[start : start + BATCH_TEXTS]
         texts = [render_prompt(template, one.problem) + render_target(one.solution, one.answer) for one in batch]
         for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
             if found := next((token_id for token_id in encoded.ids if token_id in beyond), None):
-                where = f" in the problem {excerpt(problem.problem)}"
-                raise UserError(told.format(id=found, token=beyond[found], where=where))
+                where = f"in the problem {excerpt(problem.problem)}"
+                raise no_embedding(str(folder), num_rows, found, beyond[found], where)
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

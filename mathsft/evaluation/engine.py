@@ -73,16 +73,6 @@ class Generation:
     """Mean over its tokens, in nats, as `mathsft.records.Response` has it; NaN from weights that overflow."""
 
 
-def check_fingerprint(folder: Path, expected: str) -> None:
-    """Raise CheckpointError unless the folder's weights can be read and are those of the fingerprint."""
-    try:
-        found = fingerprint(folder)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    if found != expected:
-        raise CheckpointError(f"checkpoint {folder} has the fingerprint {found}, but {expected} was published")
-
-
 def whole_text(text: str, stop_reason: int | str | None, decode: Callable[[], str]) -> str:
     """Return a response's text with what vLLM holds back at its end: bytes that are no whole character.
 
@@ -102,13 +92,15 @@ class Engine:
     model's own folder may hold others: names of another layout, buffers that are no weights, the same weights twice.
     """
 
-    def __init__(self, folder: Path, hardware: Hardware, max_model_len: int) -> None:
+    def __init__(self, folder: Path, expected_fingerprint: str, hardware: Hardware, max_model_len: int) -> None:
+        """Raise CheckpointError where files cannot be read or are not those of the fingerprint."""
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
         from vllm import LLM
 
         from mathsft.evaluation.entropy import EntropyTap
 
+        _check_fingerprint(folder, expected_fingerprint)
         on_cpu = hardware.device == "cpu"
         self._packs = not _is_narrower(folder, hardware.packs_from_width)
         with nullcontext() if self._packs else _without_packing():
@@ -129,7 +121,7 @@ class Engine:
             )
         self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
         self.max_model_len = max_model_len
-        self.loaded_fingerprint: str | None = fingerprint(folder)
+        self.loaded_fingerprint: str | None = expected_fingerprint
         """Hash of the weights that answer; None while the engine sleeps, since sleeping discards them."""
         self._hardware = hardware
         self._has_overflowed = False
@@ -146,7 +138,7 @@ class Engine:
         fingerprint, names or shapes are not those of the engine's model, or a value is not finite in the engine's precision.
         vLLM's reload itself is not atomic: should it fail in spite of these checks, HalfSwappedError ends the process.
         """
-        check_fingerprint(folder, expected_fingerprint)
+        _check_fingerprint(folder, expected_fingerprint)
         self._check(folder)
         try:
             self._reload(folder)
@@ -346,6 +338,16 @@ class Engine:
                 for name in file.keys():  # noqa: SIM118 - the file is no mapping
                     if name not in self._ignored_names:
                         yield name, file.get_tensor(name)
+
+
+def _check_fingerprint(folder: Path, expected: str) -> None:
+    """Raise CheckpointError unless the folder's weights can be read and are those of the fingerprint."""
+    try:
+        found = fingerprint(folder)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    if found != expected:
+        raise CheckpointError(f"checkpoint {folder} has the fingerprint {found}, but {expected} was published")
 
 
 def _find_tap(worker: Any) -> "EntropyTap":

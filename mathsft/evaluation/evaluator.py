@@ -19,7 +19,7 @@ from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
 from mathsft.errors import CheckpointError, UserError, told_if_disk_full
-from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError, check_fingerprint
+from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
 from mathsft.records import Checkpoint, EngineCheck, Example, LogprobCheck, Problem, Response, Score, Scoring
@@ -146,18 +146,21 @@ class Evaluator:
         return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
     def _loaded(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
-        """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap."""
+        """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap.
+
+        Which of both is up to this worker's settings: the run may have been recorded before the user changed them.
+        """
         folder, engine = self._layout / checkpoint.path, self._engine
         if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
             return engine
-        if engine is not None and experiment.evaluation.load == "swap":
+        if engine is not None and self._settings.experiment.evaluation.load == "swap":
             engine.swap(folder, checkpoint.fingerprint)
             return engine
-        check_fingerprint(folder, checkpoint.fingerprint)
         if engine is not None:
             self._engine = None
             engine.close()
-        self._engine = Engine(folder, self._settings.hardware, self._max_model_len(experiment, checkpoint.logprob_check))
+        room_tokens = self._max_model_len(experiment, checkpoint.logprob_check)
+        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.hardware, room_tokens)
         return self._engine
 
     def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:

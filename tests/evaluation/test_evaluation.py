@@ -312,4 +312,4 @@ def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     hardware = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
     with pytest.raises(RuntimeError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"):
-        Engine(tmp_path, hardware, max_model_len=16)
+        Engine(tmp_path, "", hardware, max_model_len=16)
