@@ -36,7 +36,7 @@ from mathsft.config.schema import (
 from mathsft.data.models import fingerprint, resolve_model
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
-from mathsft.worker_settings import Hardware, WorkerSettings
+from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, packs_from_width
 
 ENVIRONMENT = CPU_EVALUATOR_ENV | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
@@ -56,9 +56,9 @@ class Workload:
     """Whether the engine packs weights as mathsft has it, or leaves them: swaps are faster then, and answers slower."""
 
     @property
-    def hardware(self) -> Hardware:
+    def hardware(self) -> WorkerDevice:
         width = packs_from_width(self.dtype) if self.packs else sys.maxsize
-        return Hardware("cpu", 1, "sdpa", self.dtype, 0.5, False, width)
+        return WorkerDevice("cpu", 1, "sdpa", self.dtype, 0.5, False, width)
 
 
 WORKLOADS = {

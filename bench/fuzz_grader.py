@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.processes import start_bench
-from mathsft.answers.grade import Completion, Graded, Grader
+from mathsft.answers.grader import Completion, Graded, Grader
 from mathsft.answers.response_format import extract_gold
 from mathsft.answers.sandbox import Limits
 

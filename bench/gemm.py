@@ -7,7 +7,7 @@ def best_gemm_flops_per_second(precision: str) -> float:
     """Return the most floating-point operations per CPU-second that this machine's products reach, bf16 or fp32."""
     import torch
 
-    from mathsft.training import gemm
+    from mathsft.training.meter import gemm
     from mathsft.training.step import DTYPES
 
     torch.set_num_threads(1)

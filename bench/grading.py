@@ -23,7 +23,7 @@ from rich.table import Table
 
 from bench.grading_workload import Labelled, make_responses
 from bench.processes import end_with, start_bench
-from mathsft.answers.grade import Grader
+from mathsft.answers.grader import Grader
 from mathsft.answers.response_format import parse
 from mathsft.answers.sandbox import Pair
 from mathsft.records import Category

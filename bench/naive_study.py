@@ -35,7 +35,7 @@ from transformers import (
 )
 from vllm import LLM, SamplingParams
 
-from mathsft.answers.grade import Completion, Grader
+from mathsft.answers.grader import Completion, Grader
 from mathsft.config.load import load_settings
 from mathsft.data.examples import encode, load_template, render_prompt
 from mathsft.data.models import resolve_model

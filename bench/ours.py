@@ -13,7 +13,7 @@ from bench.meter import Counter, Measurement, Meter
 from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training.rows import common_prefix
+from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import TrainingStep
 

@@ -29,7 +29,7 @@ from bench.cpu import cpu_line, native_bf16
 from bench.meter import Measurement, give_back_memory
 from bench.processes import new_executor, start_bench
 from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workload, result_line
-from mathsft.training.flops import ModelFlops, model_flops
+from mathsft.training.meter.flops import ModelFlops, model_flops
 
 NUM_BATCHES = 2
 """Of a repeat; a heat has one. Between calls a process gives its memory back, and takes it again with the first batch."""

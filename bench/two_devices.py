@@ -29,7 +29,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive, trained
-from mathsft.runs.final import SingleRun, final_plan, final_run
+from mathsft.runs.final_run import SingleRun, final_plan, final_run
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat

@@ -8,7 +8,7 @@ from mathsft.layout import StudyLayout
 
 
 @dataclass(frozen=True)
-class Hardware:
+class WorkerDevice:
     """What placement chose for one worker's device."""
 
     device: Literal["cpu", "cuda"]
@@ -29,7 +29,7 @@ class WorkerSettings:
 
     experiment: Experiment
     """model.path is a local folder by now."""
-    hardware: Hardware
+    hardware: WorkerDevice
     layout: StudyLayout
 
 

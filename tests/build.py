@@ -28,7 +28,7 @@ from mathsft.records import (
     Verdict,
     WorkerCall,
 )
-from mathsft.runs.made import new_run
+from mathsft.runs.new_run import new_run
 from mathsft.workers.machine import CudaDevice, Machine
 
 GIB = 2**30

@@ -16,7 +16,7 @@ LONGEST = (
     "test_style.py",
     "end_to_end/test_wheel.py",
     "evaluation/test_evaluation.py",
-    "training/test_ranks.py",
+    "training/test_rank_group.py",
     "end_to_end/test_two_evaluators.py",
 )
 """Files that take half a minute and more, the longest first."""

@@ -11,7 +11,7 @@ from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
-from mathsft.worker_settings import Hardware
+from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import TAKING_TURNS, Placement
 
 REPORTED = 3
@@ -126,7 +126,7 @@ def _together(train: float, score: float, placement: Placement) -> float:
 
 
 def footprint(
-    config: StudyConfig, experiment: Experiment, model_folder: Path, hardware: Hardware, num_trainers: int
+    config: StudyConfig, experiment: Experiment, model_folder: Path, hardware: WorkerDevice, num_trainers: int
 ) -> Footprint:
     """Predict disk and memory from the model's size; hardware is the evaluator's."""
     num_parameters, weight_bytes = model_size(model_folder)

@@ -13,7 +13,7 @@ IDLE = "idle"
 
 
 @dataclass(frozen=True)
-class Account:
+class WorkerTime:
     """One kind of worker: seconds by activity (train, save, generate, grade, …, idle), of all that it was held for."""
 
     worker: str
@@ -25,7 +25,7 @@ class Account:
 class Ledger:
     """The cost of all runs so far; a second of two workers held at once counts as two."""
 
-    accounts: tuple[Account, ...]
+    worker_times: tuple[WorkerTime, ...]
     pruned_seconds: float
     """Spent on runs that the pruner stopped."""
     lost_seconds: float
@@ -37,7 +37,7 @@ class Ledger:
     @property
     def device_hours(self) -> float:
         """Return the hours that workers were held, idle or not."""
-        return sum(account.held_seconds for account in self.accounts) / 3600
+        return sum(worker_time.held_seconds for worker_time in self.worker_times) / 3600
 
 
 class Timekeeper:
@@ -67,17 +67,17 @@ def cost_ledger(store: StudyStore) -> Ledger:
         return of_training + sum(one.costs.busy_seconds for name in names for one in scores[name])
 
     sessions = store.sessions()
-    accounts = (
-        _account("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
-        _account("evaluator", sum(session.seconds for session in sessions), evaluated),
+    worker_times = (
+        _worker_time("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
+        _worker_time("evaluator", sum(session.seconds for session in sessions), evaluated),
     )
-    return Ledger(accounts, spent("pruned"), spent("failed"), _points_per_hour(store, runs, sessions))
+    return Ledger(worker_times, spent("pruned"), spent("failed"), _points_per_hour(store, runs, sessions))
 
 
-def _account(worker: str, held_seconds: float, busy: Mapping[str, float]) -> Account:
+def _worker_time(worker: str, held_seconds: float, busy: Mapping[str, float]) -> WorkerTime:
     # What a killed driver did not live to record was not idle, and is in neither.
     idle = max(0.0, held_seconds - sum(busy.values()))
-    return Account(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
+    return WorkerTime(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
 
 
 def _sum(costs: Iterable[TrainingCosts | ScoringCosts]) -> dict[str, float]:

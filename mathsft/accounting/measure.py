@@ -11,11 +11,11 @@ from mathsft.errors import ErrorKind, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Value
+from mathsft.workers.host import Returned
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import WorkerDied
 
-PROBE = "mathsft.training.probe:Probe"
+PROBE = "mathsft.training.meter.probe:Probe"
 LIMIT_SECONDS = 300
 LEAST_PROBLEMS = 512
 """So that batches differ; the largest batch is drawn without repeats, too."""
@@ -42,7 +42,7 @@ async def measured_speeds(
             raise NotMeasuredError(f"it took over {LIMIT_SECONDS} seconds") from None
         finally:
             process.kill()
-    if isinstance(reply, Value):
+    if isinstance(reply, Returned):
         speeds: Speeds = reply.value
         return speeds
     if reply.kind == ErrorKind.USER:

@@ -12,7 +12,7 @@ from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.records import FINISHED, Checkpoint, Problem, Run
 from mathsft.store.study_store import StudyStore
-from mathsft.worker_settings import Hardware
+from mathsft.worker_settings import WorkerDevice
 
 BATCH_SIZE = "training.batch_size"
 STARTS = 4.0
@@ -87,7 +87,9 @@ def _saved_by_pruner(config: StudyConfig) -> float:
     return PRUNED_SHARE * max(0, config.num_trials - num_first) / config.num_trials
 
 
-def assumed_speeds(num_parameters: int, experiment: Experiment, problems: Sequence[Problem], hardware: Hardware) -> Speeds:
+def assumed_speeds(
+    num_parameters: int, experiment: Experiment, problems: Sequence[Problem], hardware: WorkerDevice
+) -> Speeds:
     """Return speeds by arithmetic alone: 6 FLOPs a parameter and trained token, 2 a generated one, at an assumed rate."""
     template = load_template(experiment.prompt.template)
     prompt_tokens = fmean(len(render_prompt(template, one.problem)) for one in problems) / CHARACTERS_PER_TOKEN

@@ -32,28 +32,28 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Value:
+class ExactValue:
     """A quotient of two polynomials, the lower one never zero; not reduced, so compare with `same_value` only."""
 
     upper: Polynomial
     lower: Polynomial = field(default_factory=lambda: ONE)
 
-    def __add__(self, other: "Value") -> "Value":
+    def __add__(self, other: "ExactValue") -> "ExactValue":
         if self.lower == other.lower:
             return quotient(add(self.upper, other.upper), self.lower)
         upper = add(multiply(self.upper, other.lower), multiply(other.upper, self.lower))
         return quotient(upper, multiply(self.lower, other.lower))
 
-    def __neg__(self) -> "Value":
-        return Value(scaled(self.upper, Fraction(-1)), self.lower)
+    def __neg__(self) -> "ExactValue":
+        return ExactValue(scaled(self.upper, Fraction(-1)), self.lower)
 
-    def __sub__(self, other: "Value") -> "Value":
+    def __sub__(self, other: "ExactValue") -> "ExactValue":
         return self + -other
 
-    def __mul__(self, other: "Value") -> "Value":
+    def __mul__(self, other: "ExactValue") -> "ExactValue":
         return quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
 
-    def __truediv__(self, other: "Value") -> "Value":
+    def __truediv__(self, other: "ExactValue") -> "ExactValue":
         return quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
 
     def __str__(self) -> str:
@@ -88,40 +88,40 @@ class Value:
         return approximation(self.upper)[0] / approximation(self.lower)[0]
 
 
-def number(value: Fraction | int) -> Value:
-    """Return a rational number as a Value."""
-    return Value(checked({(): Fraction(value)})) if value else Value({})
+def number(value: Fraction | int) -> ExactValue:
+    """Return a rational number as a ExactValue."""
+    return ExactValue(checked({(): Fraction(value)})) if value else ExactValue({})
 
 
-def atom(atom: Atom) -> Value:
-    """Return an atom as a Value."""
-    return Value({((atom, Fraction(1)),): Fraction(1)})
+def atom(atom: Atom) -> ExactValue:
+    """Return an atom as a ExactValue."""
+    return ExactValue({((atom, Fraction(1)),): Fraction(1)})
 
 
-def symbol(name: str) -> Value:
-    """Return a symbol as a Value."""
+def symbol(name: str) -> ExactValue:
+    """Return a symbol as a ExactValue."""
     return atom(Atom(name))
 
 
-def unevaluated(function: str, *arguments: Value) -> Value:
+def unevaluated(function: str, *arguments: ExactValue) -> ExactValue:
     """Return the function's value at the arguments as an atom."""
     return atom(Atom(f"{function}({', '.join(map(str, arguments))})", function, arguments))
 
 
-def quotient(upper: Polynomial, lower: Polynomial) -> Value:
+def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
     """Return the quotient of two polynomials; a single term below joins the ones above."""
     if not lower:
         raise NoValueError("division by zero")
     if len(lower) > 1:
-        return Value(upper, lower)
+        return ExactValue(upper, lower)
     ((powers, coefficient),) = lower.items()
     if not powers:
-        return Value(scaled(upper, 1 / coefficient))
+        return ExactValue(scaled(upper, 1 / coefficient))
     inverse = tuple((atom, -exponent) for atom, exponent in powers)
-    return Value(multiply(upper, settled(inverse, 1 / coefficient)))
+    return ExactValue(multiply(upper, settled(inverse, 1 / coefficient)))
 
 
-def same_value(first: Value, second: Value) -> bool | None:
+def same_value(first: ExactValue, second: ExactValue) -> bool | None:
     """Tell whether the values are equal; None where functions stay unevaluated and their numbers do not differ."""
     try:
         left, right = multiply(first.upper, second.lower), multiply(second.upper, first.lower)
@@ -139,7 +139,7 @@ def same_value(first: Value, second: Value) -> bool | None:
     return False if abs(value - other_value) > _ROUNDING * (size + other_size) else None
 
 
-def sign(value: Value) -> int | None:
+def sign(value: ExactValue) -> int | None:
     """Return the sign of a real number, None where it has symbols, is not real or too near to zero to tell."""
     rational = value.rational
     if rational is not None:
@@ -155,7 +155,7 @@ def sign(value: Value) -> int | None:
     return 1 if approximation.real > 0 else -1
 
 
-def power(base: Value, exponent: Value) -> Value:
+def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
     """Return base ** exponent; symbols under a root are taken to be positive."""
     rational = exponent.rational
     if rational is not None:
@@ -165,13 +165,13 @@ def power(base: Value, exponent: Value) -> Value:
     result = number(1)
     for powers, coefficient in exponent.upper.items():
         if powers:
-            result *= _symbolic_power(base.term, Value({powers: Fraction(1)}), coefficient)
+            result *= _symbolic_power(base.term, ExactValue({powers: Fraction(1)}), coefficient)
         else:
             result *= rational_power(base, coefficient)
     return result
 
 
-def rational_power(base: Value, exponent: Fraction) -> Value:
+def rational_power(base: ExactValue, exponent: Fraction) -> ExactValue:
     """Return base ** exponent; odd roots of negative numbers are real."""
     if max(abs(exponent.numerator), exponent.denominator).bit_length() > 64:
         raise NoValueError("exponent")
@@ -184,16 +184,16 @@ def rational_power(base: Value, exponent: Fraction) -> Value:
     if exponent.denominator == 1:
         return _whole_power(base, int(exponent))
     return (
-        rational_power(Value(base.upper), exponent) / rational_power(Value(base.lower), exponent)
+        rational_power(ExactValue(base.upper), exponent) / rational_power(ExactValue(base.lower), exponent)
         if base.lower != ONE
         else _root_of_sum(base, exponent)
     )
 
 
-def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> Value:
+def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> ExactValue:
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
-        return Value(settled(raised, rational_whole_power(coefficient, int(exponent))))
+        return ExactValue(settled(raised, rational_whole_power(coefficient, int(exponent))))
     turned: Polynomial = ONE
     if coefficient < 0:
         if exponent.denominator == 2:
@@ -207,10 +207,10 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
     result = multiply(settled(raised, Fraction(1)), turned)
     for prime, times in roots:
         result = multiply(result, settled(((Atom(str(prime)), times),), Fraction(1)))
-    return Value(result)
+    return ExactValue(result)
 
 
-def _whole_power(base: Value, exponent: int) -> Value:
+def _whole_power(base: ExactValue, exponent: int) -> ExactValue:
     if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
         raise NoValueError("power of a sum")
     result = number(1)
@@ -219,21 +219,21 @@ def _whole_power(base: Value, exponent: int) -> Value:
     return result if exponent >= 0 else number(1) / result
 
 
-def _root_of_sum(base: Value, exponent: Fraction) -> Value:
+def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
     """Return the root with the sum's common rational factor taken out: sqrt(4x + 4) is 2 sqrt(x + 1)."""
     coefficients = base.upper.values()
     common = Fraction(
         math.gcd(*(coefficient.numerator for coefficient in coefficients)),
         math.lcm(*(coefficient.denominator for coefficient in coefficients)),
     )
-    inner = Value(scaled(base.upper, 1 / common))
+    inner = ExactValue(scaled(base.upper, 1 / common))
     root = _denested(inner) if exponent == Fraction(1, 2) else None
     if root is None:
-        root = Value(settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
+        root = ExactValue(settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
     return rational_power(number(common), exponent) * root
 
 
-def _denested(radicand: Value) -> Value | None:
+def _denested(radicand: ExactValue) -> ExactValue | None:
     """Return sqrt(a + b) as sqrt((a + s) / 2) ± sqrt((a - s) / 2), s = sqrt(a² - b²), where a, b² and s are rational."""
     whole = radicand.upper.get((), Fraction(0))
     rest = radicand - number(whole)
@@ -247,16 +247,16 @@ def _denested(radicand: Value) -> Value | None:
     return larger + smaller if sign(rest) == 1 else larger - smaller
 
 
-def _symbolic_power(base: tuple[Powers, Fraction], exponent: Value, coefficient: Fraction) -> Value:
+def _symbolic_power(base: tuple[Powers, Fraction], exponent: ExactValue, coefficient: Fraction) -> ExactValue:
     """Return base ** (coefficient * exponent) as powers of atoms such as 2^x and e^x."""
     powers, factor = base
     if factor < 0:
         raise CannotComputeError("a negative number to an unknown power")
-    bases = [(Value({((atom, Fraction(1)),): Fraction(1)}), times) for atom, times in powers]
+    bases = [(ExactValue({((atom, Fraction(1)),): Fraction(1)}), times) for atom, times in powers]
     bases += [(number(prime), Fraction(times)) for prime, times in factors(factor.numerator).items()]
     bases += [(number(prime), Fraction(-times)) for prime, times in factors(factor.denominator).items()]
     result = number(1)
     for one, times in bases:
         name = f"({one})^({exponent})"
-        result *= Value({((Atom(name, "power", (one, exponent)), times * coefficient),): Fraction(1)})
+        result *= ExactValue({((Atom(name, "power", (one, exponent)), times * coefficient),): Fraction(1)})
     return result

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from mathsft.answers.algebra import same_value
 from mathsft.answers.normalise import normalise
+from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.polynomials import CannotComputeError, NoValueError
 from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
-from mathsft.answers.reading import readings
 from mathsft.answers.relations import as_relation, same_relation
 from mathsft.answers.sentences import without_one_sentence
 from mathsft.answers.structures import (
@@ -17,7 +17,7 @@ from mathsft.answers.structures import (
     Items,
     Matrix,
     Named,
-    Reading,
+    ParsedAnswer,
     Relation,
     Text,
     Unread,
@@ -41,7 +41,7 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if first == second:
         return True
-    return _any(_compare_or_leave(one, other) for one in readings(first) for other in readings(second))
+    return _any(_compare_or_leave(one, other) for one in parsed_answers(first) for other in parsed_answers(second))
 
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:
@@ -49,7 +49,7 @@ def comparable(answer: str, gold: str) -> tuple[str, str]:
     return without_one_sentence(normalise(answer), normalise(gold))
 
 
-def _compare_or_leave(first: Reading, second: Reading) -> bool | None:
+def _compare_or_leave(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare whole answers; None where both can be read, but what they have in common is beyond our arithmetic."""
     try:
         return _compare_answers(first, second)
@@ -57,7 +57,7 @@ def _compare_or_leave(first: Reading, second: Reading) -> bool | None:
         return None
 
 
-def _compare_answers(first: Reading, second: Reading) -> bool | None:
+def _compare_answers(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare whole answers, where y = 4 and 4 say the same."""
     if isinstance(first, Family) and isinstance(second, Family):
         return _compare_answers(first.content, second.content) if first.letter == second.letter else False
@@ -75,7 +75,7 @@ def _compare_answers(first: Reading, second: Reading) -> bool | None:
     return _compare(first, second)
 
 
-def _compare(first: Reading, second: Reading) -> bool | None:
+def _compare(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     if type(first) is not type(second):
         return _compare_mixed(first, second)
     if isinstance(first, Quantity) and isinstance(second, Quantity):
@@ -100,7 +100,7 @@ def _same_word(first: str, second: str) -> bool:
     return len(first) > 1 and first.isalpha() and first.casefold() == second.casefold()
 
 
-def _compare_mixed(first: Reading, second: Reading) -> bool | None:
+def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare readings of two kinds, in either order."""
     for one, other in ((first, second), (second, first)):
         match one, other:
@@ -214,15 +214,15 @@ def _can_pair(allowed: list[list[bool]]) -> bool:
     return all(place(row, set()) for row in range(len(allowed)))
 
 
-def _without_name(reading: Reading) -> Reading:
+def _without_name(reading: ParsedAnswer) -> ParsedAnswer:
     return reading.content if isinstance(reading, Named) else reading
 
 
-def _is_point(reading: Reading) -> bool:
+def _is_point(reading: ParsedAnswer) -> bool:
     return isinstance(reading, Items) and reading.brackets == "()"
 
 
-def _as_point(reading: Reading) -> Items | None:
+def _as_point(reading: ParsedAnswer) -> Items | None:
     """Return x = 1, y = 2 as the point (1, 2), None where the names are not in the order of the alphabet."""
     if not isinstance(reading, Items) or reading.brackets or not all(isinstance(item, Named) for item in reading.items):
         return None
@@ -230,7 +230,7 @@ def _as_point(reading: Reading) -> Items | None:
     return Items("()", tuple(map(_without_name, reading.items))) if names == sorted(names) else None
 
 
-def _numbered_values(reading: Reading) -> Named | None:
+def _numbered_values(reading: ParsedAnswer) -> Named | None:
     """Return x_1 = 2, x_2 = 3 as the values 2 and 3 of x, None where the names are not one letter with several numbers."""
     if not isinstance(reading, Items) or reading.brackets:
         return None

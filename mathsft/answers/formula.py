@@ -7,7 +7,7 @@ with subscripts and Greek. It evaluates nothing beyond `algebra`, which caps siz
 import re
 from collections.abc import Callable
 
-from mathsft.answers.algebra import Value, atom, number, power, symbol
+from mathsft.answers.algebra import ExactValue, atom, number, power, symbol
 from mathsft.answers.functions import (
     ANGLE_FUNCTIONS,
     FUNCTIONS,
@@ -52,7 +52,7 @@ class NotAFormulaError(ValueError):
     """The text is no formula, or one of a kind that is not known here."""
 
 
-def read_formula(text: str, *, commas_group: bool) -> Value:
+def read_formula(text: str, *, commas_group: bool) -> ExactValue:
     """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it has no value.
 
     `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
@@ -74,21 +74,21 @@ class _Parser:
         self._open_bars = 0
         self._angles_are_radians = False
 
-    def whole(self) -> Value:
+    def whole(self) -> ExactValue:
         value = self._sum()
         self._skip_space()
         if self._place < len(self._text):
             raise NotAFormulaError(self._text[self._place :])
         return value
 
-    def _sum(self) -> Value:
+    def _sum(self) -> ExactValue:
         total = self._product()
         while found := self._take(_SUM_SIGN):
             term = self._product()
             total = total + term if found[0] == "+" else total - term
         return total
 
-    def _product(self) -> Value:
+    def _product(self) -> ExactValue:
         product = self._signed()
         while True:
             if self._take(_TIMES):
@@ -101,13 +101,13 @@ class _Parser:
             else:
                 return product
 
-    def _signed(self) -> Value:
+    def _signed(self) -> ExactValue:
         sign = 1
         while found := self._take(_SUM_SIGN):
             sign = -sign if found[0] == "-" else sign
         return number(sign) * self._power()
 
-    def _power(self) -> Value:
+    def _power(self) -> ExactValue:
         """Read an atom with its factorials, degree sign and exponents, which associate to the right."""
         operands = [self._factorials(self._atom())]
         while self._take_text("^"):
@@ -117,7 +117,7 @@ class _Parser:
             value = raised(operands.pop(), value)
         return self._factorials(value)
 
-    def _factorials(self, value: Value) -> Value:
+    def _factorials(self, value: ExactValue) -> ExactValue:
         while True:
             if self._take_text("!"):
                 value = factorial(value)
@@ -126,11 +126,11 @@ class _Parser:
             else:
                 return value
 
-    def _atom(self) -> Value:
+    def _atom(self) -> ExactValue:
         """Read the smallest thing: a number, a letter, a command, a group."""
         return self._nested(self._read_atom)
 
-    def _nested(self, read: Callable[[], Value]) -> Value:
+    def _nested(self, read: Callable[[], ExactValue]) -> ExactValue:
         """Read something inside of something else; every recursion comes through here."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
@@ -139,7 +139,7 @@ class _Parser:
         self._depth -= 1
         return value
 
-    def _read_atom(self) -> Value:
+    def _read_atom(self) -> ExactValue:
         self._skip_space()
         here = self._text[self._place : self._place + 1]
         if here.isdigit() or here == ".":
@@ -154,7 +154,7 @@ class _Parser:
             return self._word(word[0])
         raise NotAFormulaError(self._text)
 
-    def _group(self, opening: str) -> Value:
+    def _group(self, opening: str) -> ExactValue:
         if opening == "{" and (choose := self._take(_CHOOSE)):
             return binomial(*(self._inner(part) for part in choose.groups()))
         self._place += len(opening)
@@ -163,27 +163,27 @@ class _Parser:
         self._open_bars -= opening == "|"
         if not self._take_text(_BARS[opening]):
             raise NotAFormulaError(self._text)
-        functions: dict[str, Callable[[Value], Value]] = {"|": absolute, r"\lfloor": floor, r"\lceil": ceil}
+        functions: dict[str, Callable[[ExactValue], ExactValue]] = {"|": absolute, r"\lfloor": floor, r"\lceil": ceil}
         return functions[opening](value) if opening in functions else value
 
-    def _inner(self, text: str) -> Value:
+    def _inner(self, text: str) -> ExactValue:
         return _Parser(text, self._commas_group).whole()
 
-    def _argument(self) -> Value:
+    def _argument(self) -> ExactValue:
         """Read what a command or a ^ takes: a group, or else a single number, letter or command."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
             return self._nested(self._signed)
         return self._atom()
 
-    def _read_number(self) -> Value:
+    def _read_number(self) -> ExactValue:
         found = read_numeral(self._text, self._place, commas_group=self._commas_group)
         if found is None:
             raise NotAFormulaError(self._text)
         value, self._place = found
         return number(value)
 
-    def _command(self, name: str) -> Value:
+    def _command(self, name: str) -> ExactValue:
         if name == "frac":
             upper = self._argument()
             return upper / self._argument()
@@ -203,7 +203,7 @@ class _Parser:
             return self._subscripted(f"\\{name}")
         raise NotAFormulaError(name)
 
-    def _root(self) -> Value:
+    def _root(self) -> ExactValue:
         if not self._take_text("["):
             return sqrt(self._argument())
         degree = self._sum()
@@ -211,7 +211,7 @@ class _Parser:
             raise NotAFormulaError(self._text)
         return power(self._argument(), number(1) / degree)
 
-    def _word(self, word: str) -> Value:
+    def _word(self, word: str) -> ExactValue:
         """Read letters: a function, a name, or the product of at most three symbols."""
         if word in FUNCTIONS:
             return self._function(word)
@@ -223,7 +223,7 @@ class _Parser:
         self._place -= len(word) - 1
         return self._letter(word[0])
 
-    def _letter(self, letter: str) -> Value:
+    def _letter(self, letter: str) -> ExactValue:
         if letter == "i":
             return atom(IMAGINARY)
         if letter == "e":
@@ -232,11 +232,11 @@ class _Parser:
             return symbol(f"{letter}({self._group('(')})")
         return self._subscripted(letter)
 
-    def _subscripted(self, name: str) -> Value:
+    def _subscripted(self, name: str) -> ExactValue:
         subscript = self._take(_SUBSCRIPT)
         return symbol(f"{name}_{subscript[1]}" if subscript else name)
 
-    def _function(self, name: str) -> Value:
+    def _function(self, name: str) -> ExactValue:
         base = None
         if name == "log" and self._take_text("_"):
             base = self._argument()
@@ -251,7 +251,7 @@ class _Parser:
         value = FUNCTIONS[name](argument) if base is None else log_to_base(base, argument)
         return power(value, exponent)
 
-    def _function_argument(self) -> Value:
+    def _function_argument(self) -> ExactValue:
         """Read a group, or else the product of what follows, up to a sum, a bracket or another function: sin 2x cos x."""
         self._skip_space()
         if self._text.startswith(("(", "[", "{", "|"), self._place):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from mathsft.answers.algebra import (
-    Value,
+    ExactValue,
     atom,
     number,
     power,
@@ -20,12 +20,12 @@ _MAX_FACTORIAL = 1_500
 """1,500! has as many digits as the longest integer."""
 
 
-def sqrt(argument: Value) -> Value:
+def sqrt(argument: ExactValue) -> ExactValue:
     """Return the square root."""
     return rational_power(argument, Fraction(1, 2))
 
 
-def log(argument: Value) -> Value:
+def log(argument: ExactValue) -> ExactValue:
     """Return the natural logarithm, that of a product as a sum; symbols are taken to be positive."""
     if argument.rational == 0:
         raise NoValueError("the logarithm of 0")
@@ -44,19 +44,19 @@ def log(argument: Value) -> Value:
     return result
 
 
-def log_to_base(base: Value, argument: Value) -> Value:
+def log_to_base(base: ExactValue, argument: ExactValue) -> ExactValue:
     """Return the logarithm to a base; NoValueError for the base 1."""
     return log(argument) / log(base)
 
 
-def cos(argument: Value) -> Value:
+def cos(argument: ExactValue) -> ExactValue:
     """Return the cosine, exact at the multiples of π whose cosine is a sum of square roots."""
     turns = _in_pi(argument)
     known = None if turns is None else _cosine_of_turns(turns)
     return known if known is not None else unevaluated("cos", _without_minus(argument)[1])
 
 
-def sin(argument: Value) -> Value:
+def sin(argument: ExactValue) -> ExactValue:
     """Return the sine, exact where `cos` is."""
     turns = _in_pi(argument)
     known = None if turns is None else _cosine_of_turns(Fraction(1, 2) - turns)
@@ -66,7 +66,7 @@ def sin(argument: Value) -> Value:
     return number(factor) * unevaluated("sin", positive)
 
 
-def raised(base: Value, exponent: Value) -> Value:
+def raised(base: ExactValue, exponent: ExactValue) -> ExactValue:
     """Return base ** exponent, that of e to i times an angle by Euler's formula where its cosine and sine are known."""
     turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
     if turns is not None:
@@ -76,7 +76,7 @@ def raised(base: Value, exponent: Value) -> Value:
     return power(base, exponent)
 
 
-def absolute(argument: Value) -> Value:
+def absolute(argument: ExactValue) -> ExactValue:
     """Return the absolute value."""
     known = sign(argument)
     if known is None:
@@ -84,18 +84,18 @@ def absolute(argument: Value) -> Value:
     return number(known) * argument
 
 
-def floor(argument: Value) -> Value:
+def floor(argument: ExactValue) -> ExactValue:
     """Return the greatest integer below."""
     rational = argument.rational
     return unevaluated("floor", argument) if rational is None else number(math.floor(rational))
 
 
-def ceil(argument: Value) -> Value:
+def ceil(argument: ExactValue) -> ExactValue:
     """Return the least integer above."""
     return -floor(-argument)
 
 
-def factorial(argument: Value) -> Value:
+def factorial(argument: ExactValue) -> ExactValue:
     """Return the factorial of a natural number."""
     rational = argument.rational
     if rational is None:
@@ -107,7 +107,7 @@ def factorial(argument: Value) -> Value:
     return number(math.factorial(int(rational)))
 
 
-def binomial(whole: Value, part: Value) -> Value:
+def binomial(whole: ExactValue, part: ExactValue) -> ExactValue:
     """Return the binomial coefficient of natural numbers."""
     n, k = whole.rational, part.rational
     if n is None or k is None or n.denominator != 1 or k.denominator != 1 or min(n, k) < 0:
@@ -117,18 +117,18 @@ def binomial(whole: Value, part: Value) -> Value:
     return number(math.comb(int(n), int(k)))
 
 
-def _log_of_atom(argument: Value) -> Value:
+def _log_of_atom(argument: ExactValue) -> ExactValue:
     return number(1) if argument == atom(E) else unevaluated("log", argument)
 
 
-def _in_pi(argument: Value) -> Fraction | None:
+def _in_pi(argument: ExactValue) -> Fraction | None:
     """Return the argument as a multiple of π, None where it is none."""
     if argument.rational == 0:
         return Fraction(0)
     return (argument / atom(PI)).rational
 
 
-def _cosine_of_turns(half_turns: Fraction) -> Value | None:
+def _cosine_of_turns(half_turns: Fraction) -> ExactValue | None:
     half_turns %= 2
     half_turns = min(half_turns, 2 - half_turns)
     if half_turns > Fraction(1, 2):
@@ -149,20 +149,22 @@ def _cosine_of_turns(half_turns: Fraction) -> Value | None:
     }.get(half_turns)
 
 
-def _without_minus(argument: Value) -> tuple[Fraction, Value]:
+def _without_minus(argument: ExactValue) -> tuple[Fraction, ExactValue]:
     """Return 1 or -1 and the argument times that: the same one for an argument and its negative."""
     negated = -argument
     return (Fraction(1), argument) if str(argument) >= str(negated) else (Fraction(-1), negated)
 
 
-def _tan(argument: Value) -> Value:
+def _tan(argument: ExactValue) -> ExactValue:
     return sin(argument) / cos(argument)
 
 
-def _inverse(function: Callable[[Value], Value], name: str, from_twelfth: int) -> Callable[[Value], Value]:
+def _inverse(
+    function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int
+) -> Callable[[ExactValue], ExactValue]:
     """Return the inverse of a function of angles, exact at the twelfths of π from the given one on, over a half turn."""
 
-    def inverse(argument: Value) -> Value:
+    def inverse(argument: ExactValue) -> ExactValue:
         if argument.symbols or any(atom.function for atom in argument.atoms):
             return unevaluated(name, argument)
         for twelfths in range(from_twelfth, from_twelfth + 13):
@@ -177,7 +179,7 @@ def _inverse(function: Callable[[Value], Value], name: str, from_twelfth: int) -
     return inverse
 
 
-FUNCTIONS: dict[str, Callable[[Value], Value]] = {
+FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
     "sin": sin,
     "cos": cos,
     "tan": _tan,

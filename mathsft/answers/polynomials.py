@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from mathsft.answers.algebra import Value
+    from mathsft.answers.algebra import ExactValue
 
 MAX_BITS = 14_000
 """The longest integer: some 4,200 decimal digits; Python refuses to print more than 4,300."""
@@ -40,7 +40,7 @@ class Atom:
     name: str
     function: str = field(default="", compare=False)
     """Of which the atom is an unevaluated value, "" for constants and symbols."""
-    arguments: "tuple[Value, ...]" = field(default=(), compare=False)
+    arguments: "tuple[ExactValue, ...]" = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME_CHARS:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from mathsft.answers.algebra import Value, number, same_value
+from mathsft.answers.algebra import ExactValue, number, same_value
 from mathsft.answers.formula import NotAFormulaError, read_formula
 from mathsft.answers.functions import ANGLE_FUNCTIONS
 from mathsft.answers.units import NO_UNIT, Unit, read_unit
@@ -26,7 +26,7 @@ _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
 class Quantity:
     """An exact value and its unit."""
 
-    value: Value
+    value: ExactValue
     unit: Unit = NO_UNIT
     source: str = field(default="", compare=False)
     """The text that was read, for comparison with words."""
@@ -110,7 +110,7 @@ def _places_of_unit(text: str) -> list[int]:
     return [len(text), *places] if _ANGLE_FUNCTION.search(text) else [*places, len(text)]
 
 
-def _value_of(text: str, commas_group: bool) -> Value | None:
+def _value_of(text: str, commas_group: bool) -> ExactValue | None:
     try:
         return read_formula(text, commas_group=commas_group)
     except NotAFormulaError:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from mathsft.answers.algebra import Value, same_value, sign, symbol
+from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
 from mathsft.answers.formula import NotAFormulaError, read_formula
 from mathsft.answers.polynomials import Atom, CannotComputeError
 from mathsft.answers.quantities import Quantity
-from mathsft.answers.structures import INFINITY, Items, Named, Reading, Relation, Text, text_key
+from mathsft.answers.structures import INFINITY, Items, Named, ParsedAnswer, Relation, Text, text_key
 
 _SIGN = re.compile(r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])| ?(?P<sign><=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
 _SIGNS = {"<=": r"\le", ">=": r"\ge"}
@@ -20,7 +20,7 @@ _NAME = re.compile(
 )
 
 
-def read_relation(text: str, *, commas_group: bool, read: Callable[[str], Reading]) -> Reading | None:
+def read_relation(text: str, *, commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
     """Return the equation or inequality that the text is, None if it is none; `read` reads a value of any kind.
 
     What contradicts itself, as 4 = 5, is read as words. NoValueError as in `read_formula`.
@@ -42,7 +42,7 @@ def read_relation(text: str, *, commas_group: bool, read: Callable[[str], Readin
     return intersection(relations) if len(relations) == 2 else None
 
 
-def intersection(readings: list[Reading]) -> Reading | None:
+def intersection(readings: list[ParsedAnswer]) -> ParsedAnswer | None:
     """Return the interval that two half-lines of the same unknown have in common, or None."""
     if len(readings) != 2:
         return None
@@ -56,12 +56,12 @@ def intersection(readings: list[Reading]) -> Reading | None:
     return None
 
 
-def is_interval(reading: Reading) -> bool:
+def is_interval(reading: ParsedAnswer) -> bool:
     """Tell whether the reading may be an interval."""
     return isinstance(reading, Items) and len(reading.items) == 2 and reading.brackets in ("()", "[]", "(]", "[)")
 
 
-def real_line_without(*points: Value) -> Items:
+def real_line_without(*points: ExactValue) -> Items:
     """Return the real numbers but for some, which come in ascending order."""
     ends = [-INFINITY, *points, INFINITY]
     intervals = [Items("()", (Quantity(low), Quantity(high))) for low, high in pairwise(ends)]
@@ -81,7 +81,9 @@ def same_relation(first: Relation, second: Relation) -> bool | None:
     factor = one.upper[shared[0]] / other.upper[shared[0]]
     if factor < 0 and first.sign in (">", r"\ge"):
         return False
-    return same_value(one, Value({powers: factor * coefficient for powers, coefficient in other.upper.items()}, other.lower))
+    return same_value(
+        one, ExactValue({powers: factor * coefficient for powers, coefficient in other.upper.items()}, other.lower)
+    )
 
 
 def as_relation(named: Named) -> Relation | None:
@@ -91,7 +93,7 @@ def as_relation(named: Named) -> Relation | None:
     return Relation("=", symbol(named.name) - named.content.value)
 
 
-def _has_functions(*values: Value) -> bool:
+def _has_functions(*values: ExactValue) -> bool:
     return any(atom.function for value in values for atom in value.atoms)
 
 
@@ -107,7 +109,7 @@ def _sides(text: str) -> tuple[list[str], list[str]]:
     return [*sides, text[start:].strip()], signs
 
 
-def _equation(text: str, sides: list[str], commas_group: bool, read: Callable[[str], Reading]) -> Reading | None:
+def _equation(text: str, sides: list[str], commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()
     if len(sides) == 2 and _NAME.fullmatch(sides[0]):
@@ -129,7 +131,7 @@ def _name(side: str) -> str:
     return side if len(side) == 1 else text_key(side)
 
 
-def _inequality(left: Value, sign_between: str, right: Value) -> Reading:
+def _inequality(left: ExactValue, sign_between: str, right: ExactValue) -> ParsedAnswer:
     if sign_between in _TURNED:
         left, right, sign_between = right, left, _TURNED[sign_between]
     difference = left - right
@@ -145,14 +147,14 @@ def _inequality(left: Value, sign_between: str, right: Value) -> Reading:
     return Named(name, Items("(]" if closing else "()", (Quantity(-INFINITY), Quantity(point))))
 
 
-def _solved(difference: Value) -> tuple[str, Value, int] | None:
+def _solved(difference: ExactValue) -> tuple[str, ExactValue, int] | None:
     """Return the unknown, where it makes the difference zero, and the sign of its coefficient; None if not linear."""
     if len(difference.symbols) != 1 or len(difference.lower) > 1:
         return None
     (name,) = difference.symbols
     unknown = ((Atom(name), Fraction(1)),)
     if any(
-        atom.name != name and name in Value({((atom, exponent),): coefficient}).symbols
+        atom.name != name and name in ExactValue({((atom, exponent),): coefficient}).symbols
         for powers, coefficient in difference.upper.items()
         for atom, exponent in powers
     ):
@@ -166,5 +168,5 @@ def _solved(difference: Value) -> tuple[str, Value, int] | None:
             slope[rest] = coefficient
         else:
             return None
-    direction = sign(Value(slope))
-    return (name, -Value(constant) / Value(slope), direction) if direction else None
+    direction = sign(ExactValue(slope))
+    return (name, -ExactValue(constant) / ExactValue(slope), direction) if direction else None

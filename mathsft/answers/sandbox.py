@@ -68,7 +68,7 @@ class Sandbox:
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
         self._num_processes = num_processes
         self._limits = limits or Limits()
-        self._processes: list[_Process] = []
+        self._processes: list[_GraderProcess] = []
 
     def judge(self, pairs: Sequence[Pair]) -> list[Ruling]:
         """Return a ruling for each pair, in order; raises RuntimeError where a process cannot even start."""
@@ -78,7 +78,7 @@ class Sandbox:
         try:
             while len(rulings) < len(pairs):
                 while len(self._processes) < min(self._num_processes, len(pairs) - len(rulings)):
-                    self._processes.append(_Process(self._limits))
+                    self._processes.append(_GraderProcess(self._limits))
                 for process in self._processes:
                     if process.is_idle and waiting:
                         process.ask(*waiting.popleft())
@@ -102,7 +102,7 @@ class Sandbox:
             process.kill()
         self._processes.clear()
 
-    def _heard(self) -> list["_Process"]:
+    def _heard(self) -> list["_GraderProcess"]:
         """Wait for processes that answer, end or are overdue, and return them."""
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
@@ -114,7 +114,7 @@ class Sandbox:
         return [process for process in self._processes if process.channel in heard or process.deadline <= now]
 
 
-class _Process:
+class _GraderProcess:
     """One process with math-verify in it, and the place of the pair that it is at."""
 
     def __init__(self, limits: Limits) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mathsft.answers.algebra import Value, symbol
+from mathsft.answers.algebra import ExactValue, symbol
 from mathsft.answers.normalise import without_text_commands
 from mathsft.answers.quantities import BasedNumber, Quantity
 
@@ -35,7 +35,7 @@ class Choice:
     """A letter of a multiple choice with the answer that it stands for, as in (B) 12."""
 
     letter: str
-    content: "Reading"
+    content: "ParsedAnswer"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Named:
     """A value with the name that it is given: x = 4, x in [1, 2)."""
 
     name: str
-    content: "Reading"
+    content: "ParsedAnswer"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Family:
 
     letter: str
     """What the integer is called in the content: k, unless that names something else."""
-    content: "Reading"
+    content: "ParsedAnswer"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Relation:
     r"""An equation or inequality between formulas: `difference` is "=", ">", "\\ge" or "\\ne" to 0."""
 
     sign: str
-    difference: Value
+    difference: ExactValue
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Items:
     """
 
     brackets: str
-    items: tuple["Reading", ...]
+    items: tuple["ParsedAnswer", ...]
 
     @property
     def is_ordered(self) -> bool:
@@ -90,10 +90,10 @@ class Matrix:
     """Rows of cells; a determinant is another kind than a matrix, whatever brackets stand around that."""
 
     is_determinant: bool
-    rows: tuple[tuple["Reading", ...], ...]
+    rows: tuple[tuple["ParsedAnswer", ...], ...]
 
 
-Reading: TypeAlias = (
+ParsedAnswer: TypeAlias = (
     Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Family | Relation | Items | Matrix
 )
 

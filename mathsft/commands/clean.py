@@ -12,7 +12,7 @@ from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
 from mathsft.layout import StudyLayout
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 from mathsft.store.lock import locked
 
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = holdings(store, layout)
         console.print(_table(store.study, found))
         freeable = [holding for holding in found if holding.free]
-        size = text.size(sum(holding.num_bytes for holding in freeable))
+        size = markdown.size(sum(holding.num_bytes for holding in freeable))
         if not freeable:
             console.print("Nothing to free: all of it is results, or may still be asked for.")
         elif arguments.yes or _agreed(console, size):
@@ -48,6 +48,6 @@ def _table(study: str, found: list[Holding]) -> Table:
     table.add_column("size", justify="right")
     table.add_column("can be freed")
     for holding in found:
-        table.add_row(holding.kind, text.size(holding.num_bytes), f"yes: {holding.free}" if holding.free else "no")
-    table.add_row("all", text.size(sum(holding.num_bytes for holding in found)), "")
+        table.add_row(holding.kind, markdown.size(holding.num_bytes), f"yes: {holding.free}" if holding.free else "no")
+    table.add_row("all", markdown.size(sum(holding.num_bytes for holding in found)), "")
     return table

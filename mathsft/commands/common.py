@@ -24,7 +24,7 @@ from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
 from mathsft.layout import StudyLayout
-from mathsft.reporting.quality import quality_lines
+from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore

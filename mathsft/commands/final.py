@@ -26,16 +26,16 @@ from mathsft.config.schema import FinalSettings, Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
-from mathsft.reporting import text
-from mathsft.reporting.best import best_words
+from mathsft.reporting import markdown
+from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.reporting.card import write_card
-from mathsft.reporting.horizon import horizon_of
-from mathsft.reporting.report import conclusion, write_report
+from mathsft.reporting.horizon_section import horizon_of
+from mathsft.reporting.study_report import conclusion, write_report
 from mathsft.reporting.terminal import ledger_table, progression_table
-from mathsft.runs.best import best_checkpoint
+from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.context import StudyContext
-from mathsft.runs.final import final_plan, final_run, run_final
-from mathsft.runs.horizon import LEARNING_RATE, recorded_horizon
+from mathsft.runs.final_run import final_plan, final_run, run_final
+from mathsft.runs.horizon_runs import LEARNING_RATE, recorded_horizon
 from mathsft.runs.retention import best_step
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
@@ -125,8 +125,8 @@ def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> s
     """Return what the run is predicted to take on disk, and how much there is."""
     predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(layout.root).free
     said = (
-        f"Disk: up to {text.size(predicted.most_bytes)} while it goes on, {text.size(predicted.kept_bytes)} when it is over "
-        f"({predicted.num_kept} checkpoints stay); {text.size(num_free)} are free"
+        f"Disk: up to {markdown.size(predicted.most_bytes)} while it goes on, {markdown.size(predicted.kept_bytes)} when "
+        f"it is over ({predicted.num_kept} checkpoints stay); {markdown.size(num_free)} are free"
     )
     if num_free > predicted.most_bytes:
         return said

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from mathsft.answers.grade import Completion, Graded, Grader, category
+from mathsft.answers.grader import Completion, Graded, Grader, category
 from mathsft.answers.response_format import extract_gold
 from mathsft.answers.sandbox import Pair, Ruling
 from mathsft.errors import OK, UserError

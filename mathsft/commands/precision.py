@@ -14,7 +14,7 @@ from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 
 ENGINE_PRECISION = "evaluation.precision"
-MEASURE = (sys.executable, "-m", "mathsft.training.gemm")
+MEASURE = (sys.executable, "-m", "mathsft.training.meter.gemm")
 """A process of its own: the driver imports no torch."""
 
 

@@ -18,7 +18,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
 from mathsft.runs.provenance import ProvenanceRecorder, changes
-from mathsft.runs.replay import Comparison, replay
+from mathsft.runs.replay_run import Comparison, replay
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat

@@ -5,7 +5,7 @@ import argparse
 from mathsft.commands.common import layout_of, opened, require_database
 from mathsft.commands.opening import load, open_console, settings_options
 from mathsft.errors import OK
-from mathsft.reporting.report import write_report
+from mathsft.reporting.study_report import write_report
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 

@@ -21,9 +21,9 @@ from mathsft.invocation import command
 from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
-from mathsft.reporting.shown import progress_table, response_panel, run_page, studies_table, summarise
+from mathsft.reporting.show_pages import progress_table, response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.study_store import StudyStore
@@ -107,7 +107,7 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
     for final in store.runs("final"):
         tested = {score.step: score for score in store.scores(final.name, TEST_POOL)}
         best = tested.get(best_step(validated)) if (validated := store.scores(final.name, final.plan.pool)) else None
-        solved = f", {text.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
+        solved = f", {markdown.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
         console.print(f"Final run: {final.name}, {final.state}{solved}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"
     console.print(f"Next: {command('show', arguments.study, example)}")

@@ -29,10 +29,10 @@ from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
 from mathsft.layout import StudyLayout
-from mathsft.reporting import text
-from mathsft.reporting.horizon import horizon_words
-from mathsft.reporting.quality import quality_lines
-from mathsft.reporting.report import write_report
+from mathsft.reporting import markdown
+from mathsft.reporting.horizon_section import horizon_words
+from mathsft.reporting.quality_section import quality_lines
+from mathsft.reporting.study_report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
@@ -40,7 +40,7 @@ from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
 from mathsft.study.initial_trials import best_settings, initial_settings
 from mathsft.study.search import Search
-from mathsft.study.study import is_over, promote, run_study, trial_plan
+from mathsft.study.stages import is_over, promote, run_study, trial_plan
 
 
 def run(arguments: argparse.Namespace, opening: Opening) -> int:
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     console.print(ledger_table(cost_ledger(store)), finalists_table(promotion))
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
-        text.expectation(promotion),
+        markdown.expectation(promotion),
         *([ahead] if ahead else []),
         f"Report: {report}",
         sep="\n",
@@ -136,7 +136,9 @@ def _dry_run(opening: Opening) -> int:
 
 def _parts(time: StudyTime) -> str:
     parts = {"to start": time.start, "for trials": time.trials, "to confirm": time.confirm, "for the horizon": time.horizon}
-    return ", ".join(f"{text.seconds(seconds)} {name}" for name, seconds in parts.items() if seconds) or "nothing is left"
+    return (
+        ", ".join(f"{markdown.seconds(seconds)} {name}" for name, seconds in parts.items() if seconds) or "nothing is left"
+    )
 
 
 def _final_disk(predicted: FinalDisk) -> str:

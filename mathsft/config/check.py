@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mathsft.config.document import Tree
+from mathsft.config.document import NestedSettings
 from mathsft.config.names import complain_unknown
 from mathsft.errors import UserError
 
@@ -35,7 +35,7 @@ _EXPECTED = {
 """What to say for pydantic's types of error, before the offending value."""
 
 
-def check(section: type[SettingsT], tree: Tree, places: Mapping[str, str], whole: str) -> SettingsT:
+def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str], whole: str) -> SettingsT:
     """Return the settings, or raise a UserError of one line per problem.
 
     `places` says where each dotted key was given ("file:line"); `whole` is the place of what has none, "" for nowhere.
@@ -68,7 +68,7 @@ def show(value: object) -> str:
     return repr(value)
 
 
-def _name(problem: ErrorDetails, tree: Tree) -> str:
+def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
     """Return the dotted name of what the problem is about: pydantic's path without the names of its union's branches."""
     inner: Any = tree
     parts: list[str] = []

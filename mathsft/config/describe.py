@@ -20,7 +20,7 @@ _WORDS: dict[Any, str] = {int: "whole number", float: "number", str: "text", boo
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingRow:
     """One key of the schema."""
 
     name: str
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ResolvedRow:
+class ResolvedSetting:
     """One setting of a study; source is "default", "file:line" or the flag that gave it."""
 
     name: str
@@ -38,23 +38,23 @@ class ResolvedRow:
     source: str
 
 
-def schema_rows() -> list[Row]:
+def schema_rows() -> list[SettingRow]:
     """Return every setting of an experiment, then of a study."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, SettingRow] = {}
     for setting in [*settings_of(Experiment), *settings_of(StudyConfig)]:
         type_text = _type_text(setting.field.annotation, setting.field)
         if setting.name in rows and type_text not in rows[setting.name].type:  # a range's low is a number or a whole number
             type_text = f"{rows[setting.name].type} or {type_text}"
         default = "required" if setting.default is PydanticUndefined else _plain(setting.default)
         meaning = " ".join((setting.field.description or "").split())
-        rows[setting.name] = Row(setting.name, type_text, default, meaning)
+        rows[setting.name] = SettingRow(setting.name, type_text, default, meaning)
     return list(rows.values())
 
 
-def resolved_rows(loaded: Loaded) -> list[ResolvedRow]:
+def resolved_rows(loaded: Loaded) -> list[ResolvedSetting]:
     """Return every setting's value in a loaded study, the study's first."""
     values = {**flatten(loaded.study), **flatten(loaded.experiment)}
-    return [ResolvedRow(name, _plain(value), loaded.sources.get(name, "default")) for name, value in values.items()]
+    return [ResolvedSetting(name, _plain(value), loaded.sources.get(name, "default")) for name, value in values.items()]
 
 
 def _plain(value: object) -> str:

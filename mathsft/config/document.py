@@ -14,8 +14,8 @@ import yaml
 
 from mathsft.errors import UserError
 
-Tree: TypeAlias = dict[str, Any]
-"""Settings as read: nested dicts of plain values, with tuples for lists."""
+NestedSettings: TypeAlias = dict[str, Any]
+"""NestedSettings as read: nested dicts of plain values, with tuples for lists."""
 
 _TAG = "tag:yaml.org,2002:"
 _PATTERNS = {
@@ -33,7 +33,7 @@ class Document:
     """A file of settings: its values, and dotted key -> "file:line"."""
 
     path: str
-    tree: Tree
+    tree: NestedSettings
     places: dict[str, str]
 
 
@@ -104,7 +104,7 @@ def _value(loader: _Loader, node: yaml.Node, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise _MalformedError(_line(node), f"nested more than {_MAX_DEPTH} deep")
     if isinstance(node, yaml.MappingNode):
-        values: Tree = {}
+        values: NestedSettings = {}
         for key_node, value_node in node.value:
             key = _key(key_node)
             if key in values:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mathsft.answers.response_format import render_target
-from mathsft.data.rows import excerpt
+from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import Example, Problem
 

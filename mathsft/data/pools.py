@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings
-from mathsft.data.problems import Row, Rows, load_rows
+from mathsft.data.problems import NumberedProblem, ReadProblems, load_rows
 from mathsft.data.quality import Solutions, distinct, quality_of
 from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
@@ -54,7 +54,7 @@ def load_data(data: DataSettings) -> LoadedData:
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
-        sizes["test"], test_rows = data.pools.test, Rows("", ())
+        sizes["test"], test_rows = data.pools.test, ReadProblems("", ())
     else:
         _refuse_one_source(data.source, data.test_source)
         test_rows = load_rows(data.test_source, data.unreadable, need_solutions=False)
@@ -95,10 +95,12 @@ def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem
     return pool[start:stop]
 
 
-def _quickstart_rows(data: DataSettings, num_held_out: int) -> Rows:
+def _quickstart_rows(data: DataSettings, num_held_out: int) -> ReadProblems:
     """Return generated rows to measure: the held-out problems have the lowest ranks, so the pools' cut finds them first."""
     problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
-    return Rows(data.source, tuple(Row(number, problem) for number, problem in enumerate(problems, start=1)))
+    return ReadProblems(
+        data.source, tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
+    )
 
 
 def _one_each(problems: Iterable[Solutions]) -> tuple[Problem, ...]:

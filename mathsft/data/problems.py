@@ -1,7 +1,8 @@
 """Reads problems with exact gold answers out of a data set's rows; which pool they are in is not decided here.
 
 A row holds problem (or question), solution and answer, as MATH has them, or an answer with the solution and the gold after
-`####`, as GSM8K has them; level and type (or subject) are optional. Rows that cannot be read are an error, or counted.
+`####`, as GSM8K has them; level and type (or subject) are optional. Rows that
+cannot be read are an error, or counted.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from mathsft.answers.normalise import normalise
 from mathsft.answers.response_format import GOLD_MARKER, extract_gold
-from mathsft.data.rows import excerpt, read_rows
+from mathsft.data.raw_rows import excerpt, read_rows
 from mathsft.errors import UserError
 from mathsft.records import Problem
 
@@ -31,7 +32,7 @@ MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class NumberedProblem:
     """A problem, and the number of its row in the data set."""
 
     number: int
@@ -39,11 +40,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReadProblems:
     """A data set's rows that can be read, and how many cannot."""
 
     source: str
-    rows: tuple[Row, ...]
+    rows: tuple[NumberedProblem, ...]
     num_unreadable: int = 0
     first_unreadable: str = ""
     """Where the first of these is, and why it cannot be read."""
@@ -57,17 +58,17 @@ class _UnreadableError(Exception):
     """The row is no problem with a gold answer; the message says why, and what to change."""
 
 
-def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> Rows:
+def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> ReadProblems:
     """Return the rows of a JSONL file or hub data set, in order, whose solution is empty only where none is needed.
 
     UserError where there is none, or for rows that cannot be read: it counts them and names the first ones.
     """
-    rows: list[Row] = []
+    rows: list[NumberedProblem] = []
     unreadable_numbers: list[int] = []
     first_unreadable = ""
     for number, row in read_rows(source):
         try:
-            rows.append(Row(number, _problem(row, need_solutions)))
+            rows.append(NumberedProblem(number, _problem(row, need_solutions)))
         except _UnreadableError as error:
             unreadable_numbers.append(number)
             first_unreadable = first_unreadable or f"{source}:{number}: {error}"
@@ -75,7 +76,7 @@ def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, ne
         raise UserError(first_unreadable + _others(unreadable_numbers[1:], len(rows)))
     if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
-    return Rows(source, tuple(rows), len(unreadable_numbers), first_unreadable)
+    return ReadProblems(source, tuple(rows), len(unreadable_numbers), first_unreadable)
 
 
 def problem_id(text: str) -> str:

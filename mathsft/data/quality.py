@@ -11,12 +11,12 @@ from typing import Literal, TypeAlias
 
 from mathsft.answers.equal import equal
 from mathsft.answers.normalise import normalise
+from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.quantities import BasedNumber, Quantity
-from mathsft.answers.reading import readings
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.problems import Row, Rows
-from mathsft.data.ranks import text_rank
-from mathsft.data.rows import excerpt
+from mathsft.data.pool_positions import pool_position
+from mathsft.data.problems import NumberedProblem, ReadProblems
+from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
 
@@ -26,14 +26,14 @@ Solutions: TypeAlias = tuple[Problem, ...]
 FREQUENT_SHARE = 0.02
 """A gold text that is no number and stands in more than this share of the rows may stand for none."""
 MIN_FREQUENT = 3
-"""Rows that it stands in at least: in a small file one row is a large share."""
+"""ReadProblems that it stands in at least: in a small file one row is a large share."""
 
 MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Distinct:
-    """The problems of a data set by text_rank, each under its key, and what was found while they were told apart."""
+    """The problems of a data set by pool_position, each under its key, and what was found while they were told apart."""
 
     problems: dict[str, Solutions]
     num_variants: int
@@ -43,9 +43,9 @@ class Distinct:
     num_contradictory_rows: int
 
 
-def distinct(rows: Rows, contradictions: Literal["error", "drop"]) -> Distinct:
+def distinct(rows: ReadProblems, contradictions: Literal["error", "drop"]) -> Distinct:
     """Return the distinct problems; UserError shows those with different gold answers, unless they are to be dropped."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[NumberedProblem]] = {}
     for row in rows.rows:
         groups.setdefault(pool_key(row.problem.problem), []).append(row)
     contradictory = list(chain.from_iterable(map(_contradictory, groups.values())))
@@ -59,7 +59,7 @@ def distinct(rows: Rows, contradictions: Literal["error", "drop"]) -> Distinct:
         )
     remaining = {key: [row.problem for row in group if row.number not in left_out] for key, group in groups.items()}
     kept = {key: problems for key, problems in remaining.items() if problems}
-    ranked = sorted(kept, key=lambda key: min((text_rank(problem.problem), problem.problem) for problem in kept[key]))
+    ranked = sorted(kept, key=lambda key: min((pool_position(problem.problem), problem.problem) for problem in kept[key]))
     return Distinct(
         problems={key: tuple(sorted(kept[key], key=_solution_order)) for key in ranked},
         num_variants=sum(len({problem.problem for problem in problems}) - 1 for problems in kept.values()),
@@ -69,7 +69,7 @@ def distinct(rows: Rows, contradictions: Literal["error", "drop"]) -> Distinct:
 
 
 def quality_of(
-    sources: Sequence[Rows], found: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
+    sources: Sequence[ReadProblems], found: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
 ) -> Quality:
     """Return what was found in all sources together, and in the pool train."""
     return Quality(
@@ -85,7 +85,7 @@ def quality_of(
     )
 
 
-def _frequent_golds(rows: Rows) -> list[FrequentGold]:
+def _frequent_golds(rows: ReadProblems) -> list[FrequentGold]:
     """Return the gold texts that are no number and stand in many rows, the most frequent first."""
     num_rows, first_rows = len(rows.rows), {row.problem.answer: row.number for row in reversed(rows.rows)}
     counted = Counter(problem.answer for problem in rows.problems).most_common()
@@ -96,17 +96,17 @@ def _frequent_golds(rows: Rows) -> list[FrequentGold]:
     ]
 
 
-def _contradictory(group: Sequence[Row]) -> list[list[Row]]:
+def _contradictory(group: Sequence[NumberedProblem]) -> list[list[NumberedProblem]]:
     """Return the rows of each problem in the group that has gold answers of different value."""
     if len({row.problem.answer for row in group}) == 1:
         return []
-    by_problem: dict[str, list[Row]] = {}
+    by_problem: dict[str, list[NumberedProblem]] = {}
     for row in group:
         by_problem.setdefault(problem_key(row.problem.problem), []).append(row)
     return [rows for rows in by_problem.values() if _other_gold(rows) is not None]
 
 
-def _other_gold(rows: Sequence[Row]) -> Row | None:
+def _other_gold(rows: Sequence[NumberedProblem]) -> NumberedProblem | None:
     """Return the first row whose gold answer has another value than the first row's."""
     first = rows[0].problem.answer
     by_gold = {row.problem.answer: row for row in reversed(rows)}
@@ -114,7 +114,7 @@ def _other_gold(rows: Sequence[Row]) -> Row | None:
     return min(other, key=lambda row: row.number, default=None)
 
 
-def _shown(rows: Sequence[Row]) -> str:
+def _shown(rows: Sequence[NumberedProblem]) -> str:
     """Return a contradiction in words."""
     golds = [f"{excerpt(row.problem.answer)} in row {row.number}" for row in (rows[0], _other_gold(rows)) if row is not None]
     return f"{excerpt(rows[0].problem.problem)} has {' and '.join(golds)}"
@@ -123,7 +123,7 @@ def _shown(rows: Sequence[Row]) -> str:
 def _is_number(gold: str) -> bool:
     return any(
         isinstance(reading, BasedNumber) or (isinstance(reading, Quantity) and not reading.value.symbols)
-        for reading in readings(normalise(gold))
+        for reading in parsed_answers(normalise(gold))
     )
 
 

@@ -8,12 +8,12 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from mathsft.data.pool_positions import pool_position
 from mathsft.data.quickstart_families import FAMILIES, LEVELS
-from mathsft.data.ranks import text_rank
 from mathsft.records import Problem
 
 HELD_OUT_SHARE = 0.25
-"""A problem whose text_rank is below this is held out: meant to evaluate on, and never in the pre-training corpus."""
+"""A problem whose pool_position is below this is held out: meant to evaluate on, and never in the pre-training corpus."""
 
 
 def generate(num_train: int, num_heldout: int) -> list[Problem]:
@@ -32,7 +32,7 @@ def generate(num_train: int, num_heldout: int) -> list[Problem]:
 
 def is_held_out(problem: Problem) -> bool:
     """Tell whether the problem is kept for evaluation."""
-    return text_rank(problem.problem) < HELD_OUT_SHARE
+    return pool_position(problem.problem) < HELD_OUT_SHARE
 
 
 def draw_problem(rng: random.Random, levels: Sequence[int] = LEVELS) -> Problem:

@@ -23,7 +23,7 @@ from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
 from mathsft.errors import CheckpointError, UserError
 from mathsft.seeds import derive_seed
-from mathsft.worker_settings import Hardware
+from mathsft.worker_settings import WorkerDevice
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class Engine:
     model's own folder may hold others: names of another layout, buffers that are no weights, the same weights twice.
     """
 
-    def __init__(self, folder: Path, expected_fingerprint: str, hardware: Hardware, max_model_len: int) -> None:
+    def __init__(self, folder: Path, expected_fingerprint: str, hardware: WorkerDevice, max_model_len: int) -> None:
         """Raise CheckpointError where files cannot be read or are not those of the fingerprint."""
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
 
-from mathsft.answers.grade import Completion, Grader
+from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
 from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template

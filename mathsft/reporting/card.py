@@ -10,7 +10,7 @@ from mathsft.data.examples import PLACEHOLDER, load_template
 from mathsft.data.models import HUB_ID
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Provenance, Run
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 from mathsft.runs.retention import TEST_POOL
 from mathsft.store.study_store import StudyStore
 
@@ -41,9 +41,9 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
     folder = layout / checkpoint.path
     parts = [
         _front_matter(settings),
-        f"# {text.cell(base)}, fine-tuned on math",
-        f"Step {checkpoint.step} of the run {run.name} of the study {text.cell(store.study)}, trained with "
-        f"{text.settings(run.overrides)}. The base model is {text.cell(base)}.",
+        f"# {markdown.cell(base)}, fine-tuned on math",
+        f"Step {checkpoint.step} of the run {run.name} of the study {markdown.cell(store.study)}, trained with "
+        f"{markdown.settings(run.overrides)}. The base model is {markdown.cell(base)}.",
         "## Accuracy",
         _scores(store, run, checkpoint),
         _what_was_measured(store, run, settings),
@@ -52,7 +52,7 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
         "## Prompt",
         _prompt(str(settings.get("prompt.template", ""))),
         "## Settings",
-        text.table(("setting", "value"), _settings(settings), num_left=2),
+        markdown.table(("setting", "value"), _settings(settings), num_left=2),
         _provenance(provenance, checkpoint),
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -75,8 +75,10 @@ def _scores(store: StudyStore, run: Run, checkpoint: Checkpoint) -> str:
         for name, score in named.items():
             if score is not None:
                 counted = f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
-                rows.append((name, text.cell(pool), counted, text.accuracy(score), text.percent(score.format_accuracy)))
-    return text.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
+                rows.append(
+                    (name, markdown.cell(pool), counted, markdown.accuracy(score), markdown.percent(score.format_accuracy))
+                )
+    return markdown.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
 
 
 def _what_was_measured(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
@@ -88,9 +90,9 @@ def _what_was_measured(store: StudyStore, run: Run, settings: Mapping[str, Any])
     where = f"The {TEST_POOL} problems are from {test_source or source}, "
     where += f"the others from {source}." if test_source else "as are the others; no problem is in two pools."
     return (
-        f"{text.cell(where)} The checkpoint was chosen on the pool {run.plan.pool} ({num_watched:,} problems); nothing was "
-        f"ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and its answer "
-        "equals the problem's."
+        f"{markdown.cell(where)} The checkpoint was chosen on the pool {run.plan.pool} ({num_watched:,} problems); "
+        f"nothing was ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and its "
+        "answer equals the problem's."
     )
 
 
@@ -108,7 +110,10 @@ def _prompt(template: str) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [name for name in sorted(settings) if name in SHOWN or name.startswith(SHOWN_GROUPS)]
-    return [(text.cell(name), text.cell(_named(settings[name]) if name in SHOWN else str(settings[name]))) for name in shown]
+    return [
+        (markdown.cell(name), markdown.cell(_named(settings[name]) if name in SHOWN else str(settings[name])))
+        for name in shown
+    ]
 
 
 def _named(value: Any) -> str:
@@ -128,4 +133,6 @@ def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
             "mathsft's commit": provenance.commit + (" and uncommitted changes" if provenance.diff else ""),
             **provenance.versions,
         }
-    return "## Provenance\n\n" + text.table(("", ""), [(text.cell(k), text.cell(v)) for k, v in facts.items()], num_left=2)
+    return "## Provenance\n\n" + markdown.table(
+        ("", ""), [(markdown.cell(k), markdown.cell(v)) for k, v in facts.items()], num_left=2
+    )

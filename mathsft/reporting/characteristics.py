@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mathsft.objective import Objective, Share
 from mathsft.records import Response, Run
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.store.study_store import StudyStore
@@ -33,20 +33,20 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
         ("mean tokens", *(_mean([one.num_tokens for one in given]) for given in responses)),
         ("… of correct responses", *(_mean(_tokens(given, objective, correct=True)) for given in responses)),
         ("… of the others", *(_mean(_tokens(given, objective, correct=False)) for given in responses)),
-        ("cut at the limit", *(text.share(objective.share(given, is_cut)) for given in responses)),
+        ("cut at the limit", *(markdown.share(objective.share(given, is_cut)) for given in responses)),
         ("token entropy, nats", *(_mean([one.entropy for one in given if one.entropy is not None]) for given in responses)),
         ("gold NLL, nats", *(_mean([one.gold_nll for one in given if one.gold_nll is not None]) for given in responses)),
     ]
     for name in sorted({*before.reasons, *after.reasons}):
-        rows.append((text.cell(name), *(text.share(_share_failing(name, given, objective)) for given in responses)))
-    parts = ["### What the responses are like", text.table(headers, rows), MEANING]
+        rows.append((markdown.cell(name), *(markdown.share(_share_failing(name, given, objective)) for given in responses)))
+    parts = ["### What the responses are like", markdown.table(headers, rows), MEANING]
     for title, old, new in (
         ("subject", before.by_subject, after.by_subject),
         ("level", before.by_level, after.by_level),
     ):
         if old.keys() == new.keys() and old:
-            solved = [(text.cell(name), text.share(old[name]), text.share(new[name])) for name in old]
-            parts.append(text.table((f"solved, by {title}", "base model", f"step {steps[1]}"), solved))
+            solved = [(markdown.cell(name), markdown.share(old[name]), markdown.share(new[name])) for name in old]
+            parts.append(markdown.table((f"solved, by {title}", "base model", f"step {steps[1]}"), solved))
     return "\n\n".join(parts)
 
 

@@ -181,16 +181,16 @@ def _number(trial: Run, name: str) -> float:
 
 def ledger_bars(ledger: Ledger) -> str | None:
     """Return an SVG of what each kind of worker was held for, by activity, idle last; None where nothing was held."""
-    accounts = [account for account in ledger.accounts if account.held_seconds]
-    if not accounts:
+    worker_times = [account for account in ledger.worker_times if account.held_seconds]
+    if not worker_times:
         return None
     chart = Chart(
         "What the workers' time went into",
-        Axis("minutes", 0.0, max(account.held_seconds for account in accounts) / 60),
-        Axis("", 0.0, float(len(accounts)), form=lambda _: "", marks=(0.0,)),
+        Axis("minutes", 0.0, max(account.held_seconds for account in worker_times) / 60),
+        Axis("", 0.0, float(len(worker_times)), form=lambda _: "", marks=(0.0,)),
         "each bar is the time that one kind of worker was held; shares under the pointer",
     )
-    for place, account in enumerate(reversed(accounts)):
+    for place, account in enumerate(reversed(worker_times)):
         start = 0.0
         for index, (activity, seconds) in enumerate(account.seconds.items()):
             color = GRID if activity == IDLE else ACTIVITY_COLORS[index % len(ACTIVITY_COLORS)]

@@ -1,8 +1,8 @@
 """The report's sections on a final run's origin: what it ran on, and where each of its settings comes from."""
 
 from mathsft.records import Provenance, Run, WorkerCall
-from mathsft.reporting import text
-from mathsft.reporting.costs import worker_place
+from mathsft.reporting import markdown
+from mathsft.reporting.cost_section import worker_place
 from mathsft.store.study_store import StudyStore
 
 MODEL = {
@@ -31,10 +31,12 @@ def architecture_section(store: StudyStore, run: Run) -> str:
             "on disk, the evaluator scores them. Devices were assigned before the processes started."
         )
         rows = [(name, places, steps) for name, (places, steps) in workers.items()]
-        parts.append(text.table(("worker", "device", "worked on"), rows, num_left=3))
+        parts.append(markdown.table(("worker", "device", "worked on"), rows, num_left=3))
     if provenance is not None:
         parts.append(
-            text.table(("", ""), [(name, text.cell(value)) for name, value in _facts(provenance).items()], num_left=2)
+            markdown.table(
+                ("", ""), [(name, markdown.cell(value)) for name, value in _facts(provenance).items()], num_left=2
+            )
         )
     return "\n\n".join(parts)
 
@@ -51,12 +53,14 @@ def settings_section(store: StudyStore, run: Run) -> str:
         if name in promoted and promoted[name] == value:
             source = f"promoted by the study ({promotion.run})" if promotion is not None else ""
         elif name in promoted:
-            source = f"given by hand or by the horizon, instead of the promoted {text.value(promoted[name])}"
+            source = f"given by hand or by the horizon, instead of the promoted {markdown.value(promoted[name])}"
         else:
             source = "given by hand"
-        rows.append((text.cell(name), text.cell(text.value(value)), text.cell(_searched(name, known)), source))
+        rows.append(
+            (markdown.cell(name), markdown.cell(markdown.value(value)), markdown.cell(_searched(name, known)), source)
+        )
     headers = ("setting", "value", "searched", "where it comes from")
-    return "### Its settings, and where they come from\n\n" + text.table(headers, rows, num_left=4)
+    return "### Its settings, and where they come from\n\n" + markdown.table(headers, rows, num_left=4)
 
 
 def _workers(worker_calls: list[WorkerCall]) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mathsft.objective import Objective
 from mathsft.records import Response
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 
 
 def failure_section(responses: Mapping[int, Sequence[Response]], objective: Objective) -> str:
@@ -33,7 +33,7 @@ def length_section(responses: Mapping[int, Sequence[Response]], objective: Objec
             (str(step), _mean([*correct, *incorrect]), _mean(correct), _mean(incorrect), f"{num_cut:,}", f"{len(given):,}")
         )
     headers = ("step", "all", "correct", "incorrect", "cut at the limit", "responses")
-    return "### Response lengths\n\nMean tokens of a response.\n\n" + text.table(headers, rows, num_left=0)
+    return "### Response lengths\n\nMean tokens of a response.\n\n" + markdown.table(headers, rows, num_left=0)
 
 
 def _reasons(responses: Iterable[Response], objective: Objective) -> Iterable[str]:
@@ -46,7 +46,7 @@ def _counts_by_step(counts: Mapping[int, Counter[str]], responses: Mapping[int, 
         (str(step), *(f"{counted[name]:,}" for name in names), f"{len(responses[step]):,}")
         for step, counted in counts.items()
     ]
-    return text.table(("step", *(text.cell(name) for name in names), "responses"), rows, num_left=0)
+    return markdown.table(("step", *(markdown.cell(name) for name in names), "responses"), rows, num_left=0)
 
 
 def _mean(num_tokens: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from rich.table import Table
 from mathsft.accounting.ledger import Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Promotion, Run, Score
-from mathsft.reporting import text
+from mathsft.reporting import markdown
 from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 
@@ -40,15 +40,17 @@ def ledger_table(ledger: Ledger) -> Table:
     per_hour = (
         "" if ledger.points_per_device_hour is None else f"; {ledger.points_per_device_hour:+.1f} points a device-hour"
     )
-    wasted = f"{text.seconds(ledger.pruned_seconds)} in pruned runs, {text.seconds(ledger.lost_seconds)} in failed ones"
+    wasted = (
+        f"{markdown.seconds(ledger.pruned_seconds)} in pruned runs, {markdown.seconds(ledger.lost_seconds)} in failed ones"
+    )
     table = _table(f"Cost: {ledger.device_hours:.2f} device-hours ({wasted}){per_hour}")
     table.add_column("worker")
     for header in ("activity", "time", "share"):
         table.add_column(header, justify="left" if header == "activity" else "right", no_wrap=True)
-    for account in ledger.accounts:
+    for account in ledger.worker_times:
         for activity, seconds in account.seconds.items():
             share = seconds / account.held_seconds if account.held_seconds else 0.0
-            table.add_row(account.worker, activity, text.seconds(seconds), text.percent(share))
+            table.add_row(account.worker, activity, markdown.seconds(seconds), markdown.percent(share))
     return table
 
 
@@ -99,7 +101,11 @@ def _last_score(store: StudyStore, run: Run) -> tuple[str, str, str]:
 
 
 def _cells(score: Score) -> tuple[str, str, str]:
-    return text.percent(score.accuracy), text.bounds(accuracy_interval(score)), text.percent(score.format_accuracy)
+    return (
+        markdown.percent(score.accuracy),
+        markdown.bounds(accuracy_interval(score)),
+        markdown.percent(score.format_accuracy),
+    )
 
 
 def _value(run: Run, name: str) -> str:

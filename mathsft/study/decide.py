@@ -14,7 +14,7 @@ from mathsft.runs.contest import Contest, Rule, finished, hold_contest, observe,
 from mathsft.runs.results import SEARCH_POOL, TrialResult
 from mathsft.statistics.optimism import best_of_k
 from mathsft.statistics.surface import optimum
-from mathsft.study.words import edge_notes, own_settings_note, runner_up_note
+from mathsft.study.choice_notes import edge_notes, own_settings_note, runner_up_note
 
 BOLDNESS = 2.0
 """Standard deviations above the mean at which proposals are judged: enough to look where little is known."""

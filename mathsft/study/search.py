@@ -22,8 +22,8 @@ from mathsft.config.schema import Experiment, Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Overrides, Plan, Run, RunState, Score
-from mathsft.runs.final import closed
-from mathsft.runs.made import new_run
+from mathsft.runs.final_run import closed
+from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.study_store import LOCK_TIMEOUT_SECONDS, StudyStore

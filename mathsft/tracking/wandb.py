@@ -59,7 +59,7 @@ class WandbObserver:
         self._close_seconds = close_seconds
         self._runs = {run.name: run for run in store.runs()}
         self._rows = {name: _recorded_rows(store, name) for name in self._runs}
-        self._account = Account(store.study, layout, settings.project, settings.mode)
+        self._open_runs = OpenRuns(store.study, layout, settings.project, settings.mode)
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
@@ -68,7 +68,7 @@ class WandbObserver:
         """Have a new record logged; returns at once."""
         if isinstance(record, Run):
             self._runs[record.name] = record
-            self._tasks.put(partial(self._account.open if record.state == "running" else self._account.finish, record))
+            self._tasks.put(partial(self._open_runs.open if record.state == "running" else self._open_runs.finish, record))
         elif isinstance(record, StepMetrics):
             self._log(record.run, ("train", record.step), "train", _train_values(record))
         elif isinstance(record, Score):
@@ -77,7 +77,7 @@ class WandbObserver:
 
     def close(self) -> None:
         """Finish every W&B run and end W&B's service process, by force if it takes too long."""
-        self._tasks.put(self._account.close)
+        self._tasks.put(self._open_runs.close)
         self._tasks.put(None)
         self._thread.join(self._close_seconds)
         if self._thread.is_alive():
@@ -90,10 +90,10 @@ class WandbObserver:
             return  # a step that had to be trained again: W&B has it
         rows.add(key)
         row = {"train_step": key[1], **{f"{section}/{name}": value for name, value in values.items()}}
-        self._tasks.put(partial(self._account.log, self._runs[run], section, row, len(rows)))
+        self._tasks.put(partial(self._open_runs.log, self._runs[run], section, row, len(rows)))
 
 
-class Account:
+class OpenRuns:
     """The W&B runs that are open; only the observer's thread uses it."""
 
     def __init__(self, study: str, layout: StudyLayout, project: str, mode: Literal["offline", "online"]) -> None:

@@ -15,18 +15,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathsft.config.schema import TrainingSettings
-from mathsft.training.loss import RowLoss
+from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import apply_adamw
-from mathsft.training.ranks import Ranks
+from mathsft.training.rank_group import RankGroup
 from mathsft.training.state import BaseModel
 
 
-def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> RowLoss:
+def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: RankGroup) -> MicroBatchLoss:
     """Return the base model with its loss, sharded over the ranks; base keeps its own weights, on the host.
 
     It computes in the dtype. Gradients are summed over ranks and backward passes in fp32.
     """
-    row_loss = RowLoss(deepcopy(base.model))
+    row_loss = MicroBatchLoss(deepcopy(base.model))
     mesh = init_device_mesh(device.type, (ranks.size,))
     # Inputs are left alone: positions and masks keep their precision, as on a single device.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -43,7 +43,7 @@ def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: Rank
 class ShardedAdamW:
     """What MasterAdamW is for a single device, for the weights of a sharded model: each rank updates its shares."""
 
-    def __init__(self, row_loss: RowLoss, training: TrainingSettings, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, row_loss: MicroBatchLoss, training: TrainingSettings, device: torch.device, ranks: RankGroup) -> None:
         """Start from the weights that the model has."""
         self._training, self._device, self._ranks = training, device, ranks
         self._parameters = {name: _sharded(parameter) for name, parameter in row_loss.model.named_parameters()}

@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathsft.errors import UserError, told_if_disk_full
-from mathsft.training.attention import choose_attention
-from mathsft.training.norms import speed_up_norms
-from mathsft.training.rotary import speed_up_rotary
+from mathsft.training.model.attention import choose_attention
+from mathsft.training.model.patches import apply_patches
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 """Of the base model's files: its configuration and its tokenizer's, in any of the forms transformers knows."""
@@ -50,8 +49,7 @@ def load_base(folder: Path, attention: str) -> BaseModel:
     # Training mode adds nothing but dropout, which would make a run depend on more than its seed.
     model.eval()
     _check_head(model, folder)
-    speed_up_norms(model)
-    speed_up_rotary(model)
+    apply_patches(model)
     return BaseModel(folder, model, weights, choose_attention(model, attention))
 
 

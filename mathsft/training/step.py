@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training.attention import PACKED, TREE
-from mathsft.training.loss import RowLoss
-from mathsft.training.memory import is_shortage, keep_freed_memory
+from mathsft.training.batching.microbatches import MicroBatch, Packing, num_inputs, packed_rows, plain_rows
+from mathsft.training.cpu.memory import is_shortage, keep_freed_memory
+from mathsft.training.model.attention import PACKED, TREE
+from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
-from mathsft.training.ranks import ALONE, Ranks
-from mathsft.training.rows import Packing, Row, num_inputs, packed_rows, plain_rows
+from mathsft.training.rank_group import ALONE, RankGroup
 from mathsft.training.sharded import ShardedAdamW, shard
 from mathsft.training.state import BaseModel, set_gradient_checkpointing
 
@@ -68,7 +68,7 @@ class TrainingStep:
         num_steps: int,
         device: torch.device,
         prefix_ids: tuple[int, ...] = (),
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = ALONE,
         fitting_tokens: int | None = None,
     ) -> None:
         """Start a run of num_steps steps whose prompts all begin with prefix_ids.
@@ -88,7 +88,7 @@ class TrainingStep:
         try:
             if ranks.size == 1:
                 self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
-                self._row_loss = RowLoss(base.model)
+                self._row_loss = MicroBatchLoss(base.model)
             else:
                 self._row_loss = shard(base, dtype, device, ranks)
                 self._optimizer = ShardedAdamW(self._row_loss, training, device, ranks)
@@ -121,7 +121,7 @@ class TrainingStep:
             self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
 
-    def largest_row(self, examples: Sequence[Example]) -> Row:
+    def largest_row(self, examples: Sequence[Example]) -> MicroBatch:
         """Return a row as large as the run's can be: as many of the longest examples as batch and token budget take."""
         num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
         room_tokens = self._budget_tokens - num_prefix_tokens
@@ -176,10 +176,10 @@ class TrainingStep:
             num_response_tokens=num_response_tokens,
         )
 
-    def _own(self, rows_of_ranks: Sequence[Sequence[Row]]) -> list[tuple[Row, bool]]:
+    def _own(self, rows_of_ranks: Sequence[Sequence[MicroBatch]]) -> list[tuple[MicroBatch, bool]]:
         """Return this rank's rows, which count, and others that do not, up to what the busiest rank has.
 
-        Ranks share every layer's weights while they compute, so none can go ahead of the others or stay behind.
+        RankGroup share every layer's weights while they compute, so none can go ahead of the others or stay behind.
         """
         own, most = rows_of_ranks[self._ranks.rank], max(map(len, rows_of_ranks))
         smallest = min((row for rows in rows_of_ranks for row in rows), key=lambda row: row.ids_BT.numel())
@@ -217,7 +217,7 @@ class TrainingStep:
         packed = self._base.attention in PACKED
         self._packing = _packing(self._base, budget_tokens, self._prefix_ids) if packed else None
 
-    def _rows(self, batch: Sequence[Example]) -> list[Row]:
+    def _rows(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
             return plain_rows(batch, self._budget_tokens, self._device)
         return packed_rows(batch, self._packing, self._device)

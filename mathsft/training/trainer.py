@@ -27,17 +27,17 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, told_if_disk_full
 from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.training.batching.microbatches import common_prefix
+from mathsft.training.batching.order import optimizer_batch
+from mathsft.training.cpu.memory import peak_resident_bytes, resident_bytes
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
-from mathsft.training.memory import peak_resident_bytes, resident_bytes
-from mathsft.training.order import optimizer_batch
-from mathsft.training.peak_memory import predicted_peak
-from mathsft.training.ranks import join_ranks
-from mathsft.training.rows import common_prefix
+from mathsft.training.meter.peak_memory import predicted_peak
+from mathsft.training.meter.utilization import Utilization
+from mathsft.training.rank_group import join_ranks
 from mathsft.training.state import load_base, publish, rounded
 from mathsft.training.step import StepOutcome, TrainingStep
-from mathsft.training.utilization import Utilization
 from mathsft.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Trainer:
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
         """Publish the base weights and changed ones, with what both predict: what an engine can be checked by.
 
-        Ranks other than 0 return nothing.
+        RankGroup other than 0 return nothing.
         """
         if not self._ranks.is_first:
             return ()
@@ -199,7 +199,7 @@ class Trainer:
 
     def _logprob_check(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> LogprobCheck:
         """Return what the published weights make of the run's first examples."""
-        # Ranks keep their devices for their shares: the whole model lies, and computes, on the host.
+        # RankGroup keep their devices for their shares: the whole model lies, and computes, on the host.
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         with clock.during("check_seconds"):
             return make_logprob_check(

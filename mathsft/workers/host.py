@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Value:
+class Returned:
     """What the target's method returned."""
 
     value: Any
 
 
 @dataclass(frozen=True)
-class Fault:
+class Raised:
     """The target raised an error."""
 
     kind: ErrorKind
@@ -41,7 +41,7 @@ class Fault:
     traceback: str
 
 
-Reply: TypeAlias = Value | Fault
+Reply: TypeAlias = Returned | Raised
 
 
 class Host:
@@ -55,7 +55,7 @@ class Host:
 
     def answer(self, method: str, args: tuple[Any, ...]) -> Reply:
         """Return what the target's method returns or raises; SystemExit and KeyboardInterrupt pass through."""
-        if not isinstance(self._target_class, Value):
+        if not isinstance(self._target_class, Returned):
             return self._target_class
         return _attempt(partial(self._call, self._target_class.value, method, args))
 
@@ -103,12 +103,12 @@ def _load(target: str) -> type:
 
 def _attempt(action: Callable[[], Any]) -> Reply:
     try:
-        return Value(action())
+        return Returned(action())
     except Exception as error:
         kind = ErrorKind.of(error)
         if kind != ErrorKind.USER:
             logger.exception("the request failed")
-        return Fault(kind, type(error).__name__, str(error), traceback.format_exc())
+        return Raised(kind, type(error).__name__, str(error), traceback.format_exc())
 
 
 def die_with(driver_pid: int) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
+from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
@@ -110,7 +110,7 @@ def _place_on_cpu(
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
         engine_dtype = _engine_dtype(experiment.evaluation, "float32")
-        hardware = Hardware(
+        hardware = WorkerDevice(
             device="cpu",
             num_threads=max(1, len(cpus) // ranks),
             attention="tree",
@@ -173,7 +173,7 @@ def _cuda_spec(
     target: str, index: int, machine: Machine, experiment: Experiment, layout: StudyLayout, *, num_workers: int, shared: bool
 ) -> WorkerSpec:
     memory_share = experiment.evaluation.memory_share
-    hardware = Hardware(
+    hardware = WorkerDevice(
         device="cuda",
         num_threads=max(1, len(machine.cpus) // num_workers),
         attention="flex",

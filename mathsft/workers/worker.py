@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Reply, Value
+from mathsft.workers.host import Reply, Returned
 from mathsft.workers.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Failed(Exception):  # noqa: N818 - the word that runs and reports use
     """The worker died in every attempt to answer a call."""
 
 
-class Process(Protocol):
+class WorkerProcess(Protocol):
     """One process of a worker, started when made."""
 
     log_path: Path
@@ -63,7 +63,7 @@ class Process(Protocol):
         """End the process and wait until it is gone, its memory with it."""
 
 
-ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], Process]
+ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], WorkerProcess]
 """Starts the process that a spec describes, under a name that its log is called by."""
 
 
@@ -186,9 +186,9 @@ class Worker:
             if complaint := watch.complaint():
                 raise WorkerDied(complaint, self._processes[0].log_path)
 
-    async def _ask(self, process: Process, method: str, args: tuple[Any, ...]) -> Any:
+    async def _ask(self, process: WorkerProcess, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)
-        if isinstance(reply, Value):
+        if isinstance(reply, Returned):
             return reply.value
         if reply.kind == ErrorKind.USER:
             raise UserError(reply.message)
@@ -197,7 +197,7 @@ class Worker:
         error.add_note(reply.traceback)
         raise error
 
-    def _start(self) -> list[Process]:
+    def _start(self) -> list[WorkerProcess]:
         num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device only, its number 0
         if num_ranks > 1:

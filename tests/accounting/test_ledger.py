@@ -26,7 +26,7 @@ def test_what_workers_did_and_how_long_they_idled(store: StudyStore) -> None:
         store.write(make_checkpoint(f"trial-{number}", 4, train_seconds=seconds, num_tokens=9.0))
         store.write(make_score(f"trial-{number}", 4, generate_seconds=5.0, grade_seconds=1.0, peak_memory_bytes=1e9))
     ledger = cost_ledger(store)
-    trainer, evaluator = ledger.accounts
+    trainer, evaluator = ledger.worker_times
     assert trainer.seconds == {"train": 40.0, "idle": 160.0}
     assert evaluator.seconds == {"generate": 10.0, "grade": 2.0, "idle": 88.0}
     assert ledger.device_hours == pytest.approx(300 / 3600)
@@ -42,7 +42,7 @@ def test_sessions_of_several_drivers_add_up(store: StudyStore) -> None:
         clock.now = 7
         store.write(make_checkpoint("trial-0", len(store.sessions()), train_seconds=3.0))
     assert [session.seconds for session in store.sessions()] == [7, 7]
-    assert cost_ledger(store).accounts[0].seconds == {"train": 6.0, "idle": 8.0}
+    assert cost_ledger(store).worker_times[0].seconds == {"train": 6.0, "idle": 8.0}
 
 
 def test_after_a_final_run_its_own_gain_is_divided_by_its_own_hours(store: StudyStore) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from mathsft.answers.equal import decide
-from mathsft.answers.grade import Completion, Grader
+from mathsft.answers.grader import Completion, Grader
 from mathsft.answers.response_format import extract_gold, parse
 from mathsft.answers.sandbox import Pair
 

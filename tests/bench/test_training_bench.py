@@ -8,7 +8,7 @@ from bench.meter import Counter, Measurement
 from bench.training import _gemm_share, _median_ratio
 from bench.workload import BATCH_SIZE, ROWS, choose_problems, result_line
 from mathsft.data.problems import load_rows
-from mathsft.training.flops import ModelFlops
+from mathsft.training.meter.flops import ModelFlops
 
 
 def measurement(cpu_seconds: float, num_examples: int = BATCH_SIZE) -> Measurement:

@@ -1,6 +1,6 @@
 """The rows that the command line prints: every setting, and where each value came from."""
 
-from mathsft.config.describe import ResolvedRow, Row, resolved_rows, schema_rows
+from mathsft.config.describe import ResolvedSetting, Row, resolved_rows, schema_rows
 from mathsft.config.load import flatten, load_settings
 
 
@@ -26,6 +26,6 @@ def test_every_setting_of_a_study_is_in_the_schema_and_in_the_resolved_rows() ->
     assert set(rows) == set(values)
     in_schema = {row.name for row in schema_rows()}
     assert {name for name in values if not name.startswith(("search.", "pruner.arguments."))} <= in_schema
-    assert rows["training.batch_size"] == ResolvedRow("training.batch_size", "8", "--set")
-    assert rows["training.beta1"] == ResolvedRow("training.beta1", "0.9", "default")
+    assert rows["training.batch_size"] == ResolvedSetting("training.batch_size", "8", "--set")
+    assert rows["training.beta1"] == ResolvedSetting("training.beta1", "0.9", "default")
     assert rows["training.precision"].source.endswith("experiments/quickstart.yaml:20")

@@ -1,4 +1,4 @@
-"""Rows become problems with exact golds, or one error that names the row."""
+"""ReadProblems become problems with exact golds, or one error that names the row."""
 
 import gzip
 import hashlib

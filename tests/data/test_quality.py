@@ -2,16 +2,18 @@
 
 import pytest
 
-from mathsft.data.problems import Row, Rows, problem_id
+from mathsft.data.problems import NumberedProblem, ReadProblems, problem_id
 from mathsft.data.quality import distinct, quality_of
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem
 
 
-def rows_of(*given: tuple[str, str]) -> Rows:
+def rows_of(*given: tuple[str, str]) -> ReadProblems:
     """Return rows of these problems and gold answers."""
     problems = [Problem(problem_id(text), text, f"way {i}", gold) for i, (text, gold) in enumerate(given)]
-    return Rows("rows.jsonl", tuple(Row(number, problem) for number, problem in enumerate(problems, start=1)))
+    return ReadProblems(
+        "rows.jsonl", tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
+    )
 
 
 @pytest.mark.parametrize("golds", [("0.5", r"\frac{1}{2}", "1/2"), ("1,000", "1000"), ("x=4", "4"), ("12", "12 apples")])

@@ -14,9 +14,9 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from mathsft.data.pool_positions import pool_position
 from mathsft.data.quickstart import HELD_OUT_SHARE, base_model_folder, generate
 from mathsft.data.quickstart_families import FAMILIES, LEVELS, Family
-from mathsft.data.ranks import text_rank
 from mathsft.records import Problem
 
 NUM_TRAIN, NUM_HELDOUT = 8192, 3100
@@ -44,13 +44,13 @@ def test_counts_uniqueness_and_held_out_rule(problems: list[Problem]) -> None:
     train, heldout = problems[:NUM_TRAIN], problems[NUM_TRAIN:]
     assert len(heldout) == NUM_HELDOUT
     assert len({problem.problem for problem in problems}) == len({problem.id for problem in problems}) == len(problems)
-    assert all(text_rank(problem.problem) >= HELD_OUT_SHARE for problem in train)
-    assert all(text_rank(problem.problem) < HELD_OUT_SHARE for problem in heldout)
+    assert all(pool_position(problem.problem) >= HELD_OUT_SHARE for problem in train)
+    assert all(pool_position(problem.problem) < HELD_OUT_SHARE for problem in heldout)
 
 
 def test_text_rank_is_uniform_and_fixed(problems: list[Problem]) -> None:
-    assert text_rank("Compute $1+1$.") == int(hashlib.sha256(b"Compute $1+1$.").hexdigest()[:16], 16) / 2**64
-    train_ranks = sorted(text_rank(problem.problem) for problem in problems[:NUM_TRAIN])
+    assert pool_position("Compute $1+1$.") == int(hashlib.sha256(b"Compute $1+1$.").hexdigest()[:16], 16) / 2**64
+    train_ranks = sorted(pool_position(problem.problem) for problem in problems[:NUM_TRAIN])
     for share in (0.25, 0.5, 0.75):
         expected = HELD_OUT_SHARE + share * (1 - HELD_OUT_SHARE)
         assert train_ranks[int(share * NUM_TRAIN)] == pytest.approx(expected, abs=0.03)
@@ -190,7 +190,7 @@ def test_the_corpus_holds_no_held_out_problem(make_base: ModuleType, problems: l
     opened = [re.match(r"(?:Problem|User): (.+)\n(?:Solution|Assistant):", document) for document in documents]
     texts = [match[1] for match in opened if match]
     assert len(texts) > 6000
-    assert min(map(text_rank, texts)) >= HELD_OUT_SHARE
+    assert min(map(pool_position, texts)) >= HELD_OUT_SHARE
     heldout = {problem.problem for problem in problems[NUM_TRAIN:]}
     assert not heldout & {line for document in documents for line in document.splitlines()}
 

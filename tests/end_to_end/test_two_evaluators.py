@@ -10,7 +10,7 @@ from mathsft.config.schema import LimitSettings
 from mathsft.data.models import resolve_model
 from mathsft.layout import StudyLayout
 from mathsft.runs.context import StudyContext
-from mathsft.runs.final import final_run, run_final
+from mathsft.runs.final_run import final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.placement import place

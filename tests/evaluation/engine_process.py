@@ -30,11 +30,11 @@ from mathsft.config.schema import EvaluationSettings
 from mathsft.errors import CheckpointError, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import ENGINE_CHECK, Checkpoint
-from mathsft.worker_settings import Hardware, WorkerSettings
+from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
 from tests.build import make_checkpoint
 
-HARDWARE = Hardware(
+HARDWARE = WorkerDevice(
     device="cpu",
     num_threads=1,
     attention="sdpa",

@@ -12,7 +12,7 @@ from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
-from mathsft.worker_settings import Hardware, WorkerSettings
+from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import make_final, make_plan
 
 NUM_EXAMPLES, MAX_TOKENS = 2048, 64
@@ -27,7 +27,7 @@ SMALL = (
 def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
     """Return the tokens that each of the two generates after the prompts."""
     loaded = load_settings("quickstart", None, [*SMALL, f"model.path={base_model_folder()}"])
-    hardware = Hardware("cpu", 1, "tree", "float32", 0.5, False)
+    hardware = WorkerDevice("cpu", 1, "tree", "float32", 0.5, False)
     checkpoint = train(WorkerSettings(loaded.experiment, hardware, StudyLayout(folder)))
     template = load_template(loaded.experiment.prompt.template)
     prompts = [render_prompt(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]

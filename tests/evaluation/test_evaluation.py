@@ -12,7 +12,7 @@ import pytest
 
 from mathsft.data.model_check import CPU_HEAD_SIZES
 from mathsft.records import Response, Verdict
-from mathsft.worker_settings import Hardware
+from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, PACKED_FROM_WIDTH
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all engines
@@ -310,6 +310,6 @@ def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: p
     from mathsft.evaluation.engine import Engine
 
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
-    hardware = Hardware("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
+    hardware = WorkerDevice("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
     with pytest.raises(RuntimeError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"):
         Engine(tmp_path, "", hardware, max_model_len=16)

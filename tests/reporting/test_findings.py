@@ -9,7 +9,7 @@ from mathsft.records import Problem
 from mathsft.reporting.characteristics import characteristics_section
 from mathsft.reporting.findings import findings_section, paired
 from mathsft.reporting.origin import architecture_section, settings_section
-from mathsft.reporting.report import write_report
+from mathsft.reporting.study_report import write_report
 from mathsft.store.study_store import StudyStore
 from tests.build import (
     make_categories,

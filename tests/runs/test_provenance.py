@@ -8,7 +8,7 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.runs import provenance
 from mathsft.runs.provenance import ProvenanceRecorder, changes
-from mathsft.runs.replay import compare_losses
+from mathsft.runs.replay_run import compare_losses
 from mathsft.store.study_store import StudyStore
 from tests.build import make_metrics, make_trial
 

@@ -11,8 +11,8 @@ from mathsft.records import Promotion
 from mathsft.runs.contest import Rule
 from mathsft.runs.results import TrialResult
 from mathsft.statistics.paired import compare
+from mathsft.study.choice_notes import runner_up_note
 from mathsft.study.decide import Confirm, decide, propose
-from mathsft.study.words import runner_up_note
 from tests.build import make_trial
 
 SPACE: dict[str, SearchRange] = {

@@ -15,7 +15,7 @@ from mathsft.accounting.ledger import Timekeeper
 from mathsft.config.schema import Experiment
 from mathsft.errors import ErrorKind, StudyFailedError, UserError
 from mathsft.records import Checkpoint, Run, Score
-from mathsft.runs.horizon import recorded_horizon
+from mathsft.runs.horizon_runs import recorded_horizon
 from mathsft.runs.retention import best_step
 from mathsft.workers.worker import RemoteError
 from tests.study.toys import CALLS_IN_A_LIFE, FAILS, Driver, KilledError, Kills, ToyEvaluator, leaves, study_config

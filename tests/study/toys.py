@@ -15,11 +15,11 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
-from mathsft.runs.final import final_plan, final_run, run_final
+from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
 from mathsft.study.search import Search
-from mathsft.study.study import is_over, promote, run_study, trial_plan
+from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from mathsft.workers.worker import Failed

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mathsft.layout import StudyLayout
-from mathsft.worker_settings import Hardware, WorkerSettings
+from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import LEAST_POOLS, make_experiment
 
 KINDS = {
@@ -47,7 +47,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def small_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every trainer of a test the tenths of a second in which it would find the best rate of products."""
-    monkeypatch.setattr("mathsft.training.gemm.SIZES", (64,))
+    monkeypatch.setattr("mathsft.training.meter.gemm.SIZES", (64,))
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +115,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         changed = {"learning_rate": 3e-3, "batch_size": 4, **training}
         experiment = make_experiment(str(model), str(data), LEAST_POOLS, **changed)
-        hardware = Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
+        hardware = WorkerDevice("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
         return WorkerSettings(experiment, hardware, StudyLayout(tmp_path / "study"))
 
     return make

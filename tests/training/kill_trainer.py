@@ -19,7 +19,7 @@ import torch
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.training.full_state import SavePace
-from mathsft.worker_settings import Hardware, WorkerSettings
+from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import LEAST_POOLS, make_experiment, make_plan, make_trial
 from tests.training.settled import Trainer
 
@@ -31,7 +31,9 @@ MAX_SECONDS_INTO_STEP = 0.02
 
 def settings_of(model: str, data: str, study_dir: Path) -> WorkerSettings:
     experiment = make_experiment(model, data, LEAST_POOLS, learning_rate=3e-3, batch_size=BATCH_SIZE)
-    return WorkerSettings(experiment, Hardware("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), StudyLayout(study_dir))
+    return WorkerSettings(
+        experiment, WorkerDevice("cpu", 1, "tree", "float32", 0.5, sleep_mode=False), StudyLayout(study_dir)
+    )
 
 
 def train(settings: WorkerSettings, run: Run, num_steps: int) -> None:

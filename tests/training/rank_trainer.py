@@ -6,10 +6,10 @@ from itertools import count
 
 import torch
 
-from mathsft.training import gemm
+from mathsft.training.batching.microbatches import MicroBatch
 from mathsft.training.full_state import SavePace
-from mathsft.training.loss import RowLoss
-from mathsft.training.rows import Row
+from mathsft.training.meter import gemm
+from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.worker_settings import WorkerSettings
 from tests.training.settled import Trainer
 
@@ -34,11 +34,11 @@ class EagerTrainer(Trainer):
 
 
 def kill_in_pass(number: int) -> None:
-    forward, passes = RowLoss.forward, count(1)
+    forward, passes = MicroBatchLoss.forward, count(1)
 
-    def dying(self: RowLoss, row: Row, scale: float = 1.0) -> torch.Tensor:
+    def dying(self: MicroBatchLoss, row: MicroBatch, scale: float = 1.0) -> torch.Tensor:
         if next(passes) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return forward(self, row, scale)
 
-    RowLoss.forward = dying
+    MicroBatchLoss.forward = dying

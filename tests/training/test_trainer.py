@@ -15,7 +15,7 @@ from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, Run
-from mathsft.training.flops import model_flops
+from mathsft.training.meter.flops import model_flops
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.native import needs_bf16
@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(settings: Worke
 def test_utilization_is_the_operations_of_the_computed_tokens_against_the_best_products(
     settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mathsft.training.utilization.best_gemm_flops_per_second", lambda dtype, device: 1e9)
+    monkeypatch.setattr("mathsft.training.meter.utilization.best_gemm_flops_per_second", lambda dtype, device: 1e9)
     run = run_of()
     Trainer(settings).advance(run, 1)
     [line] = settings.layout.metrics(run.name).read_text().splitlines()

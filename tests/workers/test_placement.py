@@ -8,7 +8,7 @@ import pytest
 from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.worker_settings import Hardware
+from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, place
 from tests.build import make_machine
 
@@ -116,7 +116,7 @@ def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run
     assert place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final").max_unscored > 10_000
 
 
-def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> Hardware:
+def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> WorkerDevice:
     evaluation = experiment.evaluation.model_copy(update={"precision": precision})
     asked = experiment.model_copy(update={"evaluation": evaluation})
     return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluators[0].settings.hardware

@@ -17,7 +17,7 @@ import pytest
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
+from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
 from tests.build import make_experiment
@@ -25,7 +25,7 @@ from tests.build import make_experiment
 pytestmark = pytest.mark.slow  # real processes
 
 EXPERIMENT = make_experiment("m")
-HARDWARE = Hardware("cpu", 1, "eager", "float32", 0.5, False)
+HARDWARE = WorkerDevice("cpu", 1, "eager", "float32", 0.5, False)
 CORE = min(os.sched_getaffinity(0))
 
 
@@ -314,13 +314,13 @@ DRIVER = """
     sys.path.insert(0, sys.argv[2])
     from mathsft.config.schema import LimitSettings
     from mathsft.layout import StudyLayout
-    from mathsft.worker_settings import Hardware, WorkerSettings, WorkerSpec
+    from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
     from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
     from tests.build import make_experiment
 
     async def main():
-        hardware = Hardware("cpu", 1, "eager", "float32", 0.5, False)
+        hardware = WorkerDevice("cpu", 1, "eager", "float32", 0.5, False)
         settings = WorkerSettings(make_experiment(), hardware, StudyLayout(Path(sys.argv[1])))
         spec = WorkerSpec("toys:Toy", settings, "cpu:0", {}, ())
         busy, idle = (Worker(SpawnProcess, spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))

@@ -1,0 +1,339 @@
+r"""Reads normalised text into its structure: lists, sets, points, intervals, unions, ratios, matrices, choices, words.
+
+It compares nothing; numbers and formulas are `quantities`' business, equations and inequalities that of `relations`.
+"""
+
+import re
+from collections.abc import Callable
+
+from mathsft.answers.algebra import ExactValue
+from mathsft.answers.functions import FUNCTIONS
+from mathsft.answers.normalise import whole_text, without_text_commands
+from mathsft.answers.number_words import without_number_words
+from mathsft.answers.polynomials import NoValueError
+from mathsft.answers.quantities import Quantity, read_based_number, read_quantity
+from mathsft.answers.relations import intersection, is_interval, read_relation, real_line_without
+from mathsft.answers.structures import (
+    EMPTY,
+    Choice,
+    Clock,
+    Family,
+    Items,
+    Matrix,
+    Named,
+    ParsedAnswer,
+    Text,
+    Unread,
+    Valueless,
+    text_key,
+)
+
+_MAX_NESTING = 20
+_MAX_ITEMS = 50
+
+_OPENING, _CLOSING = "([{⟨⦃", ")]}⟩⦄"
+_BRACKET = r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])"
+_CONJUNCTION = r"(?:(?:and|or) )?"
+_WIDE_SEPARATOR = re.compile(rf"{_BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_ANY_SEPARATOR = re.compile(rf"{_BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_UNION = re.compile(rf"{_BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
+_COLON = re.compile(rf"{_BRACKET}| ?: ?| to ")
+
+_MATRIX = re.compile(
+    r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
+    r"(?P<cells>.*)\\end\{(?P=kind)\} ?[)\]]?"
+)
+_SYSTEM = re.compile(
+    r"(?:⦃ ?\\begin\{array\}(?:\{[lcr| ]{0,40}\})?|⦃? ?\\begin\{(?:cases|aligned|gathered)\})"
+    r"(?P<rows>.*)\\end\{(?:cases|array|aligned|gathered)\} ?[.⦄]?"
+)
+_ROW_OF_SYSTEM = re.compile(r"[^&,]*(?:&? ?(?:=|<|>|\\(?:le|ge|ne|in)(?![A-Za-z]))&? ?)[^&,]*[,.;]? ?")
+_TRANSPOSED = re.compile(r"(?P<inside>.*[)\]}]) ?\^ ?\{? ?(?:\\text\{ ?T ?\}|T|\\top|\\intercal) ?\}?")
+_CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
+_CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])(?:\)|[.:](?= ))) ?(?P<rest>.+)")
+_LEAD_WORDS = (
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?"
+    r"(?:(?:final |correct )?answer(?: is ?:?|:)|(?:option|choice)(?= (?:\\text\{)?\(?[A-Ha-h]\b))"
+)
+_LEAD = re.compile(rf"(?:(?:\\text\{{{_LEAD_WORDS}\}}|{_LEAD_WORDS}|=(?![=<>])) ?)++", re.IGNORECASE)
+_REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:the set of )?(?:all )?real numbers|(?:all |the )?reals", re.IGNORECASE)
+_PUNCTURED = re.compile(r"\\mathbb ?\{? ?R ?\}? ?\\(?:setminus|backslash) ?⦃(?P<point>[^⦃⦄,]+)⦄")
+_EMPTY = re.compile(r"\\emptyset|⦃ ?⦄|no (?:real )?solutions?|(?:the )?empty set", re.IGNORECASE)
+_SET_BUILDER = re.compile(r"[A-Za-z](?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(?P<condition>.+)")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\+/-|\+-")
+_MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])")
+_TIME = re.compile(r"[0-9]{1,2}(?: ?: ?[0-5][0-9]){1,2}(?![0-9.:/])")
+_EACH = r"(?:for |where |with |and )?(?:\\forall |(?:all|any|each|every|some|an) )?"
+_ALL_INTEGERS = (
+    rf"{_EACH}(?:(?P<letter>[A-Za-z])(?: ?\\in ?(?:\\mathbb ?)?\{{? ?\\?Z ?\}}?(?! ?[\^_])"
+    r"| (?:(?:is|are|being|an?|any|some|arbitrary) ){0,3}integers?| ?= ?0(?:, ?\\pm ?[123]){2,3}, ?\.\.\.)"
+    r"|integers? (?P<named>[A-Za-z]))"
+)
+_INTEGERS_FIRST = re.compile(rf"\(?{_ALL_INTEGERS}[),;: ]{{1,4}}")
+_INTEGERS_LAST = re.compile(rf"[ ,;|:(]{{1,4}}{_ALL_INTEGERS}\)?$")
+_TOKEN = re.compile(r"\\?[A-Za-z]+")
+_COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]{3}")
+_HEDGE = re.compile(r"\\approx|\\sim(?![A-Za-z])|\?|\.\.\.|\\(?:boxed|def|\\)|(?<=[0-9]) (?=[0-9])|\b(?i:or|not|by)\b")
+_UNBOUNDED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])(?=.*(?:[0-9]{5}|[0-9]{2} ?\^))")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{4,}")
+
+
+def parsed_answers(text: str) -> list[ParsedAnswer]:
+    """Return what normalised text may mean: 100,200 is one number or two. Never raises."""
+    if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
+        return [Valueless(text)]
+    spellings = [text, text.replace("!=", r"\ne ")] if "!=" in text else [text]
+    ways = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
+    return [_Reader(commas_group=way).read(spelling) for way in ways for spelling in spellings]
+
+
+class _Reader:
+    """Tries one way to read a text after the other; the text's nesting bounds the recursion."""
+
+    def __init__(self, *, commas_group: bool) -> None:
+        self._commas_group = commas_group
+
+    def read(self, text: str) -> ParsedAnswer:
+        ways: tuple[Callable[[str], ParsedAnswer | None], ...] = (
+            self._read_after_lead,
+            self._read_family,
+            self._read_number_words,
+            self._read_whole_text,
+            self._read_choice,
+            read_based_number,
+            self._read_quantity,
+            _read_clock,
+            self._read_well_known_set,
+            self._read_matrix,
+            self._read_system,
+            self._read_transposed,
+            self._read_list,
+            self._read_plus_minus,
+            self._read_bracketed,
+            self._read_relation,
+            self._read_union,
+            self._read_ratio,
+        )
+        try:
+            for way in ways:
+                reading = way(text)
+                if reading is not None:
+                    return reading
+        except NoValueError:
+            return Valueless(text.replace(" ", ""))
+        return Text(text_key(text)) if _is_prose(text) else Unread(text.replace(" ", ""))
+
+    def _read_after_lead(self, text: str) -> ParsedAnswer | None:
+        lead = _LEAD.match(text)
+        return self.read(text[lead.end() :]) if lead and lead.end() < len(text) else None
+
+    def _read_family(self, text: str) -> ParsedAnswer | None:
+        r"""Read "x = k\pi, k \in \mathbb{Z}", its condition at either end, and call the integer k."""
+        words = without_text_commands(text)
+        found = _INTEGERS_LAST.search(words) or _INTEGERS_FIRST.match(words)
+        if not found:
+            return None
+        letter = found["letter"] or found["named"]
+        values = (words[: found.start()] or words[found.end() :]).strip()
+        letters = {token for token in _TOKEN.findall(values) if len(token) == 1}
+        if letter not in letters or _INTEGERS_LAST.search(values) or _INTEGERS_FIRST.match(values):
+            return None
+        name = letter if "k" in letters else "k"
+        return Family(name, self.read(_TOKEN.sub(lambda token: name if token[0] == letter else token[0], values)))
+
+    def _read_number_words(self, text: str) -> ParsedAnswer | None:
+        in_digits = without_number_words(text)
+        return None if in_digits == text else self.read(in_digits)
+
+    def _read_whole_text(self, text: str) -> ParsedAnswer | None:
+        words = whole_text(text)
+        if not words:
+            return None
+        reading = self.read(words)
+        is_word = isinstance(reading, Unread) or (isinstance(reading, Quantity) and reading.value.symbols)
+        return Text(text_key(words)) if is_word else reading
+
+    def _read_quantity(self, text: str) -> ParsedAnswer | None:
+        return read_quantity(text, commas_group=self._commas_group)
+
+    def _read_well_known_set(self, text: str) -> ParsedAnswer | None:
+        if _REALS.fullmatch(text):
+            return real_line_without()
+        if punctured := _PUNCTURED.fullmatch(text):
+            point = self._read_quantity(punctured["point"])
+            return real_line_without(point.value) if isinstance(point, Quantity) else None
+        return EMPTY if _EMPTY.fullmatch(text) else None
+
+    def _read_choice(self, text: str) -> ParsedAnswer | None:
+        choice = _CHOICE.fullmatch(without_text_commands(text))
+        if not choice or _CHOICE.fullmatch(choice["rest"]):
+            return None
+        return Choice((choice["round"] or choice["bare"]).casefold(), self.read(choice["rest"]))
+
+    def _read_matrix(self, text: str) -> ParsedAnswer | None:
+        matrix = _MATRIX.fullmatch(text)
+        if not matrix or r"\begin" in matrix["cells"]:
+            return None
+        factor = self._read_factor(matrix["factor"])
+        if factor is None:
+            return None
+        rows = [row for row in matrix["cells"].split(r"\\") if row.strip()]
+        cells = tuple(tuple(_times(factor, self.read(cell.strip())) for cell in row.split("&")) for row in rows)
+        return Matrix(matrix["kind"].startswith(("v", "V")), cells)
+
+    def _read_system(self, text: str) -> ParsedAnswer | None:
+        """Read equations that hold together, one a row, as the list of them; rows of a function's cases are none."""
+        system = _SYSTEM.fullmatch(text)
+        rows = [row.strip() for row in system["rows"].split(r"\\") if row.strip()] if system else []
+        if len(rows) < 2 or not all(map(_ROW_OF_SYSTEM.fullmatch, rows)):
+            return None
+        return self._read_list(", ".join(row.replace("&", "").rstrip(" ,.;") for row in rows))
+
+    def _read_transposed(self, text: str) -> ParsedAnswer | None:
+        transposed = _TRANSPOSED.fullmatch(text)
+        inside = self.read(transposed["inside"]) if transposed else None
+        match inside:
+            case Matrix(False, rows) if len({len(row) for row in rows}) == 1:
+                return Matrix(False, tuple(zip(*rows, strict=True)))
+            case Items("()" | "[]", items) if not any(isinstance(item, Items) for item in items):
+                return Matrix(False, tuple((item,) for item in items))
+        return None
+
+    def _read_factor(self, text: str) -> ExactValue | None:
+        """Return what stands before a matrix, 1 where nothing does."""
+        factor = self._read_quantity(text or "1")
+        return factor.value if isinstance(factor, Quantity) else None
+
+    def _read_union(self, text: str) -> ParsedAnswer | None:
+        parts = _split(text, _UNION)
+        return Items("∪", tuple(self.read(part) for part in parts)) if len(parts) > 1 else None
+
+    def _read_list(self, text: str) -> ParsedAnswer | None:
+        parts = self._split_list(text)
+        if len(parts) == 1:
+            return None
+        readings: list[ParsedAnswer] = []
+        for part in parts:
+            reading = self.read(part)
+            # Part of a list that was split at its wide separators, as "1,2" of "1,2 and 3"; or ±2.
+            readings.extend(_without_name_of_list(reading))
+        if len(readings) > _MAX_ITEMS:
+            return Text(text)
+        return (None if " or " in text else intersection(readings)) or _list_of(readings, is_union=" or " in text)
+
+    def _read_plus_minus(self, text: str) -> ParsedAnswer | None:
+        # In a set the sign stands for two members, not for two sets.
+        if len(_PLUS_MINUS.findall(text)) != 1 or "⦃" in text:
+            return None
+        upper = _MINUS_PLUS.sub("-", _PLUS_MINUS.sub("+", text))
+        lower = _MINUS_PLUS.sub("+", _PLUS_MINUS.sub("-", text))
+        return _list_of([self.read(upper), self.read(lower)], is_union=False)
+
+    def _read_bracketed(self, text: str) -> ParsedAnswer | None:
+        brackets = _outer_brackets(text)
+        if not brackets:
+            return None
+        content = text[1:-1].strip()
+        if brackets == "⦃⦄" and (builder := _SET_BUILDER.fullmatch(content)):
+            condition = self.read(builder["condition"])
+            if isinstance(condition, Named):
+                return condition.content
+            return condition if isinstance(condition, Family) else None
+        if brackets == "⦃⦄" and (family := self._read_family(content)):
+            return family
+        inside = self._read_list(content) or self.read(content)
+        if isinstance(inside, Items) and not inside.brackets:
+            return Items("()" if brackets == "⟨⟩" else brackets, inside.items)
+        # Redundant parentheses, and a set with a single element.
+        return inside if brackets == "()" else Items(brackets, (inside,))
+
+    def _read_relation(self, text: str) -> ParsedAnswer | None:
+        relation = read_relation(text, commas_group=self._commas_group, read=self.read)
+        match relation:
+            case Named(name, Family(letter, content)):
+                return Family(letter, Named(name, content))
+        return relation
+
+    def _read_ratio(self, text: str) -> ParsedAnswer | None:
+        text = without_text_commands(text)
+        parts = [self._read_quantity(part) for part in _split(text, _COLON)]
+        terms = tuple(part for part in parts if part is not None)
+        return Items("h:m" if _TIME.match(text) else ":", terms) if 1 < len(parts) == len(terms) else None
+
+    def _split_list(self, text: str) -> list[str]:
+        """Split at the separators outside brackets; only at the wide ones (", ", "and") if there are any, so 1,000 stays."""
+        wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
+        return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
+
+
+def _times(factor: ExactValue, reading: ParsedAnswer) -> ParsedAnswer:
+    return Quantity(factor * reading.value) if isinstance(reading, Quantity) and factor.rational != 1 else reading
+
+
+def _read_clock(text: str) -> ParsedAnswer | None:
+    clock = _CLOCK.fullmatch(without_text_commands(text))
+    if not clock or not 1 <= int(clock["hour"]) <= 12:
+        return None
+    hour = int(clock["hour"]) % 12 + (12 if clock["half"] in "pP" else 0)
+    return Clock(60 * hour + int(clock["minute"] or 0))
+
+
+def _without_name_of_list(reading: ParsedAnswer) -> list[ParsedAnswer]:
+    """Return the items of a bare list, each with the name that the list has, or the one reading."""
+    if isinstance(reading, Named) and isinstance(reading.content, Items) and not reading.content.brackets:
+        return [Named(reading.name, item) for item in reading.content.items]
+    return list(reading.items) if isinstance(reading, Items) and not reading.brackets else [reading]
+
+
+def _list_of(readings: list[ParsedAnswer], *, is_union: bool) -> ParsedAnswer:
+    """Make a list; the one name in "x = 1, x = 2" and "x = 1, 2" is taken off, several names stay with their values."""
+    names = {reading.name for reading in readings if isinstance(reading, Named)}
+    if len(names) == 1:
+        readings = [reading.content if isinstance(reading, Named) else reading for reading in readings]
+    items = Items("∪" if is_union and all(map(is_interval, readings)) else "", tuple(readings))
+    return Named(names.pop(), items) if len(names) == 1 else items
+
+
+def _is_prose(text: str) -> bool:
+    """Tell whether text that nothing reads is words, a hedge or brackets that do not match, rather than mathematics."""
+    words = _WORD.findall(_COMMAND.sub(" ", without_text_commands(text)))
+    is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count(
+        "]"
+    )
+    return any(word not in FUNCTIONS for word in words) or _HEDGE.search(text) is not None or not is_balanced
+
+
+def _split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Split where the separator matches outside brackets; the text stays whole if a part would be empty."""
+    parts, start, depth = [], 0, 0
+    for found in separator.finditer(text):
+        if found["open"]:
+            depth += 1
+        elif found["close"]:
+            depth -= 1
+        elif depth == 0:
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
+    parts.append(text[start:].strip())
+    return parts if all(parts) else [text]
+
+
+def _outer_brackets(text: str) -> str | None:
+    """Return the brackets that enclose the whole text, such as "[)", or None."""
+    if len(text) < 3 or text[0] not in "([⟨⦃" or text[-1] not in ({"⟨": "⟩", "⦃": "⦄"}.get(text[0], ")]")):
+        return None
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if depth == 0:
+            return text[0] + text[-1] if place == len(text) - 1 else None
+    return None
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth = max(0, depth + (character in _OPENING) - (character in _CLOSING))
+        deepest = max(deepest, depth)
+    return deepest

@@ -1,0 +1,80 @@
+"""The runs that show how the best learning rate moves with length: which they are, and what the store has of them.
+
+They come after the promotion is decided and take no part in it.
+"""
+
+from asyncio import TaskGroup
+
+from mathsft.config.schema import Experiment, HorizonSettings, RunSettings
+from mathsft.objective import independent_responses
+from mathsft.records import FINISHED, Overrides, Plan, Run, Score
+from mathsft.runs.context import StudyContext
+from mathsft.runs.execute import drive
+from mathsft.runs.final_run import SingleRun
+from mathsft.runs.new_run import new_run
+from mathsft.seeds import derive_seed
+from mathsft.statistics.rate_scaling import Tried
+from mathsft.store.study_store import StudyStore
+
+LEARNING_RATE = "training.learning_rate"
+POOL = "confirm"
+"""Scores there are only compared with each other, and it holds more problems than the search pool."""
+
+
+def horizon_runs(
+    settings: HorizonSettings, trial: RunSettings, experiment: Experiment, promoted: Overrides, study_seed: int
+) -> list[Run]:
+    """Return a run for each of the two lengths and each learning rate around the promoted one, none without a length."""
+    if settings.num_examples is None:
+        return []
+    middle = float(promoted[LEARNING_RATE])
+    places = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
+    return [
+        new_run(
+            "horizon",
+            f"horizon-{num_examples}-{place:+d}{_around(middle)}",
+            experiment=experiment,
+            overrides={**promoted, LEARNING_RATE: middle * settings.spacing**place},
+            plan=Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
+            seed=derive_seed(study_seed, "horizon", num_examples, place),
+        )
+        for num_examples in sorted({settings.num_examples, trial.num_examples})
+        for place in places
+    ]
+
+
+def _around(learning_rate: float) -> str:
+    """Return what names the runs around a promoted learning rate: another promotion has runs of its own."""
+    return f"-at-{learning_rate:.6g}"
+
+
+def are_over(runs: list[Run], store: StudyStore) -> bool:
+    """Tell whether all these runs have ended, so that nobody need start a worker for them."""
+    recorded = [store.run(run.name) for run in runs]
+    return all(run is not None and run.state in FINISHED for run in recorded)
+
+
+async def run_horizon(runs: list[Run], study: StudyContext) -> None:
+    """Execute those of the runs that the store does not have."""
+    async with TaskGroup() as work:
+        for run in runs:
+            work.create_task(drive(SingleRun(run, study.store), study))
+
+
+def recorded_horizon(store: StudyStore) -> list[Tried]:
+    """Return how the finished runs around the promoted learning rate did.
+
+    Diverged ones are left out: where training breaks off says nothing of where it is best.
+    """
+    promotion = store.promotion()
+    if promotion is None or LEARNING_RATE not in promotion.overrides:
+        return []
+    around = _around(float(promotion.overrides[LEARNING_RATE]))
+    runs = [run for run in store.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
+    return [_tried(run, store.scores(run.name, POOL)[-1]) for run in runs]
+
+
+def _tried(run: Run, score: Score) -> Tried:
+    num_independent = independent_responses(score)
+    num_correct = round(score.accuracy * num_independent)
+    return Tried(float(run.overrides[LEARNING_RATE]), run.plan.num_examples, num_correct, num_independent)

@@ -1,0 +1,93 @@
+"""Trains a recorded run again in a store of its own and compares: the same loss curve, weights, scores and responses?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mathsft.records import Run, Score, StepMetrics
+from mathsft.runs.context import StudyContext
+from mathsft.runs.execute import drive
+from mathsft.runs.final_run import SingleRun
+from mathsft.store.study_store import StudyStore
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """One checkpoint, then and now."""
+
+    step: int
+    accuracy: float
+    replayed_accuracy: float
+    has_same_weights: bool
+    num_responses: int
+    num_other_responses: int
+    """Responses whose text differs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run and its replay."""
+
+    num_steps: int
+    first_other_step: int | None
+    """The first step with another loss, None where the loss curves are equal to the bit."""
+    max_loss_difference: float
+    state: str
+    replayed_state: str
+    scores: tuple[ScoreComparison, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether loss curve, weights and responses are the same to the bit."""
+        return (
+            self.first_other_step is None
+            and self.state == self.replayed_state
+            and all(score.has_same_weights and score.num_other_responses == 0 for score in self.scores)
+        )
+
+
+class ReplayRun(SingleRun):
+    """A source that proposes a run once more, and stops it where it was pruned."""
+
+    def __init__(self, run: Run, num_scores: int, store: StudyStore) -> None:
+        super().__init__(replace(run, state="running", value=None, reason=""), store)
+        self._last_index = num_scores - 1 if run.state == "pruned" else None
+
+    async def judge(self, run: Run, index: int, score: Score) -> int | None:
+        return 0 if index == self._last_index else None
+
+
+async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Comparison:
+    """Train and score a recorded run again, writing to the study's store only, and compare."""
+    store = study.store
+    scores = recorded.scores(run.name, run.plan.pool)
+    again = ReplayRun(run, len(scores), store)
+    await drive(again, study)
+    first, largest = compare_losses(recorded.metrics(run.name), store.metrics(run.name))
+    compared = [
+        _compare_scores(score, new, recorded, store)
+        for score in scores
+        if (new := store.score(run.name, score.step, score.pool)) is not None
+    ]
+    num_steps = len(recorded.metrics(run.name))
+    return Comparison(num_steps, first, largest, run.state, again.run.state, tuple(compared))
+
+
+def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tuple[int | None, float]:
+    """Return the first of the old steps whose loss is another now or missing, and the largest difference of losses."""
+    replayed = {metrics.step: metrics.loss for metrics in new}
+    other = [metrics.step for metrics in old if replayed.get(metrics.step) != metrics.loss]
+    differences = [abs(replayed[metrics.step] - metrics.loss) for metrics in old if metrics.step in replayed]
+    return min(other, default=None), max(differences, default=0.0)
+
+
+def _compare_scores(old: Score, new: Score, recorded: StudyStore, store: StudyStore) -> ScoreComparison:
+    texts = {(response.problem_id, response.sample): response.text for response in recorded.responses(old)}
+    again = {(response.problem_id, response.sample): response.text for response in store.responses(new)}
+    return ScoreComparison(
+        step=old.step,
+        accuracy=old.accuracy,
+        replayed_accuracy=new.accuracy,
+        has_same_weights=old.fingerprint == new.fingerprint,
+        num_responses=len(texts),
+        num_other_responses=sum(again.get(key) != text for key, text in texts.items()),
+    )

@@ -1,0 +1,1 @@
+"""Which examples every optimizer step reads, and how they are laid out for the model."""

@@ -1,0 +1,1 @@
+"""What makes training on a CPU faster, and how it uses memory."""
