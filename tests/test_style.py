@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,8 @@ def test_the_sources_satisfy(command: str) -> None:
     done = subprocess.run([Path(sys.executable).parent / tool, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.fail(f"{command}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def test_a_file_name_occurs_once() -> None:
+    names = Counter(path.name for path in (ROOT / "mathsft").rglob("*.py") if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == [], "a file's name says what is in it without its folder"

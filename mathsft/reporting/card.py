@@ -91,8 +91,8 @@ def _what_was_measured(store: StudyStore, run: Run, settings: Mapping[str, Any])
     where += f"the others from {source}." if test_source else "as are the others; no problem is in two pools."
     return (
         f"{markdown.cell(where)} The checkpoint was chosen on the pool {run.plan.pool} ({num_watched:,} problems); "
-        f"nothing was ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and its "
-        "answer equals the problem's."
+        f"nothing was ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and "
+        "its answer equals the problem's."
     )
 
 

@@ -42,7 +42,8 @@ def patched_class(kind: Any) -> type[nn.Module]:
 
 def covers(module: nn.Module) -> bool:
     """Tell whether the module is an attention layer that rotates the halves of each head; some rotate neighbours."""
-    return _is_covered(type(module))
+    kind: Any = type(module)
+    return _is_covered(kind)
 
 
 @functools.cache
