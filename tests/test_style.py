@@ -13,6 +13,7 @@ COMMANDS = [
     "ruff format --check",
     pytest.param("mypy", marks=pytest.mark.slow),
     "lint-imports --no-cache",
+    "python tools/draw_architecture.py --check",
 ]
 
 
