@@ -4,6 +4,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -38,8 +39,9 @@ from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
+from mathsft.study.dashboard import show_trial
 from mathsft.study.initial_trials import best_settings, initial_settings
-from mathsft.study.search import Search
+from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 
 
@@ -62,7 +64,10 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
-        search = Search(config, experiment, plan, given, store, layout, len(placement.trainers))
+        show = partial(show_trial, store=store, layout=layout)
+        search = Search(
+            config, experiment, plan, given, store, open_optuna_study(config, store), show, len(placement.trainers)
+        )
         store.record_settings(identity(loaded))
         with observed(opening, layout, store, ready):
             if not is_over(config, experiment, search, store, rule):

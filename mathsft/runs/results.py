@@ -23,6 +23,8 @@ class TrialResult:
     """Mean of gold_nll over the search pool; breaks exact ties."""
     num_samples: int = 1
     """Responses to each problem."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """Fraction of the run's optimizer steps and accuracy on the search pool at each scored eval point, ascending."""
 
     @property
     def number(self) -> int:
@@ -54,4 +56,5 @@ def _recorded_result(run: Run, store: StudyStore, objective: Objective) -> Trial
     responses = {score.pool: store.responses(score) for score in scores if score.step == last_step}
     nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
     outcomes = {pool: objective.outcomes(given) for pool, given in responses.items()}
-    return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples)
+    curve = tuple((score.step / run.num_steps, score.accuracy) for score in scores if score.pool == SEARCH_POOL)
+    return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples, tuple(sorted(curve)))

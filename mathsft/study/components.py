@@ -23,13 +23,13 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
     """Make the sampler for one trial: a seeded sampler would otherwise repeat its random numbers when a study goes on."""
     labels = () if config.sampler.name in SEQUENCE_SAMPLERS else (number,)
     seed = derive_seed(config.seed, "sampler", *labels)
-    sampler: optuna.samplers.BaseSampler = _make(optuna.samplers, "sampler", config.sampler, seed=seed)
+    sampler: optuna.samplers.BaseSampler = make_component(optuna.samplers, "sampler", config.sampler, seed=seed)
     return sampler
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     """Make the pruner."""
-    pruner: optuna.pruners.BasePruner = _make(optuna.pruners, "pruner", config.pruner)
+    pruner: optuna.pruners.BasePruner = make_component(optuna.pruners, "pruner", config.pruner)
     return pruner
 
 
@@ -97,7 +97,7 @@ def _num_values(given: SearchRange) -> float:
     return given.high - given.low + 1 if isinstance(given, IntRange) else math.inf
 
 
-def _make(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
+def make_component(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
     """Build one of Optuna's classes by name; raises UserError for a name or an argument that it does not know."""
     known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
     if component.name in REFUSED:
@@ -117,4 +117,4 @@ def _built(module: Any, kind: str, name: str, value: Any, known: Sequence[str]) 
         return value
     if value not in known:
         raise UserError(f"{kind}.arguments: {name}: {value!r} is not one of Optuna's; known: {', '.join(known)}")
-    return _make(module, kind, Component(name=value))
+    return make_component(module, kind, Component(name=value))

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mathsft.config.schema import Scalar, SearchRange
-from mathsft.records import Finalist, Promotion
+from mathsft.records import Finalist, Overrides, Promotion
 from mathsft.runs.contest import Contest, Rule, finished, hold_contest, observe, ranked, smoothed
 from mathsft.runs.results import SEARCH_POOL, TrialResult
 from mathsft.statistics.optimism import best_of_k
-from mathsft.statistics.surface import optimum
+from mathsft.statistics.surface import new_optimum
 from mathsft.study.choice_notes import edge_notes, own_settings_note, runner_up_note
 
 BOLDNESS = 2.0
@@ -42,13 +42,19 @@ def decide(results: Sequence[TrialResult], rule: Rule) -> Confirm | Promotion | 
     return _promote(contest, rule)
 
 
-def propose(results: Sequence[TrialResult], space: Mapping[str, SearchRange]) -> dict[str, Scalar]:
-    """Return the settings where the surface through all trials so far may be highest; at least one must have ended.
+def propose(
+    results: Sequence[TrialResult], space: Mapping[str, SearchRange], pending: Sequence[Overrides] = ()
+) -> dict[str, Scalar]:
+    """Return untried settings where the surface through all ended trials may be highest; empty where none has ended.
 
-    The highest upper bound of the accuracy rather than the highest mean, so that what is unknown is tried too. Source:
-    Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010).
+    It maximises the upper bound of the accuracy, not its mean, so that unknown regions are tried too. Source: Srinivas,
+    Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010). `pending` are the settings
+    of trials whose end is not known yet.
     """
-    return optimum(space, observe(sorted(results, key=lambda result: result.number)), BOLDNESS)
+    observed = observe(sorted(results, key=lambda result: result.number))
+    if not observed:
+        return {}
+    return new_optimum(space, observed, BOLDNESS, pending, [result.run.overrides for result in results])
 
 
 # ---- the verdict
