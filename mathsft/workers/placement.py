@@ -37,7 +37,7 @@ WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at each process start
 }
 EVALUATOR_ENV = WORKER_ENV | {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process, for weights by iterator and apply_model; 7 times cheaper
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the V2 runner (default where Triton is installed) refuses V1 logits processors
     "VLLM_LOGGING_LEVEL": "ERROR",  # only errors belong in the log
     "VLLM_NO_USAGE_STATS": "1",  # no usage reports by vLLM

@@ -29,7 +29,7 @@ class SpawnProcess:
         self._pipe, child_pipe = context.Pipe()
         # Not daemonic, because the child starts processes.
         self._process = context.Process(target=serve, args=(child_pipe, spec, name, os.getpid()), name=name, daemon=False)
-        # multiprocessing's resource tracker frees the semaphores of killed processes. Workers always end so: no warning.
+        # The resource tracker warns when it frees the semaphores of a killed process; workers are always ended by a kill.
         with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
             resource_tracker.ensure_running()
         with _environment(spec.env), _interrupts_blocked():

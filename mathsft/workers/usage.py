@@ -1,6 +1,6 @@
 """Reads which resources a worker's processes use at one moment.
 
-The NVML part follows NVML's documentation; it has not been run, for want of a CUDA device.
+The NVML part follows NVML's documentation; it has not been run, because there was no CUDA device.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -86,7 +86,10 @@ class Device:
 
 
 class Worker:
-    """One target in one process, or in several as ranks of a group; they start at once, or at the first turn if parking ends them."""
+    """One target in one process, or in several as ranks of a group.
+
+    The processes start when the worker is made, or at its first turn if spec.ends_when_parked.
+    """
 
     def __init__(
         self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
@@ -198,7 +201,7 @@ class Worker:
         num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
         if num_ranks > 1:
-            # A new port each time, since the last group's may still be in use. Loopback, since host names may not resolve.
+            # A new port each time, since the last group's may be in use. Loopback, since the host's name may be another address.
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
