@@ -115,7 +115,7 @@ def die_with(driver_pid: int) -> None:
     """Make the kernel kill this process when the driver ends for any reason."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != driver_pid:  # the driver ended before prctl was called
+    if os.getppid() != driver_pid:  # the driver ended before prctl took effect
         os._exit(1)
 
 

@@ -79,7 +79,7 @@ def place(
     """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
     If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
-    there is no CUDA device, training and scoring take turns, and the evaluator's process ends after each of its turns.
+    there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     Raises UserError if there are fewer devices than the ranks and the evaluator need.
     """
     max_unscored = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT

@@ -65,7 +65,7 @@ ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], WorkerProcess]
 
 
 class Device:
-    """A device that workers use in turns: one of them is awake at a time, and the one before is parked first."""
+    """A device that workers use in turn: one worker is awake at a time, and the one before is parked first."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -201,7 +201,7 @@ class Worker:
         num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
         if num_ranks > 1:
-            # A new port each time, since the last group's may be in use. Loopback, since the host's name may be another address.
+            # A new port each time: the last group's may be in use. Loopback: the host's name may stand for another address.
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
