@@ -87,7 +87,7 @@ def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
 
 
 def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
-    """Return each checkpoint's wait for its last scoring on its run's own pool; `busy` is ordered by the start of the calls."""
+    """Return each checkpoint's wait for its last scoring on its run's own pool; `busy` is ordered by the calls' start."""
     published, waits = {}, {}
     for call, (start, end) in busy.items():
         key = call.run, call.step

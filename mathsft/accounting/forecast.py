@@ -106,7 +106,7 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
 
 
 def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
-    """Return how many problems all finalists together solve; trial 0 takes part in every round in addition."""
+    """Return how many problems all finalists solve together; trial 0 takes part in every round beside the best trials."""
     selection = config.selection
     num_used = min(sum(selection.round_problems), num_confirm)
     return sum(

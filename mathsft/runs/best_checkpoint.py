@@ -22,7 +22,7 @@ class BestCheckpoint:
     corrected_accuracy: float
     """The accuracy of `validated` minus the optimism of choosing the best of several (bootstrap over problems)."""
     tested: Score | None
-    """Its score on the test pool; None before that is measured."""
+    """Its score on the test pool; None before it is scored there."""
 
     @property
     def optimism(self) -> float:

@@ -1,7 +1,7 @@
 """The confirm stage: which trials are still candidates, and the observations that the accuracy surface is fitted to.
 
-The selection rule, the proposals and the report use the same observations, so the report draws the surface that was decided
-on. Trials with the same settings are replicates; the earliest of them represents the setting.
+The selection rule, the proposals and the report use the same observations, so the report draws the surface that the
+decision was based on. Trials with the same settings are replicates; the earliest of them represents the setting.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,7 +81,7 @@ class Contest:
 
 
 def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
-    """Return the confirm stage, as far as the results decide it; each round keeps the best entrants and trial 0."""
+    """Return the confirm stage after the rounds that the results cover; each round keeps the best entrants and trial 0."""
     results = tuple(sorted(results, key=lambda result: result.number))
     shortlist = tuple(_shortlist(results, rule))
     contest = Contest(results, shortlist, shortlist)

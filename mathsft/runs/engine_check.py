@@ -1,4 +1,4 @@
-"""Checks, before anything is scored, that engines and trainer compute the same, before and after a weight swap."""
+"""Checks, before anything is scored, that the engines compute what the trainer does, before and after a swap."""
 
 import shutil
 from asyncio import TaskGroup

@@ -21,7 +21,7 @@ from mathsft.store.study_store import StudyStore
 
 VALIDATION_POOL = "validation"
 NUM_COMPARED = 3
-"""Early stopping compares the mean of so many latest scores with the mean of as many before: one score is too noisy."""
+"""Early stopping compares the mean of this many scores with the mean of as many before: single scores are too noisy."""
 LEAST_RELATIVE_GAIN = 0.1
 """A gain is too small if it is below both min_gain and this share of the accuracy: weak models gain little."""
 

@@ -44,7 +44,7 @@ def horizon_runs(
 
 
 def _around(learning_rate: float) -> str:
-    """Return the end of the names of the runs around a promoted learning rate; another promotion makes other runs."""
+    """Return the name suffix of the runs around a promoted learning rate: another promotion makes other runs."""
     return f"-at-{learning_rate:.6g}"
 
 

@@ -107,7 +107,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def checkout() -> tuple[str, str]:
-    """Return the commit of mathsft's git checkout and its uncommitted diff; two empty texts if it is no checkout."""
+    """Return the commit of mathsft's git checkout and its uncommitted diff; two empty texts if it is not one."""
     if not (CHECKOUT / ".git").exists():
         return "", ""
     diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *CODE)

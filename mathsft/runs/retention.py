@@ -16,7 +16,7 @@ def deletable(
     """Return the checkpoints whose weights are not needed any more. These are needed:
 
     - checkpoints that have no score on their run's pool, and the last checkpoint of a running run;
-    - a trial's last checkpoint until the promotion is recorded, and the promoted trial's for good;
+    - a trial's last checkpoint until the promotion is recorded, and the promoted trial's permanently;
     - a final run's best, last and every keep_every-th checkpoint, and its baseline until it has a test score.
     """
     by_name = {run.name: run for run in runs}

@@ -18,7 +18,7 @@ READ_SECONDS = 2.0
 
 
 class UsageTally:
-    """Accumulates readings of one worker: the sum of what was used, the maximum of what was held."""
+    """Accumulates readings of one worker: sums of processor time and energy, maxima of memory, mean utilisation."""
 
     def __init__(self) -> None:
         self.cpu_seconds = 0.0

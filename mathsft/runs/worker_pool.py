@@ -40,7 +40,7 @@ class WorkerLike(Protocol):
 class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
-    In an asyncio.Queue a caller that arrives just as a worker is given back could overtake the callers that wait.
+    An asyncio.Queue is not used: a caller that arrives just as a worker is given back would overtake those that wait.
     """
 
     def __init__(self, workers: Sequence[WorkerLike]) -> None:
@@ -72,7 +72,7 @@ class WorkerPool:
 
     @contextmanager
     def until_done(self, worker: WorkerLike) -> Iterator[None]:
-        """Give a taken worker back when the body ends, after an error too."""
+        """Give a taken worker back when the body ends, also after an error."""
         try:
             yield
         finally:
@@ -92,12 +92,12 @@ class StudyWorkers:
     trainers: WorkerPool
     evaluators: WorkerPool
     nvml: Nvml | None = None
-    """Reads the usage of their CUDA devices; None without these."""
+    """Reads the usage of their CUDA devices; None on a CPU."""
 
     @classmethod
     @contextmanager
     def started(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
-        """Start the placement's workers; end them when the body ends, after an error too."""
+        """Start the placement's workers; end them when the body ends, also after an error."""
         devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
         workers: list[Worker] = []
 

@@ -128,7 +128,7 @@ class StudyStore:
     # ---- problems
 
     def record_problems(self, problems: Iterable[Problem]) -> None:
-        """Record problems, which responses name by id; one whose solution or answer was corrected replaces the old."""
+        """Record problems, to which responses refer by id; a problem with a new solution or answer replaces the old one."""
         old, table = self.problems(), tables.problems.table
         rows = [tables.problems.row(new, study=self.study) for new in problems if old.get(new.id) != new]
         if rows:
@@ -194,7 +194,7 @@ class StudyStore:
     # ---- reading
 
     def runs(self, kind: RunKind | None = None) -> list[Run]:
-        """Return the runs of a kind, or all: first those that are no trials, oldest first, then trials by number."""
+        """Return the runs of a kind, or all: first runs that are not trials, oldest first, then trials by number."""
         of_kind = {} if kind is None else {"kind": kind}
         runs: list[Run] = self._select(tables.runs, order=("written", "name"), **of_kind)
         return sorted(runs, key=lambda run: -1 if run.number is None else run.number)

@@ -18,7 +18,7 @@ EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
 TAKING_TURNS = 1
 """max_unscored if trainer and evaluator share a device: each checkpoint is scored before training goes on."""
 ONE_AHEAD = 2
-"""max_unscored of a study: when a trial is pruned, at most one eval point was trained in vain."""
+"""max_unscored of a study: a pruned trial has been trained at most one eval point too far."""
 WITHOUT_LIMIT = 1_000_000
 """max_unscored of a final run: unscored checkpoints wait on disk, and training never waits."""
 
@@ -45,7 +45,7 @@ EVALUATOR_ENV = WORKER_ENV | {
 }
 CPU_EVALUATOR_ENV = EVALUATOR_ENV | {
     "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning on cores that the trainer may share
-    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it saves here; on CUDA it would break flex_attention
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it saves here; on CUDA flex_attention needs it
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default, a share of all memory, leaves the trainer too little
 }
 """VLLM_CPU_OMP_THREADS_BIND stays unset: only vLLM's multiprocess executor reads it (0.32), so an engine in this process
@@ -80,7 +80,7 @@ def place(
 
     If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
-    Raises UserError if there are fewer devices than the ranks and the evaluator need.
+    Raises UserError if there are not enough devices for the ranks.
     """
     max_unscored = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
     if not machine.cuda:
@@ -136,7 +136,7 @@ def _place_on_cpu(
 def _place_in_turns(placement: Placement) -> Placement:
     device = placement.trainers[0].device
     evaluators = tuple(replace(spec, device=device, ends_when_parked=True) for spec in placement.evaluators)
-    description = f"{placement.description}, in turns, because memory is too short for both at once"
+    description = f"{placement.description}, in turns, because the memory is too small for both at once"
     return replace(placement, evaluators=evaluators, max_unscored=TAKING_TURNS, description=description)
 
 

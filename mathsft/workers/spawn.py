@@ -72,7 +72,7 @@ class SpawnProcess:
 
 @contextmanager
 def _environment(env: Mapping[str, str]) -> Iterator[None]:
-    """Add variables to this process's environment; children need some of them before their first instruction."""
+    """Set variables in this process while the body runs; a child needs some of them before its first instruction."""
     before = {key: os.environ.get(key) for key in env}
     os.environ.update(env)
     try:

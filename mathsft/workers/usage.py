@@ -17,7 +17,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """A worker's CUDA devices at one moment; a field is None if NVML does not report it, as for a part of a device."""
+    """A worker's CUDA devices at one moment; a field is None if NVML does not report it, as for a MIG instance."""
 
     utilization: float | None
     """Share of the last second, at most, in which they computed; mean over the devices."""

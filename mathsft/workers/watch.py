@@ -21,7 +21,7 @@ class Watch:
         self._seen, self._has_begun, self._last_sign = self._look(), False, self._clock()
 
     def complaint(self) -> str:
-        """Return why the process counts as hung; an empty text if it does not."""
+        """Return why the process counts as hung; empty if it does not."""
         if self._path is None:
             return ""
         seen = self._look()

@@ -178,7 +178,7 @@ class Worker:
     async def _answered(
         self, tasks: list[asyncio.Task[Any]], watch: Watch
     ) -> tuple[set[asyncio.Task[Any]], set[asyncio.Task[Any]]]:
-        """Return the done and the other tasks once all are done or one has failed; raises WorkerDied if they hang."""
+        """Return the finished and the other tasks once all have ended or one has failed; raises WorkerDied if they hang."""
         while True:
             done, others = await asyncio.wait(tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
             if not others or any(task.exception() for task in done):
