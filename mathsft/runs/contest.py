@@ -127,9 +127,8 @@ def observe(
     """Return an observation of each finished or diverged trial; pruned trials were not trained to their end.
 
     Entrants are observed on all these pools, other trials on the search pool. Pools differ in difficulty: the mean loss of
-    the entrants between the search pool and all pools is added to their accuracies. All trials solve the same problems, so
-    the draw of the problems shifts their accuracies together and hardly changes the ranking: each variance is multiplied
-    by 1 minus the mean correlation of the trials' outcomes.
+    the entrants between the search pool and all pools is added to their accuracies. All trials solve the same problems,
+    whose draw shifts all accuracies together: each variance is multiplied by 1 minus the mean correlation of the outcomes.
     """
     mean_loss = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
     entered = {trial.run.name for trial in entrants}

@@ -137,8 +137,7 @@ async def scored(
             retrained = await trained(run, checkpoint.step, free_trainer, study)
     if isinstance(retrained, Diverged):
         raise Failed(
-            f"{run.name} diverges at step {retrained.step} ({retrained.reason}), trained again because its weights are lost "
-            "or corrupt; it did not diverge there the first time"
+            f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"
         )
     return await _score(run, retrained, pool, study)
 

@@ -86,10 +86,7 @@ class Device:
 
 
 class Worker:
-    """One target in one process, or in several as ranks of a group.
-
-    The processes start when the worker is made, or at its first turn if spec.ends_when_parked.
-    """
+    """One target in one process, or in several ranks; they start at once or, with ends_when_parked, at the first turn."""
 
     def __init__(
         self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
