@@ -27,7 +27,7 @@ from mathsft.worker_settings import WorkerSettings
 
 
 class Evaluator:
-    """Scores the checkpoints of one study; a checkpoint is swapped into the engine or, by evaluation.load, gets a new one."""
+    """Scores the checkpoints of one study, in one engine with swapped weights or in new engines (evaluation.load)."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         from transformers import AutoConfig, AutoTokenizer
