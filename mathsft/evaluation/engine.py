@@ -267,7 +267,7 @@ class Engine:
         outputs: list[RequestOutput] = []
         while self._llm.llm_engine.has_unfinished_requests():
             for output in self._llm.llm_engine.step():
-                outputs.append(output)  # by default vLLM returns complete responses only
+                outputs.append(output)  # vLLM returns complete responses only
                 on_finished(len(outputs))
         return sorted(outputs, key=lambda output: int(output.request_id))
 

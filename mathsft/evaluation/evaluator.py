@@ -241,10 +241,7 @@ class Evaluator:
 
 
 def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[Example]) -> list[float | None]:
-    """Return the mean negative log likelihood per token of each training target.
-
-    It is None for a problem without a solution, and for a target that does not fit into the engine.
-    """
+    """Return each target's mean negative log likelihood per token; None without a solution or if the engine is too short."""
     # vLLM always generates one token, which needs room, too.
     fits = [
         bool(problem.solution) and len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len

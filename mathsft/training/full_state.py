@@ -58,10 +58,7 @@ def save_full_state(path: Path, state: FullState) -> None:
 
 
 def load_full_state(path: Path, identity: str, max_step: int, like: Mapping[str, Tensor]) -> FullState | None:
-    """Return the run's state on disk as host tensors, or None if there is no valid one.
-
-    A valid state has this identity, a step up to max_step, and tensors with the names, dtypes and shapes of `like`.
-    """
+    """Return the run's state on disk, or None unless it has this identity, a step up to max_step and tensors like `like`."""
     shutil.rmtree(_partial(path), ignore_errors=True)  # a save that was killed leaves this folder
     if not path.is_file():
         return None

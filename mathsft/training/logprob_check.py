@@ -33,10 +33,7 @@ def make_logprob_check(
     dtype: torch.dtype,
     device: torch.device,
 ) -> LogprobCheck:
-    """Return the logprob check of these weights, with the layers in the dtype and the head in fp32.
-
-    The model's own parameters do not change.
-    """
+    """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change."""
     tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
     ids_T = torch.tensor(token_ids, device=device)
     attention = model.config._attn_implementation

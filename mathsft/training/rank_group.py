@@ -28,7 +28,7 @@ class RankGroup:
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this is rank 0."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def deal(self, batch: Sequence[Example]) -> list[Sequence[Example]]:
@@ -63,10 +63,7 @@ class RankGroup:
         return torch.stack(parts).sum(0)
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gather sharded tensors: return all of them, whole and on the host, on rank 0, and none on the other ranks.
-
-        A group of one rank returns its tensors unchanged.
-        """
+        """Return sharded tensors whole and on the host on rank 0, and none on other ranks; a single rank's are unchanged."""
         if self.size == 1:
             return dict(tensors)
         gathered: dict[str, Tensor] = {}

@@ -26,29 +26,29 @@ def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: Rank
 
     The copy computes in the dtype. Gradients are summed in fp32 over ranks and over backward passes.
     """
-    micro_batch_loss = MicroBatchLoss(deepcopy(base.model))
+    loss_module = MicroBatchLoss(deepcopy(base.model))
     mesh = init_device_mesh(device.type, (ranks.size,))
     # Inputs are not cast: positions and masks keep their precision, as on a single device.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    layers = [module for module in micro_batch_loss.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for module in (*layers, micro_batch_loss):
+    layers = [module for module in loss_module.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in (*layers, loss_module):
         fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(module, FSDPModule)
         # The loss is divided by the response tokens of the whole batch, so gradients are summed, not averaged.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no reduction that multiplies before it sums
-    return micro_batch_loss
+    return loss_module
 
 
 class ShardedAdamW:
     """AdamW with the interface of MasterAdamW for a sharded model: each rank updates its own shards."""
 
     def __init__(
-        self, micro_batch_loss: MicroBatchLoss, training: TrainingSettings, device: torch.device, ranks: RankGroup
+        self, loss_module: MicroBatchLoss, training: TrainingSettings, device: torch.device, ranks: RankGroup
     ) -> None:
         """Start from the weights of the model."""
         self._training, self._device, self._ranks = training, device, ranks
-        self._parameters = {name: _as_dtensor(parameter) for name, parameter in micro_batch_loss.model.named_parameters()}
+        self._parameters = {name: _as_dtensor(parameter) for name, parameter in loss_module.model.named_parameters()}
         self._moments = {
             kind: {name: torch.zeros_like(parameter.detach()) for name, parameter in self._parameters.items()}
             for kind in ("moment1", "moment2")

@@ -38,10 +38,7 @@ class BaseModel:
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory, with this attention or, if it does not fit the model, a plain one.
-
-    Raises UserError if the model changes its logits after the head.
-    """
+    """Load the model into host memory, with this attention or a plain one. UserError if it changes logits after the head."""
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
     weights = {name: tensor.clone() for name, tensor in _untied(model).items()}

@@ -41,8 +41,8 @@ class StepOutcome:
     """The measurements of one optimizer step.
 
     loss is in nats per response token, before the update. gradient_norm is the L2 norm before clipping. num_tokens counts
-    every example in full, without padding. num_computed_tokens counts what went through the model: padding is included, and
-    shared segments count once. num_attended_tokens counts pairs of a computed token and a token that it attends to. A step
+    every example in full, without padding. num_computed_tokens counts the tokens that go through the model: with padding,
+    and shared segments once. num_attended_tokens counts pairs of a computed token and a token that it attends to. A step
     that is not finite changes no weights.
     """
 
@@ -136,18 +136,15 @@ class TrainingStep:
         return max(self._micro_batches(longest), key=lambda micro_batch: micro_batch.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the fp32 master weights by parameter name, tied ones once, not copied; with several ranks sharded."""
+        """Return the fp32 master weights by parameter name (tied ones once; DTensors with several ranks), not copied."""
         return self._optimizer.masters()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that the next step depends on, by flat name, not copied; with several ranks sharded."""
+        """Return all tensors that the next step depends on by flat name (DTensors with several ranks), not copied."""
         return self._optimizer.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the tensors that `tensors` returned in this or another process, bit for bit.
-
-        With several ranks, rank 0 passes the whole tensors; the others may pass none.
-        """
+        """Restore the result of `tensors`, bit for bit; with several ranks, rank 0 passes whole tensors, the others none."""
         self._optimizer.load_tensors(tensors)
 
     def move_to(self, device: torch.device) -> None:

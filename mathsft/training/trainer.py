@@ -133,10 +133,7 @@ class Trainer:
         return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
-        """Publish the base weights and a changed copy, each with its logprob check, to check an engine with.
-
-        Returns an empty tuple on ranks other than 0.
-        """
+        """Publish the base weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only)."""
         if not self._ranks.is_first:
             return ()
         _, encoded = self._encode(self._settings.experiment, Clock())
@@ -207,10 +204,7 @@ class Trainer:
             )
 
     def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
-        """Return the run in memory if it is this run, is not past to_step, and the metrics file has the lines of its steps.
-
-        Removes later lines from the metrics file.
-        """
+        """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""
         current = self._current
         if current is None or current.run != _identity(run) or current.step > to_step:
             return None

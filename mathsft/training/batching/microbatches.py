@@ -2,7 +2,7 @@
 
 A packed micro-batch is one row, a tree of segments. The root is the preamble of all prompts. A question with several
 responses is a segment below the root, and each response is a leaf below it. A question with one response is a leaf together
-with this response. A token attends to the tokens before it in its own segment and to all segments on the path to the root;
+with this response. A token attends to the tokens up to itself in its segment and to all segments on the path to the root;
 positions continue from the parent. So shared tokens are computed once per row, and each example gets the same hidden states
 as alone. A plain micro-batch, for models that cannot be packed, has one example per row, padded on the right.
 """
@@ -29,9 +29,8 @@ _MIN_SPARED_TOKENS = 16
 class Packing:
     """How examples become packed rows.
 
-    Sibling segments of similar length form a group, for which attention is one operation, if padding them to one length
-    takes at most group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens, because kernels are compiled
-    for every new length.
+    Sibling segments of similar length form a group, which attention computes at once, if that takes at most
+    group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens: kernels are compiled for every new length.
     """
 
     prefix_ids: tuple[int, ...]
@@ -107,10 +106,7 @@ def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device
 
 
 def plain_rows(batch: Sequence[Example], token_budget_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Return the batch as plain micro-batches of at most token_budget_tokens tokens, padding included.
-
-    A longer example gets a micro-batch of its own.
-    """
+    """Return the batch as plain micro-batches of at most token_budget_tokens with padding, or of one longer example."""
     parts: list[list[Example]] = [[]]
     # Examples of similar length need little padding. The longest come first: if memory runs out, it does so at once.
     for example in sorted(batch, key=num_inputs, reverse=True):

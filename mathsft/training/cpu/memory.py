@@ -19,10 +19,7 @@ _SHORTAGES = (
 
 
 def keep_freed_memory() -> None:
-    """Make malloc keep freed memory, because every step needs the same large blocks and new pages are expensive.
-
-    Does nothing if the C library is not glibc.
-    """
+    """Make glibc keep freed memory, because every step needs the same large blocks and new pages are expensive."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)

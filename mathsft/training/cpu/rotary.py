@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-_FUNCTION_NAME = "apply_rotary_pos_emb"
+_ROTATE = "apply_rotary_pos_emb"
 """Name of the function that rotates queries and keys in the models of transformers."""
 
 
@@ -22,7 +22,7 @@ def patched_class(kind: Any) -> type[nn.Module]:
 
     Replacing the function in the module of transformers would change every model of that kind in this process.
     """
-    forward, original = kind.forward, kind.forward.__globals__[_FUNCTION_NAME]
+    forward, original = kind.forward, kind.forward.__globals__[_ROTATE]
 
     def rotate(
         query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, *args: Any, **options: Any
@@ -35,7 +35,7 @@ def patched_class(kind: Any) -> type[nn.Module]:
 
     changed = FunctionType(
         forward.__code__,
-        {**forward.__globals__, _FUNCTION_NAME: rotate},
+        {**forward.__globals__, _ROTATE: rotate},
         forward.__name__,
         forward.__defaults__,
         forward.__closure__,
@@ -53,13 +53,13 @@ def covers(module: nn.Module) -> bool:
 @functools.cache
 def _is_covered(kind: Any) -> bool:
     forward = getattr(kind, "forward", None)
-    if not isinstance(forward, FunctionType) or _FUNCTION_NAME not in forward.__code__.co_names:
+    if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
         return False
     generator = torch.Generator().manual_seed(0)
     query_BHTD, key_BKTD = (torch.randn(1, num_heads, 3, 8, generator=generator) for num_heads in (2, 1))
     cos_BTD, sin_BTD = (torch.randn(1, 3, 8, generator=generator) for _ in range(2))
     try:
-        expected = forward.__globals__[_FUNCTION_NAME](query_BHTD, key_BKTD, cos_BTD, sin_BTD)
+        expected = forward.__globals__[_ROTATE](query_BHTD, key_BKTD, cos_BTD, sin_BTD)
     except (TypeError, RuntimeError):  # it takes other arguments, or complex numbers
         return False
     actual = _rotated(query_BHTD, key_BKTD, cos_BTD, sin_BTD)

@@ -42,10 +42,7 @@ def predicted_peak(
 
 
 def activation_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, training: TrainingSettings) -> int:
-    """Return the bytes that the layers and the last norm save for the backward pass.
-
-    With gradient checkpointing these are the inputs of all layers and the activations of one layer.
-    """
+    """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations."""
     dtype = DTYPES[training.precision]
     layer = _layer_bytes(sizes, micro_batch, attention, dtype)
     last_norm = micro_batch.ids_BT.numel() * _norm_bytes(sizes, micro_batch, dtype)

@@ -30,8 +30,7 @@ _FALLBACK = {TREE: EAGER, FLEX: "sdpa"}
 """Attention for models that cannot be packed: the fastest of transformers for short rows on the same device."""
 
 _FP32_UP_TO_TOKENS = 128
-"""oneDNN compiles a bf16 product for every new shape (0.5 to 1 ms); MKL's fp32 product needs no compilation. So fp32 is
-faster for rows in which no path from the root is longer than this."""
+"""oneDNN compiles a bf16 product for every new shape (0.5 to 1 ms). MKL's fp32 needs none and is faster for short paths."""
 
 _UNSUPPORTED_ARGUMENTS = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments with which a model of transformers requests more than a causal softmax."""
