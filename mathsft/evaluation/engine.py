@@ -92,7 +92,7 @@ class Engine:
     folder may have other tensors: names of another layout, buffers, tied weights twice.
     """
 
-    def __init__(self, folder: Path, expected_fingerprint: str, hardware: WorkerDevice, max_model_len: int) -> None:
+    def __init__(self, folder: Path, expected_fingerprint: str, worker_device: WorkerDevice, max_model_len: int) -> None:
         """Start the engine. Raises CheckpointError if files cannot be read or do not have the fingerprint."""
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
@@ -101,15 +101,15 @@ class Engine:
         from mathsft.evaluation.entropy import EntropyTap
 
         _check_fingerprint(folder, expected_fingerprint)
-        on_cpu = hardware.device == "cpu"
-        self._packs_weights = not _is_narrower(folder, hardware.packs_from_width)
+        on_cpu = worker_device.device == "cpu"
+        self._packs_weights = not _is_narrower(folder, worker_device.packs_from_width)
         with nullcontext() if self._packs_weights else _without_packing():
             self._llm = ends_process(LLM)(
                 model=str(folder),
-                dtype=hardware.engine_dtype,
+                dtype=worker_device.engine_dtype,
                 max_model_len=max_model_len,
-                gpu_memory_utilization=hardware.engine_memory_share,
-                enable_sleep_mode=hardware.sleep_mode,
+                gpu_memory_utilization=worker_device.engine_memory_share,
+                enable_sleep_mode=worker_device.sleep_mode,
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
                 block_size=CPU_BLOCK_TOKENS if on_cpu else None,
@@ -123,7 +123,7 @@ class Engine:
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = expected_fingerprint
         """Hash of the weights in use; None while the engine sleeps, because sleeping discards the weights."""
-        self._hardware = hardware
+        self._worker_device = worker_device
         self._has_overflowed = False
         """Finite weights gave a result that is not finite, so the KV cache may have such values."""
         # vLLM takes a tied head from the embedding and ignores it in a checkpoint, so a checkpoint may or may not have it.
@@ -215,14 +215,14 @@ class Engine:
         return text
 
     def sleep(self) -> None:
-        """Free the device's memory, including the weights; needs hardware.sleep_mode. The next swap wakes the engine."""
+        """Free the device's memory, including the weights; needs sleep_mode. The next swap wakes the engine."""
         if self.loaded_fingerprint is not None:
             self._llm.sleep(level=2)
             self.loaded_fingerprint = None
 
     def peak_memory_bytes(self) -> int:
         """Return the peak memory of this process: device memory on CUDA, resident memory on a CPU."""
-        if self._hardware.device == "cpu":
+        if self._worker_device.device == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         import torch
 
@@ -300,7 +300,7 @@ class Engine:
         # Both extremes are NaN if any value is, and aminmax is six times faster than isfinite on each value.
         extremes = torch.stack(torch.aminmax(tensor))
         # The check comes after the cast, because a finite fp32 value may be infinite in bf16.
-        return bool(extremes.to(getattr(torch, self._hardware.engine_dtype)).isfinite().all())
+        return bool(extremes.to(getattr(torch, self._worker_device.engine_dtype)).isfinite().all())
 
     def _reload(self, folder: Path) -> None:
         was_asleep = self.loaded_fingerprint is None

@@ -37,13 +37,13 @@ class Probe:
     """Loads the model of settings.experiment as a trainer does, for one measurement."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        hardware = settings.hardware
-        torch.set_num_threads(hardware.num_threads)
-        self._experiment, self._device = settings.experiment, torch.device(hardware.device)
-        self._engine_dtype: torch.dtype = getattr(torch, hardware.engine_dtype)
+        worker_device = settings.hardware
+        torch.set_num_threads(worker_device.num_threads)
+        self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
+        self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._base = load_base(folder, hardware.attention)
+        self._base = load_base(folder, worker_device.attention)
         self._ready_seconds = time.time() - psutil.Process().create_time()
 
     def measure(self, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int) -> Speeds:
