@@ -349,7 +349,7 @@ class Session:
     seconds: float
 
     def holds(self, moment: float) -> bool:
-        """Tell whether the moment, in UTC seconds, lies within."""
+        """Return whether the moment, in UTC seconds, lies within."""
         return 0 <= moment - datetime.fromisoformat(self.began).timestamp() <= self.seconds
 
 

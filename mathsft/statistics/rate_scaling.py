@@ -56,7 +56,7 @@ class Horizon:
 
     @property
     def moves(self) -> bool:
-        """Tell whether the best learning rate depends on the length: whether the interval of the factor leaves out 1."""
+        """Return whether the best learning rate depends on the length: whether the interval of the factor leaves out 1."""
         return not self.factor_per_doubling.low <= 1 <= self.factor_per_doubling.high
 
 
