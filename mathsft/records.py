@@ -86,7 +86,7 @@ class Plan:
     keep: Literal["last", "best_and_last"]
     """The checkpoints whose weights are kept on disk after the run."""
     keep_every: int | None = None
-    """Further, the weights of every n-th eval point are kept, not counting the baseline."""
+    """The weights of every n-th eval point are kept, too, not counting the baseline."""
 
     def num_steps(self, batch_size: int) -> int:
         """Return the number of optimizer steps of the whole run (0 only for a run without examples)."""
@@ -105,7 +105,7 @@ class Run:
     name: str
     kind: RunKind
     overrides: dict[str, Scalar]
-    """Settings in which the run differs from the study's experiment."""
+    """Settings that replace those of the study's experiment."""
     experiment: Experiment
     """The study's experiment with the overrides, resolved once when the run is made. model.path is the name that the user
     gave, not the local folder."""
@@ -281,7 +281,7 @@ class Score:
 
     @property
     def format_accuracy(self) -> float:
-        """Share of responses in the required format, with any answer."""
+        """Share of responses in the required format, correct or not."""
         return 1 - self.counts["format_failure"] / sum(self.counts.values())
 
 
@@ -361,7 +361,7 @@ class Finalist:
     run: str
     search_accuracy: float
     smoothed_accuracy: float
-    """Accuracy on the search pool of the surface smoothed through all trials, by which the shortlist is made."""
+    """Accuracy on the search pool by the surface through all trials, from which the shortlist is made."""
     num_correct: int
     """Correct responses in all its rounds."""
     num_responses: int

@@ -31,7 +31,7 @@ class PoolSizes(Settings):
     """The number of problems in each pool. On a small data set the pools other than train shrink in proportion."""
 
     train: int | None = Field(None, ge=1)
-    """Number of problems to train on. null: all problems that the other pools leave."""
+    """Number of problems to train on. null: all problems that the other pools leave; 8,192 for the quickstart."""
     search: int = Field(200, ge=1)
     """Number of problems on which every trial is scored. More problems make scores more precise and scoring slower."""
     confirm: int = Field(875, ge=1)
@@ -83,8 +83,8 @@ class TrainingSettings(Settings):
     max_length_tokens: int = Field(1024, ge=2)
     """Longest example in tokens (prompt, response and EOS). Longer examples are dropped and counted, never truncated."""
     token_budget_tokens: int = Field(4096, ge=1)
-    """Most tokens, padding included, in one forward and backward pass; a larger batch is accumulated over several passes.
-    Lower it if memory runs out: the updates stay the same."""
+    """Most tokens, padding included, in one micro-batch (one forward and backward pass); a larger batch is accumulated over
+    several micro-batches. Lower it if memory runs out: the updates stay the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them. Needs less memory and more time; the updates stay
     the same. Turn it on if memory is short even with a small token budget."""
@@ -105,7 +105,7 @@ class EvaluationSettings(Settings):
     """Strings that end a response. The response includes them."""
     format_rule: FormatRule = "lenient"
     """The format that a correct response must have. lenient: any white space between </think> and <answer>. strict: exactly
-    one space, as in published results; set it to compare with those. The verdict of either rule is stored."""
+    one space, as in published results; set it to compare with those. Both verdicts are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the vLLM engine. auto: fp32 on a CPU, where greedy output then does not depend on the batch, and bf16
     on CUDA."""
@@ -114,7 +114,7 @@ class EvaluationSettings(Settings):
     Lower it if other programs need memory there."""
     load: Literal["swap", "new_engine"] = "swap"
     """How the engine loads a checkpoint. swap: it replaces its weights in place. new_engine: every checkpoint gets a new
-    engine, which takes seconds; set it for models of which vLLM keeps old weights after a swap."""
+    engine, which takes seconds; set it if the engine check reports that vLLM keeps old weights after a swap."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -201,7 +201,7 @@ class RunSettings(Settings):
     """The length of a run and its eval points."""
 
     num_examples: int = Field(ge=1)
-    """Examples that the run trains on. The number of optimizer steps is num_examples / batch_size, rounded down."""
+    """Examples that the run trains on. The number of optimizer steps is num_examples / batch_size, rounded down, but at least 1."""
     eval_points: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
     """Shares of the run's examples after which a checkpoint is scored, in ascending order; the last one is 1."""
 
@@ -243,7 +243,7 @@ class SelectionSettings(Settings):
     """Number of last trials of the budget whose settings are not sampled: each tries the settings where a surface, smoothed
     through the accuracies of all trials before it, may be highest. 0: the sampler proposes all trials."""
     num_smoothed: int = Field(4, ge=0)
-    """Number of trials that reach the shortlist by the accuracy of that smoothed surface at their settings."""
+    """Number of trials that reach the shortlist by smoothed accuracy: the value of this surface at their settings."""
     num_raw: int = Field(4, ge=1)
     """Number of further trials that reach the shortlist by their measured accuracy on the search pool."""
     round_trials: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2)
