@@ -86,8 +86,8 @@ class TrainingSettings(Settings):
     """Most tokens, padding included, in one micro-batch (one forward and backward pass); a larger batch is accumulated over
     several micro-batches. Lower it if memory runs out: the updates stay the same."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them. Needs less memory and more time; the updates stay
-    the same. Turn it on if memory is short even with a small token budget."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. Turn it
+    on if memory is short even with a small token budget."""
 
 
 class EvaluationSettings(Settings):
@@ -107,8 +107,8 @@ class EvaluationSettings(Settings):
     """The format that a correct response must have. lenient: any white space between </think> and <answer>. strict: exactly
     one space, as in published results; set it to compare with those. Both verdicts are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the vLLM engine. auto: fp32 on a CPU, where greedy output then does not depend on the batch, and bf16
-    on CUDA."""
+    """Number format of the vLLM engine. auto: bf16 on CUDA; fp32 on a CPU, so that greedy output does not depend on the
+    batch."""
     memory_share: float = Field(0.85, gt=0, le=1)
     """Share of a CUDA device's memory that the engine may use; at most 0.5 where it shares the device with the trainer.
     Lower it if other programs need memory there."""
@@ -201,7 +201,7 @@ class RunSettings(Settings):
     """The length of a run and its eval points."""
 
     num_examples: int = Field(ge=1)
-    """Examples that the run trains on. The number of optimizer steps is num_examples / batch_size, rounded down, but at least 1."""
+    """Examples that the run trains on. It takes num_examples / batch_size optimizer steps, rounded down (at least 1)."""
     eval_points: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
     """Shares of the run's examples after which a checkpoint is scored, in ascending order; the last one is 1."""
 

@@ -135,11 +135,10 @@ def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> flo
 def _e_value(num_gained: int, num_lost: int) -> float:
     """Return the e-value against "a discordant problem is gained with probability at most 1/2", capped at the largest float.
 
-    It is the likelihood of the discordant problems, averaged over gain probabilities uniform in (1/2, 1), divided by the
-    likelihood at 1/2: 2^(b+c+1) B(b+1, c+1) (1 - I_1/2(b+1, c+1)) with b gained and c lost. It is a non-negative
-    supermartingale, so the probability that it ever reaches 20 is at most 1/20. Sources: Ville, "Étude critique de la notion
-    de collectif" (1939); Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference",
-    Statistical Science 38 (2023).
+    It is the likelihood of the discordant problems, averaged over gain probabilities uniform in (1/2, 1), divided by that
+    at 1/2: 2^(b+c+1) B(b+1, c+1) (1 - I_1/2(b+1, c+1)) with b gained and c lost. As a non-negative supermartingale, it ever
+    reaches 20 with probability at most 1/20. Sources: Ville, "Étude critique de la notion de collectif" (1939); Ramdas,
+    Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38 (2023).
     """
     import numpy as np
     from scipy.special import betaln, logsumexp
