@@ -17,7 +17,7 @@ from mathsft.store.lock import locked
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the study's disk use, ask, and free what can be freed."""
+    """Show the study's disk use; delete the files that are not needed if the user agrees."""
     console, layout = open_console(), StudyLayout(study_folder(arguments.study).absolute())
     with opened_to_read(arguments.study) as store, locked(layout):
         held = holdings(store, layout)

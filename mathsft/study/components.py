@@ -48,7 +48,7 @@ def distribution(given: SearchRange) -> BaseDistribution:
 
 
 def num_settings(space: Mapping[str, SearchRange]) -> float:
-    """Return how many settings the space holds; infinity where a range is continuous."""
+    """Return how many settings the space holds; infinity if a range is continuous."""
     return math.prod(_num_values(given) for given in space.values())
 
 
@@ -99,22 +99,22 @@ def _num_values(given: SearchRange) -> float:
 
 def _make(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
     """Build one of Optuna's classes by name; raise UserError for an unknown name or argument."""
-    known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
+    available = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
     if component.name in REFUSED:
         raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}; choose another one")
-    if component.name not in known:
-        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(known)}")
-    given = {name: _built(module, kind, name, value, known) for name, value in component.arguments.items()}
+    if component.name not in available:
+        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
+    own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
     try:
-        return getattr(module, component.name)(**arguments, **given)
+        return getattr(module, component.name)(**arguments, **own_arguments)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
 
 
-def _built(module: Any, kind: str, name: str, value: Any, known: Sequence[str]) -> Any:
+def _built(module: Any, kind: str, name: str, value: Any, available: Sequence[str]) -> Any:
     """Return an argument's value; a nested sampler or pruner (wrapped_pruner) is built from its name."""
     if not name.endswith(f"_{kind}") or not isinstance(value, str):
         return value
-    if value not in known:
-        raise UserError(f"{kind}.arguments: {name}: {value!r} is not in Optuna; choose one of {', '.join(known)}")
+    if value not in available:
+        raise UserError(f"{kind}.arguments: {name}: {value!r} is not in Optuna; choose one of {', '.join(available)}")
     return _make(module, kind, Component(name=value))

@@ -34,12 +34,12 @@ def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[d
     promotion = store.promotion()
     trials = [trial for trial in store.runs("trial") if trial.state == "finished"]
     ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    found: list[dict[str, Scalar]] = []
+    best: list[dict[str, Scalar]] = []
     for overrides in [*([promotion.overrides] if promotion else []), *(trial.overrides for trial in ranked)]:
         shared = {name: value for name, value in overrides.items() if name in space}
-        if shared and is_within(shared, space) and shared not in found:
-            found.append(shared)
-    return found[:NUM_WARM]
+        if shared and is_within(shared, space) and shared not in best:
+            best.append(shared)
+    return best[:NUM_WARM]
 
 
 def is_within(settings: Overrides, space: Mapping[str, SearchRange]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs a study's trials with Optuna: asks for parameters, reports scores, applies the pruner, and tells how trials end.
+"""Runs a study's trials with Optuna: asks for parameters, reports scores, applies the pruner, and reports how trials end.
 
 Optuna owns the trials' numbers and parameters; the store owns their results, and `tell` copies these to Optuna. With k
 trainers, ask(n) waits until trial n-1-k is told, trial n is told after ask(n+k), and the pruner judges trial n after
