@@ -55,10 +55,7 @@ def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
         return f"the data do not show whether tuning was worth it: {gain}"
     discordance = (comparison.num_gained + comparison.num_lost) / comparison.num_problems
     least = minimum_detectable_difference(comparison.num_problems, discordance)
-    return (
-        f"the data do not show whether tuning was worth it: {gain}, where a difference below {least * 100:.1f} points is "
-        "hard to detect"
-    )
+    return f"the data do not show whether tuning was worth it: {gain}; less than {least * 100:.1f} points is hard to detect"
 
 
 def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[str]:
