@@ -109,7 +109,7 @@ def _add_final(commands: Commands) -> None:
 
 
 def _add_show(commands: Commands) -> None:
-    show = commands.add_parser("show", help="look at all studies, one study's trials, or one run and its responses")
+    show = commands.add_parser("show", help="show all studies, one study's trials, or one run and its responses")
     show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder (default: list all studies)")
     show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
     show.add_argument("--pool", help="show the scores on this pool (default: the run's own pool)")

@@ -100,8 +100,8 @@ class Search:
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
         """Ask the pruner; return the eval point at which the run stops, None if it goes on.
 
-        The run stops max_unscored eval points after the judged one, since training may have come that far. With an earlier stop
-        the run's end would depend on the speed of scoring, and on kills.
+        The run stops max_unscored eval points after the judged one, since training may have come that far. With an earlier
+        stop the run's end would depend on the speed of scoring, and on kills.
         """
         await self._told[_number(run) - self._num_trainers].wait()
         with told_to_user(self._store):
