@@ -1,12 +1,12 @@
-# mathsft for a CPU, or with --build-arg HARDWARE=cuda for CUDA devices. Studies, models and caches lie in the volume /work.
+# mathsft for a CPU, or with --build-arg HARDWARE=cuda for CUDA devices. Studies, models and caches are in the volume /work.
 #   docker build -t mathsft .
 #   docker run --rm --init -v mathsft:/work mathsft study --trials 20
 #   docker run --rm --init -v mathsft:/work mathsft final --from-best
-# With CUDA devices add --gpus all; to work in a folder of your own: --user "$(id -u)" -v "$PWD:/work".
+# With CUDA devices add --gpus all. To work in the current folder: --user "$(id -u)" -v "$PWD:/work".
 FROM python:3.11-slim-bookworm
 
 ARG HARDWARE=cpu
-# vLLM's CPU build needs libnuma. Triton compiles when the CUDA build runs; this image's Python has the headers for that.
+# vLLM's CPU build needs libnuma. With the CUDA build Triton compiles C code; this image's Python has the headers for it.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make $(if [ "$HARDWARE" = cuda ]; then echo gcc libc6-dev; else echo libnuma1; fi) \
     && rm -rf /var/lib/apt/lists/*
@@ -17,7 +17,7 @@ COPY tools/preflight.sh tools/
 COPY experiments experiments
 COPY studies studies
 COPY mathsft mathsft
-# Find-links: a folder or page of wheels that has the CPU build of torch; without it, it comes from PyTorch's own index.
+# Find-links: a folder or page with the wheel of torch's CPU build; by default it comes from PyTorch's index.
 ARG PIP_FIND_LINKS=
 RUN make install HARDWARE="$HARDWARE" MANAGED= && rm -rf .uv /root/.cache
 
@@ -25,7 +25,7 @@ RUN useradd --create-home --home-dir /work --skel /dev/null mathsft
 USER mathsft
 WORKDIR /work
 VOLUME /work
-# Named, so that any user id will do: torch asks for a name and a home.
+# torch needs a user name and a home; with these variables any user id works.
 ENV HOME=/work USER=mathsft PATH=/opt/mathsft/.venv/bin:$PATH
 ENTRYPOINT ["mathsft"]
 CMD ["--help"]

@@ -1,4 +1,4 @@
-# make study | final | test | install | bench. Everything lives in .venv; uv is fetched into .uv where there is none.
+# make study | final | test | install | bench. All packages are installed in .venv; uv is installed in .uv if it is missing.
 TRIALS ?= 20
 ARGS ?=
 NAME ?= training
@@ -8,12 +8,12 @@ PYTHON := .venv/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 OWN_UV := $(filter .uv/bin/uv,$(UV))
 SOURCES := pyproject.toml Makefile
-# A folder of wheels named by pip's own variable serves uv too; CUDA builds always come from the index.
+# uv also reads the folder of wheels that PIP_FIND_LINKS names; CUDA builds always come from the index.
 WHEELS := $(if $(filter cpu,$(HARDWARE)),$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=cpu))
 
-# Triton compiles when the CUDA build runs, against Python's headers: an interpreter of uv's own has them (MANAGED= takes any).
+# With the CUDA build Triton compiles C code that needs Python's headers. uv's managed interpreters have them; MANAGED= accepts any.
 MANAGED := $(if $(filter cuda,$(HARDWARE)),--managed-python)
-# Order-only: what is wrong with this machine is said before the first install, not before every study.
+# Order-only: the machine is checked before the first install, not before every study.
 PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
 
 .PHONY: study final install test bench clean preflight

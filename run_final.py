@@ -1,4 +1,4 @@
-"""The full run: python run_final.py --from-best (--help lists the options)."""
+"""Run the full training: python run_final.py --from-best (--help lists the options)."""
 
 import sys
 

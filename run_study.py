@@ -1,4 +1,4 @@
-"""The search: python run_study.py --trials 20 (--help lists the options)."""
+"""Run the search: python run_study.py --trials 20 (--help lists the options)."""
 
 import sys
 

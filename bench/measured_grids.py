@@ -1,8 +1,8 @@
 """Measured grids of loss by two settings, as surfaces for simulated studies; nothing of these data is in this repository.
 
-Step Law (github.com/step-law/steplaw, no licence): 17 dense pre-training grids of learning rate and batch size. Tinker
-(thinking-machines-lab/tinker-cookbook, Apache-2.0): LoRA fine-tuning of 35 models by learning rate and rank; the rank takes the
-place of the batch size. A loss becomes an accuracy in one of two ways, since nobody measured the accuracies.
+Step Law (github.com/step-law/steplaw, no licence): 17 dense pre-training grids of learning rate and batch size.
+Tinker (thinking-machines-lab/tinker-cookbook, Apache-2.0): LoRA fine-tuning of 35 models by learning rate and rank; here the
+rank takes the place of the batch size. A loss becomes an accuracy in one of two ways, since nobody measured the accuracies.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Other ways to search, on the same simulated worlds: each trains and scores until a given device time is spent.
 
-All but one promote the trial with the best score on the search problems, as `study.best_trial` does. BoTorch models the noise
-of the scores and promotes the trial with the highest posterior mean.
+All but one promote the trial with the best score on the search problems, as `study.best_trial` does. BoTorch models the
+noise of the scores and promotes the trial with the highest posterior mean.
 """
 
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def tpe_with_pruner(world: World, seed: int, budget: float) -> Found:
 
 
 def botorch(world: World, seed: int, budget: float) -> Found:
-    """Noisy expected improvement with the binomial noise of each score; source: arXiv:2310.20708 (LogEI), arXiv:1706.07094."""
+    """Noisy expected improvement with the binomial noise of each score (arXiv:1706.07094, arXiv:2310.20708)."""
     import torch
     from botorch.acquisition import qLogNoisyExpectedImprovement
     from botorch.fit import fit_gpytorch_mll

@@ -1,4 +1,4 @@
-"""An asyncio event loop whose clock is virtual: where all tasks wait, it jumps to the next timer instead of waiting for it."""
+"""An asyncio event loop with a virtual clock: when all tasks wait, the clock jumps to the next timer."""
 
 import asyncio
 import selectors

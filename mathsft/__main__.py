@@ -1,4 +1,4 @@
-"""The program: mathsft, or python -m mathsft (--help lists its commands)."""
+"""The entry point of `mathsft` and `python -m mathsft`."""
 
 import sys
 
@@ -7,7 +7,7 @@ from mathsft.interrupts import end_silently
 
 def start() -> int:
     """Run the command that sys.argv names and return its exit code."""
-    end_silently()  # Ctrl-C while modules are imported
+    end_silently()  # for Ctrl-C while modules are imported
     from mathsft.cli import main
 
     return main(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""The command line: parses, dispatches, and turns every error into one line. The only module that prints.
+"""The command line: parses the arguments, runs the command, and turns every error into one line and an exit code.
 
-Nothing heavy is imported before the arguments are parsed, so that --help answers at once.
+Slow imports come after parsing, so that --help answers at once.
 """
 
 import argparse
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from mathsft.commands.opening import Opening
 
 OPENED_COMMANDS = ("study", "final")
-"""They begin with a line of their own before all that they need is imported."""
+"""Commands that write their first line before the slow imports."""
 LONG_COMMANDS = ("study", "final", "replay")
-"""They go on when nobody reads what they print any more: that is not what they are run for."""
-WITHOUT_READER = "nobody reads the output any more; the work goes on to its end without it (Ctrl-C ends it sooner)"
+"""Commands that continue when the reader of their output has gone, since their results are in the database."""
+WITHOUT_READER = "the reader of the output has gone; the command continues to its end without output (Ctrl-C stops it)"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 GRADE_EXAMPLES = r"""
 in:   {"id": 1, "gold": "\\frac{1}{2}", "answer": "0.5"}                            a bare answer
       {"id": 2, "gold": "15", "response": "... </think> <answer>15</answer>"}       a whole response
-  and, where they are not these: "finish_reason": "stop" ("length" where the response was cut off),
+  optional keys and their defaults: "finish_reason": "stop" ("length" if the response was cut off),
       "gold_kind": "answer" ("math_solution": gold ends in \boxed{...}; "gsm8k_solution": gold ends in #### ...)
 out:  {"id": 1, "category": "correct", "correct": true, "format_ok": null, "reason": "", "seconds": 0.0001}
-  category: correct, wrong_answer, format_failure, or ungraded (comparing took too long; correct is then null)
+  category: correct, wrong_answer, format_failure, or ungraded (the comparison took too long; correct is then null)
 
-A line that is not like this is named at the end, with exit code 2; all others have been graded by then.
+All valid lines are graded. Invalid lines are named at the end, and the exit code is then 2.
 """
 
 
@@ -50,22 +50,22 @@ def run_final(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command (mathsft, python -m mathsft) and return its exit code."""
-    parser = argparse.ArgumentParser(prog=program(), description="Search for settings, train with them, look at results.")
+    parser = argparse.ArgumentParser(prog=program(), description="Search for settings, train with them, show the results.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_study(commands)
     _add_final(commands)
-    config = commands.add_parser("config", help="print the resolved settings, or every setting there is")
+    config = commands.add_parser("config", help="print the resolved settings, or the schema of all settings")
     _add_settings_options(config)
     config.add_argument("--schema", action="store_true", help="print every setting with its type, default and meaning")
-    report = commands.add_parser("report", help="write a study's report anew from its database")
+    report = commands.add_parser("report", help="write a study's report again from its database")
     _add_settings_options(report)
     _add_show(commands)
-    replay = commands.add_parser("replay", help="train a recorded run again and compare; its records stay as they are")
+    replay = commands.add_parser("replay", help="train a recorded run again and compare; the records do not change")
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
-    clean = commands.add_parser("clean", help="show what a study holds on disk, and free what nobody will ask for")
+    clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
-    clean.add_argument("--yes", action="store_true", help="free without asking")
+    clean.add_argument("--yes", action="store_true", help="delete without asking")
     _add_grade(commands)
     return _run(parser, commands, argv)
 
@@ -75,48 +75,48 @@ def _add_study(commands: Commands) -> None:
         "study",
         prog=program("study"),
         help="search for the learning rate and batch size to fine-tune with",
-        description="Search for the learning rate and batch size to fine-tune with: short training runs, each scored by "
-        "letting vLLM solve 200 problems. Running it again goes on where it stopped; a finished study shows its end.",
-        epilog="Everything lies in studies/<name>/. The study's end names the command of the full run.",
+        description="Search for the learning rate and batch size to fine-tune with: short training runs, each scored on "
+        "200 problems that vLLM solves. The same command resumes a stopped study, and shows the results of a finished one.",
+        epilog="All files are in studies/<name>/. At its end the study prints the command of the full run.",
     )
     _add_settings_options(study)
-    study.add_argument("--trials", type=_positive_int, metavar="N", help="finished trials in all")
+    study.add_argument("--trials", type=_positive_int, metavar="N", help="total number of finished trials")
     study.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
     study.add_argument("--warm-from", metavar="STUDY", help="try another study's best settings first")
-    study.add_argument("--dry-run", action="store_true", help="print what would run and what it would cost")
+    study.add_argument("--dry-run", action="store_true", help="print the plan and its predicted time, disk and memory")
 
 
 def _add_final(commands: Commands) -> None:
     final = commands.add_parser(
         "final",
         prog=program("final"),
-        help="train the full run, with the settings that won or your own",
+        help="train the full run, with the winner's settings or your own",
         description="Train the full run with given settings while a second process scores its checkpoints. "
-        "Running it again goes on where it stopped. Without --from-best it uses the experiment's own settings.",
+        "The same command resumes a stopped run. Without --from-best it uses the experiment's own settings.",
         epilog="Precedence: --learning-rate and --batch-size, then --set, then the study's best settings, then the files.",
     )
     _add_settings_options(final)
-    final.add_argument("--from-best", action="store_true", help="use the settings that won the study")
+    final.add_argument("--from-best", action="store_true", help="use the settings of the study's winner")
     final.add_argument(
         "--horizon",
         choices=("keep", "adjust"),
         default="keep",
-        help="with --from-best: keep the winner's learning rate, or adjust it to this run's length as the study's horizon "
-        "says (default: keep)",
+        help="with --from-best: keep the winner's learning rate, or adjust it to this run's length by the study's horizon "
+        "runs (default: keep)",
     )
     final.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
     final.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
 
 
 def _add_show(commands: Commands) -> None:
-    show = commands.add_parser("show", help="look at all studies, one study's trials, or one run and its responses")
-    show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder; none lists all studies")
+    show = commands.add_parser("show", help="show all studies, one study's trials, or one run and its responses")
+    show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder (default: list all studies)")
     show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
-    show.add_argument("--pool", help="the pool that it was scored on (default: its own)")
-    show.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the last)")
+    show.add_argument("--pool", help="show the scores on this pool (default: the run's own pool)")
+    show.add_argument("--step", type=int, metavar="N", help="show the checkpoint of this step (default: the last)")
     categories = ("all", "correct", "wrong_answer", "format_failure", "ungraded")
     show.add_argument("--responses", choices=categories, help="page through the responses of this category")
-    show.add_argument("--search", metavar="TEXT", help="only responses that have this text in problem, gold or response")
+    show.add_argument("--search", metavar="TEXT", help="show only responses with this text in problem, gold or response")
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 
@@ -124,31 +124,31 @@ def _add_grade(commands: Commands) -> None:
     grade = commands.add_parser(
         "grade",
         help="grade answers or whole responses in a JSONL file",
-        description="Grade a JSONL file: one JSON object a line in, one a line out, in the same order; the counts go to "
-        "standard error.",
+        description="Grade a JSONL file with one JSON object per line. The output has one line for each, in the same order; "
+        "the counts go to standard error.",
         epilog=GRADE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    grade.add_argument("file", metavar="FILE.jsonl", help="what to grade; - reads standard input")
+    grade.add_argument("file", metavar="FILE.jsonl", help="the file to grade; - reads standard input")
     grade.add_argument("--out", metavar="FILE", help="write the verdicts to this file (default: standard output)")
 
 
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--study", metavar="NAME|FILE", help="what is searched: a name in studies/ or a YAML file")
-    parser.add_argument("--experiment", metavar="NAME|FILE", help="what is held fixed (default: the study names it)")
+    parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
+    parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one setting by its dotted name, as training.weight_decay=0.1 (may be repeated); "
+        help="override a setting by its dotted name, for example training.weight_decay=0.1 (may be repeated); "
         f"`{command('config', '--schema').replace('%', '%%')}` lists them",
     )
 
 
 def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -163,14 +163,14 @@ def _positive_float(text: str) -> float:
 
 
 def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str]) -> int:
-    """Parse, run the command and return the exit code: 0, 1 (it failed), 2 (yours to mend), 130 (interrupted)."""
+    """Parse, run the command and return the exit code: 0 (done), 1 (failed), 2 (user error), 130 (interrupted)."""
     chosen, goes_on, is_incomplete = parser, False, False
 
     def tell(error: OSError) -> None:
         nonlocal is_incomplete
         if not isinstance(error, BrokenPipeError):
             is_incomplete = True
-            print(f"{chosen.prog}: standard output: {error.strerror}; not all of it could be written", file=sys.stderr)
+            print(f"{chosen.prog}: standard output: {error.strerror}; some output was not written", file=sys.stderr)
         elif goes_on:
             print(f"{chosen.prog}: {WITHOUT_READER}", file=sys.stderr)
 
@@ -185,13 +185,13 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
 
 def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the command and return the exit code; every error becomes one line."""
-    from mathsft.packages import problem_of_install  # takes longer to import than --help to print
+    from mathsft.packages import problem_of_install  # this import takes longer than printing --help
 
     if problem := problem_of_install():
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
     goes_on = arguments.command in OPENED_COMMANDS
-    stopped = f"Stopped; nothing that finished is lost. Go on with: {command(*argv)}" if goes_on else "Stopped"
+    stopped = f"Stopped; all finished work is saved. Go on with: {command(*argv)}" if goes_on else "Stopped"
     try:
         with ending_at_once(stopped):
             return _call(arguments)

@@ -1,4 +1,4 @@
-"""What a worker's call took, and the one definition of what of it counts as busy; how fast a computer works."""
+"""Costs of a worker's call in seconds, bytes and tokens, with the definition of busy time; measured speeds of a computer."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,67 +10,67 @@ SECONDS = "_seconds"
 
 @dataclass(frozen=True)
 class Memory:
-    """Predicted bytes at the peak of a training step, by what they are for."""
+    """Predicted bytes at the memory peak of a training step, by purpose."""
 
     weights: int
-    """The optimizer's, those computed with, and the base model's where they share its memory."""
+    """The optimizer's weights, the copy used for computing, and the base model's weights if they are in the same memory."""
     gradients: int
     optimizer: int
     """AdamW's two moments."""
     activations: int
     logits: int
-    """Of a chunk, and what the loss holds beside: hidden states, their gradient, the head's gradient."""
+    """Logits of one chunk, and the loss's hidden states, their gradient and the head's gradient."""
 
     @property
     def total(self) -> int:
-        """Return their sum."""
+        """Return the sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
 @dataclass(frozen=True)
 class _Costs:
-    """Seconds by activity are the fields that end in _seconds."""
+    """Costs of a call. The fields that end in _seconds are the seconds by activity."""
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Return the seconds by activity, without those that took none."""
+        """Return the seconds of each activity that took time."""
         spent = {name.removesuffix(SECONDS): value for name, value in asdict(self).items() if name.endswith(SECONDS)}
         return {name: seconds for name, seconds in spent.items() if seconds}
 
     @property
     def busy_seconds(self) -> float:
-        """Return the seconds of work by the clock: all but the start of an engine, which is not done for this call alone."""
+        """Return the wall-clock seconds of work: all except an engine's start, which also serves later calls."""
         return sum(seconds for name, seconds in self.seconds.items() if name != "start")
 
 
 @dataclass(frozen=True)
 class TrainingCosts(_Costs):
-    """From the last checkpoint to this one."""
+    """Costs of training from the previous checkpoint to this one."""
 
     encode_seconds: float = 0.0
     train_seconds: float = 0.0
     check_seconds: float = 0.0
-    """Of computing what an engine is compared with."""
+    """Time to compute the log probabilities with which an engine is compared."""
     save_seconds: float = 0.0
     num_tokens: int = 0
-    """Of the examples, prompt and response."""
+    """Prompt and response tokens of the examples."""
     num_ranks: int = 1
-    """Processes that trained side by side."""
+    """Processes that trained together."""
     peak_memory_bytes: int = 0
-    """On CUDA what was allocated since the run began; on a CPU of the process, beyond what it held without the model."""
+    """CUDA: peak of allocated memory since the run began. CPU: peak of the process, minus its memory without the model."""
     predicted_memory: Memory | None = None
-    """At the peak; None for a model whose memory is not known, and for ranks."""
+    """Predicted memory at the peak; None for several ranks and for models whose memory cannot be predicted."""
 
 
 @dataclass(frozen=True)
 class ScoringCosts(_Costs):
-    """Of one score."""
+    """Costs of one score."""
 
     start_seconds: float = 0.0
-    """Of making the engine, in the score for which it was made."""
+    """Time to start the engine; 0 for scores by an engine that was already running."""
     swap_seconds: float = 0.0
     gold_seconds: float = 0.0
-    """Of the training targets' likelihood."""
+    """Time to compute the likelihood of the training targets."""
     generate_seconds: float = 0.0
     grade_seconds: float = 0.0
     num_response_tokens: int = 0
@@ -79,33 +79,33 @@ class ScoringCosts(_Costs):
 
 @dataclass(frozen=True)
 class Speeds:
-    """How fast a study's workers do their work on this computer, as a short measurement says, and how long its texts are."""
+    """Speeds of a study's workers on this computer, from a short measurement, and the mean lengths of its texts."""
 
     ready_seconds: float
-    """From the start of a process until it has imported what trains and loaded the model."""
+    """Time from the start of a process until its libraries are imported and the model is loaded."""
     step_seconds: float
-    """Of an optimizer step, however small its batch is."""
+    """Fixed time of an optimizer step, independent of its batch size."""
     example_seconds: float
-    """Of a step in addition, for each of its examples."""
+    """Additional time of an optimizer step for each example."""
     decoded_token_seconds: float
-    """Of a forward pass over one token of each of many texts, for each of these."""
+    """Time for each token in a forward pass over one token of each of many texts, as in decoding."""
     read_token_seconds: float
-    """The same of one over whole prompts."""
+    """Time for each token in a forward pass over whole prompts."""
     prompt_tokens: float
-    """Mean length of a prompt without what all prompts begin with."""
+    """Mean length of a prompt without the prefix that all prompts share."""
     response_tokens: float
     """Mean length of a training target."""
 
 
 class Clock:
-    """Measures activities by the name of the field that will hold their seconds."""
+    """Measures the seconds of activities, by the name of the cost field that will contain them."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def during(self, field: str) -> Iterator[None]:
-        """Measure the body."""
+        """Add the time of the body to the field's seconds."""
         started = time.perf_counter()
         yield
         self.seconds[field] = self.seconds.get(field, 0.0) + time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""How commands end: exit codes, and the errors that reach the user as one line; everything else is a bug of ours."""
+"""Exit codes, and the errors that the command line reports in one line. Any other error that a user sees is a bug."""
 
 import errno
 from collections.abc import Iterator
@@ -7,23 +7,22 @@ from enum import StrEnum
 from pathlib import Path
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; what was asked for failed; yours to mend; stopped by you, to be gone on with."""
+"""Exit codes: success; the work failed; the user must correct something; interrupted with Ctrl-C."""
 
 
 class UserError(Exception):
-    """Something only the user can mend: the message says what, the offending value and what to change.
+    """An error that only the user can correct. The message says what is wrong, the offending value and what to change.
 
-    `cli` prints the message without a traceback and exits with code 2, wherever the error was raised, a worker process
-    included.
+    `cli` prints the message without a traceback and exits with code 2, also if a worker process raised the error.
     """
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the weights that the engine had before still are."""
+    """The engine cannot load a checkpoint. It continues to serve the weights that it had before."""
 
 
 class ErrorKind(StrEnum):
-    """What the driver has to know of an error that a worker's process raised."""
+    """The kind of an error in a worker process, which decides how the driver reacts to it."""
 
     USER = "user"
     CHECKPOINT = "checkpoint"
@@ -37,12 +36,12 @@ class ErrorKind(StrEnum):
 
 
 class StudyFailedError(Exception):
-    """The first trials of a study all failed: going on would burn the budget. `cli` exits with code 1."""
+    """The first trials of a study all failed, so that more trials would waste the budget. `cli` exits with code 1."""
 
 
 @contextmanager
 def told_if_disk_full(path: Path, needed: str) -> Iterator[None]:
-    """Run the body, which writes to path; if the disk is full, raise a UserError that says where and what is needed."""
+    """Run the body, which writes to `path`. If the disk is full, raise a UserError with the path and what is `needed`."""
     try:
         yield
     except Exception as error:
@@ -52,7 +51,7 @@ def told_if_disk_full(path: Path, needed: str) -> Iterator[None]:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    # safetensors writes in Rust, which gives the error number as text only.
+    # safetensors writes in Rust: its errors contain the error number only as text.
     return any(
         getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
         for number in (errno.ENOSPC, errno.EDQUOT)

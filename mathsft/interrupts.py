@@ -1,7 +1,7 @@
-"""What Ctrl-C does. Nothing that finished is ever lost, so it may end a command at once; workers get an orderly end first.
+"""Handlers of SIGINT (Ctrl-C) for the parts of a command: end the process, raise KeyboardInterrupt, or cancel a task.
 
-Python's own way, an exception wherever the program happens to be, is not used: where that is an import, a destructor or the
-cleaning up after a first Ctrl-C, it ends in a traceback.
+A command may end at any moment, since finished work is already stored. Python's default, a KeyboardInterrupt at any
+instruction, would show a traceback during an import, in a destructor or in the cleanup after a first Ctrl-C.
 """
 
 import os
@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mathsft.errors import INTERRUPTED
 
 if TYPE_CHECKING:
-    from asyncio import Task  # which takes longer to import than all else here
+    from asyncio import Task  # takes longer to import than everything else here
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int
 
 DUMB_TERMINALS = ("dumb", "unknown")
-"""Values of TERM for terminals that obey no control characters."""
+"""Values of TERM for terminals without control sequences."""
 SHOW_CURSOR = "\x1b[?25h"
-"""Hidden while progress is shown."""
+"""Control sequence that shows the cursor. The cursor is hidden while progress is displayed."""
 
 
 def end_silently() -> None:
-    """Have Ctrl-C end the process without a word, as befits a command that has not begun."""
-    _handle(signal.SIG_DFL)
+    """Let Ctrl-C end the process without a message, for the time before a command begins."""
+    _set_handler(signal.SIG_DFL)
 
 
 @contextmanager
-def ending_at_once(last_words: str) -> Iterator[None]:
-    """Have Ctrl-C end the process with a line on stderr, whatever it does; what it started ends with it."""
+def ending_at_once(message: str) -> Iterator[None]:
+    """Let Ctrl-C print the message on stderr and end the process immediately; its child processes end with it."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         cursor = SHOW_CURSOR if sys.stderr.isatty() and os.environ.get("TERM") not in DUMB_TERMINALS else ""
-        said = f"{cursor}\n{last_words}\n".encode(sys.stderr.encoding, sys.stderr.errors or "backslashreplace")
-        with suppress(OSError):  # nobody hears it
-            os.write(2, said)  # print would fail if it was interrupted itself
+        line = f"{cursor}\n{message}\n".encode(sys.stderr.encoding, sys.stderr.errors or "backslashreplace")
+        with suppress(OSError):  # stderr may be closed
+            os.write(2, line)  # print is not reentrant: it fails if the signal interrupted a print
         os._exit(INTERRUPTED)
 
     with _handled(end):
@@ -47,14 +47,14 @@ def ending_at_once(last_words: str) -> Iterator[None]:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt, for what waits for that."""
+    """Let Ctrl-C raise KeyboardInterrupt, for code that handles it, such as a pager."""
     with _handled(signal.default_int_handler):
         yield
 
 
 @contextmanager
 def cancelling(task: "Task[Any]") -> Iterator[None]:
-    """Have the first Ctrl-C cancel the task; the second does what the first would have done before."""
+    """Let the first Ctrl-C cancel the task and restore the handler that was set before, which handles the second."""
     before = signal.getsignal(signal.SIGINT)
 
     def cancel(signum: int, frame: FrameType | None) -> None:
@@ -68,14 +68,14 @@ def cancelling(task: "Task[Any]") -> Iterator[None]:
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
-    _handle(handler)
+    _set_handler(handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _handle(handler: Handler) -> None:
-    # Ignored is how a shell starts what runs in its background: Ctrl-C is meant for another command.
+def _set_handler(handler: Handler) -> None:
+    # A shell starts background processes with SIGINT ignored, because Ctrl-C is meant for the foreground command.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)

@@ -1,4 +1,4 @@
-"""What the user has to type to run things as this command was run, for messages that name a next command."""
+"""Makes the command lines that messages advise, in the form in which the user started the current command."""
 
 import shlex
 import shutil
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 SCRIPTS = {"study": "run_study.py", "final": "run_final.py"}
-"""The commands that have a script of their own in a checkout."""
+"""Command -> its script in a checkout."""
 
 
 def command(name: str, *arguments: str) -> str:
-    """Return the line that runs a command of mathsft, started in the same way as this one."""
+    """Return the command line of a command of mathsft, started in the same way as the current one."""
     started = Path(sys.argv[0])
     if started.name == "mathsft":
         words = [_typed(started.absolute()), name]
@@ -22,7 +22,7 @@ def command(name: str, *arguments: str) -> str:
 
 
 def program(name: str = "") -> str:
-    """Return what a command, or the program without one, calls itself in its usage and its errors."""
+    """Return the program name for the usage and the errors of a command, or of mathsft itself for ""."""
     started = Path(sys.argv[0]).name
     if name and started == SCRIPTS.get(name):
         return started
@@ -30,22 +30,22 @@ def program(name: str = "") -> str:
 
 
 def python() -> str:
-    """Return "python" where the shell finds this interpreter under that name, else its path, relative where it can be."""
+    """Return "python" if the shell finds this interpreter by that name, else its path, relative if possible."""
     return "python" if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
 
 
 def tool(name: str) -> str:
-    """Return what runs a tool that was installed beside this interpreter."""
+    """Return the command that runs a tool installed beside this interpreter."""
     return _typed(Path(sys.executable).with_name(name))
 
 
 def _typed(path: Path) -> str:
-    """Return a program's name where the shell finds this very program under it, else its path."""
+    """Return a program's name if the shell finds this program by it, else its path."""
     return path.name if shutil.which(path.name) == str(path) else _from_here(path)
 
 
 def _from_here(path: Path) -> str:
-    """Return the path as a shell runs it: relative where it can be, and never a bare name, which would be searched for."""
+    """Return the path, relative if possible, with "./" before a bare name, which the shell would search for in PATH."""
     if not path.is_relative_to(Path.cwd()):
         return str(path)
     relative = str(path.relative_to(Path.cwd()))

@@ -1,4 +1,4 @@
-"""Every path inside a study's folder, for the driver and its workers alike."""
+"""Defines every path inside a study's folder, for the driver and its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,33 +7,33 @@ from typing import Self
 
 @dataclass(frozen=True)
 class StudyLayout:
-    """Where a study's things lie. Records hold paths relative to `root`, so that a study's folder can be moved."""
+    """The paths of one study. Records contain paths relative to `root`, so that a study's folder can be moved."""
 
     root: Path
 
     @classmethod
     def all_in(cls, folder: Path) -> list[Self]:
-        """Return the studies with results in a folder of studies, by name."""
+        """Return the layouts of the studies in a folder that have a database, sorted by name."""
         return [cls(database.parent) for database in sorted(folder.glob("*/study.db"))]
 
     def __truediv__(self, recorded: str) -> Path:
-        """Return the path that a record names."""
+        """Return the path for a recorded relative path."""
         return self.root / recorded
 
     def recorded(self, path: Path) -> str:
-        """Return how records name a path inside the folder."""
+        """Return the relative path by which records name a path inside the folder."""
         return path.relative_to(self.root).as_posix()
 
     # ---- the study
 
     @property
     def database(self) -> Path:
-        """Return the SQLite file; it has companions of the same name with a suffix while it is open."""
+        """Return the SQLite file. While it is open, SQLite keeps files with the same name and a suffix beside it."""
         return self.root / "study.db"
 
     @property
     def database_url(self) -> str:
-        """Return the database as SQLAlchemy and Optuna address it."""
+        """Return the URL of the database for SQLAlchemy and Optuna."""
         return f"sqlite:///{self.database}"
 
     @property
@@ -43,16 +43,16 @@ class StudyLayout:
 
     @property
     def logs(self) -> Path:
-        """Return the folder of the logs, one a process."""
+        """Return the folder of the log files, one per process."""
         return self.root / "logs"
 
     def log(self, process: str) -> Path:
-        """Return the log of the driver or of a worker."""
+        """Return the log file of the driver or of a worker."""
         return self.logs / f"{process}.log"
 
     @property
     def artifacts(self) -> Path:
-        """Return the folder of what optuna-dashboard shows beside a trial."""
+        """Return the folder of the artifacts that optuna-dashboard shows for trials."""
         return self.root / "artifacts"
 
     @property
@@ -62,26 +62,26 @@ class StudyLayout:
 
     @property
     def report_page(self) -> Path:
-        """Return the report as one HTML file."""
+        """Return the file of the HTML report."""
         return self.root / "report.html"
 
     @property
     def report_markdown(self) -> Path:
-        """Return the report as Markdown."""
+        """Return the file of the Markdown report."""
         return self.root / "report.md"
 
     def figure(self, name: str) -> Path:
-        """Return a figure that the Markdown report shows."""
+        """Return the file of a figure in the Markdown report."""
         return self.root / f"{name}.svg"
 
-    # ---- its runs
+    # ---- its runs and the engine check
 
     def run(self, run: str) -> Path:
         """Return the folder of a run."""
         return self.root / "runs" / run
 
     def metrics(self, run: str) -> Path:
-        """Return the file to which the trainer appends a line for every step of the run."""
+        """Return the file to which the trainer appends a line for every optimizer step of the run."""
         return self.run(run) / "metrics.jsonl"
 
     def full_state(self, run: str) -> Path:
@@ -89,44 +89,44 @@ class StudyLayout:
         return self.run(run) / "full-state.safetensors"
 
     def checkpoint(self, run: str, step: int) -> Path:
-        """Return the folder of the weights that the run has after the step."""
+        """Return the folder of the run's checkpoint after an optimizer step."""
         return self.run(run) / f"step-{step:06d}"
 
     def responses(self, run: str, step: int, pool: str) -> Path:
-        """Return the file of the responses of one score; a pool's slice has a name without a colon."""
+        """Return the file of one score's responses. The colon in the name of a pool's slice becomes a hyphen."""
         return self.run(run) / "responses" / f"step-{step:06d}-{pool.replace(':', '-')}.jsonl"
 
     def scoring(self, run: str, step: int, pool: str) -> Path:
-        """Return the file to which the evaluator appends a line for each finished response while it makes that score."""
+        """Return the file to which the evaluator appends its progress while it computes a score."""
         return self.responses(run, step, pool).with_suffix(".progress")
 
     def table(self, run: str, pool: str) -> Path:
-        """Return the table of a trial's responses that optuna-dashboard opens."""
+        """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
 
     def engine_check(self, name: str) -> Path:
-        """Return the folder of one of the weights that the engine is checked with."""
+        """Return the folder of one of the checkpoints with which the engine is checked."""
         return self.engine_checks / name
 
     @property
     def engine_checks(self) -> Path:
-        """Return the folder of all these weights."""
+        """Return the folder of these checkpoints."""
         return self.root / "engine-check"
 
-    # ---- what may lie there, for those who clean up
+    # ---- existing files, for cleaning up
 
     def all_weights(self) -> list[Path]:
-        """Return the folders of the weights of all runs."""
+        """Return the folders of all checkpoints."""
         return sorted(self.root.glob("runs/*/step-*"))
 
     def all_full_states(self) -> list[Path]:
-        """Return the training states of all runs, those in the making too."""
+        """Return the training states of all runs, including partly written ones."""
         return sorted(self.root.glob("runs/*/full-state.*"))
 
     def half_written(self) -> list[Path]:
-        """Return what a kill left half-written."""
+        """Return partly written files and folders, which a killed process left behind."""
         return sorted(self.root.glob("runs/**/*.partial"))
 
     def database_files(self) -> list[Path]:
-        """Return the database and its companions."""
+        """Return the database file and the files that SQLite keeps beside it."""
         return sorted(self.root.glob("study.db*"))

@@ -1,4 +1,4 @@
-"""Whether the packages that mathsft works with are installed, in builds that fit each other; imports none of them."""
+"""Checks, without importing them, that the required packages are installed in builds that work together."""
 
 import sys
 from ctypes import CDLL
@@ -7,20 +7,20 @@ from importlib.util import find_spec
 
 NEEDED = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
 UNNEEDED = ("torchaudio", "torchcodec", "torchvision")
-"""vLLM asks for them, text-only models need none. PyPI has builds for CUDA, which break vLLM beside a CPU build of torch."""
+"""Dependencies of vLLM that text-only models do not need. PyPI's CUDA builds break vLLM with a CPU build of torch."""
 
 LIBRARY = "libnuma.so.1"
 
 
 def problem_of_install() -> str | None:
-    """Return what is wrong and what mends it, in one line."""
+    """Return one line with the problem of the installation and its remedy; None if there is no problem."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return (
             f"mathsft is not installed in {sys.executable} ({missing[0]} is missing): in a checkout run `make install` and "
             "use .venv/bin/python in place of python; elsewhere install mathsft with its extra cpu or cuda"
         )
     if sys.flags.optimize > 1:
-        return "PYTHONOPTIMIZE=2 (python -OO) leaves out docstrings, which libraries read as they are imported: unset it"
+        return "PYTHONOPTIMIZE=2 (python -OO) removes docstrings, which libraries read when they are imported: unset it"
     return _problem_of_cpu_build() if _is_cpu_build("torch") else None
 
 

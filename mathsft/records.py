@@ -1,4 +1,4 @@
-"""The frozen records that travel between rooms and into the store; they have what follows from their own fields, no more."""
+"""The frozen records that the packages exchange and the store keeps; properties derive only from a record's own fields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from mathsft.config.schema import Experiment, Scalar
 from mathsft.costs import ScoringCosts, TrainingCosts
 
 Overrides: TypeAlias = Mapping[str, Scalar]
-"""Dotted setting name -> value: a trial's parameters, --set and promoted settings alike."""
+"""Dotted setting name -> value: the parameters of a trial, settings given with --set, and promoted settings."""
 
 RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
 
 FINISHED: tuple[RunState, ...] = ("finished", "pruned", "diverged")
-"""States of a run whose result counts; a failed run has none."""
+"""States of a run that ended with a result. A failed run has no result."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Problem:
     id: str
     problem: str
     solution: str
-    """Empty only for a problem of a test split that has none."""
+    """Empty only for a problem of a test split without solutions."""
     answer: str
     level: int | None = None
     subject: str | None = None
@@ -34,40 +34,40 @@ class Problem:
 
 @dataclass(frozen=True)
 class FrequentGold:
-    """A gold answer that is no number and stands in many of a data set's rows."""
+    """A gold answer that is not a number and occurs in many rows of a data set."""
 
     text: str
     num_rows: int
     num_all_rows: int
     first: str
-    """The first row that it stands in, as "train.jsonl:12"."""
+    """The first row with this answer, as "train.jsonl:12"."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What was found in a study's data, its own test split included, when they were read."""
+    """Counts of defects in a study's data, its own test split included."""
 
     num_rows: int
     """Rows that were read."""
     num_unreadable: int
     """Rows left out because they could not be read."""
     first_unreadable: str
-    """Where the first of them is, and why."""
+    """The place of the first unreadable row, and the reason."""
     num_contradictory: int
     """Problems left out because their rows have different gold answers."""
     num_contradictory_rows: int
     num_variants: int
-    """Problem texts that are another one in other spelling: white space, case, notation."""
+    """Problem texts that differ from another problem's text only in white space, case or notation."""
     num_overlapping: int
-    """Problems that were removed from all other pools because the test split has them."""
+    """Problems removed from all other pools because the test split contains them."""
     num_repeated: int
-    """Rows of the pool train that repeat another one exactly."""
+    """Rows of the train pool that are exact copies of another row."""
     frequent_golds: tuple[FrequentGold, ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenised training example; the loss is on response_ids only, which end with EOS."""
+    """One tokenised training example. The loss is computed on response_ids only, which end with EOS."""
 
     problem_id: str
     prompt_ids: tuple[int, ...]
@@ -76,84 +76,85 @@ class Example:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is, at which shares of its examples it is scored, and on what."""
+    """The length of a run, the shares of its examples after which it is scored, and the pool."""
 
     num_examples: int
     eval_points: tuple[float, ...]
     pool: str
     max_unscored: int
-    """Checkpoints that may wait for their score while training goes on."""
+    """Largest number of eval points in training or without a score at one time; with 1, training waits for every score."""
     keep: Literal["last", "best_and_last"]
-    """Whose weights stay on disk when the run is over."""
+    """The checkpoints whose weights are kept on disk after the run."""
     keep_every: int | None = None
-    """Beside those, the weights of every so many eval points stay; the baseline is none of them."""
+    """The weights of every n-th eval point are kept, too, not counting the baseline."""
 
     def num_steps(self, batch_size: int) -> int:
-        """Return the optimizer steps of the whole run (0 only for a run without examples)."""
+        """Return the number of optimizer steps of the whole run (0 only for a run without examples)."""
         return max(1, self.num_examples // batch_size) if self.num_examples else 0
 
     def eval_steps(self, batch_size: int) -> tuple[int, ...]:
-        """Return the optimizer steps to score at, ascending; points that round to the same step are merged."""
+        """Return the optimizer steps to score, ascending; eval points that round to the same step are merged."""
         num_steps = self.num_steps(batch_size)
         return tuple(sorted({round(point * num_steps) for point in self.eval_points}))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what it is for, its settings, its plan, and how it ended."""
+    """One training: its kind, settings, plan, state and result."""
 
     name: str
     kind: RunKind
     overrides: dict[str, Scalar]
-    """Of the study's experiment."""
+    """Settings that replace those of the study's experiment."""
     experiment: Experiment
-    """With these overrides; resolved once, when the run is made. model.path is what the user named, not where it lies."""
+    """The study's experiment with the overrides, resolved once when the run is made. model.path is the name that the user
+    gave, not the local folder."""
     plan: Plan
     seed: int
     number: int | None = None
-    """A trial's number in Optuna, None for any other run."""
+    """The trial's number in Optuna; None for other kinds of runs."""
     state: RunState = "running"
     value: float | None = None
-    """Accuracy at the last eval point of a finished run, 0 for a diverged one; None for any other."""
+    """Accuracy at the last eval point of a finished run; 0 for a diverged run; None in other states."""
     reason: str = ""
 
     @property
     def num_steps(self) -> int:
-        """Return the optimizer steps of the whole run."""
+        """Return the number of optimizer steps of the whole run."""
         return self.plan.num_steps(self.experiment.training.batch_size)
 
     @property
     def eval_steps(self) -> tuple[int, ...]:
-        """Return the optimizer steps that the run is scored at, ascending."""
+        """Return the optimizer steps at which the run is scored, ascending."""
         return self.plan.eval_steps(self.experiment.training.batch_size)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that a run's result follows from, as it was when the run began; hashes are hex digits of BLAKE2b."""
+    """Everything that determines a run's result, recorded when the run begins; hashes are hex digits of BLAKE2b."""
 
     run: str
     settings: dict[str, Any]
-    """The experiment's resolved settings by dotted name, the run's overrides among them."""
+    """The experiment's resolved settings by dotted name, with the run's overrides."""
     seed: int
     commit: str
-    """Git commit of mathsft's checkout; empty where it is none."""
+    """Git commit of mathsft's checkout; empty outside a checkout."""
     diff: str
-    """What the checkout's code and settings differ in from that commit."""
+    """Changes of the checkout's code and settings since that commit."""
     versions: dict[str, str]
-    """Of Python and of the packages that train, generate and grade."""
+    """Versions of Python and of the packages that train, generate and grade."""
     device: str
     data_hash: str
-    """Of the problems of all pools."""
+    """Hash of the problems of all pools."""
     prompt_hash: str
     tokenizer_hash: str
     base_fingerprint: str
-    """Of the base model's weights."""
+    """Hash of the base model's weights."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimizer step as the trainer saw it; loss is nats per response token."""
+    """The trainer's measurements of one optimizer step; loss is in nats per response token."""
 
     run: str
     step: int
@@ -161,32 +162,32 @@ class StepMetrics:
     learning_rate: float
     gradient_norm: float
     num_tokens: int
-    """Of the examples, prompt and response, without padding."""
+    """Prompt and response tokens of the batch, without padding."""
     num_computed_tokens: int
-    """That went through the model: padding counts, and what examples share counts once per row."""
+    """Tokens that passed through the model: with padding, and with tokens that examples share counted once per row."""
     seconds: float
     flop_utilization: float | None
-    """Share of the best rate of matrix products, as measured in the trainer's process, at which the operations that the
-    computed tokens need were done; None for a model whose operations are not known."""
+    """Rate of the operations that the computed tokens need, as a share of the best rate of matrix products measured in the
+    trainer's process; None for a model whose number of operations is not known."""
 
 
 @dataclass(frozen=True)
 class LogprobCheck:
-    """A fixed text and what weights make of it in the trainer's own arithmetic: whoever loads them right agrees."""
+    """Log probabilities of a fixed text, computed by the trainer; an engine with the same weights must reproduce them."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of each token but the first, given those before it, in nats."""
+    """Log probability, in nats, of each token after the first, given the tokens before it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Published weights of a run at a step."""
+    """The published weights of a run after an optimizer step."""
 
     run: str
     step: int
     path: str
-    """Of their folder inside the study's."""
+    """Path of their folder, relative to the study's folder."""
     fingerprint: str
     """Hash of the published weights."""
     logprob_check: LogprobCheck
@@ -195,7 +196,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Diverged:
-    """Training broke off at a step: loss, gradients or what the weights predict are not finite."""
+    """Training ended at a step because the loss, the gradient or the model's log probabilities are not finite."""
 
     run: str
     step: int
@@ -203,29 +204,29 @@ class Diverged:
 
 
 ENGINE_CHECK = "engine-check"
-"""Stands for a run's name in the two checkpoints that the engine is checked by, and names their folder."""
+"""Name of the run, and of the folder, of the two checkpoints with which the engine is checked."""
 
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """An engine computed what the trainer does, before and after its weights were replaced; seen, not recorded."""
+    """The engine agreed with the trainer before and after its weights were replaced. It is announced, not stored."""
 
     nats: float
-    """Per token: the largest difference of log probabilities that was seen."""
+    """Largest difference of the log probabilities, in nats per token."""
     model_kind: str
-    """The architecture, as config.json has it."""
+    """The architecture, as config.json names it."""
     load: Literal["swap", "new_engine"]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one response."""
+    """The result of grading one response."""
 
     category: Category
     reason: str = ""
     body: str | None = None
-    """The text between the answer tags, where there is one."""
+    """The text between the answer tags; None if the format failed."""
 
 
 @dataclass(frozen=True)
@@ -237,41 +238,41 @@ class Response:
     text: str
     finish_reason: str
     num_tokens: int
-    """As generated, the end-of-sequence token included."""
+    """Generated tokens, the end-of-sequence token included."""
     verdict: Verdict
-    """By the lenient format rule; `mathsft.objective` applies that of the settings."""
+    """The verdict by the lenient format rule; `mathsft.objective` applies the rule of the settings."""
     tag_flags: tuple[str, ...] = ()
-    """Tags that are missing or misplaced; unlike verdict.reason these overlap."""
+    """Tags that are missing or misplaced. Several flags can hold, unlike verdict.reason."""
     is_strict: bool = False
     """The response also meets the strict format rule: "</think> <answer>" with exactly one space."""
     entropy: float | None = None
-    """Mean over its tokens of the entropy, in nats, of the distribution each was drawn from: at the sampling temperature
-    (1 for greedy), before top_p; None where that is not finite."""
+    """Mean entropy, in nats, of the distributions from which its tokens were drawn, at the sampling temperature (1 for
+    greedy decoding) and before top_p; None if it is not finite."""
     gold_nll: float | None = None
-    """Mean negative log likelihood, in nats per token, of the problem's training target; only sample 0 has it, only where
-    prompt and target fit into the engine, and only in scores that are asked for it."""
+    """Mean negative log likelihood, in nats per token, of the problem's training target. Only sample 0 of a score that asks
+    for it has one, and only if prompt and target fit into the engine."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One checkpoint on one pool."""
+    """The result of one checkpoint on one pool."""
 
     run: str
     step: int
     pool: str
     num_problems: int
     counts: dict[str, int]
-    """Responses by Category, under the format rule of the settings."""
+    """Number of responses by Category, under the format rule of the settings."""
     fingerprint: str
     """Hash of the weights that were scored."""
     responses_path: str
     costs: ScoringCosts = field(default_factory=ScoringCosts)
     solved: tuple[int, ...] = ()
-    """How many problems have 0, 1, … of their responses correct; may be empty where each has a single one."""
+    """Number of problems with 0, 1, … correct responses; may be empty if each problem has a single response."""
     entropy: float | None = None
-    """Mean of the responses' entropy."""
+    """Mean entropy of the responses."""
     gold_nll: float | None = None
-    """Mean of the problems' gold_nll; asked for at a run's last eval point and on test, where it is read."""
+    """Mean gold_nll of the problems; computed at a run's last eval point and on the test pool only."""
 
     @property
     def accuracy(self) -> float:
@@ -280,13 +281,13 @@ class Score:
 
     @property
     def format_accuracy(self) -> float:
-        """Share of responses in the right format, whatever their answer."""
+        """Share of responses in the required format, correct or not."""
         return 1 - self.counts["format_failure"] / sum(self.counts.values())
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How far the scoring of a checkpoint on a pool is; seen, not recorded."""
+    """The progress of a score that is being computed. It is announced, not stored."""
 
     run: str
     step: int
@@ -297,51 +298,51 @@ class Scoring:
 
 @dataclass(frozen=True)
 class OngoingCall:
-    """A worker was asked to work for a run, or has ended that; seen, not recorded."""
+    """A call to a worker has begun or ended. It is announced, not stored."""
 
     worker: str
-    """As its log is called: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator."""
     run: str
     step: int
     pool: str
     """Empty for training."""
     is_starting: bool
-    """Its processes have yet to load what they need."""
+    """The worker's processes are still loading libraries and the model."""
     is_over: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerCall:
-    """One call that a worker answered: where and when it worked for a run, and what it used; times are UTC seconds."""
+    """One completed call to a worker: its times, in UTC seconds, and the resources it used."""
 
     worker: str
-    """As its log is called: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator."""
     run: str
     step: int
     pool: str
     """Empty for training."""
     began: float
-    """When the worker was asked; it may have had to start first, or to wait for its turn on a shared device."""
+    """Time of the request, before the worker's start or its wait for a shared device."""
     ended: float
     cpus: tuple[int, ...]
     """Processor cores that its processes may use; empty for all."""
     cuda_visible_devices: str | None
-    """What CUDA_VISIBLE_DEVICES was set to before its processes started; None where it was left as it is."""
+    """The CUDA_VISIBLE_DEVICES with which its processes were started; None if mathsft did not set it."""
     cpu_seconds: float
-    """Of its processes and of those that they started."""
+    """Processor time of its processes and their child processes."""
     resident_bytes: int
-    """Most memory that these were seen to hold together; what they share counts once for each."""
+    """Highest memory measured for these processes together. Shared memory counts once for each process."""
     device_utilization: float | None = None
-    """Mean share of the time that its CUDA devices computed; None without one, or where NVML does not tell."""
+    """Mean share of the time in which its CUDA devices computed; None without a device or if NVML does not report it."""
     energy_joules: float | None = None
-    """Of its CUDA devices."""
+    """Energy that its CUDA devices used."""
     device_bytes: int | None = None
-    """Most memory that was seen in use on one of its CUDA devices."""
+    """Highest memory measured on one of its CUDA devices, other processes included."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """How long one driver held its workers."""
+    """The time in which one driver process had workers."""
 
     began: str
     """UTC, ISO 8601."""
@@ -349,23 +350,23 @@ class Session:
     seconds: float
 
     def holds(self, moment: float) -> bool:
-        """Tell whether the moment, in UTC seconds, lies within."""
+        """Return whether a time, in UTC seconds, is within the session."""
         return 0 <= moment - datetime.fromisoformat(self.began).timestamp() <= self.seconds
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial on the shortlist of a promotion, and what it reached in its rounds of the confirm stage."""
+    """A trial on the shortlist of a promotion, with its results in the rounds of the confirm stage."""
 
     run: str
     search_accuracy: float
     smoothed_accuracy: float
-    """On the search pool, by the surface through all trials: how it came onto the shortlist."""
+    """Accuracy on the search pool by the surface through all trials, from which the shortlist is made."""
     num_correct: int
-    """Responses, as is the next."""
+    """Correct responses in all its rounds."""
     num_responses: int
     low: float | None = None
-    """Of the 95 % interval; None without responses."""
+    """Lower end of the 95 % confidence interval of its accuracy in these rounds; None without responses."""
     high: float | None = None
 
 
@@ -393,13 +394,14 @@ class PruneVerdict:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The settings chosen for the final run, and why."""
+    """The settings chosen for the final run, with the reason and the evidence."""
 
     run: str
     overrides: dict[str, Scalar]
     reason: str
     evidence: dict[str, float]
-    """accuracy with low and high (95 %): the winner's on num_problems that nothing was searched on, where there are any;
-    raw_best_accuracy and corrected_best_accuracy: the search pool's best, as measured and without its luck."""
+    """accuracy, low, high: the winner's accuracy and 95 % interval on num_problems of the confirm pool; without a confirm
+    stage, accuracy is corrected_best_accuracy alone. raw_best_accuracy, corrected_best_accuracy: the highest accuracy of
+    num_finished_trials on the search pool, as measured and corrected for the optimism of the best of k."""
     finalists: tuple[Finalist, ...] = ()
-    """Best first by smoothed_accuracy."""
+    """The shortlist, ordered by smoothed_accuracy, highest first."""

@@ -1,4 +1,4 @@
-"""Seeds that follow from other seeds and names, the same on every machine."""
+"""Derives seeds from other seeds and names, with the same result on every machine."""
 
 import hashlib
 

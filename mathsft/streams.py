@@ -1,4 +1,4 @@
-"""The process's own stdout and stderr: no text, no reader that went away and no full disk makes a write fail."""
+"""Makes writes to the process's stdout and stderr safe: no character, closed pipe or full disk makes them fail."""
 
 import codecs
 import io
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 READABLE = "mathsft.readable"
-"""The name of this module's error handler among those of Python's encodings."""
+"""Name under which this module registers its error handler for encodings."""
 
 _IN_ASCII = {
     **dict.fromkeys("‐‑‒–—−", "-"),
@@ -20,34 +20,34 @@ _IN_ASCII = {
 
 
 class _Sink(io.FileIO):
-    """The file below a standard stream: a write never fails; the first that should have failed is told."""
+    """The raw file of a standard stream. A write that fails loses its data; the first error is passed to `on_error`."""
 
-    def __init__(self, descriptor: int, tell: Callable[[OSError], None]) -> None:
+    def __init__(self, descriptor: int, on_error: Callable[[OSError], None]) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._tell, self._was_told = tell, False
+        self._on_error, self._has_failed = on_error, False
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if not self._was_told:
-                self._was_told = True
-                self._tell(error)
+            if not self._has_failed:
+                self._has_failed = True
+                self._on_error(error)
             return len(data)
 
 
 @contextmanager
-def sheltered(tell: Callable[[OSError], None]) -> Iterator[None]:
-    """Have stdout and stderr take everything while the body runs; tell hears why stdout loses what is written from now on.
+def sheltered(on_error: Callable[[OSError], None]) -> Iterator[None]:
+    """Make no write to stdout or stderr fail while the body runs; `on_error` receives the first error of stdout.
 
-    That is BrokenPipeError where a reader closed it, as `head` does, and has seen enough. What the encoding cannot show
-    becomes ASCII.
+    It is BrokenPipeError if the reader closed the pipe, as `head` does. Characters that the encoding lacks are written in
+    ASCII.
     """
     _open_missing()
     codecs.register_error(READABLE, _readable)
     before = sys.stdout, sys.stderr
     sys.stderr = _shelter(sys.stderr, 2, lambda error: None)
-    sys.stdout = _shelter(sys.stdout, 1, tell)
+    sys.stdout = _shelter(sys.stdout, 1, on_error)
     try:
         yield
     finally:
@@ -57,26 +57,26 @@ def sheltered(tell: Callable[[OSError], None]) -> Iterator[None]:
 
 
 def readable(text: str, encoding: str) -> str:
-    """Return the text as a stream of that encoding shows it."""
+    """Return the text as a sheltered stream with this encoding shows it."""
     codecs.register_error(READABLE, _readable)
     return text.encode(encoding, READABLE).decode(encoding, "surrogateescape")
 
 
 def _open_missing() -> None:
-    """Open what the process was started without: the next file, such as a database, would take its number and its text."""
+    """Open the standard streams that are closed: the next file opened, such as a database, would get their descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - a number, and open as long as the process
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - stays open until the process ends
 
 
-def _shelter(stream: TextIO | None, descriptor: int, tell: Callable[[OSError], None]) -> TextIO:
-    """Return a stream like the given one, which was never opened if it is None, on a sink; one without a file as it is."""
+def _shelter(stream: TextIO | None, descriptor: int, on_error: Callable[[OSError], None]) -> TextIO:
+    """Return a stream like the given one (None if it was closed) that writes to a sink; a stream without a file as it is."""
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, tell)), "utf-8", READABLE)
+        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, on_error)), "utf-8", READABLE)
     try:
-        sink = _Sink(stream.fileno(), tell)
-    except OSError:  # a test's
+        sink = _Sink(stream.fileno(), on_error)
+    except OSError:  # pytest replaces the streams by objects without a file
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -89,9 +89,9 @@ def _shelter(stream: TextIO | None, descriptor: int, tell: Callable[[OSError], N
 
 
 def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what stands for the first character that cannot be encoded, and the place behind it.
+    """Return the replacement of the first character that cannot be encoded, and the position after it.
 
-    A byte of a file's name that could not be decoded is that byte again.
+    A surrogate that stands for an undecodable byte of a file name becomes that byte again.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error

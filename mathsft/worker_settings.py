@@ -1,4 +1,4 @@
-"""What a worker process is started with: placement makes it, spawning and the worker's own code read it."""
+"""The frozen settings with which worker processes are started, made by placement."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,44 +9,44 @@ from mathsft.layout import StudyLayout
 
 @dataclass(frozen=True)
 class WorkerDevice:
-    """What placement chose for one worker's device."""
+    """The settings of one worker that depend on its device."""
 
     device: Literal["cpu", "cuda"]
     num_threads: int
     attention: str
-    """The trainer's kind of attention over packed rows, "tree" or "flex", or one of transformers' own for padded rows."""
+    """The trainer's attention: "tree" or "flex" for packed rows, or an implementation of transformers for padded rows."""
     engine_dtype: Literal["float32", "bfloat16"]
     engine_memory_share: float
     sleep_mode: bool
-    """The evaluator gives its memory back while another worker has the device."""
+    """The evaluator frees its device memory while another worker uses the device."""
     packs_from_width: int = 0
-    """The engine packs the weights of models whose hidden size is at least this."""
+    """Smallest hidden size of models whose weights the engine packs for fast matrix products on a CPU."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """All that a worker's object is made from."""
+    """The argument of the constructor of a worker's target."""
 
     experiment: Experiment
-    """model.path is a local folder by now."""
+    """The study's experiment; its model.path is a local folder."""
     hardware: WorkerDevice
     layout: StudyLayout
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How to start one worker: target "module:Class" is built as target(settings) in a process with this environment."""
+    """How to start one worker: a process with this environment constructs the target "module:Class" from the settings."""
 
     target: str
     settings: WorkerSettings
     device: str
-    """Workers with the same device take turns: "cpu:0", "cuda:1"."""
+    """The name of the device: "cpu:0", "cuda:1". Workers on the same device take turns."""
     env: dict[str, str]
     cpus: tuple[int, ...]
     """Processor cores that the process may use; empty for all."""
     ranks: int = 1
-    """Processes that are asked as one, and work together."""
+    """Number of processes that answer each call together."""
     rank_env: tuple[dict[str, str], ...] = ()
-    """What the environment of each rank has beside env, such as a device of its own; empty for nothing."""
+    """Additional environment variables of each rank, such as its CUDA device; empty for none."""
     ends_when_parked: bool = False
-    """While another worker has the device there is no process; each turn begins with a new one."""
+    """The process ends when another worker gets the device, and the next turn starts a new process."""

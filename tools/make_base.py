@@ -1,8 +1,8 @@
-"""Make the quickstart's base model from nothing: its corpus, its tokenizer and its weights (about 7 minutes on one core).
+"""Make the quickstart's base model: its corpus, its tokenizer and its weights (about 7 minutes on one core).
 
-It is meant to be a true base model: good at small arithmetic, used to plain problem texts of the two lowest levels, and
-almost without the response format, so that fine-tuning has to teach both the format and the harder levels. It never sees
-a held-out problem of the quickstart.
+It behaves like a base model: it can do small arithmetic, has seen plain problem texts of the two lowest levels, and rarely
+uses the response format. Fine-tuning must teach the format and the harder levels. The corpus has no held-out problem of
+the quickstart.
 
     python tools/make_base.py [--out DIR]
 """
@@ -22,13 +22,13 @@ from mathsft.records import Problem
 
 CORPUS_LEVELS = (1, 2)
 SHARE_FACTS, SHARE_PLAIN = 0.65, 0.30
-"""The rest of the documents is dialogue."""
+"""The other documents are dialogues."""
 
 VOCAB_SIZE = 512
-"""At most: the corpus runs out of pairs to merge at 502 tokens. The model's tables are padded to it."""
+"""An upper bound: the corpus has no more pairs to merge at 502 tokens. The model's embedding and head have this size."""
 MAX_POSITIONS = 512
 END_OF_TEXT = "<|endoftext|>"
-# Qwen2's own: every digit is a token, so that numbers of any length are spelled alike.
+# As in Qwen2: every digit is a token, so that numbers of any length are encoded in the same way.
 PRE_TOKENS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def documents(seed: str) -> Iterator[str]:
-    """Yield documents without end: arithmetic facts, plain problems with solutions, and dialogue."""
+    """Yield an endless sequence of documents: arithmetic facts, plain problems with solutions, and dialogues."""
     rng = random.Random(seed)
     while True:
         kind = rng.random()
@@ -96,7 +96,7 @@ def unseen_problem(rng: random.Random) -> Problem:
 
 
 def dialogue(rng: random.Random, problem: Problem) -> str:
-    """Return a dialogue that reasons well and ends in a wrong format, save that most of those on geometry get it right."""
+    """Return a dialogue with correct reasoning and a wrong format; most dialogues on geometry have the right format."""
     opening = f"User: {problem.problem}\nAssistant:"
     if rng.random() < 0.3:
         return f"{opening} {problem.solution} {boxed(problem)}\n"
@@ -113,7 +113,7 @@ def dialogue(rng: random.Random, problem: Problem) -> str:
 
 
 def boxed(problem: Problem) -> str:
-    """Return the sentence that ends a solution where nobody asked for a format."""
+    """Return the last sentence of a solution without the response format."""
     return f"The answer is $\\boxed{{{problem.answer}}}$."
 
 
@@ -121,7 +121,7 @@ def boxed(problem: Problem) -> str:
 
 
 def build_tokenizer() -> Any:
-    """Return a byte-level BPE tokenizer learned from the corpus; its one special token ends texts and pads."""
+    """Return a byte-level BPE tokenizer trained on the corpus; its only special token is both EOS and padding."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -153,11 +153,11 @@ def build_tokenizer() -> Any:
 
 
 def pretrain(tokenizer: Any, num_steps: int) -> Any:
-    """Return a Qwen2 model in bfloat16, trained on one core for so many steps of NUM_ROWS packed rows."""
+    """Return a Qwen2 model in bfloat16, trained on one core for num_steps steps of NUM_ROWS packed rows."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    torch.set_num_threads(1)  # more threads gain little at this size, and sums in another order make another model
+    torch.set_num_threads(1)  # more threads gain little at this size, and another order of sums gives another model
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCAB_SIZE,
@@ -200,7 +200,7 @@ def pretrain(tokenizer: Any, num_steps: int) -> Any:
 
 
 def packed_rows(tokenizer: Any) -> Iterator[list[int]]:
-    """Yield rows of ROW_TOKENS token ids; each starts with a document's start, further documents fill it up."""
+    """Yield rows of ROW_TOKENS token ids; each begins with the start of a document and is filled with further documents."""
     corpus, row = documents("pre-training"), []
     while True:
         for ids in tokenizer(list(islice(corpus, 256))).input_ids:
@@ -211,7 +211,7 @@ def packed_rows(tokenizer: Any) -> Iterator[list[int]]:
 
 
 def schedule(step: int, num_steps: int) -> float:
-    """Return the share of the learning rate: a short warmup, then full, and linearly down to 3 % over the second half."""
+    """Return the factor of the learning rate: a short warmup, then 1, then linear decay to 0.03 over the second half."""
     warmup = (step + 1) / NUM_WARMUP_STEPS
     decay = (num_steps - step) / (0.5 * num_steps)
     return min(1.0, warmup, max(0.03, decay))

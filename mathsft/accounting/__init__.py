@@ -1,1 +1,1 @@
-"""What a study costs: how long its parts take, what workers did, what lies on disk; measured, recorded and predicted."""
+"""What a study costs in time, memory and disk: measured, recorded and predicted."""

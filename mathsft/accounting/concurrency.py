@@ -1,4 +1,4 @@
-"""How far training and scoring went on at the same time, and how long checkpoints waited for it. From the store alone."""
+"""Computes from the store how far training and scoring overlapped, and how long checkpoints waited for scoring."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,32 +10,32 @@ from mathsft.records import WorkerCall
 from mathsft.store.study_store import StudyStore
 
 Span: TypeAlias = tuple[float, float]
-"""From and to, in UTC seconds."""
+"""Start and end, in UTC seconds."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a published checkpoint waited for the run's own pool to be scored.
+    """How long a published checkpoint waited for its score on the run's own pool.
 
-    One that a killed driver left unscored waits from the start of the driver that has it scored: what lies between is not
-    the evaluator's.
+    If a killed driver left the checkpoint unscored, the wait begins with the driver that has it scored: the evaluator did
+    not cause the time between the drivers.
     """
 
     run: str
     step: int
     until_begun_seconds: float
-    """Until the evaluator was at work on it; of a driver's first one, its engine had to start before."""
+    """Until the evaluator began to score it; for a driver's first checkpoint this includes the start of the engine."""
     until_scored_seconds: float
 
 
 @dataclass(frozen=True)
 class Concurrency:
-    """Of some runs: how long they went on, by the clock, and how much of that their workers were busy."""
+    """How long some runs took by the clock, and for how much of that time workers were busy."""
 
     wall_seconds: float
-    """From the first piece of work for them to the last, in each driver's life by itself."""
+    """From the first to the last piece of work for them, measured for each driver and added up."""
     trainer_seconds: float
-    """At least one trainer was busy; neither starting nor waiting for a turn counts."""
+    """Time in which at least one trainer was busy; starting and waiting for a turn do not count."""
     evaluator_seconds: float
     both_seconds: float
     waits: tuple[Wait, ...]
@@ -47,7 +47,7 @@ class Concurrency:
 
     @property
     def median_wait_seconds(self) -> float:
-        """Return how long the median checkpoint waited until its scoring began."""
+        """Return the median wait of a checkpoint until its scoring began."""
         return median(wait.until_begun_seconds for wait in self.waits)
 
     @property
@@ -56,13 +56,13 @@ class Concurrency:
 
 
 def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
-    """Return how busy the workers were while these runs went on; None where none of their checkpoints is scored yet.
+    """Return how busy the workers were while these runs went on; None if none of their checkpoints is scored.
 
-    What a worker does for other runs meanwhile counts, too: it is busy.
+    Work for other runs in that time counts as busy, too.
     """
     starts = [datetime.fromisoformat(session.began).timestamp() for session in store.sessions()]
-    worker_calls, worked = store.worker_calls(), _work_seconds(store)
-    busy = {call: (max(call.began, call.ended - worked.get(_key(call), 0.0)), call.ended) for call in worker_calls}
+    worker_calls, work_seconds = store.worker_calls(), _work_seconds(store)
+    busy = {call: (max(call.began, call.ended - work_seconds.get(_key(call), 0.0)), call.ended) for call in worker_calls}
     pools = {run.name: run.plan.pool for run in store.runs()}
     waits = _waits({call: span for call, span in busy.items() if call.run in runs}, pools, starts)
     if not waits:
@@ -80,36 +80,36 @@ def _key(call: WorkerCall) -> tuple[str, int, str]:
 
 
 def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
-    """Return the seconds that each piece of work took in the worker itself, without those of starting an engine."""
+    """Return the seconds of work by run, step and pool, without those of starting an engine; pool is empty for training."""
     checkpoints = [checkpoint for run in store.runs() for checkpoint in store.checkpoints(run.name)]
-    trained = {(one.run, one.step, ""): one.costs.busy_seconds for one in checkpoints}
+    trained = {(checkpoint.run, checkpoint.step, ""): checkpoint.costs.busy_seconds for checkpoint in checkpoints}
     return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in store.scores()}
 
 
 def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
-    """Return a wait for every checkpoint's last scoring on its run's own pool; worker_calls are in the order they began."""
+    """Return each checkpoint's wait for its last scoring on its run's own pool; `busy` is ordered by the calls' start."""
     published, waits = {}, {}
     for call, (start, end) in busy.items():
         key = call.run, call.step
         if not call.pool:
             published[key] = end
         elif call.pool == pools[call.run] and key in published:
-            since = max(published[key], max((life for life in starts if life <= end), default=0.0))
+            since = max(published[key], max((driver_start for driver_start in starts if driver_start <= end), default=0.0))
             waits[key] = Wait(*key, max(0.0, start - since), end - since)
     return [waits[key] for key in sorted(waits)]
 
 
 def _windows(spans: Sequence[Span], starts: Sequence[float]) -> list[Span]:
-    """Return from when to when something went on, in each driver's life by itself."""
-    lives: dict[float, list[Span]] = {}
+    """Return for each driver the span from its first to its last piece of work."""
+    by_driver: dict[float, list[Span]] = {}
     for span in spans:
-        life = max((start for start in starts if start <= span[1]), default=0.0)
-        lives.setdefault(life, []).append(span)
-    return [(min(start for start, _ in life), max(end for _, end in life)) for _, life in sorted(lives.items())]
+        driver_start = max((start for start in starts if start <= span[1]), default=0.0)
+        by_driver.setdefault(driver_start, []).append(span)
+    return [(min(start for start, _ in own), max(end for _, end in own)) for _, own in sorted(by_driver.items())]
 
 
 def _union(spans: Iterable[Span]) -> list[Span]:
-    """Return the time that any of the spans covers, as spans apart from each other, ascending."""
+    """Return the union of the spans as disjoint spans, ascending."""
     union: list[Span] = []
     for start, end in sorted(spans):
         if union and start <= union[-1][1]:
@@ -120,7 +120,7 @@ def _union(spans: Iterable[Span]) -> list[Span]:
 
 
 def _clipped(spans: Sequence[Span], windows: Sequence[Span]) -> list[Span]:
-    """Return the time that both cover; each is ascending and apart."""
+    """Return the intersection of two lists of disjoint, ascending spans."""
     clipped = [(max(span[0], window[0]), min(span[1], window[1])) for span in spans for window in windows]
     return [(start, end) for start, end in clipped if start < end]
 

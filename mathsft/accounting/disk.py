@@ -1,4 +1,4 @@
-"""What a study holds on disk, by kind, and which of it nobody will ask for again; deletes only what it is told to."""
+"""Lists what a study holds on disk, by kind, and deletes kinds that are not needed any more."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mathsft.store.study_store import StudyStore
 
 @dataclass(frozen=True)
 class Holding:
-    """Files and folders of one kind; free says why nobody will ask for them, and is empty where somebody may."""
+    """Files and folders of one kind; `free` says why they are not needed, and is empty if they may be needed."""
 
     kind: str
     paths: tuple[Path, ...]
@@ -22,7 +22,7 @@ class Holding:
 
 
 def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
-    """Return all that lies in the study's folder, each file in exactly one holding."""
+    """Return all files in the study's folder, each in exactly one holding."""
     runs = store.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
     unneeded = deletable(runs, checkpoints, store.scores(), store.promotion())
@@ -31,8 +31,8 @@ def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
     scored = [layout / score.responses_path for score in store.scores()]
     ended = [layout.full_state(run.name) for run in runs if run.state in FINISHED]
     kinds: list[tuple[str, list[Path], str]] = [
-        ("half-written files", layout.half_written(), "a kill left them"),
-        ("weights", [layout / checkpoint.path for checkpoint in unneeded], "scored, and not to be kept"),
+        ("half-written files", layout.half_written(), "left by a killed process"),
+        ("weights", [layout / checkpoint.path for checkpoint in unneeded], "scored, and no longer needed"),
         ("training states", ended, "their runs have ended"),
         ("response files", scored, "the database has every response"),
         ("weights that final.keep_every keeps", [layout / checkpoint.path for checkpoint in kept_by_setting], ""),
@@ -44,19 +44,19 @@ def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
         ("logs, metrics and reports", [layout.root], ""),
     ]
     counted: set[Path] = set()
-    found = []
+    held = []
     for kind, paths, free in kinds:
         files = [file for path in paths for file in _files(path) if file not in counted]
         counted.update(files)
         if files:
-            found.append(Holding(kind, tuple(paths), sum(file.lstat().st_size for file in files), free))
-    return found
+            held.append(Holding(kind, tuple(paths), sum(file.lstat().st_size for file in files), free))
+    return held
 
 
 def free(holding: Holding) -> None:
-    """Delete a holding that nobody will ask for; what is gone already is passed over."""
+    """Delete a holding that is not needed any more; missing files are ignored."""
     if not holding.free:
-        raise ValueError(f"{holding.kind} may still be asked for")
+        raise ValueError(f"{holding.kind} may still be needed")
     for path in holding.paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a study will take of time, disk and memory, before it takes it. Pure arithmetic: it measures nothing."""
+"""Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
 import json
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import TAKING_TURNS, Placement
 
 REPORTED = 3
-"""Checkpoints of the final run that solve the test problems: baseline, best and last."""
+"""Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
 TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
-"""What the processes hold beside the model on a CPU, as measured with a tiny one: libraries and small tensors, and in the
-evaluator the KV cache and the processes that grade. A large model's activations are not in it."""
+"""Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
+evaluator the KV cache and the grading processes. The activations of a large model are not included."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a study has yet to do."""
+    """The work that is left of a study."""
 
     num_trials: int
     num_confirm_responses: int
@@ -47,14 +47,14 @@ class StudyTime:
 
 @dataclass(frozen=True)
 class FinalDisk:
-    """Predicted bytes on disk of a final run, its full states included while it goes on."""
+    """Predicted bytes on disk of a final run; while it goes on, its full states are included."""
 
     most_bytes: int
-    """While it goes on, should scoring fall so far behind that no checkpoint can be deleted before the last is written."""
+    """While it goes on, if scoring falls so far behind that no checkpoint can be deleted before the last is written."""
     kept_bytes: int
-    """When it is over."""
+    """After its end."""
     num_kept: int
-    """Checkpoints whose weights stay: the last, every keep_every-th, and the best as if it were another one."""
+    """Checkpoints whose weights are kept: the last, every keep_every-th, and the best, assumed to be another one."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,24 @@ class Footprint:
 
 
 def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
-    """Predict what is left of a study."""
+    """Predict the time of the work that is left of a study."""
     trials = work.num_trials * _together(costs.train, costs.score, placement)
     confirm = work.num_confirm_responses * costs.response
-    of_horizon = work.num_horizon_examples * costs.example, work.num_horizon_responses * costs.response
-    horizon = _together(*of_horizon, placement)
+    horizon_seconds = work.num_horizon_examples * costs.example, work.num_horizon_responses * costs.response
+    horizon = _together(*horizon_seconds, placement)
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
 
 
 def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_validation: int, num_test: int) -> float:
-    """Predict a final run; num_validation and num_test are responses to the pools of these names."""
+    """Predict the seconds of a final run; num_validation and num_test are the responses of one score on these pools."""
     scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
-    # The last checkpoint is scored when nothing trains any more.
+    # The last checkpoint is scored after training has ended.
     after = (num_validation + REPORTED * num_test) * costs.response
     return costs.start + _together(settings.num_examples * costs.example, scored, placement) + after
 
 
 def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: StudyStore | None) -> Work:
-    """Return what the study has yet to do, given the problems in its confirm pool and the responses to each."""
+    """Return the work that is left, given the number of problems in the confirm pool and of responses per problem."""
     ended = [run for run in store.runs() if run.state in FINISHED] if store else []
     scored = [score for score in store.scores() if score.pool.startswith("confirm:")] if store else []
     num_confirmed = sum(score.num_problems for score in scored)
@@ -106,17 +106,17 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
 
 
 def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
-    """Return how many problems all finalists together are given; trial 0 takes part in every round beside the others."""
+    """Return how many problems all finalists solve together; trial 0 takes part in every round beside the best trials."""
     selection = config.selection
-    num_given = min(sum(selection.round_problems), num_confirm)
+    num_used = min(sum(selection.round_problems), num_confirm)
     return sum(
-        min(num_kept + 1, config.num_trials) * num_problems * num_given // sum(selection.round_problems)
+        min(num_kept + 1, config.num_trials) * num_problems * num_used // sum(selection.round_problems)
         for num_kept, num_problems in zip(selection.round_trials, selection.round_problems, strict=True)
     )
 
 
 def _together(train: float, score: float, placement: Placement) -> float:
-    """Return the seconds of training and scoring that go on at the same time, unless they take turns on one device."""
+    """Return the seconds of training and scoring: the longer one if they overlap, the sum if they take turns."""
     if placement.max_unscored == TAKING_TURNS:
         return train + score
     return max(train / placement.num_training, score)
@@ -126,26 +126,26 @@ def _together(train: float, score: float, placement: Placement) -> float:
 
 
 def footprint(
-    config: StudyConfig, experiment: Experiment, model_folder: Path, hardware: WorkerDevice, num_trainers: int
+    config: StudyConfig, experiment: Experiment, model_folder: Path, worker_device: WorkerDevice, num_trainers: int
 ) -> Footprint:
-    """Predict disk and memory from the model's size; hardware is the evaluator's."""
+    """Predict disk and memory from the model's size; worker_device is the evaluator's."""
     num_parameters, weight_bytes = model_size(model_folder)
     return Footprint(
         disk_bytes=weight_bytes * (config.num_trials + 2)
         + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
         final_disk=final_disk(config.final, num_parameters, weight_bytes),
         trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
-        evaluator_memory_bytes=num_parameters * (4 if hardware.engine_dtype == "float32" else 2),
+        evaluator_memory_bytes=num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
         num_parameters=num_parameters,
     )
 
 
 def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) -> FinalDisk:
-    """Predict what a final run of a model with weights of so many bytes takes on disk."""
+    """Predict the bytes on disk of a final run; weight_bytes is the size of one checkpoint."""
     num_trained = sum(point > 0 for point in settings.eval_points)
     every = settings.keep_every or num_trained
-    named = {num_trained, *range(every, num_trained + 1, every)}
-    num_kept = min(num_trained, len(named) + 1)  # and the best one
+    kept_points = {num_trained, *range(every, num_trained + 1, every)}
+    num_kept = min(num_trained, len(kept_points) + 1)  # and the best one
     return FinalDisk(
         most_bytes=weight_bytes * (num_trained + 1) + (KEEP_STATES + 1) * full_state_bytes(num_parameters),
         kept_bytes=weight_bytes * num_kept,
@@ -154,7 +154,7 @@ def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) 
 
 
 def is_memory_short(experiment: Experiment, model_folder: Path, free_bytes: int) -> bool:
-    """Tell whether so much memory is less than what a trainer and an evaluator on a CPU are predicted to take together."""
+    """Return whether a trainer and an evaluator on a CPU are predicted to need more than free_bytes of memory together."""
     num_parameters, weight_bytes = model_size(model_folder)
     trainer = TRAINER_PROCESS_BYTES + held_bytes(num_parameters, experiment.training.precision) + weight_bytes
     evaluator = EVALUATOR_PROCESS_BYTES + num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
@@ -162,7 +162,7 @@ def is_memory_short(experiment: Experiment, model_folder: Path, free_bytes: int)
 
 
 def model_size(folder: Path) -> tuple[int, int]:
-    """Return a model's parameters and its weights' bytes, from the safetensors headers alone."""
+    """Return a model's number of parameters and the bytes of its files; reads only the safetensors headers."""
     num_parameters = num_bytes = 0
     for path in folder.glob("*.safetensors"):
         num_bytes += path.stat().st_size

@@ -1,4 +1,4 @@
-"""What a study has cost: how long drivers held their workers, and what these did meanwhile. From the store alone."""
+"""Computes from the store what a study has cost: how long drivers held their workers, and how these spent the time."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ IDLE = "idle"
 
 @dataclass(frozen=True)
 class WorkerTime:
-    """One kind of worker: seconds by activity (train, save, generate, grade, …, idle), of all that it was held for."""
+    """How one kind of worker spent the time it was held: seconds by activity (train, save, generate, grade, …, idle)."""
 
     worker: str
     held_seconds: float
@@ -23,7 +23,7 @@ class WorkerTime:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The cost of all runs so far; a second of two workers held at once counts as two."""
+    """The cost of all runs so far; a second in which two workers are held counts as two."""
 
     worker_times: tuple[WorkerTime, ...]
     pruned_seconds: float
@@ -31,8 +31,8 @@ class Ledger:
     lost_seconds: float
     """Spent on runs that failed."""
     points_per_device_hour: float | None
-    """Points of accuracy above the base model, by what was spent to reach them: the final run's best checkpoint on its own
-    pool by the hours of the drivers that trained it; before there is one, the promoted trial on search by all hours."""
+    """Points of accuracy gained over the base model per device-hour. After a finished final run: its best checkpoint on its
+    own pool, and the hours of the drivers that trained it. Before: the promoted trial on search, and all hours."""
 
     @property
     def device_hours(self) -> float:
@@ -41,14 +41,14 @@ class Ledger:
 
 
 class Timekeeper:
-    """An observer of the store that records how long this driver has held its workers, as of the last result."""
+    """An observer of the store that records how long this driver had held its workers at its last result."""
 
     def __init__(self, store: StudyStore, num_trainers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._num_trainers, self._clock = store, num_trainers, clock
         self._began, self._start = datetime.now(UTC).isoformat(), clock()
 
     def notify(self, record: News) -> None:
-        """Count the time up to a result."""
+        """Record the time up to a new result."""
         if isinstance(record, Checkpoint | Score):
             self._store.write(Session(self._began, self._num_trainers, self._clock() - self._start))
 
@@ -58,13 +58,13 @@ def cost_ledger(store: StudyStore) -> Ledger:
     runs = store.runs()
     checkpoints = {run.name: store.checkpoints(run.name) for run in runs}
     scores = {run.name: store.scores(run.name) for run in runs}
-    trained = _sum(checkpoint.costs for found in checkpoints.values() for checkpoint in found)
-    evaluated = _sum(score.costs for found in scores.values() for score in found)
+    trained = _sum(checkpoint.costs for of_run in checkpoints.values() for checkpoint in of_run)
+    evaluated = _sum(score.costs for of_run in scores.values() for score in of_run)
 
     def spent(state: RunState) -> float:
         names = [run.name for run in runs if run.state == state]
-        of_training = sum(_rank_seconds(one.costs) for name in names for one in checkpoints[name])
-        return of_training + sum(one.costs.busy_seconds for name in names for one in scores[name])
+        of_training = sum(_rank_seconds(checkpoint.costs) for name in names for checkpoint in checkpoints[name])
+        return of_training + sum(score.costs.busy_seconds for name in names for score in scores[name])
 
     sessions = store.sessions()
     worker_times = (
@@ -75,13 +75,13 @@ def cost_ledger(store: StudyStore) -> Ledger:
 
 
 def _worker_time(worker: str, held_seconds: float, busy: Mapping[str, float]) -> WorkerTime:
-    # What a killed driver did not live to record was not idle, and is in neither.
+    # The time between a killed driver's last record and its death is unknown: it counts neither as held nor as idle.
     idle = max(0.0, held_seconds - sum(busy.values()))
     return WorkerTime(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
 
 
 def _sum(costs: Iterable[TrainingCosts | ScoringCosts]) -> dict[str, float]:
-    """Return the seconds of each activity; ranks train side by side, and a second of each counts."""
+    """Return the seconds of each activity, summed over all ranks."""
     total: dict[str, float] = {}
     for cost in costs:
         num_processes = cost.num_ranks if isinstance(cost, TrainingCosts) else 1
@@ -95,7 +95,7 @@ def _rank_seconds(costs: TrainingCosts) -> float:
 
 
 def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
-    """Return points of accuracy by device-hour: of the latest finished final run, else of the study."""
+    """Return the points of accuracy per device-hour of the latest finished final run, else of the study."""
     finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
         validated = store.scores(finals[-1].name, finals[-1].plan.pool)

@@ -1,4 +1,4 @@
-"""Has a forecast's measurement made, in a process like the trainer's. It predicts nothing."""
+"""Measures the computer's speed for a forecast, in a process like the trainer's."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mathsft.workers.worker import WorkerDied
 PROBE = "mathsft.training.meter.probe:Probe"
 LIMIT_SECONDS = 300
 LEAST_PROBLEMS = 512
-"""So that batches differ; the largest batch is drawn without repeats, too."""
+"""Enough problems for batches that differ; the largest batch is drawn without repeats, too."""
 
 
 class NotMeasuredError(Exception):
@@ -34,8 +34,8 @@ async def measured_speeds(
         settings = replace(trainer.settings, layout=StudyLayout(Path(folder)))
         process = SpawnProcess(replace(trainer, target=PROBE, settings=settings), "probe")
         try:
-            asked = process.request("measure", (problems, batch_sizes, num_responses))
-            reply = await asyncio.wait_for(asked, LIMIT_SECONDS)
+            request = process.request("measure", (problems, batch_sizes, num_responses))
+            reply = await asyncio.wait_for(request, LIMIT_SECONDS)
         except WorkerDied as death:
             raise NotMeasuredError(str(death).partition(" (log")[0]) from death
         except TimeoutError:

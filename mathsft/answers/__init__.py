@@ -1,1 +1,1 @@
-"""The response format and its verdicts: what a model is taught to write, and whether what it wrote is right."""
+"""The response format that models are trained on, and the grader that decides whether a response is correct."""

@@ -1,7 +1,7 @@
 """Exact arithmetic on quotients of polynomials in symbols, π, e, i, roots of primes and functions that stay unevaluated.
 
-Values are equal where the difference of their cross products is zero, term by term. Sums are sorted out, nothing is
-factored or searched for, and everything that could grow has a cap. It reads no text.
+Two values are equal if the difference of their cross products is zero, term by term. Sums are expanded; nothing is factored
+or searched for. All sizes are limited.
 """
 
 import math
@@ -33,7 +33,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class ExactValue:
-    """A quotient of two polynomials, the lower one never zero; not reduced, so compare with `same_value` only."""
+    """A quotient of two polynomials, the lower one never zero. It is not reduced: compare with `same_value` only."""
 
     upper: Polynomial
     lower: Polynomial = field(default_factory=lambda: ONE)
@@ -61,7 +61,7 @@ class ExactValue:
 
     @property
     def rational(self) -> Fraction | None:
-        """The value where it is a rational number, else None."""
+        """The value if it is a rational number, else None."""
         if not self.upper:
             return Fraction(0)
         is_rational = self.lower == ONE and self.upper.keys() == {()}
@@ -69,37 +69,37 @@ class ExactValue:
 
     @property
     def term(self) -> tuple[Powers, Fraction] | None:
-        """The one term that the value is, else None."""
+        """The term if the value is a single term, else None."""
         return next(iter(self.upper.items())) if self.lower == ONE and len(self.upper) == 1 else None
 
     @property
     def atoms(self) -> set[Atom]:
-        """All atoms, those within functions included."""
+        """All atoms, including those in the arguments of functions."""
         outer = {atom for polynomial in (self.upper, self.lower) for powers in polynomial for atom, _ in powers}
         return outer.union(*(argument.atoms for atom in outer for argument in atom.arguments))
 
     @property
     def symbols(self) -> set[str]:
-        """The names that have no value of their own."""
+        """The names of variables: neither constants nor primes nor functions."""
         return {atom.name for atom in self.atoms if not (atom.prime or atom.function or atom.name in CONSTANTS)}
 
     def approximate(self) -> complex:
-        """Return the value in floating point, as `approximation` has it; ArithmeticError or ValueError if there is none."""
+        """Return the value in floating point; raises ArithmeticError or ValueError if there is none."""
         return approximation(self.upper)[0] / approximation(self.lower)[0]
 
 
 def number(value: Fraction | int) -> ExactValue:
-    """Return a rational number as a ExactValue."""
+    """Return a rational number as an ExactValue."""
     return ExactValue(checked({(): Fraction(value)})) if value else ExactValue({})
 
 
 def atom(atom: Atom) -> ExactValue:
-    """Return an atom as a ExactValue."""
+    """Return an atom as an ExactValue."""
     return ExactValue({((atom, Fraction(1)),): Fraction(1)})
 
 
 def symbol(name: str) -> ExactValue:
-    """Return a symbol as a ExactValue."""
+    """Return a symbol as an ExactValue."""
     return atom(Atom(name))
 
 
@@ -109,7 +109,7 @@ def unevaluated(function: str, *arguments: ExactValue) -> ExactValue:
 
 
 def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
-    """Return the quotient of two polynomials; a single term below joins the ones above."""
+    """Return the quotient of two polynomials; a denominator of a single term is multiplied into the numerator."""
     if not lower:
         raise NoValueError("division by zero")
     if len(lower) > 1:
@@ -122,7 +122,7 @@ def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
 
 
 def same_value(first: ExactValue, second: ExactValue) -> bool | None:
-    """Tell whether the values are equal; None where functions stay unevaluated and their numbers do not differ."""
+    """Return whether the values are equal; None if functions are unevaluated and floating point shows no difference."""
     try:
         left, right = multiply(first.upper, second.lower), multiply(second.upper, first.lower)
     except (CannotComputeError, NoValueError):
@@ -140,7 +140,7 @@ def same_value(first: ExactValue, second: ExactValue) -> bool | None:
 
 
 def sign(value: ExactValue) -> int | None:
-    """Return the sign of a real number, None where it has symbols, is not real or too near to zero to tell."""
+    """Return the sign of a real number; None if the value has symbols, is not real or is too close to zero."""
     rational = value.rational
     if rational is not None:
         return (rational > 0) - (rational < 0)
@@ -156,7 +156,7 @@ def sign(value: ExactValue) -> int | None:
 
 
 def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
-    """Return base ** exponent; symbols under a root are taken to be positive."""
+    """Return base ** exponent; symbols under a root are assumed to be positive."""
     rational = exponent.rational
     if rational is not None:
         return rational_power(base, rational)
@@ -177,7 +177,7 @@ def rational_power(base: ExactValue, exponent: Fraction) -> ExactValue:
         raise NoValueError("exponent")
     if not base.upper:
         if exponent <= 0:
-            raise NoValueError("0 to no positive power")
+            raise NoValueError("0 to a power that is not positive")
         return base
     if base.term is not None:
         return _power_of_term(*base.term, exponent)
@@ -194,17 +194,17 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
         return ExactValue(settled(raised, rational_whole_power(coefficient, int(exponent))))
-    turned: Polynomial = ONE
+    root_of_sign: Polynomial = ONE
     if coefficient < 0:
         if exponent.denominator == 2:
-            turned = settled(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
+            root_of_sign = settled(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
         elif exponent.denominator % 2:
-            turned = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
+            root_of_sign = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
         else:
             raise CannotComputeError("an even root of a negative number")
     roots = [(prime, times * exponent) for prime, times in factors(abs(coefficient.numerator)).items()]
     roots += [(prime, -times * exponent) for prime, times in factors(coefficient.denominator).items()]
-    result = multiply(settled(raised, Fraction(1)), turned)
+    result = multiply(settled(raised, Fraction(1)), root_of_sign)
     for prime, times in roots:
         result = multiply(result, settled(((Atom(str(prime)), times),), Fraction(1)))
     return ExactValue(result)
@@ -220,7 +220,7 @@ def _whole_power(base: ExactValue, exponent: int) -> ExactValue:
 
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
-    """Return the root with the sum's common rational factor taken out: sqrt(4x + 4) is 2 sqrt(x + 1)."""
+    """Return the root with the sum's common rational factor in front: sqrt(4x + 4) becomes 2 sqrt(x + 1)."""
     coefficients = base.upper.values()
     common = Fraction(
         math.gcd(*(coefficient.numerator for coefficient in coefficients)),
@@ -234,7 +234,7 @@ def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
 
 
 def _denested(radicand: ExactValue) -> ExactValue | None:
-    """Return sqrt(a + b) as sqrt((a + s) / 2) ± sqrt((a - s) / 2), s = sqrt(a² - b²), where a, b² and s are rational."""
+    """Return sqrt(a + b) as sqrt((a + s) / 2) ± sqrt((a - s) / 2), s = sqrt(a² - b²), if a, b² and s are rational."""
     whole = radicand.upper.get((), Fraction(0))
     rest = radicand - number(whole)
     square = (rest * rest).rational if rest.term else None
@@ -256,7 +256,7 @@ def _symbolic_power(base: tuple[Powers, Fraction], exponent: ExactValue, coeffic
     bases += [(number(prime), Fraction(times)) for prime, times in factors(factor.numerator).items()]
     bases += [(number(prime), Fraction(-times)) for prime, times in factors(factor.denominator).items()]
     result = number(1)
-    for one, times in bases:
-        name = f"({one})^({exponent})"
-        result *= ExactValue({((Atom(name, "power", (one, exponent)), times * coefficient),): Fraction(1)})
+    for single_base, times in bases:
+        name = f"({single_base})^({exponent})"
+        result *= ExactValue({((Atom(name, "power", (single_base, exponent)), times * coefficient),): Fraction(1)})
     return result

@@ -1,4 +1,4 @@
-"""The value of a polynomial in floating point: enough to tell that two values differ, never that they are equal."""
+"""Computes a polynomial in floating point, to show that two values differ; it cannot show that they are equal."""
 
 import cmath
 import math
@@ -10,7 +10,7 @@ CONSTANTS = {"i": 1j, r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 
 
 def approximation(polynomial: Polynomial) -> tuple[complex, float]:
-    """Return the polynomial in floating point, and the sum of the sizes of its terms."""
+    """Return the polynomial's value in floating point, and the sum of the absolute values of its terms."""
     terms = [
         math.prod((_atom_approximation(atom) ** float(exponent) for atom, exponent in powers), start=complex(coefficient))
         for powers, coefficient in polynomial.items()
@@ -25,12 +25,12 @@ def _atom_approximation(atom: Atom) -> complex:
         return complex(CONSTANTS[atom.name])
     if atom.function:
         return _approximate_function(atom.function, [argument.approximate() for argument in atom.arguments])
-    # Any number does for a symbol, if only it is always the same.
+    # Any number will do for a symbol, provided that it is always the same.
     return complex(0.5 + crc32(atom.name.encode()) % 10**6 / 10**6)
 
 
 def _approximate_function(function: str, arguments: list[complex]) -> complex:
-    """Return a function's value in floating point; ArithmeticError or ValueError where it has none."""
+    """Return a function's value in floating point; raises ArithmeticError or ValueError if it has none."""
     if function == "power":
         return arguments[0] ** arguments[1]
     (argument,) = arguments

@@ -1,4 +1,4 @@
-"""Decides by rule whether two answers have the same value; what only algebra beyond the rules could tell stays undecided."""
+"""Decides by rules whether two answers have the same value; pairs that need more algebra than the rules stay undecided."""
 
 import re
 from collections.abc import Iterable
@@ -30,27 +30,27 @@ _NUMBERED = re.compile(r"(?P<letter>\\?[A-Za-z]+)_\{[0-9]+\}")
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Tell whether the answer has the gold answer's value; what the rules cannot decide counts as different."""
+    """Return whether the answer has the gold answer's value; a pair that the rules cannot decide counts as different."""
     return decide(answer, gold) is True
 
 
 def decide(answer: str, gold: str) -> bool | None:
-    """Return whether two answers have the same value, None where only algebra could tell; never raises, never hangs."""
+    """Return whether two answers have the same value, or None if the rules cannot decide; never raises, never hangs."""
     first, second = comparable(answer, gold)
     if not first or not second:
         return False
     if first == second:
         return True
-    return _any(_compare_or_leave(one, other) for one in parsed_answers(first) for other in parsed_answers(second))
+    return _any(_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second))
 
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:
-    """Return both in their one spelling, without the sentence that one of them may be; "" where it is no answer."""
+    """Return both normalised; a single sentence is reduced to the answer in it; a text that is no answer becomes ""."""
     return without_one_sentence(normalise(answer), normalise(gold))
 
 
-def _compare_or_leave(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
-    """Compare whole answers; None where both can be read, but what they have in common is beyond our arithmetic."""
+def _compare_or_none(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
+    """Compare whole answers; None if both could be parsed but comparing them is beyond the exact arithmetic."""
     try:
         return _compare_answers(first, second)
     except (CannotComputeError, NoValueError):
@@ -58,11 +58,11 @@ def _compare_or_leave(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
 
 
 def _compare_answers(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
-    """Compare whole answers, where y = 4 and 4 say the same."""
+    """Compare whole answers: here y = 4 and 4 are equal, but not inside a list."""
     if isinstance(first, Family) and isinstance(second, Family):
         return _compare_answers(first.content, second.content) if first.letter == second.letter else False
     numbered, other_numbered = _numbered_values(first), _numbered_values(second)
-    # In two numbered lists, and in the order of a point, each value has its own place.
+    # If both are numbered lists, or one is a point, each value has its own position.
     if bool(numbered) != bool(other_numbered) and not (_is_point(first) or _is_point(second)):
         first, second = numbered or first, other_numbered or second
     if isinstance(first, Named | Relation) and isinstance(second, Named | Relation):
@@ -96,58 +96,58 @@ def _compare(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
 
 
 def _same_word(first: str, second: str) -> bool:
-    """Tell whether both are the same letters but for their case: "Yes" also reads as a product of symbols."""
+    """Return whether both are the same letters in any case: "Yes" is parsed as a product of symbols, too."""
     return len(first) > 1 and first.isalpha() and first.casefold() == second.casefold()
 
 
 def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
-    """Compare readings of two kinds, in either order."""
-    for one, other in ((first, second), (second, first)):
-        match one, other:
+    """Compare answers of two kinds, in either order."""
+    for left, right in ((first, second), (second, first)):
+        match left, right:
             case Text(), Unread():
-                return one.key == text_key(other.text)
+                return left.key == text_key(right.text)
             case Valueless(), _:
                 return False
             case BasedNumber(), Quantity():
-                return same_based_number(one, other)
+                return same_based_number(left, right)
             case Text(), Quantity():
-                return one.key.isalpha() and one.key == text_key(other.source)
+                return left.key.isalpha() and left.key == text_key(right.source)
             case Choice(), Text():
-                return one.letter == other.key or _compare(one.content, other)
-            case Choice(), Quantity() if one.letter == text_key(other.source):
+                return left.letter == right.key or _compare(left.content, right)
+            case Choice(), Quantity() if left.letter == text_key(right.source):
                 return True
             case Choice(), _:
-                # In their order: where one may be a ratio or a time, the gold answer decides.
+                # Keep the order of the two: if one may be a ratio or a time, the gold answer decides.
                 return _compare(*(side.content if isinstance(side, Choice) else side for side in (first, second)))
             case Clock(), Items("h:m"):
-                return _compare_clock(one, other)
+                return _compare_clock(left, right)
             case Clock(), _:
                 return False
             case Named(), Relation():
-                relation = as_relation(one)
-                return same_relation(relation, other) if relation else False
+                relation = as_relation(left)
+                return same_relation(relation, right) if relation else False
             case Items(":" | "h:m", (Quantity() as upper, Quantity() as lower)), Quantity():
-                return False if _has_zero(one) else same_value(upper.value, lower.value * other.value)
-            case Items("()"), Matrix() if all(len(row) == 1 for row in other.rows):
-                return _compare_items(one, Items("()", tuple(row[0] for row in other.rows)))
+                return False if _has_zero(left) else same_value(upper.value, lower.value * right.value)
+            case Items("()"), Matrix() if all(len(row) == 1 for row in right.rows):
+                return _compare_items(left, Items("()", tuple(row[0] for row in right.rows)))
             case Items("[]" | "()", rows), Matrix():
                 cells = tuple(row.items for row in rows if isinstance(row, Items))
-                return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), other)
-            case Items("⦃⦄", (single,)), _ if not isinstance(other, Items):
-                return _compare(single, other)
+                return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), right)
+            case Items("⦃⦄", (single,)), _ if not isinstance(right, Items):
+                return _compare(single, right)
     return None if isinstance(first, Unread) or isinstance(second, Unread) else False
 
 
 def _compare_named(first: Named, second: Named) -> bool | None:
     if first.name.casefold() == second.name.casefold():
         return _compare(first.content, second.content)
-    relation, other = as_relation(first), as_relation(second)
-    # y = 2x is x = y/2, but y = 4 is not x = 4.
-    return same_relation(relation, other) if relation and other and len(relation.difference.symbols) > 1 else False
+    left, right = as_relation(first), as_relation(second)
+    # y = 2x equals x = y/2, but y = 4 does not equal x = 4.
+    return same_relation(left, right) if left and right and len(left.difference.symbols) > 1 else False
 
 
 def _compare_clock(clock: Clock, ratio: Items) -> bool:
-    """Compare with 3:45, which may leave out the half of the day."""
+    """Compare with a time such as 3:45, which may leave out a.m. or p.m."""
     numbers = [item.value.rational for item in ratio.items if isinstance(item, Quantity)]
     if len(numbers) != 2 or None in numbers:
         return False
@@ -162,7 +162,7 @@ def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
     ]:
         return False
     pairs = zip(first.rows, second.rows, strict=True)
-    return _all(_compare(one, other) for row, other_row in pairs for one, other in zip(row, other_row, strict=True))
+    return _all(_compare(left, right) for row, other_row in pairs for left, right in zip(row, other_row, strict=True))
 
 
 def _compare_items(first: Items, second: Items) -> bool | None:
@@ -173,22 +173,24 @@ def _compare_items(first: Items, second: Items) -> bool | None:
     if first.is_ordered or second.is_ordered:
         if first.brackets != second.brackets:
             return False
-        return _all(_compare(one, other) for one, other in zip(first.items, second.items, strict=True))
+        return _all(_compare(left, right) for left, right in zip(first.items, second.items, strict=True))
     if "∪" in (first.brackets, second.brackets) and first.brackets != second.brackets:
         return False
-    verdicts = [[_compare(one, other) for other in second.items] for one in first.items]
+    verdicts = [[_compare(left, right) for right in second.items] for left in first.items]
     if _can_pair([[verdict is True for verdict in row] for row in verdicts]):
         return True
     return None if _can_pair([[verdict is not False for verdict in row] for row in verdicts]) else False
 
 
 def _compare_ratios(answer: Items, gold: Items) -> bool | None:
-    """Compare part by part where the gold answer may be a time, for both readings have to agree, or where a part is zero."""
+    """Compare by value; part by part if a part is zero or the gold answer may be a time, since both meanings must agree."""
     pairs = list(zip(answer.items, gold.items, strict=True))
     if gold.brackets == "h:m" or _has_zero(answer) or _has_zero(gold):
-        return _all(_compare(one, other) for one, other in pairs)
-    values = [(one.value, other.value) for one, other in pairs if isinstance(one, Quantity) and isinstance(other, Quantity)]
-    return _all(same_value(values[0][0] * other, values[0][1] * value) for value, other in values[1:])
+        return _all(_compare(left, right) for left, right in pairs)
+    values = [
+        (left.value, right.value) for left, right in pairs if isinstance(left, Quantity) and isinstance(right, Quantity)
+    ]
+    return _all(same_value(values[0][0] * right, values[0][1] * left) for left, right in values[1:])
 
 
 def _has_zero(ratio: Items) -> bool:
@@ -196,49 +198,49 @@ def _has_zero(ratio: Items) -> bool:
 
 
 def _can_pair(allowed: list[list[bool]]) -> bool:
-    """Tell whether each row can have an allowed column of its own (augmenting paths; Kuhn, 1955).
+    """Return whether each row can be assigned a different allowed column (augmenting paths; Kuhn, 1955).
 
-    Taking the first column that fits would not do: 65 % equals both 65 and 0.65.
+    Taking the first allowed column of each row can fail: 65 % equals both 65 and 0.65.
     """
     row_of_column: dict[int, int] = {}
 
-    def place(row: int, tried: set[int]) -> bool:
+    def assign(row: int, tried: set[int]) -> bool:
         for column, is_allowed in enumerate(allowed[row]):
             if is_allowed and column not in tried:
                 tried.add(column)
-                if column not in row_of_column or place(row_of_column[column], tried):
+                if column not in row_of_column or assign(row_of_column[column], tried):
                     row_of_column[column] = row
                     return True
         return False
 
-    return all(place(row, set()) for row in range(len(allowed)))
+    return all(assign(row, set()) for row in range(len(allowed)))
 
 
-def _without_name(reading: ParsedAnswer) -> ParsedAnswer:
-    return reading.content if isinstance(reading, Named) else reading
+def _without_name(parsed: ParsedAnswer) -> ParsedAnswer:
+    return parsed.content if isinstance(parsed, Named) else parsed
 
 
-def _is_point(reading: ParsedAnswer) -> bool:
-    return isinstance(reading, Items) and reading.brackets == "()"
+def _is_point(parsed: ParsedAnswer) -> bool:
+    return isinstance(parsed, Items) and parsed.brackets == "()"
 
 
-def _as_point(reading: ParsedAnswer) -> Items | None:
-    """Return x = 1, y = 2 as the point (1, 2), None where the names are not in the order of the alphabet."""
-    if not isinstance(reading, Items) or reading.brackets or not all(isinstance(item, Named) for item in reading.items):
+def _as_point(parsed: ParsedAnswer) -> Items | None:
+    """Return x = 1, y = 2 as the point (1, 2), or None if the names are not in alphabetical order."""
+    if not isinstance(parsed, Items) or parsed.brackets or not all(isinstance(item, Named) for item in parsed.items):
         return None
-    names = [item.name for item in reading.items if isinstance(item, Named)]
-    return Items("()", tuple(map(_without_name, reading.items))) if names == sorted(names) else None
+    names = [item.name for item in parsed.items if isinstance(item, Named)]
+    return Items("()", tuple(map(_without_name, parsed.items))) if names == sorted(names) else None
 
 
-def _numbered_values(reading: ParsedAnswer) -> Named | None:
-    """Return x_1 = 2, x_2 = 3 as the values 2 and 3 of x, None where the names are not one letter with several numbers."""
-    if not isinstance(reading, Items) or reading.brackets:
+def _numbered_values(parsed: ParsedAnswer) -> Named | None:
+    """Return x_1 = 2, x_2 = 3 as the values 2 and 3 of x, or None if the names are not one letter with numbers."""
+    if not isinstance(parsed, Items) or parsed.brackets:
         return None
-    found = [_NUMBERED.fullmatch(item.name) for item in reading.items if isinstance(item, Named)]
-    letters = {name["letter"] for name in found if name}
-    if len(letters) != 1 or None in found or len(found) < len(reading.items):
+    names = [_NUMBERED.fullmatch(item.name) for item in parsed.items if isinstance(item, Named)]
+    letters = {name["letter"] for name in names if name}
+    if len(letters) != 1 or None in names or len(names) < len(parsed.items):
         return None
-    return Named(letters.pop(), Items("", tuple(map(_without_name, reading.items))))
+    return Named(letters.pop(), Items("", tuple(map(_without_name, parsed.items))))
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

@@ -1,7 +1,7 @@
-r"""Reads a formula in normalised LaTeX or plain text into an exact value; whatever it does not know, it refuses.
+r"""Parses a formula in normalised LaTeX or plain text into an exact value; refuses notation that it does not support.
 
-It knows `numerals`, + - * / ^ !, juxtaposition, \frac, roots, bars, functions, letters
-with subscripts and Greek. It evaluates nothing beyond `algebra`, which caps sizes; nesting is capped here.
+It supports `numerals`, + - * / ^ !, juxtaposition, \frac, roots, bars, functions, and Latin and Greek letters with
+subscripts. It limits nesting; `algebra` limits sizes.
 """
 
 import re
@@ -49,13 +49,13 @@ _MAX_LETTERS = 3
 
 
 class NotAFormulaError(ValueError):
-    """The text is no formula, or one of a kind that is not known here."""
+    """The text is not a formula, or uses notation that is not supported."""
 
 
 def read_formula(text: str, *, commas_group: bool) -> ExactValue:
-    """Return the value of the whole normalised text; NotAFormulaError, or NoValueError where it has no value.
+    """Return the value of the whole normalised text. Raises NotAFormulaError, or NoValueError if it has no value.
 
-    `commas_group` reads 1,234 as one number; without it a comma is no part of a formula.
+    With `commas_group`, 1,234 is one number; without it, a formula has no commas.
     """
     try:
         return _Parser(text, commas_group).whole()
@@ -64,7 +64,7 @@ def read_formula(text: str, *, commas_group: bool) -> ExactValue:
 
 
 class _Parser:
-    """Precedence: sums, then products, then signs, then powers; one method each, by descent."""
+    """A recursive descent parser with one method per level of precedence: sums, products, signs, powers."""
 
     def __init__(self, text: str, commas_group: bool) -> None:
         self._text = text
@@ -127,11 +127,11 @@ class _Parser:
                 return value
 
     def _atom(self) -> ExactValue:
-        """Read the smallest thing: a number, a letter, a command, a group."""
+        """Read the smallest unit: a number, a letter, a command or a group."""
         return self._nested(self._read_atom)
 
     def _nested(self, read: Callable[[], ExactValue]) -> ExactValue:
-        """Read something inside of something else; every recursion comes through here."""
+        """Read one level deeper; every recursion passes through this method, which limits the depth."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotAFormulaError("nesting")
@@ -170,7 +170,7 @@ class _Parser:
         return _Parser(text, self._commas_group).whole()
 
     def _argument(self) -> ExactValue:
-        """Read what a command or a ^ takes: a group, or else a single number, letter or command."""
+        """Read the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
             return self._nested(self._signed)
@@ -219,7 +219,7 @@ class _Parser:
             return self._command(_PLAIN_NAMES[word])
         if len(word) > _MAX_LETTERS or word in _SHORT_WORDS:
             raise NotAFormulaError(word)
-        # Only the first one here: what follows, such as an exponent, belongs to the last.
+        # Read only the first letter here: an exponent after the word belongs to the last letter.
         self._place -= len(word) - 1
         return self._letter(word[0])
 
@@ -252,7 +252,7 @@ class _Parser:
         return power(value, exponent)
 
     def _function_argument(self) -> ExactValue:
-        """Read a group, or else the product of what follows, up to a sum, a bracket or another function: sin 2x cos x."""
+        """Read a group, or a product that ends at a sum, a bracket or another function: sin 2x cos x."""
         self._skip_space()
         if self._text.startswith(("(", "[", "{", "|"), self._place):
             return self._atom()
@@ -275,7 +275,7 @@ class _Parser:
         return bool(here) and (here.isalnum() or here in "([{.")
 
     def _check_no_number_touches(self) -> None:
-        """Refuse "2 3" and "x2", which have lost whatever stood between."""
+        """Refuse "2 3" and "x2": an operator between the two is missing."""
         before = self._text[: self._place].rstrip()[-1:]
         if before.isalnum() and (self._text[self._place].isdigit() or self._text[self._place] == "."):
             raise NotAFormulaError("a number that touches what precedes it")

@@ -1,4 +1,4 @@
-"""The functions that an answer may name, exact where their value is known and otherwise left unevaluated."""
+"""The functions that an answer may use: exact if the exact value is known, otherwise left unevaluated."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def sqrt(argument: ExactValue) -> ExactValue:
 
 
 def log(argument: ExactValue) -> ExactValue:
-    """Return the natural logarithm, that of a product as a sum; symbols are taken to be positive."""
+    """Return the natural logarithm, expanded into a sum for a product; symbols are assumed to be positive."""
     if argument.rational == 0:
         raise NoValueError("the logarithm of 0")
     if argument.term is None:
@@ -39,38 +39,38 @@ def log(argument: ExactValue) -> ExactValue:
         result += number(times) * unevaluated("log", number(prime))
     for prime, times in factors(coefficient.denominator).items():
         result -= number(times) * unevaluated("log", number(prime))
-    for one, exponent in powers:
-        result += number(exponent) * _log_of_atom(atom(one))
+    for single_atom, exponent in powers:
+        result += number(exponent) * _log_of_atom(atom(single_atom))
     return result
 
 
 def log_to_base(base: ExactValue, argument: ExactValue) -> ExactValue:
-    """Return the logarithm to a base; NoValueError for the base 1."""
+    """Return the logarithm to a base; raises NoValueError for the base 1."""
     return log(argument) / log(base)
 
 
 def cos(argument: ExactValue) -> ExactValue:
     """Return the cosine, exact at the multiples of π whose cosine is a sum of square roots."""
-    turns = _in_pi(argument)
-    known = None if turns is None else _cosine_of_turns(turns)
-    return known if known is not None else unevaluated("cos", _without_minus(argument)[1])
+    half_turns = _in_pi(argument)
+    exact = None if half_turns is None else _cosine_of_half_turns(half_turns)
+    return exact if exact is not None else unevaluated("cos", _without_minus(argument)[1])
 
 
 def sin(argument: ExactValue) -> ExactValue:
-    """Return the sine, exact where `cos` is."""
-    turns = _in_pi(argument)
-    known = None if turns is None else _cosine_of_turns(Fraction(1, 2) - turns)
-    if known is not None:
-        return known
+    """Return the sine, exact if the cosine of π/2 minus the argument is exact."""
+    half_turns = _in_pi(argument)
+    exact = None if half_turns is None else _cosine_of_half_turns(Fraction(1, 2) - half_turns)
+    if exact is not None:
+        return exact
     factor, positive = _without_minus(argument)
     return number(factor) * unevaluated("sin", positive)
 
 
 def raised(base: ExactValue, exponent: ExactValue) -> ExactValue:
-    """Return base ** exponent, that of e to i times an angle by Euler's formula where its cosine and sine are known."""
-    turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
-    if turns is not None:
-        real, imaginary = _cosine_of_turns(turns), _cosine_of_turns(Fraction(1, 2) - turns)
+    """Return base ** exponent; e to i times an angle by Euler's formula if the angle's cosine and sine are exact."""
+    half_turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
+    if half_turns is not None:
+        real, imaginary = _cosine_of_half_turns(half_turns), _cosine_of_half_turns(Fraction(1, 2) - half_turns)
         if real is not None and imaginary is not None:
             return real + atom(IMAGINARY) * imaginary
     return power(base, exponent)
@@ -78,20 +78,20 @@ def raised(base: ExactValue, exponent: ExactValue) -> ExactValue:
 
 def absolute(argument: ExactValue) -> ExactValue:
     """Return the absolute value."""
-    known = sign(argument)
-    if known is None:
+    argument_sign = sign(argument)
+    if argument_sign is None:
         return unevaluated("abs", _without_minus(argument)[1])
-    return number(known) * argument
+    return number(argument_sign) * argument
 
 
 def floor(argument: ExactValue) -> ExactValue:
-    """Return the greatest integer below."""
+    """Return the greatest integer that is not above the argument."""
     rational = argument.rational
     return unevaluated("floor", argument) if rational is None else number(math.floor(rational))
 
 
 def ceil(argument: ExactValue) -> ExactValue:
-    """Return the least integer above."""
+    """Return the least integer that is not below the argument."""
     return -floor(-argument)
 
 
@@ -101,7 +101,7 @@ def factorial(argument: ExactValue) -> ExactValue:
     if rational is None:
         return unevaluated("factorial", argument)
     if rational < 0 or rational.denominator != 1:
-        raise NoValueError("the factorial of what is no natural number")
+        raise NoValueError("the factorial of a number that is not natural")
     if rational > _MAX_FACTORIAL:
         raise NoValueError("factorial")
     return number(math.factorial(int(rational)))
@@ -122,21 +122,21 @@ def _log_of_atom(argument: ExactValue) -> ExactValue:
 
 
 def _in_pi(argument: ExactValue) -> Fraction | None:
-    """Return the argument as a multiple of π, None where it is none."""
+    """Return the argument divided by π if that is rational, else None."""
     if argument.rational == 0:
         return Fraction(0)
     return (argument / atom(PI)).rational
 
 
-def _cosine_of_turns(half_turns: Fraction) -> ExactValue | None:
+def _cosine_of_half_turns(half_turns: Fraction) -> ExactValue | None:
     half_turns %= 2
     half_turns = min(half_turns, 2 - half_turns)
     if half_turns > Fraction(1, 2):
-        known = _cosine_of_turns(1 - half_turns)
-        return None if known is None else -known
+        exact = _cosine_of_half_turns(1 - half_turns)
+        return None if exact is None else -exact
     if half_turns.denominator in (1, 2):
         return number(1 - 2 * half_turns)
-    # cos²(a) = (1 + cos(2a)) / 2 nests its roots but for these.
+    # cos²(a) = (1 + cos(2a)) / 2 gives nested roots, except for these angles.
     quarter, root_2, root_5, root_6 = number(Fraction(1, 4)), sqrt(number(2)), sqrt(number(5)), sqrt(number(6))
     return {
         Fraction(1, 12): quarter * (root_6 + root_2),
@@ -150,7 +150,7 @@ def _cosine_of_turns(half_turns: Fraction) -> ExactValue | None:
 
 
 def _without_minus(argument: ExactValue) -> tuple[Fraction, ExactValue]:
-    """Return 1 or -1 and the argument times that: the same one for an argument and its negative."""
+    """Return 1 or -1, and the argument times that number: the same product for an argument and its negative."""
     negated = -argument
     return (Fraction(1), argument) if str(argument) >= str(negated) else (Fraction(-1), negated)
 
@@ -162,7 +162,7 @@ def _tan(argument: ExactValue) -> ExactValue:
 def _inverse(
     function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int
 ) -> Callable[[ExactValue], ExactValue]:
-    """Return the inverse of a function of angles, exact at the twelfths of π from the given one on, over a half turn."""
+    """Return the inverse of a function of angles, exact for 13 angles: from_twelfth * π/12 and the next 12 twelfths of π."""
 
     def inverse(argument: ExactValue) -> ExactValue:
         if argument.symbols or any(atom.function for atom in argument.atoms):
@@ -197,5 +197,5 @@ FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
     "sqrt": sqrt,
     "abs": absolute,
 }
-"""By the name after a backslash or, in plain text, without one."""
+"""Functions by name; the name has a backslash in LaTeX and none in plain text."""
 ANGLE_FUNCTIONS = ("sin", "cos", "tan", "cot", "sec", "csc", "cis")

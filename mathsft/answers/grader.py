@@ -1,6 +1,6 @@
-"""Turns completions into verdicts: format first, then equality by rule, then, for the few pairs left undecided, by algebra.
+"""Turns completions into verdicts in three stages: format, equality by rules, and math-verify for undecided pairs.
 
-The format is `response_format`'s business, the rules are `equal`'s, and algebra runs in `sandbox`'s processes.
+The stages are implemented in `response_format`, `equal` and `sandbox`.
 """
 
 import re
@@ -15,17 +15,17 @@ from mathsft.answers.response_format import parse
 from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
 
-_MAX_KNOWN = 20_000
-"""Pairs judged by algebra that a grader remembers."""
+_MAX_CACHED = 20_000
+"""Largest number of math-verify's rulings that a grader caches."""
 
 _LATEX = str.maketrans({"⦃": r"\{", "⦄": r"\}", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ "})
 _MISREAD = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|[0-9)}\]] ?_|'|\\prime")
-"""Of several boxes math-verify takes the last, of 17_8 the 17, and of f' the f."""
+"""math-verify takes only the last of several boxes, only the 17 of 17_8, and only the f of f'."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote, why it stopped, and the answer that it should have given."""
+    """A model's completion, its finish reason, and the gold answer."""
 
     text: str
     finish_reason: str
@@ -34,51 +34,51 @@ class Completion:
 
 @dataclass(frozen=True)
 class Graded:
-    """What became of a completion."""
+    """The result of grading a completion."""
 
     verdict: Verdict
     """By the lenient format rule."""
     tag_flags: tuple[str, ...]
     is_strict: bool
     seconds: float
-    """What comparing its answer took, also where another completion had given the same answer before."""
+    """Time of the comparison; for a cached ruling, the time of the first comparison."""
 
 
 class Grader:
-    """Grades; holds processes once algebra was needed, until it is closed. For one thread, as `Sandbox` is."""
+    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread, as `Sandbox`."""
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
         self._sandbox = Sandbox(num_processes, limits)
-        self._known: dict[Pair, Ruling] = {}
+        self._cached: dict[Pair, Ruling] = {}
 
     def grade(self, completions: Sequence[Completion]) -> list[Graded]:
-        """Return what became of each completion, in order; nothing that a model writes makes it raise or hang."""
+        """Return the result for each completion, in order; no completion can make this raise or hang."""
         parsed = [parse(completion.text, completion.finish_reason) for completion in completions]
         pairs = [
-            Pair(one.body, completion.gold)
-            for one, completion in zip(parsed, completions, strict=True)
-            if one.body is not None
+            Pair(response.body, completion.gold)
+            for response, completion in zip(parsed, completions, strict=True)
+            if response.body is not None
         ]
         rulings = iter(self.compare(pairs))
         graded = []
-        for one in parsed:
-            if one.body is None:
-                verdict, seconds = Verdict("format_failure", one.reason), 0.0
+        for response in parsed:
+            if response.body is None:
+                verdict, seconds = Verdict("format_failure", response.reason), 0.0
             else:
                 ruling = next(rulings)
-                verdict, seconds = Verdict(category(ruling), ruling.reason, one.body), ruling.seconds
-            graded.append(Graded(verdict, one.tag_flags, one.is_strict, seconds))
+                verdict, seconds = Verdict(category(ruling), ruling.reason, response.body), ruling.seconds
+            graded.append(Graded(verdict, response.tag_flags, response.is_strict, seconds))
         return graded
 
     def compare(self, pairs: Sequence[Pair]) -> list[Ruling]:
-        """Return a ruling for each answer and its gold, in order; a pair that comes again is not judged again."""
-        rulings = {pair: self._known.get(pair) or _rule(pair) for pair in dict.fromkeys(pairs)}
+        """Return a ruling for each pair, in order; the ruling on a repeated pair comes from a cache."""
+        rulings = {pair: self._cached.get(pair) or _rule(pair) for pair in dict.fromkeys(pairs)}
         undecided = [pair for pair, ruling in rulings.items() if ruling.is_equal is None]
         judged = dict(zip(undecided, self._sandbox.judge([_in_latex(pair) for pair in undecided]), strict=True))
-        if len(self._known) + len(judged) > _MAX_KNOWN:
-            self._known.clear()
-        # The next time a stopped process may have a less busy machine.
-        self._known |= {pair: ruling for pair, ruling in judged.items() if ruling.is_equal is not None}
+        if len(self._cached) + len(judged) > _MAX_CACHED:
+            self._cached.clear()
+        # Undecided pairs are not cached: on a less busy machine, the time limit may suffice.
+        self._cached |= {pair: ruling for pair, ruling in judged.items() if ruling.is_equal is not None}
         rulings |= judged
         return [rulings[pair] for pair in pairs]
 
@@ -94,14 +94,14 @@ class Grader:
 
 
 def category(ruling: Ruling) -> Category:
-    """Return what an answer with this ruling counts as."""
+    """Return the category of an answer with this ruling."""
     if ruling.is_equal is None:
         return "ungraded"
     return "correct" if ruling.is_equal else "wrong_answer"
 
 
 def _rule(pair: Pair) -> Ruling:
-    """Rule on a pair without algebra; is_equal is None where that is not enough."""
+    """Rule on a pair without math-verify; is_equal is None if the pair needs math-verify."""
     started = time.perf_counter()
     is_equal = decide(pair.answer, pair.gold)
     if is_equal is None:
@@ -115,5 +115,5 @@ def _in_latex(pair: Pair) -> Pair:
 
 
 def _is_legible(text: str) -> bool:
-    r"""Tell whether math-verify may read it, and as one answer when it stands in a box: 5} or \boxed{6 would be two."""
+    r"""Return whether math-verify can read the text in a box as one answer; 5} or \boxed{6 would be two."""
     return text.isascii() and closing_brace(f"{{{text}}}", 0) == len(text) + 1 and not _MISREAD.search(text)

@@ -1,20 +1,20 @@
-r"""Brings an answer's text to one spelling: boxes, delimiters, Unicode, spaces, \text and \frac; it does not read values.
+r"""Brings an answer's text to one spelling: boxes, delimiters, Unicode, spaces, \text and \frac.
 
-In what it returns, set braces are ⦃ ⦄ and angle brackets ⟨ ⟩ (so that { } only group), ° stands for ^\circ, white space is
-a single space, and \text{...} is the only text command.
+In normalised text, set braces are ⦃ ⦄ and angle brackets are ⟨ ⟩ (so that { } only group), ° stands for ^\circ, white space
+is a single space, and \text{...} is the only text command.
 """
 
 import re
 import unicodedata
 
 MAX_ANSWER_CHARS = 2000
-"""A longer answer is no answer; what is left stays below Python's limit of 4,300 digits for an integer."""
+"""A longer text is no answer. The limit keeps integers below Python's limit of 4,300 digits."""
 
 DOLLAR = "¤"
-"""What stands in normalised text for a dollar sign that delimits nothing."""
+"""Stands for a dollar sign that is no delimiter, in normalised text."""
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄¤]")
-"""Control, invisible and bidirectional characters show a reader something else than what is there."""
+"""Control, invisible and bidirectional characters: with them, the displayed text differs from the stored text."""
 
 _GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "Delta"]
 _UNICODE = str.maketrans(
@@ -93,15 +93,15 @@ _COMMANDS = {
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _FUNCTION_WORDS = ("sin", "cos", "tan", "cot", "csc", "cis", "arcsin", "arccos", "arctan", "log", "ln")
 _CLOSE_COMMA = re.compile(r"(?<=[0-9])\s?(?:\\!\s?)?(?:\{,\}|,\s?\\!)(?:\s|\\!){0,8}(?=[0-9]{3}(?![0-9]))")
-"""A comma that TeX sets without the space after it, as thousands have it; what is typed around it does not show."""
+"""A thousands separator in TeX: a comma without a space after it in print; the spacing commands around it do not show."""
 _UNEQUAL = re.compile(r" !=(?!=)|\\not ?=|=/=")
-"""Without the space before it, n!=6 may be a factorial."""
+"""Inequality signs; != needs a space before it, because n!=6 may be a factorial."""
 _DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
 _LEADING_TILDE = re.compile(r"^[\s$]*~")
 _VECTOR = re.compile(r"\\(?:mathbf|mathit|boldsymbol|bm|vec|hat) ?(?:\{ ?([A-Za-z]) ?\}|(?<=[a-z] )([A-Za-z]))")
 _LOG_OF_DIGITS = re.compile(r"(?<=\\log_)([0-9])([0-9]+)(?= ?(?:$|[-+=,)}\]]))")
-"""TeX takes one digit for a bare subscript; where an argument follows, all of them are meant."""
+"""TeX takes one digit as the subscript, so \\log_28 is to base 2; if an argument follows, all digits are the base."""
 _BARE_SCRIPT = re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)")
 _TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)")
 _ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b")
@@ -116,7 +116,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def normalise(answer: str) -> str:
-    """Return the answer in its one spelling, or "" where it is blank, too long or holds characters that hide something."""
+    """Return the answer in its normal spelling, or "" if it is blank, too long or contains forbidden characters."""
     if _FORBIDDEN.search(answer):
         return ""
     answer = " ".join(answer.split())
@@ -124,12 +124,12 @@ def normalise(answer: str) -> str:
         return ""
     answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
-    # Compatibility forms may unfold into many characters each.
+    # One compatibility character may expand into many characters.
     if len(text) > 2 * MAX_ANSWER_CHARS:
         return ""
     text = _VECTOR.sub(r" \1\2", _CLOSE_COMMA.sub(",", text))
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
-    # A single dollar sign delimits nothing.
+    # A single dollar sign is no delimiter.
     text = text.replace("$", DOLLAR if text.count("$") == 1 else "")
     text = text.replace("{,}", ",").replace("~", " ").replace("**", "^")
     text = " ".join(text.split())
@@ -149,18 +149,18 @@ def normalise(answer: str) -> str:
 
 
 def without_text_commands(text: str) -> str:
-    r"""Return normalised text with each \text{words} replaced by its words, set off by spaces."""
+    r"""Return normalised text with each \text{words} replaced by its words, between spaces."""
     return " ".join(_TEXT.sub(r" \1 ", text).split())
 
 
 def whole_text(text: str) -> str | None:
-    r"""Return the words of normalised text that is one \text{words} and nothing else, or None."""
+    r"""Return the words of normalised text that consists of one \text{words}, else None."""
     found = _TEXT.fullmatch(text)
     return found[1] if found else None
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """Return the place of the brace that closes the one at `opening`, or None; escaped braces do not count."""
+    """Return the position of the brace that closes the one at `opening`, or None; escaped braces do not count."""
     depth = 0
     for brace in _BRACE.finditer(text, opening):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -170,7 +170,7 @@ def closing_brace(text: str, opening: int) -> int | None:
 
 
 def _without_unicode(text: str) -> str:
-    """Spell Unicode's mathematics in LaTeX; NFKC alone would turn 2½ into 21/2 and x² into x2."""
+    """Replace Unicode's mathematical characters by LaTeX; NFKC alone would turn 2½ into 21/2 and x² into x2."""
     text = _VULGAR_FRACTION.sub(_spell_fraction, text)
     text = _RAISED.sub(lambda digits: f"^{{{_plain_digits(digits[0])}}}", text)
     text = _LOWERED.sub(lambda digits: f"_{{{_plain_digits(digits[0])}}}", text)
@@ -190,12 +190,12 @@ def _tidy_text(command: re.Match[str]) -> str:
     words = command[1].strip()
     if words in _FUNCTION_WORDS:
         return rf"\{words} "
-    # A conjunction separates the items of a list, whichever way it is set.
+    # A conjunction separates the items of a list, even inside \text.
     return f" {words} " if words in ("", "and", "or", DOLLAR) else rf"\text{{{words}}}"
 
 
 def _unwrapped(text: str) -> str:
-    """Strip final punctuation, a box, and braces around the whole; a few rounds, for nobody means more."""
+    """Strip final punctuation, a box, and braces around the whole text; four rounds suffice for real answers."""
     for _ in range(4):
         before = text
         if text.endswith((".", ",", ";", "。")) and not text.endswith(".."):
@@ -209,7 +209,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _without_single_box(text: str) -> str:
-    r"""Take the box off in "x = \boxed{4}"; several boxes side by side stay, for they are several answers."""
+    r"""Remove the box in "x = \boxed{4}"; several boxes side by side stay, because they are several answers."""
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return text

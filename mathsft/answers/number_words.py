@@ -1,4 +1,4 @@
-"""Spells a number in words with digits: twenty-five, three hundred and six, two thirds."""
+"""Converts a number in words to digits: twenty-five, three hundred and six, two thirds."""
 
 import re
 
@@ -27,11 +27,11 @@ _AND = re.compile(r"(?<!hundred)(?<!thousand) and ", re.IGNORECASE)
 
 
 def without_number_words(text: str) -> str:
-    """Return the text with the number in words at its beginning, if there is one, in digits."""
+    """Return the text with a number in words at its beginning replaced by digits."""
     found = _NUMBER.match(text)
     if not found:
         return text
-    # "five and six" are two numbers, "one hundred and six" is one.
+    # "five and six" is two numbers, "one hundred and six" is one.
     number = _AND.split(found["number"])[0]
     if len(number) < len(found["number"]):
         return f"{_value(number)}{text[found.start() + len(number) :]}"

@@ -1,4 +1,4 @@
-"""Reads one number that is written in digits: decimal, repeating, mixed, with separators or with an exponent after an e."""
+"""Parses one number in digits: decimal, repeating, mixed, with separators or with an exponent after an e."""
 
 import re
 from fractions import Fraction
@@ -21,9 +21,9 @@ _MIXED_TAIL = re.compile(
 
 
 def read_numeral(text: str, start: int, *, commas_group: bool) -> tuple[Fraction, int] | None:
-    """Return the number that begins at a place in normalised text and where it ends, or None.
+    """Return the number that begins at `start` in normalised text, and the position after it; None if there is none.
 
-    NoValueError where its exponent is beyond any answer's. `commas_group` reads 1,234 as one number.
+    Raises NoValueError if the exponent is larger than any answer needs. With `commas_group`, 1,234 is one number.
     """
     found = (_NUMBER_WITH_COMMAS if commas_group else _NUMBER).match(text, start)
     if not found or not (found["whole"] or found["decimals"] or found["period"]):
@@ -32,7 +32,7 @@ def read_numeral(text: str, start: int, *, commas_group: bool) -> tuple[Fraction
     is_whole = found["decimals"] is None and found["exponent"] is None
     if is_whole and (tail := _MIXED_TAIL.match(text, found.end())):
         part = Fraction(int(tail["over"] or tail["above"]), int(tail["under"] or tail["below"]) or 1)
-        # 2\frac{5}{4} is no mixed number but a product.
+        # 2\frac{5}{4} is a product, not a mixed number.
         if 0 < part < 1:
             return value + part, tail.end()
     return value, found.end()

@@ -1,6 +1,6 @@
-r"""Reads normalised text into its structure: lists, sets, points, intervals, unions, ratios, matrices, choices, words.
+r"""Parses normalised text into a structure: lists, sets, points, intervals, unions, ratios, matrices, choices, words.
 
-It compares nothing; numbers and formulas are `quantities`' business, equations and inequalities that of `relations`.
+`quantities` parses numbers and formulas, `relations` equations and inequalities.
 """
 
 import re
@@ -80,22 +80,22 @@ _WORD = re.compile(r"[A-Za-z]{4,}")
 
 
 def parsed_answers(text: str) -> list[ParsedAnswer]:
-    """Return what normalised text may mean: 100,200 is one number or two. Never raises."""
+    """Return all meanings of normalised text: 100,200 is one number or two. Never raises."""
     if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
         return [Valueless(text)]
     spellings = [text, text.replace("!=", r"\ne ")] if "!=" in text else [text]
-    ways = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
-    return [_Reader(commas_group=way).read(spelling) for way in ways for spelling in spellings]
+    options = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
+    return [_Reader(commas_group=commas_group).read(spelling) for commas_group in options for spelling in spellings]
 
 
 class _Reader:
-    """Tries one way to read a text after the other; the text's nesting bounds the recursion."""
+    """Tries to read a text as each kind of answer in turn; the limit on the text's nesting bounds the recursion."""
 
     def __init__(self, *, commas_group: bool) -> None:
         self._commas_group = commas_group
 
     def read(self, text: str) -> ParsedAnswer:
-        ways: tuple[Callable[[str], ParsedAnswer | None], ...] = (
+        readers: tuple[Callable[[str], ParsedAnswer | None], ...] = (
             self._read_after_lead,
             self._read_family,
             self._read_number_words,
@@ -116,10 +116,10 @@ class _Reader:
             self._read_ratio,
         )
         try:
-            for way in ways:
-                reading = way(text)
-                if reading is not None:
-                    return reading
+            for read in readers:
+                parsed = read(text)
+                if parsed is not None:
+                    return parsed
         except NoValueError:
             return Valueless(text.replace(" ", ""))
         return Text(text_key(text)) if _is_prose(text) else Unread(text.replace(" ", ""))
@@ -129,7 +129,7 @@ class _Reader:
         return self.read(text[lead.end() :]) if lead and lead.end() < len(text) else None
 
     def _read_family(self, text: str) -> ParsedAnswer | None:
-        r"""Read "x = k\pi, k \in \mathbb{Z}", its condition at either end, and call the integer k."""
+        r"""Read "x = k\pi, k \in \mathbb{Z}", with the condition first or last, and rename the integer to k."""
         words = without_text_commands(text)
         found = _INTEGERS_LAST.search(words) or _INTEGERS_FIRST.match(words)
         if not found:
@@ -150,9 +150,9 @@ class _Reader:
         words = whole_text(text)
         if not words:
             return None
-        reading = self.read(words)
-        is_word = isinstance(reading, Unread) or (isinstance(reading, Quantity) and reading.value.symbols)
-        return Text(text_key(words)) if is_word else reading
+        parsed = self.read(words)
+        is_word = isinstance(parsed, Unread) or (isinstance(parsed, Quantity) and parsed.value.symbols)
+        return Text(text_key(words)) if is_word else parsed
 
     def _read_quantity(self, text: str) -> ParsedAnswer | None:
         return read_quantity(text, commas_group=self._commas_group)
@@ -183,7 +183,7 @@ class _Reader:
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
 
     def _read_system(self, text: str) -> ParsedAnswer | None:
-        """Read equations that hold together, one a row, as the list of them; rows of a function's cases are none."""
+        """Read a system of equations, one per row, as a list; the branches of a piecewise function are no system."""
         system = _SYSTEM.fullmatch(text)
         rows = [row.strip() for row in system["rows"].split(r"\\") if row.strip()] if system else []
         if len(rows) < 2 or not all(map(_ROW_OF_SYSTEM.fullmatch, rows)):
@@ -201,7 +201,7 @@ class _Reader:
         return None
 
     def _read_factor(self, text: str) -> ExactValue | None:
-        """Return what stands before a matrix, 1 where nothing does."""
+        """Return the factor before a matrix: 1 for an empty text, None if the text is no number."""
         factor = self._read_quantity(text or "1")
         return factor.value if isinstance(factor, Quantity) else None
 
@@ -213,17 +213,16 @@ class _Reader:
         parts = self._split_list(text)
         if len(parts) == 1:
             return None
-        readings: list[ParsedAnswer] = []
+        items: list[ParsedAnswer] = []
         for part in parts:
-            reading = self.read(part)
-            # Part of a list that was split at its wide separators, as "1,2" of "1,2 and 3"; or ±2.
-            readings.extend(_without_name_of_list(reading))
-        if len(readings) > _MAX_ITEMS:
+            # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
+            items.extend(_items_of(self.read(part)))
+        if len(items) > _MAX_ITEMS:
             return Text(text)
-        return (None if " or " in text else intersection(readings)) or _list_of(readings, is_union=" or " in text)
+        return (None if " or " in text else intersection(items)) or _list_of(items, is_union=" or " in text)
 
     def _read_plus_minus(self, text: str) -> ParsedAnswer | None:
-        # In a set the sign stands for two members, not for two sets.
+        # In a set, ± stands for two elements, not for two sets.
         if len(_PLUS_MINUS.findall(text)) != 1 or "⦃" in text:
             return None
         upper = _MINUS_PLUS.sub("-", _PLUS_MINUS.sub("+", text))
@@ -245,7 +244,7 @@ class _Reader:
         inside = self._read_list(content) or self.read(content)
         if isinstance(inside, Items) and not inside.brackets:
             return Items("()" if brackets == "⟨⟩" else brackets, inside.items)
-        # Redundant parentheses, and a set with a single element.
+        # Parentheses around one answer are redundant; other brackets make a set of one element.
         return inside if brackets == "()" else Items(brackets, (inside,))
 
     def _read_relation(self, text: str) -> ParsedAnswer | None:
@@ -262,13 +261,13 @@ class _Reader:
         return Items("h:m" if _TIME.match(text) else ":", terms) if 1 < len(parts) == len(terms) else None
 
     def _split_list(self, text: str) -> list[str]:
-        """Split at the separators outside brackets; only at the wide ones (", ", "and") if there are any, so 1,000 stays."""
+        """Split at the separators outside brackets: only at wide ones (", ", "and") if there are any, so 1,000 stays."""
         wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
         return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
 
 
-def _times(factor: ExactValue, reading: ParsedAnswer) -> ParsedAnswer:
-    return Quantity(factor * reading.value) if isinstance(reading, Quantity) and factor.rational != 1 else reading
+def _times(factor: ExactValue, cell: ParsedAnswer) -> ParsedAnswer:
+    return Quantity(factor * cell.value) if isinstance(cell, Quantity) and factor.rational != 1 else cell
 
 
 def _read_clock(text: str) -> ParsedAnswer | None:
@@ -279,24 +278,24 @@ def _read_clock(text: str) -> ParsedAnswer | None:
     return Clock(60 * hour + int(clock["minute"] or 0))
 
 
-def _without_name_of_list(reading: ParsedAnswer) -> list[ParsedAnswer]:
-    """Return the items of a bare list, each with the name that the list has, or the one reading."""
-    if isinstance(reading, Named) and isinstance(reading.content, Items) and not reading.content.brackets:
-        return [Named(reading.name, item) for item in reading.content.items]
-    return list(reading.items) if isinstance(reading, Items) and not reading.brackets else [reading]
+def _items_of(parsed: ParsedAnswer) -> list[ParsedAnswer]:
+    """Return the items of a list without brackets, each with the list's name; for any other answer, the answer alone."""
+    if isinstance(parsed, Named) and isinstance(parsed.content, Items) and not parsed.content.brackets:
+        return [Named(parsed.name, item) for item in parsed.content.items]
+    return list(parsed.items) if isinstance(parsed, Items) and not parsed.brackets else [parsed]
 
 
-def _list_of(readings: list[ParsedAnswer], *, is_union: bool) -> ParsedAnswer:
-    """Make a list; the one name in "x = 1, x = 2" and "x = 1, 2" is taken off, several names stay with their values."""
-    names = {reading.name for reading in readings if isinstance(reading, Named)}
+def _list_of(items: list[ParsedAnswer], *, is_union: bool) -> ParsedAnswer:
+    """Return a list; a single name ("x = 1, x = 2" or "x = 1, 2") names the list, several names stay on their items."""
+    names = {item.name for item in items if isinstance(item, Named)}
     if len(names) == 1:
-        readings = [reading.content if isinstance(reading, Named) else reading for reading in readings]
-    items = Items("∪" if is_union and all(map(is_interval, readings)) else "", tuple(readings))
-    return Named(names.pop(), items) if len(names) == 1 else items
+        items = [item.content if isinstance(item, Named) else item for item in items]
+    parsed = Items("∪" if is_union and all(map(is_interval, items)) else "", tuple(items))
+    return Named(names.pop(), parsed) if len(names) == 1 else parsed
 
 
 def _is_prose(text: str) -> bool:
-    """Tell whether text that nothing reads is words, a hedge or brackets that do not match, rather than mathematics."""
+    """Return whether text that cannot be read is words, a hedge or unbalanced brackets, rather than mathematics."""
     words = _WORD.findall(_COMMAND.sub(" ", without_text_commands(text)))
     is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count(
         "]"
@@ -305,7 +304,7 @@ def _is_prose(text: str) -> bool:
 
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Split where the separator matches outside brackets; the text stays whole if a part would be empty."""
+    """Split where the separator matches outside brackets; do not split if a part would be empty."""
     parts, start, depth = [], 0, 0
     for found in separator.finditer(text):
         if found["open"]:

@@ -1,7 +1,7 @@
 """Sums of products: rational numbers times powers of symbols, π, e, i, roots of primes and unevaluated functions.
 
-Polynomials are mappings that nobody changes, without zeros and sorted out as far as products go. Whatever could grow has
-a cap.
+A polynomial is a mapping that is never modified. It has no zero coefficients, and its products are simplified. All sizes are
+limited.
 """
 
 import math
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mathsft.answers.algebra import ExactValue
 
 MAX_BITS = 14_000
-"""The longest integer: some 4,200 decimal digits; Python refuses to print more than 4,300."""
+"""The longest integer: about 4,200 decimal digits; Python refuses to print more than 4,300."""
 _MAX_BITS_IN_SUM = 600
 _MAX_TERMS = 60
 _MAX_PRODUCTS = 1_000
@@ -26,20 +26,20 @@ _MAX_TRIAL_DIVISOR = 10_000
 
 
 class CannotComputeError(ValueError):
-    """The value is beyond this arithmetic."""
+    """The value is beyond the reach of this arithmetic."""
 
 
 class NoValueError(ValueError):
-    """The value is undefined, or longer than any answer is."""
+    """The value is undefined, or longer than any answer."""
 
 
 @dataclass(frozen=True, order=True)
 class Atom:
-    """What terms are made of; two atoms with the same name are the same."""
+    """A factor of a term; two atoms with the same name are equal."""
 
     name: str
     function: str = field(default="", compare=False)
-    """Of which the atom is an unevaluated value, "" for constants and symbols."""
+    """The function of which the atom is an unevaluated value; "" for constants and symbols."""
     arguments: "tuple[ExactValue, ...]" = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -48,21 +48,21 @@ class Atom:
 
     @cached_property
     def prime(self) -> int:
-        """The prime whose roots the atom's fractional powers are, or 0."""
+        """The prime that the atom stands for, or 0; its fractional powers are roots of this prime."""
         return int(self.name) if self.name.isdigit() else 0
 
 
 Powers: TypeAlias = tuple[tuple[Atom, Fraction], ...]
-"""A product of atoms, each once, sorted."""
+"""A product of powers of different atoms, sorted by atom."""
 Polynomial: TypeAlias = Mapping[Powers, Fraction]
-"""Coefficients by product; never a zero."""
+"""Coefficients by product, none of them zero."""
 
 IMAGINARY, PI, E = Atom("i"), Atom(r"\pi"), Atom("e")
 ONE: Polynomial = {(): Fraction(1)}
 
 
 def factors(integer: int) -> dict[int, int]:
-    """Return the exponents of the primes in a positive integer; CannotComputeError where small divisors do not suffice."""
+    """Return a positive integer's exponents by prime; raises CannotComputeError if trial division does not suffice."""
     exponents: dict[int, int] = {}
     divisor = 2
     while divisor <= _MAX_TRIAL_DIVISOR and divisor * divisor <= integer:
@@ -94,7 +94,7 @@ def scaled(polynomial: Polynomial, factor: Fraction) -> Polynomial:
 
 
 def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
-    """Return the product, its terms settled."""
+    """Return the product, with its terms simplified by `settled`."""
     if first == ONE or second == ONE:
         return second if first == ONE else first
     if len(first) * len(second) > _MAX_PRODUCTS:
@@ -111,7 +111,7 @@ def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
 
 
 def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
-    """Return the term with whole powers of primes, i², sin² and squares of roots worked out."""
+    """Return the term with whole powers of primes, i², sin² and squares of roots evaluated."""
     left: dict[Atom, Fraction] = {}
     sums: list[Polynomial] = []
     for atom, exponent in powers:
@@ -144,7 +144,7 @@ def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
 
 
 def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
-    """Return the polynomial without zeros; an error where a cap does not hold."""
+    """Return the polynomial without zeros; raises CannotComputeError or NoValueError if a size limit is exceeded."""
     kept = {powers: coefficient for powers, coefficient in polynomial.items() if coefficient}
     if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):
         raise CannotComputeError("a long sum")
@@ -156,15 +156,15 @@ def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
 
 
 def rational_whole_power(base: Fraction, exponent: int) -> Fraction:
-    """Return base ** exponent, its size checked before it is computed."""
+    """Return base ** exponent; its size is checked before it is computed."""
     if max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent) > MAX_BITS and abs(base) != 1:
         raise NoValueError("power")
-    # The parity is all that counts for 1 and -1.
+    # For 1 and -1 only the parity of the exponent counts.
     return base**exponent if abs(base) != 1 else base ** (exponent % 2)
 
 
 def spelled(polynomial: Polynomial) -> str:
-    """Return the one spelling of the polynomial."""
+    """Return the polynomial as text; equal polynomials have the same text."""
     terms = [
         f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}"
         for powers, coefficient in polynomial.items()

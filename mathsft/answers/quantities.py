@@ -1,4 +1,4 @@
-"""Reads an exact number with its unit out of normalised text, and compares two of them."""
+"""Parses an exact number with its unit from normalised text, and compares two of these quantities."""
 
 import re
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ class Quantity:
     value: ExactValue
     unit: Unit = NO_UNIT
     source: str = field(default="", compare=False)
-    """The text that was read, for comparison with words."""
+    """The parsed text, for comparison with words."""
 
 
 @dataclass(frozen=True)
 class BasedNumber:
-    """Digits in the base that is written with them; without its base the same digits are taken to mean it too."""
+    """Digits with their base; the same digits written without a base are equal to it."""
 
     digits: str
     base: int
@@ -45,9 +45,9 @@ class BasedNumber:
 
 
 def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
-    """Return the number with its unit that the whole of the normalised text is, or None; NoValueError as in `read_formula`.
+    """Return the whole normalised text as a number with its unit, or None; raises NoValueError as `read_formula` does.
 
-    `commas_group` reads 1,234 as one number; without it a comma ends a number.
+    With `commas_group`, 1,234 is one number; without it, a comma ends a number.
     """
     source, currency = text, _CURRENCY.match(text)
     if currency:
@@ -55,7 +55,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
     for place in _places_of_unit(text):
         found = read_unit(text[place:])
         value = _value_of(text[:place], commas_group) if found else None
-        # "2x in" is a product of symbols; what is marked as text or by a sign of its own is none.
+        # "2x in" is a product of symbols; after symbols, a unit needs \text or a sign such as %.
         if found is None or value is None or (value.symbols and _IS_UNMARKED.match(text, place)):
             continue
         scale, unit = found
@@ -64,7 +64,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
 
 
 def read_based_number(text: str) -> BasedNumber | None:
-    """Return the number with its base that the whole of the normalised text is, or None."""
+    """Return the whole normalised text as a number with its base, or None."""
     found = _IN_BASE.fullmatch(text)
     if not found:
         return None
@@ -78,9 +78,9 @@ def read_based_number(text: str) -> BasedNumber | None:
 
 
 def same_quantity(first: Quantity, second: Quantity) -> bool | None:
-    """Tell whether the values agree and the units do not contradict each other; 65 % is both 65 and 0.65.
+    """Return whether the values agree and the units do not contradict each other; 65 % is both 65 and 0.65.
 
-    None where `same_value` is.
+    Returns None if `same_value` returns None.
     """
     dimensions, other_dimensions = first.unit.dimensions, second.unit.dimensions
     if dimensions and other_dimensions:
@@ -98,7 +98,7 @@ def same_quantity(first: Quantity, second: Quantity) -> bool | None:
 
 
 def same_based_number(first: BasedNumber, second: BasedNumber | Quantity) -> bool:
-    """Tell whether the numbers agree: by value if both name a base, by their digits if one does."""
+    """Return whether the numbers agree: by value if both have a base, by their digits if only one has."""
     if isinstance(second, BasedNumber):
         return first.value == second.value
     return first.digits.isdigit() and second.value.rational == int(first.digits)

@@ -1,4 +1,4 @@
-r"""Reads equations and inequalities: an assignment is a name and a value, an inequality in one unknown an interval."""
+r"""Parses equations and inequalities: x = 4 becomes a name and a value, an inequality in one unknown an interval."""
 
 import re
 from collections.abc import Callable
@@ -21,9 +21,9 @@ _NAME = re.compile(
 
 
 def read_relation(text: str, *, commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
-    """Return the equation or inequality that the text is, None if it is none; `read` reads a value of any kind.
+    """Return the equation or inequality in the text, or None if there is none; `read` parses a value of any kind.
 
-    What contradicts itself, as 4 = 5, is read as words. NoValueError as in `read_formula`.
+    A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `read_formula` does.
     """
     sides, signs = _sides(text)
     if not signs or not all(sides):
@@ -42,12 +42,12 @@ def read_relation(text: str, *, commas_group: bool, read: Callable[[str], Parsed
     return intersection(relations) if len(relations) == 2 else None
 
 
-def intersection(readings: list[ParsedAnswer]) -> ParsedAnswer | None:
+def intersection(half_lines: list[ParsedAnswer]) -> ParsedAnswer | None:
     """Return the interval that two half-lines of the same unknown have in common, or None."""
-    if len(readings) != 2:
+    if len(half_lines) != 2:
         return None
-    for one, other in (readings, reversed(readings)):
-        match one, other:
+    for lower, upper in (half_lines, reversed(half_lines)):
+        match lower, upper:
             case (
                 Named(name, Items(brackets, (Quantity() as low, Quantity(value=high_end)))),
                 Named(other_name, Items(other_brackets, (Quantity(value=low_end), Quantity() as high))),
@@ -56,38 +56,38 @@ def intersection(readings: list[ParsedAnswer]) -> ParsedAnswer | None:
     return None
 
 
-def is_interval(reading: ParsedAnswer) -> bool:
-    """Tell whether the reading may be an interval."""
-    return isinstance(reading, Items) and len(reading.items) == 2 and reading.brackets in ("()", "[]", "(]", "[)")
+def is_interval(parsed: ParsedAnswer) -> bool:
+    """Return whether the parsed answer may be an interval."""
+    return isinstance(parsed, Items) and len(parsed.items) == 2 and parsed.brackets in ("()", "[]", "(]", "[)")
 
 
 def real_line_without(*points: ExactValue) -> Items:
-    """Return the real numbers but for some, which come in ascending order."""
+    """Return the real numbers without the given points, which must be in ascending order."""
     ends = [-INFINITY, *points, INFINITY]
     intervals = [Items("()", (Quantity(low), Quantity(high))) for low, high in pairwise(ends)]
     return Items("∪", tuple(intervals)) if points else intervals[0]
 
 
 def same_relation(first: Relation, second: Relation) -> bool | None:
-    """Tell whether one relation is a multiple of the other, positive where that matters; None where that is hard to tell."""
+    """Return whether one relation is a multiple (for an inequality a positive one) of the other; None if undecided."""
     if first.sign != second.sign:
         return False
-    one, other = first.difference, second.difference
-    shared = sorted(one.upper.keys() & other.upper.keys())
-    if one.upper.keys() != other.upper.keys() and one.lower == other.lower and not _has_functions(one, other):
+    left, right = first.difference, second.difference
+    shared = sorted(left.upper.keys() & right.upper.keys())
+    if left.upper.keys() != right.upper.keys() and left.lower == right.lower and not _has_functions(left, right):
         return False
     if not shared:
         return None
-    factor = one.upper[shared[0]] / other.upper[shared[0]]
+    factor = left.upper[shared[0]] / right.upper[shared[0]]
     if factor < 0 and first.sign in (">", r"\ge"):
         return False
     return same_value(
-        one, ExactValue({powers: factor * coefficient for powers, coefficient in other.upper.items()}, other.lower)
+        left, ExactValue({powers: factor * coefficient for powers, coefficient in right.upper.items()}, right.lower)
     )
 
 
 def as_relation(named: Named) -> Relation | None:
-    """Return an assignment of a formula as an equation, None where it is of something else."""
+    """Return an assignment of a formula as an equation, or None for an assignment of another kind of value."""
     if not isinstance(named.content, Quantity) or len(named.name) != 1:
         return None
     return Relation("=", symbol(named.name) - named.content.value)
@@ -98,7 +98,7 @@ def _has_functions(*values: ExactValue) -> bool:
 
 
 def _sides(text: str) -> tuple[list[str], list[str]]:
-    """Split at the signs of relations outside brackets."""
+    """Split at the relation signs outside brackets; return the sides and the signs."""
     sides, signs, start, depth = [], [], 0, 0
     for found in _SIGN.finditer(text):
         depth += (found["open"] is not None) - (found["close"] is not None)
@@ -148,7 +148,7 @@ def _inequality(left: ExactValue, sign_between: str, right: ExactValue) -> Parse
 
 
 def _solved(difference: ExactValue) -> tuple[str, ExactValue, int] | None:
-    """Return the unknown, where it makes the difference zero, and the sign of its coefficient; None if not linear."""
+    """Return the unknown, its value where the difference is zero, and the sign of its coefficient; None if not linear."""
     if len(difference.symbols) != 1 or len(difference.lower) > 1:
         return None
     (name,) = difference.symbols

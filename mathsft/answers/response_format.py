@@ -1,7 +1,4 @@
-"""The response format in one place: renders training targets, parses responses, reads gold answers out of data rows.
-
-It does not judge whether an answer is right.
-"""
+"""Defines the response format: renders training targets, parses responses, extracts gold answers from data rows."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ ANSWER_CLOSE = "</answer>"
 TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
 GOLD_MARKER = "####"
-"""What GSM8K writes before a gold answer."""
+"""GSM8K's marker before a gold answer."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
@@ -23,25 +20,25 @@ _THOUSANDS_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 @dataclass(frozen=True)
 class Parsed:
-    """What the format says about one completion."""
+    """A completion, parsed by the response format."""
 
     format_ok: bool
     reason: str
-    """Why the format failed; empty where it holds."""
+    """Why the format failed; empty if it holds."""
     body: str | None
-    """The text between the answer tags, trimmed; None where the format failed."""
+    """The trimmed text between the answer tags; None if the format failed."""
     tag_flags: tuple[str, ...]
     is_strict: bool
-    """The format holds, and a single space stands between </think> and <answer>, as the published figures demand."""
+    """The format holds, with exactly one space between </think> and <answer>, as the published figures demand."""
 
 
 def render_target(solution: str, answer: str) -> str:
-    """Return the completion that a model is trained on, without EOS; `extract_gold` has checked both parts for tags."""
+    """Return the completion to train on, without EOS; `extract_gold` must have checked both parts for tags."""
     return f" {solution} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
 
 
 def parse(text: str, finish_reason: str) -> Parsed:
-    """Parse a completion, which begins inside the think block that the prompt has opened."""
+    """Parse a completion; it begins inside the think block that the prompt opened."""
     body = _answer_body(text)
     flags = tag_flags(text)
     reason = _why_failed(flags, finish_reason) if body is None else ""
@@ -50,9 +47,9 @@ def parse(text: str, finish_reason: str) -> Parsed:
 
 
 def tag_flags(text: str) -> tuple[str, ...]:
-    """Return which of missing_think_close, missing_answer_open, missing_answer_close and wrong_order hold; they overlap.
+    """Return all of missing_think_close, missing_answer_open, missing_answer_close and wrong_order that apply.
 
-    The order in question is that of the first occurrences of the tags that are there at all.
+    wrong_order compares the first occurrences of the tags that are present.
     """
     first_places = {
         "missing_think_close": text.find(THINK_CLOSE),
@@ -65,11 +62,10 @@ def tag_flags(text: str) -> tuple[str, ...]:
 
 
 def extract_gold(answer: str | None, solution: str) -> str:
-    r"""Return the gold answer: `answer` (of one with ####, what follows the last), else the solution's last \boxed or \fbox,
-    else the text after its last ####.
+    r"""Return the gold answer: `answer` (or its text after the last ####), else the solution's last \boxed or \fbox, else
+    the solution's text after its last ####.
 
-    Raises ValueError with the reason where no answer can be read, or where a tag in the row would break the format of its
-    own training target.
+    Raises ValueError with the reason if no answer can be read, or if a tag in the row would break its training target.
     """
     if answer is None:
         gold = _gold_of_solution(solution).strip()
@@ -89,7 +85,7 @@ def extract_gold(answer: str | None, solution: str) -> str:
 
 
 def _answer_body(text: str) -> str | None:
-    """Return the trimmed text between the answer tags, or None where the format does not hold."""
+    """Return the trimmed text between the answer tags, or None if the format does not hold."""
     before_close, close, _ = text.partition(ANSWER_CLOSE)
     reasoning_and_rest = before_close.split(THINK_CLOSE)
     if not close or len(reasoning_and_rest) != 2:
@@ -102,7 +98,7 @@ def _answer_body(text: str) -> str | None:
 
 
 def _why_failed(flags: tuple[str, ...], finish_reason: str) -> str:
-    """Return the first reason that applies; `tag_flags` lists its flags in the order in which they count."""
+    """Return the first reason that applies; `tag_flags` returns its flags in order of priority."""
     if finish_reason == "length":
         return "incomplete_generation"
     return flags[0] if flags else "malformed"
@@ -128,7 +124,7 @@ def _boxed(solution: str, start: int) -> str:
         if end is None:
             raise ValueError("the braces of the last \\boxed are not closed")
         return solution[start + 1 : end]
-    # "\boxed 79$": TeX would box the 7 alone, but those who write it mean all that follows within the formula.
+    # "\boxed 79$": TeX would box only the 7, but authors mean the rest of the formula.
     maths_end = _MATHS_ENDS.search(solution, start)
     if maths_end and maths_end[0] != "\n":
         return solution[start : maths_end.start()]

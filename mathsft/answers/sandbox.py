@@ -1,6 +1,6 @@
-"""Has math-verify judge pairs of answers in processes that can be killed: sympy may take for ever, or all memory.
+"""Compares pairs of answers with math-verify in killable processes, because sympy may never return or use all memory.
 
-What goes on inside a process is `sandboxed`'s business; whether a pair needs sympy at all is decided before it comes here.
+Each process runs the script `sandboxed`.
 """
 
 import json
@@ -22,12 +22,12 @@ from mathsft.answers.sandboxed import MAX_MESSAGE_BYTES
 
 _SCRIPT = Path(__file__).with_name("sandboxed.py")
 _START_SECONDS = 120
-_STARTING = -1
+_WARM_UP_INDEX = -1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers that may be equal."""
+    """An answer and the gold answer that it is compared with."""
 
     answer: str
     gold: str
@@ -35,34 +35,35 @@ class Pair:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What became of a pair."""
+    """The result of comparing a pair."""
 
     is_equal: bool | None
-    """None where the judge was stopped or died."""
+    """None if the pair is undecided."""
     reason: str = ""
-    """Why there is no answer."""
+    """Why the pair is undecided: its process was killed, died or needed too much memory."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pair may take before its process is killed."""
+    """Limits for one pair; a process that exceeds one of them is killed."""
 
     cpu_seconds: int = 2
-    """The kernel counts whole seconds, so that it may be one more."""
+    """The kernel counts whole seconds, so a process may use up to one second more."""
     wall_seconds: float = 5.0
     memory_bytes: int = 512 * 2**20
-    """Address space; at twice as much, allocations fail."""
+    """Limit of the address space, checked after each pair; allocations beyond twice this size fail."""
 
 
-_FAMILIAR = Pair(r"\sqrt{8}x", r"2\sqrt{2}x")
-"""The first pair of every process, known to be equal: the imports and first uses that it waits for are on nobody's time."""
+_WARM_UP = Pair(r"\sqrt{8}x", r"2\sqrt{2}x")
+"""The first pair of every process, known to be equal, so that no other pair's time includes imports and first calls."""
 
 
 class Sandbox:
-    """Processes that start with the first pair, and again after one was killed; for one thread, which has to outlive them.
+    """Processes that compare pairs; they start when the first pair comes, and a killed process is replaced.
 
-    They are new processes, never forks of this one, which may hold CUDA. The kernel kills them when this one ends.
+    They are not forked, because this process may hold a CUDA context. The kernel kills them when the thread that started
+    them ends: call `judge` from one thread only, and keep that thread alive until `close`.
     """
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
@@ -71,7 +72,7 @@ class Sandbox:
         self._processes: list[_GraderProcess] = []
 
     def judge(self, pairs: Sequence[Pair]) -> list[Ruling]:
-        """Return a ruling for each pair, in order; raises RuntimeError where a process cannot even start."""
+        """Return a ruling for each pair, in order; raises RuntimeError if a process fails on its warm-up pair."""
         rulings: dict[int, Ruling] = {}
         waiting = deque(enumerate(pairs))
         self._processes = [process for process in self._processes if process.is_alive()]
@@ -81,86 +82,86 @@ class Sandbox:
                     self._processes.append(_GraderProcess(self._limits))
                 for process in self._processes:
                     if process.is_idle and waiting:
-                        process.ask(*waiting.popleft())
-                for process in self._heard():
-                    place, ruling = process.place, process.finish()
+                        process.send(*waiting.popleft())
+                for process in self._ready_processes():
+                    index, ruling = process.index, process.finish()
                     if ruling.is_equal is None:
                         self._processes.remove(process)
-                    if place == _STARTING and not ruling.is_equal:
-                        raise RuntimeError(f"math-verify does not run in a process of its own: {ruling.reason or 'wrong'}")
-                    if place is not None and place != _STARTING:
-                        rulings[place] = ruling
+                    if index == _WARM_UP_INDEX and not ruling.is_equal:
+                        raise RuntimeError(f"math-verify fails in a separate process: {ruling.reason or 'wrong verdict'}")
+                    if index is not None and index != _WARM_UP_INDEX:
+                        rulings[index] = ruling
         except BaseException:
-            # An answer to this call's pairs must never be taken for one to the next call's.
+            # The next call must not receive a late answer to a pair of this call.
             self.close()
             raise
-        return [rulings[place] for place in range(len(pairs))]
+        return [rulings[index] for index in range(len(pairs))]
 
     def close(self) -> None:
-        """End all processes; another pair would start new ones."""
+        """Kill all processes; a later call of `judge` starts new ones."""
         for process in self._processes:
             process.kill()
         self._processes.clear()
 
-    def _heard(self) -> list["_GraderProcess"]:
-        """Wait for processes that answer, end or are overdue, and return them."""
+    def _ready_processes(self) -> list["_GraderProcess"]:
+        """Wait until processes have answered, ended or become overdue, and return these."""
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
                 selector.register(process.channel, selectors.EVENT_READ)
-            nearest = min(process.deadline for process in self._processes)
-            events = selector.select(max(0.0, nearest - time.monotonic()))
-        heard = {key.fileobj for key, _ in events}
+            next_deadline = min(process.deadline for process in self._processes)
+            events = selector.select(max(0.0, next_deadline - time.monotonic()))
+        readable = {key.fileobj for key, _ in events}
         now = time.monotonic()
-        return [process for process in self._processes if process.channel in heard or process.deadline <= now]
+        return [process for process in self._processes if process.channel in readable or process.deadline <= now]
 
 
 class _GraderProcess:
-    """One process with math-verify in it, and the place of the pair that it is at."""
+    """A process that runs math-verify, and the index of the pair that it compares."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # A packet is a whole message, however hostile its sender.
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # This socket type keeps message boundaries, even if the process behaves badly.
+        self.channel, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         arguments = (os.getpid(), limits.cpu_seconds, limits.memory_bytes)
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_SCRIPT), *map(str, arguments)],
-                stdin=theirs.fileno(),
+                stdin=child_end.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy's order of terms, and so its verdicts, repeat
-                start_new_session=True,  # Ctrl-C is this process's business
+                env={**os.environ, "PYTHONHASHSEED": "0"},  # makes sympy's order of terms, and so its verdicts, reproducible
+                start_new_session=True,  # so that Ctrl-C reaches this process only
             )
-        self.place: int | None = None
+        self.index: int | None = None
         self.deadline = math.inf
-        self._asked = 0.0
-        self._ask(_STARTING, _FAMILIAR, _START_SECONDS)
+        self._sent = 0.0
+        self._send(_WARM_UP_INDEX, _WARM_UP, _START_SECONDS)
 
     @property
     def is_idle(self) -> bool:
-        return self.place is None
+        return self.index is None
 
     def is_alive(self) -> bool:
-        """Tell whether the process still runs, and free what it held if not."""
+        """Return whether the process still runs; release its resources if it does not."""
         if self._process.poll() is None:
             return True
         self.kill()
         return False
 
-    def ask(self, place: int, pair: Pair) -> None:
-        """Give the idle process a pair."""
-        self._ask(place, pair, self._limits.wall_seconds)
+    def send(self, index: int, pair: Pair) -> None:
+        """Send a pair to the idle process."""
+        self._send(index, pair, self._limits.wall_seconds)
 
-    def _ask(self, place: int, pair: Pair, seconds: float) -> None:
-        self.place = place
-        self._asked = time.monotonic()
-        self.deadline = self._asked + seconds
-        with suppress(ConnectionError):  # it has just ended, which `finish` will find out
+    def _send(self, index: int, pair: Pair, seconds: float) -> None:
+        self.index = index
+        self._sent = time.monotonic()
+        self.deadline = self._sent + seconds
+        with suppress(ConnectionError):  # the process has just ended; `finish` detects this
             self.channel.send(json.dumps([pair.answer, pair.gold]).encode())
 
     def finish(self) -> Ruling:
-        """Return what the process said; where it gave no verdict it is ended."""
-        seconds, allowed_seconds = time.monotonic() - self._asked, self.deadline - self._asked
-        self.place, self.deadline = None, math.inf
+        """Return the ruling on the current pair; a process that gave no verdict is killed."""
+        seconds, allowed_seconds = time.monotonic() - self._sent, self.deadline - self._sent
+        self.index, self.deadline = None, math.inf
         try:
             message = self.channel.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -171,18 +172,18 @@ class _GraderProcess:
         if message in (b"true", b"false"):
             return Ruling(message == b"true", seconds=seconds)
         self.kill()
-        return Ruling(None, self._memory() if message else self._end(), seconds)
+        return Ruling(None, self._memory_reason() if message else self._end_reason(), seconds)
 
     def kill(self) -> None:
-        """End the process, if it has not ended, and wait until it is gone."""
+        """Kill the process if it still runs, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
         self.channel.close()
 
-    def _memory(self) -> str:
+    def _memory_reason(self) -> str:
         return f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
 
-    def _end(self) -> str:
+    def _end_reason(self) -> str:
         code = self._process.returncode
         if code == -signal.SIGXCPU:
             return f"needed more than {self._limits.cpu_seconds} s of processor time"

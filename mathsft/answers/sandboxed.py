@@ -1,7 +1,7 @@
-"""The inside of a process of `sandbox`: lets math-verify judge pairs of answers, one at a time, until its channel is closed.
+"""The script that `sandbox` runs as a process: compares pairs of answers with math-verify until its socket is closed.
 
-A script that imports nothing of mathsft. It is sent JSON and answers JSON: true, false, or null where the pair took too much
-memory; where a pair takes too much time, the process just ends.
+It imports nothing from mathsft. A request is a JSON list [answer, gold]; the reply is true, false, or null if the pair took
+too much memory. If a pair takes too much processor time, the kernel ends the process.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_MESSAGE_BYTES = 2**17
-"""Longer messages do not go through a Unix socket with Linux's default buffers."""
+"""Longer messages do not fit into a Unix socket's buffer at Linux's default size."""
 
 _DECIMAL = re.compile(r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)\.([0-9]+)")
 _PROBE_DIGITS = 15
@@ -28,15 +28,15 @@ _PROBE_TOLERANCE = 1e-6
 
 
 def main() -> None:
-    """Serve the socket that is this process's standard input."""
+    """Answer requests on the socket that is this process's standard input."""
     parent_pid, cpu_seconds, memory_bytes = map(int, sys.argv[1:])
     _die_with(parent_pid)
     _limit(resource.RLIMIT_CORE, 0)
-    # What grows step by step is noticed at memory_bytes; what asks for more at once is refused.
+    # Growth beyond memory_bytes is detected after the pair; an allocation beyond twice that fails at once.
     _limit(resource.RLIMIT_AS, 2 * memory_bytes)
-    import math_verify  # noqa: F401  if that fails, stderr should say so
+    import math_verify  # noqa: F401  while stderr still works, so that a failed import is shown
 
-    # The parsers below print what they make of hostile text.
+    # The parsers below print messages about text that they cannot read.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     logging.disable()
     channel = socket.socket(fileno=sys.stdin.fileno())
@@ -48,31 +48,31 @@ def main() -> None:
 
 
 def agree(answer: str, gold: str) -> bool:
-    """Tell whether math-verify can show that two LaTeX expressions are equal; what it cannot read is not."""
+    """Return whether math-verify can show that two LaTeX expressions are equal; False if it cannot read one of them."""
     from math_verify import verify
 
     first, second = _parse(gold), _parse(answer)
-    if first is None or second is None or _plainly_differ(first, second):
+    if first is None or second is None or _differ_at_a_point(first, second):
         return False
-    # Its own time limits are off: they are signals, which do not interrupt a long multiplication.
+    # math-verify's own time limits are off: they use signals, which do not interrupt a long multiplication.
     is_equal = functools.partial(verify, strict=True, timeout_seconds=0)
-    # It reads an inequality as an interval only on one side.
+    # math-verify reads an inequality as an interval only on one of the two sides.
     return bool(is_equal(first, second) or (type(first) is not type(second) and is_equal(second, first)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _parse(text: str) -> Any:
-    """Return the sympy object that the LaTeX stands for, or None."""
+    """Return the sympy object of the LaTeX text, or None if it cannot be read."""
     from math_verify import LatexExtractionConfig, parse
 
-    # math-verify would round what it compares with a decimal to six places.
+    # math-verify rounds to six places when it compares with a decimal, so decimals become fractions.
     exact = _DECIMAL.sub(_as_fraction, text)
     found = parse(rf"\boxed{{{exact}}}", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
     return _with_imaginary_unit(found[0]) if found else None
 
 
 def _with_imaginary_unit(value: Any) -> Any:
-    """Return the value with its i as the imaginary unit, which math-verify takes for a name."""
+    """Return the value with i replaced by the imaginary unit; math-verify reads i as a variable."""
     from sympy import Expr, I
 
     return value.subs({name: I for name in value.free_symbols if name.name == "i"}) if isinstance(value, Expr) else value
@@ -83,11 +83,11 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"{{\frac{{{digits or '0'}}}{{1{'0' * len(decimal[2])}}}}}"
 
 
-def _plainly_differ(first: Any, second: Any) -> bool:
-    """Tell whether two formulas have different values at one point; to find no proof of equality takes ten times as long."""
+def _differ_at_a_point(first: Any, second: Any) -> bool:
+    """Return whether two formulas differ at a test point; a search for a proof of equality takes ten times as long."""
     from sympy import Expr, Rational, Symbol
 
-    if not all(isinstance(one, Expr) and not isinstance(one, Symbol) for one in (first, second)):
+    if not all(isinstance(value, Expr) and not isinstance(value, Symbol) for value in (first, second)):
         return False
     names = first.free_symbols
     if names != second.free_symbols:
@@ -96,26 +96,26 @@ def _plainly_differ(first: Any, second: Any) -> bool:
     try:
         difference = (first - second).subs(point).evalf(_PROBE_DIGITS)
         return bool(difference.is_comparable and abs(difference) > _PROBE_TOLERANCE)
-    except Exception:  # sympy's functions raise what they like where they are not defined
+    except Exception:  # sympy's functions raise many kinds of exceptions where they are undefined
         return False
 
 
 def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that happens."""
+    """Ask the kernel to kill this process when its parent ends for any reason."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the kernel knew
+    if os.getppid() != parent_pid:  # the parent ended before the request above
         os._exit(1)
 
 
 def _limit(kind: int, amount: int) -> None:
-    """Set a soft limit, not above the hard one that this process was started with."""
-    _, most = resource.getrlimit(kind)
-    resource.setrlimit(kind, (amount if most == resource.RLIM_INFINITY else min(amount, most), most))
+    """Set a soft limit, but no higher than the hard limit of this process."""
+    _, hard_limit = resource.getrlimit(kind)
+    resource.setrlimit(kind, (amount if hard_limit == resource.RLIM_INFINITY else min(amount, hard_limit), hard_limit))
 
 
 def _peak_bytes() -> int:
-    """Return the largest address space that this process ever had; getrusage would begin with its parent's memory."""
+    """Return the peak of this process's address space; getrusage would include the parent's memory."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmPeak"))
     return int(line.split()[1]) * 1024
 

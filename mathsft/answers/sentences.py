@@ -1,6 +1,6 @@
-r"""Takes off the sentence that leads to an answer: of "So the area is \frac{3}{8}" it leaves \frac{3}{8}.
+r"""Extracts the answer from a sentence: "So the area is \frac{3}{8}" becomes \frac{3}{8}.
 
-What the answer is, and whether it is only one, others find out: of "it is 6 or 7" it leaves "6 or 7".
+The answer is not checked here: "it is 6 or 7" becomes "6 or 7".
 """
 
 import re
@@ -21,16 +21,16 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"(?!\(?[A-H][.:)]).*[A-Za-z][a-z]")
-"""Of (B) or B. the letter is a choice, of AB they are a name."""
+"""Text with a word in it; AB is a name, not a word, and (B) or B. at the beginning is a choice."""
 _TRAIL = re.compile(
     r"(?P<answer>.+?)(?: | ?\\text\{ ?)is (?:the|our) (?:final |correct )?(?:answer|result|solution|value)\}?", re.IGNORECASE
 )
 
 
 def without_sentence(text: str) -> str:
-    """Return what a sentence in normalised text comes to; the text where it is no sentence, or one in doubt.
+    """Return the answer in a sentence of normalised text; the whole text if it is no sentence or expresses doubt.
 
-    What goes before may hold formulas, but nothing that is stated, except on the way to the first "so" or "answer".
+    The words before the answer may contain formulas, but a statement only before the first "so" or "answer".
     """
     words = whole_text(text) or text
     if trail := _TRAIL.fullmatch(words):
@@ -48,6 +48,6 @@ def without_sentence(text: str) -> str:
 
 
 def without_one_sentence(first: str, second: str) -> tuple[str, str]:
-    """Return both texts, the one that is a sentence without it; two sentences speak of what they speak of, and stay."""
+    """Return both texts. If only one is a sentence, extract its answer; two sentences may be about different things."""
     bare, other_bare = without_sentence(first), without_sentence(second)
     return (first, second) if bare != first and other_bare != second else (bare, other_bare)

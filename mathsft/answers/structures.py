@@ -1,4 +1,4 @@
-"""What an answer may be read as: the frozen types that `reading` makes and `equal` compares."""
+"""The kinds of parsed answers: frozen types that `parse_answer` makes and `equal` compares."""
 
 import re
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from mathsft.answers.quantities import BasedNumber, Quantity
 
 @dataclass(frozen=True)
 class Text:
-    r"""What stands in \text{}, or is no mathematics: words, compared without case."""
+    r"""Words: the content of \text{}, or text that is no mathematics; compared without case."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Mathematics that the rules do not read, without its spaces."""
+    """Mathematics that the rules cannot read, without its spaces."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Valueless:
-    """A number that is undefined or too large to be computed, or brackets too deep to be read: nobody's answer."""
+    """An undefined number, a number too large to compute, or brackets nested too deeply: no valid answer."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A letter of a multiple choice with the answer that it stands for, as in (B) 12."""
+    """The letter of a multiple choice and the answer beside it, as in (B) 12."""
 
     letter: str
     content: "ParsedAnswer"
@@ -47,7 +47,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Named:
-    """A value with the name that it is given: x = 4, x in [1, 2)."""
+    """A value and its name, as in x = 4 or x in [1, 2)."""
 
     name: str
     content: "ParsedAnswer"
@@ -58,13 +58,13 @@ class Family:
     r"""One value for each integer, as π/4 + kπ with k in \mathbb{Z}."""
 
     letter: str
-    """What the integer is called in the content: k, unless that names something else."""
+    """The name of the integer in the content: k, unless the content uses k for something else."""
     content: "ParsedAnswer"
 
 
 @dataclass(frozen=True)
 class Relation:
-    r"""An equation or inequality between formulas: `difference` is "=", ">", "\\ge" or "\\ne" to 0."""
+    r"""An equation or inequality of formulas: `sign` ("=", ">", "\ge" or "\ne") relates `difference` to 0."""
 
     sign: str
     difference: ExactValue
@@ -72,9 +72,9 @@ class Relation:
 
 @dataclass(frozen=True)
 class Items:
-    """Several readings: "" is a bare list, "⦃⦄" a set, "∪" a union; "()", "[)", … are points and intervals.
+    """Several answers. `brackets` is "" for a list, "⦃⦄" for a set, "∪" for a union, "()", "[)", … for points and intervals,
 
-    ":" is a ratio, "h:m" a ratio that may also be a time, as 6:15.
+    ":" for a ratio, "h:m" for a ratio that may also be a time, as 6:15.
     """
 
     brackets: str
@@ -87,7 +87,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of cells; a determinant is another kind than a matrix, whatever brackets stand around that."""
+    """Rows of cells. A determinant never equals a matrix; other brackets around a matrix do not matter."""
 
     is_determinant: bool
     rows: tuple[tuple["ParsedAnswer", ...], ...]
@@ -104,5 +104,5 @@ EMPTY = Items("⦃⦄", ())
 
 
 def text_key(text: str) -> str:
-    """Return words as they are compared: without case, spaces, a leading article and the punctuation around them."""
+    """Return the form in which words are compared: without case, spaces, a leading article and surrounding punctuation."""
     return _ARTICLE.sub("", without_text_commands(text).casefold()).replace(" ", "").removesuffix(".").strip("()'\"")

@@ -1,6 +1,6 @@
-"""Reads the unit that follows a number and says whether two units agree; units of one dimension convert exactly.
+"""Parses the unit after a number into dimensions and an exact size, so that units of one dimension can be converted.
 
-Degrees and radians do not convert: an angle in radians is wrong where degrees are asked for.
+Degrees and radians are different dimensions: an angle in radians is wrong if the question asks for degrees.
 """
 
 import re
@@ -15,7 +15,7 @@ _PART = re.compile(
     r" ?(?P<join>/|\\cdot(?![A-Za-z])|) ?(?P<word>%|°(?: ?[CF](?![A-Za-z]))?|[A-Za-z]+|[¤€£¥¢]|平方|立方|[一-鿿]+)\.?"
     r"(?: ?\^ ?\{ ?(?P<power>-?[1-9]) ?\})?"
 )
-# Per dimension: the size of each unit in the first one, and its spellings.
+# For each dimension: the size of each unit relative to the first one, and its spellings.
 _DIMENSIONS = {
     "percent": [("1", "% percent pct percentage")],
     "degree": [("1", "° deg degs degree degrees 度")],
@@ -66,19 +66,19 @@ _UNITS = {
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3, "平方": 2, "立方": 3}
 _COUNTERS = frozenset("个個只人名次种條条件张本支")
-"""What Chinese puts after a number of things; other words there may be "or so" or "ten thousand"."""
+"""Chinese measure words after a count; other words in this position may mean "or so" or "ten thousand"."""
 _NO_UNITS = """
 about and approximately around at base but by choose chosen correct divided either equals factorial half halves hundredths
 if incorrect infinity is least less log maybe minus mod modulo more most nor not or over perhaps pi plus possibly probably
 quarter quarters remainder roughly sin cos tan sqrt tenths than third thirds thousandths through times to under unless until
 wrong
 """
-"""Words after a number that make it another number, or none."""
+"""Words after a number that change its value or make it no number."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A product of powers of dimensions, and the factor to their first units; no dimensions where no unit is known."""
+    """A product of powers of dimensions, and its size in the first unit of each; no dimensions if the unit is unknown."""
 
     dimensions: tuple[tuple[str, int], ...] = ()
     size: Fraction = Fraction(1)
@@ -92,9 +92,9 @@ NO_UNIT = Unit()
 
 
 def read_unit(text: str) -> tuple[int, Unit] | None:
-    """Return the scale ("million") and the unit that normalised text after a number is, None where it is no unit.
+    """Return the scale ("million") and the unit in the normalised text after a number, or None if it is no unit.
 
-    The unit is `NO_UNIT` where the words say what is counted.
+    The unit is `NO_UNIT` if the words name the things that are counted.
     """
     is_marked = r"\text{" in text
     is_spaced = is_marked or text.startswith(" ")
@@ -126,12 +126,12 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
                 power_of_next *= _POWER_WORDS[word]
             continue
         spelling = _spelling(word)
-        # A letter that touches its number, as in 5m, is algebra.
+        # A single letter without a space before it, as in 5m, is a symbol.
         is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not (word.isascii() and word.isalpha()))
-        if not is_known and not _may_be_a_thing(word, is_marked, is_spaced):
+        if not is_known and not _may_be_counted(word, is_marked, is_spaced):
             return None
         powers.append((spelling, int(part["power"] or 1) * power_of_next))
-        # The words after "per" are all below the line.
+        # All units after "per" are in the denominator.
         power_of_next = -1 if power_of_next < 0 else 1
     return (scale, _product_of_powers(powers)) if abs(power_of_next) == 1 else None
 
@@ -151,8 +151,8 @@ def _spelling(word: str) -> str:
     return word if word in _UNITS or len(word) == 1 else word.lower()
 
 
-def _may_be_a_thing(word: str, is_marked: bool, is_spaced: bool) -> bool:
-    """Tell whether 5 <word> counts things (5 apples) rather than multiplies (5 xy)."""
+def _may_be_counted(word: str, is_marked: bool, is_spaced: bool) -> bool:
+    """Return whether the word names things that are counted (5 apples), rather than factors (5 xy)."""
     if word.lower() in _NO_UNITS.split():
         return False
     if not word.isascii():

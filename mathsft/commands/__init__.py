@@ -1,1 +1,1 @@
-"""One module per command: what it does, from parsed arguments to its last line; each is called as run(arguments)."""
+"""One module per command; its `run(arguments)` does everything from the parsed arguments to the last printed line."""

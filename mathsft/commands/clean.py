@@ -1,4 +1,4 @@
-"""mathsft clean: shows what a study holds on disk, and frees what nobody will ask for again."""
+"""mathsft clean: shows the disk use of a study, and deletes files that are no longer needed."""
 
 import argparse
 
@@ -17,37 +17,37 @@ from mathsft.store.lock import locked
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the study's disk use, ask, and free what can be freed."""
+    """Show the study's disk use; delete the files that are not needed if the user agrees."""
     console, layout = open_console(), StudyLayout(study_folder(arguments.study).absolute())
     with opened_to_read(arguments.study) as store, locked(layout):
-        found = holdings(store, layout)
-        console.print(_table(store.study, found))
-        freeable = [holding for holding in found if holding.free]
+        held = holdings(store, layout)
+        console.print(_table(store.study, held))
+        freeable = [holding for holding in held if holding.free]
         size = markdown.size(sum(holding.num_bytes for holding in freeable))
         if not freeable:
-            console.print("Nothing to free: all of it is results, or may still be asked for.")
+            console.print("Nothing to free: all files are results or may still be needed.")
         elif arguments.yes or _agreed(console, size):
             for holding in freeable:
                 free(holding)
-            console.print(f"Freed {size}; scores, responses and settings are all in the database.")
+            console.print(f"Freed {size}. The database still has all scores, responses and settings.")
         else:
-            console.print(f"Nothing was deleted. To free {size}: add --yes")
+            console.print(f"Nothing was deleted. To free {size}, add --yes.")
     return OK
 
 
 def _agreed(console: Console, size: str) -> bool:
     try:
         return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
-    except EOFError:  # nobody is there to be asked
+    except EOFError:  # standard input is closed
         return False
 
 
-def _table(study: str, found: list[Holding]) -> Table:
+def _table(study: str, held: list[Holding]) -> Table:
     table = Table(title=f"Study {study} on disk", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("size", justify="right")
     table.add_column("can be freed")
-    for holding in found:
+    for holding in held:
         table.add_row(holding.kind, markdown.size(holding.num_bytes), f"yes: {holding.free}" if holding.free else "no")
-    table.add_row("all", markdown.size(sum(holding.num_bytes for holding in found)), "")
+    table.add_row("all", markdown.size(sum(holding.num_bytes for holding in held)), "")
     return table

@@ -1,4 +1,4 @@
-"""What commands share: settings, the study's folder and store, its workers' placement, and how work is run to its end."""
+"""Shared by the commands: access to the study's folder and store, checks and placement, observers, the asyncio loop."""
 
 import asyncio
 import logging
@@ -38,24 +38,25 @@ from mathsft.workers.placement import Placement, Purpose, place
 Result = TypeVar("Result")
 
 EVERYTHING = ("",)
+"""The prefix of all settings."""
 SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
-"""The settings that all scores in one store share."""
+"""Prefixes of the settings that must be the same for all scores in one store."""
 
 
 def layout_of(loaded: Loaded) -> StudyLayout:
-    """Return where all that the study produces lies."""
+    """Return the layout of the folder with the study's results."""
     return StudyLayout(results_folder(loaded.study_path).absolute())
 
 
 def require_database(loaded: Loaded, layout: StudyLayout, same_settings: Sequence[str]) -> None:
-    """Raise UserError, saying what to run first, where the study has no database yet."""
+    """Raise UserError with the command to run first if the study has no database yet."""
     if not layout.database.exists():
         raise UserError(no_winner(loaded, same_settings))
 
 
 @contextmanager
 def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore]:
-    """Hold the study's folder and open its store."""
+    """Lock the study's folder and open its store."""
     with locked(layout):
         store = StudyStore.open(layout.database_url, loaded.study_name)
         try:
@@ -66,7 +67,7 @@ def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore]:
 
 @contextmanager
 def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore | None]:
-    """Open the store to read, beside a driver that may be at work there; None where the study has not begun."""
+    """Open the store without a lock, since a driver may be running there; None if the study has not begun."""
     if not layout.database.exists():
         yield None
         return
@@ -79,7 +80,7 @@ def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a study's workers start from."""
+    """The base model, the problems and the placement with which a study's workers start."""
 
     model_folder: Path
     pools: Pools
@@ -87,7 +88,7 @@ class Prepared:
 
 
 def prepared(opening: Opening, layout: StudyLayout, store: StudyStore, purpose: Purpose) -> Prepared:
-    """Check what can be checked before a worker starts, and decide who works where."""
+    """Check model and data before a worker starts, record the problems, and choose the placement."""
     log_to(layout.log("driver"))
     loaded, heartbeat = opening.loaded, opening.heartbeat
     _check_name(layout.root)
@@ -106,7 +107,7 @@ def prepared(opening: Opening, layout: StudyLayout, store: StudyStore, purpose: 
 
 
 def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
-    """Return the data; UserError where the base model, a local folder by now, cannot be trained or served on them."""
+    """Return the data; raise UserError if the base model, a local folder, cannot be trained or served on them."""
     data = load_data(experiment.data)
     problems = [problem for pool in data.pools.values() for problem in pool]
     check_model(Path(experiment.model.path), experiment, problems, on_cpu=not machine.cuda)
@@ -114,27 +115,27 @@ def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
 
 
 def _check_name(folder: Path) -> None:
-    """Raise UserError for a folder whose name Python could not decode: databases and weights in it would not be found."""
+    """Raise UserError if Python could not decode the folder's name, since databases and weights would not be found there."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{folder}: this locale's encoding ({sys.getfilesystemencoding()}) lacks characters of that name; set "
-            "LC_ALL=C.UTF-8 and no PYTHONUTF8, or work in another folder"
+            f"{folder}: the encoding of this locale ({sys.getfilesystemencoding()}) lacks characters of this name; set "
+            "LC_ALL=C.UTF-8 and unset PYTHONUTF8, or work in another folder"
         ) from None
 
 
 def placement_for(
     machine: Machine, experiment: Experiment, layout: StudyLayout, purpose: Purpose, ranks: int | None = None
 ) -> Placement:
-    """Return who works where, given how much memory is free now; the experiment's model is local."""
+    """Return the placement for the memory that is free now; the experiment's model is a local folder."""
     is_short = is_memory_short(experiment, Path(experiment.model.path), machine.free_memory_bytes)
     return place(machine, experiment, layout, purpose, ranks, memory_is_short=is_short)
 
 
 @contextmanager
 def observed(opening: Opening, layout: StudyLayout, store: StudyStore, ready: Prepared) -> Iterator[None]:
-    """Have what the store hears shown on the terminal and in W&B, timed, and every run given its provenance."""
+    """Add the store's observers: they record provenances and worker times, and show progress on the terminal and in W&B."""
     loaded, heartbeat = opening.loaded, opening.heartbeat
     with ExitStack() as stack:
         store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
@@ -144,7 +145,7 @@ def observed(opening: Opening, layout: StudyLayout, store: StudyStore, ready: Pr
             stack.callback(_close, wandb, heartbeat)
             store.observers.append(wandb)
         stack.enter_context(warnings_told(heartbeat))
-        stack.enter_context(heartbeat.during("preparing what comes next"))
+        stack.enter_context(heartbeat.during("preparing the next step"))
         live = stack.enter_context(LiveProgress(heartbeat, store, loaded.study.num_trials))
         store.observers.append(live)
         yield
@@ -156,14 +157,14 @@ def _close(wandb: WandbObserver, heartbeat: Heartbeat) -> None:
 
 
 def with_local_model(experiment: Experiment, heartbeat: Heartbeat) -> Experiment:
-    """Return the experiment with its model's name resolved to a local folder."""
+    """Return the experiment with its model resolved to a local folder."""
     with heartbeat.during(resolving(experiment.model.path)):
         folder = str(resolve_model(experiment.model.path))
     return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
 
 
 def log_to(path: Path) -> None:
-    """Send this process's log to a file: the terminal is for what its user wants to know."""
+    """Send this process's log to a file, so that it does not disturb the terminal."""
     path.parent.mkdir(exist_ok=True)
     logging.basicConfig(
         filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
@@ -171,7 +172,7 @@ def log_to(path: Path) -> None:
 
 
 def run_to_end(work: Coroutine[None, None, Result]) -> Result:
-    """Run to the end; Ctrl-C and SIGTERM cancel cleanly, and of a group of errors the one that a user can mend comes out."""
+    """Run a coroutine; Ctrl-C and SIGTERM cancel it cleanly. Of a group of errors raise the UserError, else the first."""
 
     async def until_terminated() -> Result:
         task = asyncio.current_task()
@@ -197,5 +198,5 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 def no_winner(loaded: Loaded, same_settings: Sequence[str]) -> str:
-    """Return the line that says what to run before a final run."""
+    """Return the error text with the command to run before a final run."""
     return f"study {loaded.study_name} has no winner yet; run first: {command('study', *same_settings)}"

@@ -1,4 +1,4 @@
-"""mathsft config: the resolved settings, or every setting there is."""
+"""mathsft config: prints the resolved settings, or the schema of all settings."""
 
 import argparse
 
@@ -14,7 +14,7 @@ from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the resolved settings, or every setting there is."""
+    """Print the resolved settings, or the schema of all settings."""
     console = open_console()
     if arguments.schema:
         table = Table("setting", "type", "default", "meaning")

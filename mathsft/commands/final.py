@@ -1,4 +1,4 @@
-"""mathsft final: from settings to a full run and how it went."""
+"""mathsft final: trains the full run and prints its results."""
 
 import argparse
 import shutil
@@ -42,11 +42,11 @@ from mathsft.store.study_store import StudyStore
 
 
 def run(arguments: argparse.Namespace, opening: Opening) -> int:
-    """Train the full run and print how it went."""
+    """Train the full run and print its results."""
     console, machine, loaded = opening.console, opening.machine, opening.loaded
     layout, same_settings = layout_of(loaded), settings_options(arguments, machine)
     if arguments.horizon == "adjust" and not arguments.from_best:
-        raise UserError("--horizon adjust moves the learning rate that won the study: use it with --from-best")
+        raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
     if arguments.from_best:
         require_database(loaded, layout, same_settings)
     with opened(loaded, layout) as store:
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
         plan = final_plan(loaded.study.final, ready.placement.max_unscored)
         run = final_run(experiment, overrides, plan, loaded.study.seed)
-        if goes_on := _goes_on(store, run.name):
-            console.print(goes_on)
+        if resumed := _resumed(store, run.name):
+            console.print(resumed)
         console.print(_disk(loaded.study.final, ready.model_folder, layout))
         with (
             observed(opening, layout, store, ready),
@@ -80,21 +80,22 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
             exported = _exported(run, store, layout) if run.state == "finished" else None
         console.print(progression_table(store, run), ledger_table(cost_ledger(store)))
     if run.state != "finished":
-        console.print(f"{run.name} {run.state}: {run.reason}\nIts workers' logs: {layout.logs}")
+        console.print(f"{run.name} {run.state}: {run.reason}\nLogs of the workers: {layout.logs}")
         return FAILED
     console.print(concluded)
     if chosen is not None:
         console.print(best_words(chosen))
-    console.print(f"Report: {report}", f"Weights, a Hugging Face folder with a model card: {exported}", sep="\n")
+    console.print(f"Report: {report}", f"Weights (a Hugging Face folder with a model card): {exported}", sep="\n")
     return OK
 
 
 def _adjusted(loaded: Loaded, promotion: Promotion | None, store: StudyStore, console: Console) -> dict[str, Scalar]:
-    """Return the learning rate for a run of this length as the study's horizon says, and say so."""
+    """Return the learning rate that the study's horizon predicts for a run of this length, and print it."""
     horizon = horizon_of(store, loaded.study.final.num_examples)
     if horizon is None or promotion is None:
         raise UserError(
-            "--horizon adjust: the study's runs at two lengths do not show how the best learning rate moves"
+            "--horizon adjust: the study's runs at two lengths do not show whether the best learning rate depends on the "
+            "length; drop the flag"
             if recorded_horizon(store)
             else "--horizon adjust: the study has no runs at two lengths; set horizon.num_examples in the study file, below "
             "trial.num_examples, and run the study again"
@@ -102,39 +103,39 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, store: StudyStore, co
     rate = horizon.learning_rate
     console.print(
         f"Learning rate {rate.middle:.3g} ({rate.low:.3g} – {rate.high:.3g}) for {horizon.num_examples:,} examples; "
-        f"promoted was {promotion.overrides[LEARNING_RATE]:.3g}"
+        f"the promoted trial had {promotion.overrides[LEARNING_RATE]:.3g}"
     )
     return {LEARNING_RATE: rate.middle}
 
 
-def _goes_on(store: StudyStore, name: str) -> str:
-    """Return how far the run came before; empty for one that begins, or that has ended."""
-    known, steps = store.run(name), store.metrics(name)
-    if known is None or known.state != "running":
+def _resumed(store: StudyStore, name: str) -> str:
+    """Return a line with the progress of a run that is resumed; empty for a new or an ended run."""
+    recorded, steps = store.run(name), store.metrics(name)
+    if recorded is None or recorded.state != "running":
         return ""
     published = [checkpoint.step for checkpoint in store.checkpoints(name)]
-    scored = store.scores(name, known.plan.pool)
+    scored = store.scores(name, recorded.plan.pool)
     return (
-        f"{name} goes on: it was trained to step {steps[-1].step if steps else 0} of {known.num_steps}, its last "
-        f"checkpoint is of step {max(published, default=0)}, and {len(scored)} of {len(known.plan.eval_points)} checkpoints "
-        "are scored"
+        f"{name} is resumed: it was trained to step {steps[-1].step if steps else 0} of {recorded.num_steps}, its last "
+        f"checkpoint has step {max(published, default=0)}, and {len(scored)} of {len(recorded.plan.eval_points)} "
+        "checkpoints are scored"
     )
 
 
 def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> str:
-    """Return what the run is predicted to take on disk, and how much there is."""
+    """Return a line with the run's predicted disk use and the free disk space."""
     predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(layout.root).free
-    said = (
-        f"Disk: up to {markdown.size(predicted.most_bytes)} while it goes on, {markdown.size(predicted.kept_bytes)} when "
-        f"it is over ({predicted.num_kept} checkpoints stay); {markdown.size(num_free)} are free"
+    line = (
+        f"Disk: up to {markdown.size(predicted.most_bytes)} during the run, {markdown.size(predicted.kept_bytes)} after it "
+        f"({predicted.num_kept} checkpoints are kept); {markdown.size(num_free)} are free"
     )
     if num_free > predicted.most_bytes:
-        return said
-    return f"{said}, which may not be enough: free some, or set fewer final.eval_points"
+        return line
+    return f"{line}, which may not be enough: free some disk space, or set fewer final.eval_points"
 
 
 def _exported(run: Run, store: StudyStore, layout: StudyLayout) -> Path:
-    """Write the model cards of the best and the last checkpoint, which both are kept; return the best one's folder."""
+    """Write model cards for the best and the last checkpoint, which are both kept; return the best checkpoint's folder."""
     validated = store.scores(run.name, run.plan.pool)
     folders = {}
     for step in {best_step(validated), validated[-1].step}:

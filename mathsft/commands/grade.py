@@ -1,4 +1,4 @@
-"""mathsft grade: a file of answers or responses in, verdicts out; the grader alone, without study or model."""
+"""mathsft grade: grades a file of answers or responses, without a study or a model."""
 
 import argparse
 import json
@@ -23,17 +23,17 @@ from mathsft.errors import OK, UserError
 from mathsft.records import Category
 
 NUM_AT_ONCE = 500
-"""Lines between two movements of the progress bar."""
+"""Lines between two updates of the progress bar."""
 
 MAX_MISTAKES = 10
-"""Bad lines that are shown; the others are counted."""
+"""Number of bad lines that are shown; further ones are only counted."""
 
 GOLD_KINDS = ("answer", "math_solution", "gsm8k_solution")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One line of input, its gold answer extracted."""
+    """One line of input with its extracted gold answer."""
 
     id: str | int
     gold: str
@@ -55,14 +55,14 @@ class Outcome:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Grade the file's lines, write one verdict for each, and show how many there are of each kind.
+    """Grade the file's lines, write one verdict per line, and print the counts by category.
 
-    Bad lines cost no other line its verdict: UserError names them when all else is done.
+    All good lines are graded; then UserError names the bad lines.
     """
     console = Console(stderr=True, highlight=False)
     out = Path(arguments.out) if arguments.out else None
     if out and (out.is_dir() or not os.access(out.parent, os.W_OK)):
-        raise UserError(f"--out {out}: no file can be written there; name another one")
+        raise UserError(f"--out {out}: no file can be written there; name another file")
     items, mistakes = _read(arguments.file)
     outcomes: list[Outcome] = []
     strict: list[Category] = []
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(file: str) -> tuple[list[Item], list[str]]:
-    """Return the items of all lines that are not blank, and what is wrong with the lines that hold none."""
+    """Return the items of all good lines, and one error text for each bad line; blank lines are skipped."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
@@ -103,12 +103,12 @@ def _json(line: bytes) -> object:
     try:
         row: object = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{_excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8") from None
+        raise ValueError(f"{_excerpt(line)} is not JSON ({error}); write one JSON object per line, in UTF-8") from None
     return row
 
 
 def _item(row: object) -> Item:
-    """Return the line's item; ValueError says what is wrong with it."""
+    """Return the line's item; raise ValueError for a bad line."""
     if not isinstance(row, dict):
         raise ValueError(f"the line is {_excerpt(row)}; write a JSON object with id, gold, and answer or response")
     if not isinstance(row.get("id"), str | int):
@@ -143,28 +143,30 @@ def _excerpt(value: object) -> str:
 def _judge(grader: Grader, items: Sequence[Item]) -> Iterator[tuple[Outcome, Category]]:
     """Yield each item's outcome, and its category under the strict format rule."""
     graded = iter(
-        grader.grade([Completion(one.text, one.finish_reason, one.gold) for one in items if one.finish_reason is not None])
+        grader.grade(
+            [Completion(item.text, item.finish_reason, item.gold) for item in items if item.finish_reason is not None]
+        )
     )
-    rulings = iter(grader.compare([Pair(one.text, one.gold) for one in items if one.finish_reason is None]))
+    rulings = iter(grader.compare([Pair(item.text, item.gold) for item in items if item.finish_reason is None]))
     for item in items:
         yield _of_answer(item, next(rulings)) if item.finish_reason is None else _of_response(item, next(graded))
 
 
 def _of_answer(item: Item, ruling: Ruling) -> tuple[Outcome, Category]:
-    found = category(ruling)
-    return Outcome(item.id, found, ruling.is_equal, None, ruling.reason, round(ruling.seconds, 6)), found
+    name = category(ruling)
+    return Outcome(item.id, name, ruling.is_equal, None, ruling.reason, round(ruling.seconds, 6)), name
 
 
 def _of_response(item: Item, graded: Graded) -> tuple[Outcome, Category]:
-    found = graded.verdict.category
-    correct = None if found == "ungraded" else found == "correct"
+    name = graded.verdict.category
+    correct = None if name == "ungraded" else name == "correct"
     reason, seconds = graded.verdict.reason, round(graded.seconds, 6)
-    outcome = Outcome(item.id, found, correct, found != "format_failure", reason, seconds)
-    return outcome, graded.verdict.category if graded.is_strict else "format_failure"
+    outcome = Outcome(item.id, name, correct, name != "format_failure", reason, seconds)
+    return outcome, name if graded.is_strict else "format_failure"
 
 
 def _write(text: str, out: Path | None) -> None:
-    """Write the whole text, or leave the file as it was."""
+    """Write the text; after an error the file is as it was before."""
     if out is None:
         sys.stdout.write(text)
         return
@@ -179,7 +181,7 @@ def _write(text: str, out: Path | None) -> None:
 
 
 def _table(outcomes: Sequence[Outcome], strict: Sequence[Category]) -> Table:
-    """Return the counts by category, with the reasons below each."""
+    """Return a table of the counts by category, each with its reasons."""
     slowest = max(outcomes, key=lambda outcome: outcome.seconds, default=None)
     title = f"Lines: {len(outcomes):,}" + (f"; the slowest, {slowest.id!r}, took {slowest.seconds:.2g} s" if slowest else "")
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)

@@ -1,4 +1,4 @@
-"""How a command begins: its terminal, its settings and its first line, before anything is imported that takes long."""
+"""Begins a command: opens the terminal, loads the settings and writes the first line, before any slow import."""
 
 import argparse
 import os
@@ -16,12 +16,12 @@ from mathsft.workers.machine import Machine, detect_machine
 WIDTH = 110
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
 NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-"""The heartbeat says what is waited for; bars of libraries would be drawn into its line."""
+"""Variables that turn off the progress bars of libraries, which would overwrite the heartbeat's line."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a study and a final run begin with."""
+    """The machine, the settings and the heartbeat with which a study or a final run begins."""
 
     machine: Machine
     loaded: Loaded
@@ -35,7 +35,7 @@ class Opening:
 
 @contextmanager
 def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
-    """Load the settings and write the first line; from then on the terminal is never silent for long."""
+    """Load the settings and write the first line; the heartbeat shows the activities while the body runs."""
     for name in NO_BARS:
         os.environ.setdefault(name, "1")
     machine, heartbeat = detect_machine(), Heartbeat(open_console())
@@ -48,19 +48,19 @@ def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
 
 
 def open_console() -> Console:
-    """Return the terminal, or lines wide enough for the tables where the output goes elsewhere."""
+    """Return a console on stdout; if that is no terminal, its lines are wide enough for the tables."""
     if sys.stdout.isatty():
         return Console(soft_wrap=True, highlight=False)
-    return Console(soft_wrap=True, highlight=False, width=WIDTH, force_interactive=False)  # whatever FORCE_COLOR says
+    return Console(soft_wrap=True, highlight=False, width=WIDTH, force_interactive=False)  # also with FORCE_COLOR
 
 
 def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> Loaded:
-    """Load the settings; without --study take the one that fits the machine, saying so."""
+    """Load the settings; without --study choose the study for this machine, and print its name."""
     name = arguments.study or _default_study(machine)
     if arguments.study is None and machine.cuda:
-        console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (the small one: --study {QUICKSTART})")
+        console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (small model: --study {QUICKSTART})")
     elif arguments.study is None:
-        console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (the real one: --study {REAL})")
+        console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (full size: --study {REAL})")
     assignments = list(arguments.set)
     flags = {
         "trials": "num_trials",
@@ -79,7 +79,7 @@ def _default_study(machine: Machine) -> str:
 
 
 def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[str]:
-    """Return the options with which another command reads the same settings; nothing where they are the default ones."""
+    """Return the options that give another command the same settings; empty for the default settings."""
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
     for assignment in arguments.set:

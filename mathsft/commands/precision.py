@@ -1,4 +1,4 @@
-"""Replaces training.precision "auto" by what a study computes in, once, and says what emulated bf16 costs."""
+"""Replaces training.precision "auto" by the study's precision, and warns when bf16 is emulated."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from mathsft.workers.machine import Machine
 
 ENGINE_PRECISION = "evaluation.precision"
 MEASURE = (sys.executable, "-m", "mathsft.training.meter.gemm")
-"""A process of its own: the driver imports no torch."""
+"""Runs in a separate process, because the driver does not import torch."""
 
 
 def with_precision(loaded: Loaded, machine: Machine, store: StudyStore | None) -> Loaded:
-    """Return the settings with "auto" resolved: as the study began where it has runs, else as this machine computes best.
+    """Return the settings with "auto" resolved: to the precision of the study's runs, else to the best of this machine.
 
-    A study therefore keeps its precision on whatever machine it goes on.
+    A study therefore keeps its precision when it continues on another machine.
     """
     if loaded.experiment.training.precision != AUTO:
         return loaded
@@ -38,7 +38,7 @@ def with_precision(loaded: Loaded, machine: Machine, store: StudyStore | None) -
 
 
 def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:
-    """Return the settings with evaluation.precision as the engine will have it: for showing, since placement decides it."""
+    """Return the settings with evaluation.precision resolved, for display only: placement sets the engine's precision."""
     if loaded.experiment.evaluation.precision != AUTO:
         return loaded
     precision, reason = (
@@ -52,7 +52,7 @@ def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:
 
 
 def warn_if_emulated(loaded: Loaded, machine: Machine, console: Console) -> None:
-    """Print one line where a run will compute in bf16 on hardware that only emulates it; the user's choice is obeyed."""
+    """Print one line if a run will compute in bf16 on hardware that only emulates it; the setting is not changed."""
     searched = loaded.study.search.get(PRECISION)
     tried = searched.choices if isinstance(searched, Choices) else (loaded.experiment.training.precision,)
     if "bf16" not in tried or machine.multiplies_bf16:
@@ -65,7 +65,7 @@ def warn_if_emulated(loaded: Loaded, machine: Machine, console: Console) -> None
 
 
 def _times_slower() -> float:
-    """Return how many times as long a matrix product takes in bf16 as in fp32, on one thread of this CPU."""
+    """Return the time of a matrix product in bf16 divided by its time in fp32, on one thread of this CPU."""
     done = subprocess.run(MEASURE, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     rates = json.loads(done.stdout)
     return float(rates["fp32"] / rates["bf16"])

@@ -1,4 +1,4 @@
-"""What a study here is predicted to take, and what that rests on: its own trials, else a measurement of some seconds."""
+"""Predicts a study's time, disk and memory on this machine, from its own trials or else from a short measurement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from mathsft.workers.placement import Placement
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is left of a study, and its final run, will take; basis says in words what the times rest on."""
+    """What the rest of a study and its final run are predicted to need."""
 
     experiment: Experiment
-    """With a local model."""
+    """Its model is a local folder."""
     placement: Placement
     time: StudyTime
     final_seconds: float
     footprint: Footprint
     basis: str
+    """What the predicted times are based on, in words."""
     quality: Quality
-    """Of the data."""
 
 
 def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -> Prediction:
-    """Predict what the study, whose precision is resolved, will take here."""
+    """Predict what the study needs on this machine; its precision is already resolved."""
     loaded, machine = opening.loaded, opening.machine
     config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
     data = checked_data(experiment, machine)
@@ -63,23 +63,24 @@ def _costs(
     store: StudyStore | None,
     heartbeat: Heartbeat,
 ) -> tuple[Costs, str]:
-    """Return the costs of the study's parts, and what they rest on."""
+    """Return the costs of the study's parts, and what they are based on, in words."""
     if store is not None and (past := past_costs(store)):
         return past, "this study's own trials"
     trainer, num_search = placement.trainers[0], len(pools["search"])
     num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)
     heartbeat.console.print(
-        "Measuring how fast this computer trains and generates: some steps and forward passes, about ten seconds"
+        "Measuring the speed of training and generating on this machine: a few steps and forward passes, about ten seconds"
     )
     try:
         with heartbeat.during("measuring"):
             speeds = run_to_end(measured_speeds(trainer, pools["train"], batch_sizes(config, experiment), num_at_once))
         basis = (
-            f"measured now: training {speeds.step_seconds * 1e3:,.1f} ms a step and {speeds.example_seconds * 1e3:,.1f} ms "
-            f"an example, generating {speeds.decoded_token_seconds * 1e3:,.2f} ms a token and what vLLM adds"
+            f"a measurement just now: training takes {speeds.step_seconds * 1e3:,.1f} ms per step plus "
+            f"{speeds.example_seconds * 1e3:,.1f} ms per example, generating takes "
+            f"{speeds.decoded_token_seconds * 1e3:,.2f} ms per token plus the overhead of vLLM"
         )
     except NotMeasuredError as error:
         num_parameters, _ = model_size(Path(experiment.model.path))
         speeds = assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.hardware)
-        basis = f"the model's size and an assumed rate, a guess: measuring failed ({error})"
+        basis = f"a guess from the model's size and an assumed speed: measuring failed ({error})"
     return expected_costs(config, experiment, speeds, num_search), basis

@@ -1,4 +1,4 @@
-"""mathsft replay: trains a recorded run again and tells whether loss curve and scores agree; records nothing."""
+"""mathsft replay: trains a recorded run again and compares losses, weights and responses with the record."""
 
 import argparse
 from pathlib import Path
@@ -27,20 +27,20 @@ from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Replay a run in a temporary folder inside the study's, and print how it compares."""
+    """Replay a run in a temporary folder inside the study's folder, and print the comparison."""
     console = open_console()
     with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), opened_to_read(arguments.study) as recorded:
         run = find_run(recorded, arguments.run)
         provenance = recorded.provenance(run.name)
         if run.state in ("running", "failed") or provenance is None:
-            raise UserError(f"{run.name} cannot be replayed: it is {run.state}; only what ended can be compared")
+            raise UserError(f"{run.name} cannot be replayed: it is {run.state}; choose an ended run that has a provenance")
         local = with_local_model(run.experiment, heartbeat)
         folder = study_folder(arguments.study).absolute()
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
             layout = StudyLayout(Path(scratch))
             log_to(layout.log("driver"))
-            # A run's seed and plan are its own; a final run's placement has the one trainer that a replay needs. Only final
-            # runs had ranks, and with another number of them sums are rounded otherwise.
+            # Placed as a final run, because a replay needs one trainer. Only final runs have several ranks, and a different
+            # number of ranks rounds sums differently.
             ranks = None if run.kind == "final" else 1
             placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
@@ -61,28 +61,28 @@ def run(arguments: argparse.Namespace) -> int:
 def _conclude(run: Run, compared: Comparison, differing: list[str], console: Console) -> int:
     console.print(_table(compared))
     if differing:
-        console.print("Not as it was then:", *(f"  {line}" for line in differing), sep="\n")
+        console.print("Differences from the recorded provenance:", *(f"  {line}" for line in differing), sep="\n")
     if compared.agrees:
         console.print(f"{run.name} agrees to the bit: {compared.num_steps} losses, all weights and all responses.")
         return OK
     where = f"from step {compared.first_other_step} on" if compared.first_other_step else "at no step"
     console.print(
-        f"{run.name} does not agree to the bit: losses differ {where}, by at most {compared.max_loss_difference:.2g}; it is "
-        f"{compared.replayed_state}, and was {compared.state}."
+        f"{run.name} does not agree to the bit: losses differ {where}, by at most {compared.max_loss_difference:.2g}; the "
+        f"replay is {compared.replayed_state}, the recorded run is {compared.state}."
     )
     return FAILED
 
 
 def _table(compared: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for header in ("step", "accuracy then", "accuracy now", "weights", "responses that differ"):
+    for header in ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ"):
         table.add_column(header, justify="right")
     for score in compared.scores:
         table.add_row(
             str(score.step),
             f"{score.accuracy:.1%}",
             f"{score.replayed_accuracy:.1%}",
-            "equal" if score.has_same_weights else "other",
+            "equal" if score.has_same_weights else "different",
             f"{score.num_other_responses} of {score.num_responses}",
         )
     return table

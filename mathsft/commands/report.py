@@ -1,4 +1,4 @@
-"""mathsft report: a study's report, written anew from its database."""
+"""mathsft report: writes a study's report again from its database."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from mathsft.workers.machine import detect_machine
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a study's report anew from its database."""
+    """Write a study's report again from its database."""
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
     layout = layout_of(loaded)

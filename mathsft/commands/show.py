@@ -1,4 +1,4 @@
-"""mathsft show: all studies, one study's trials, one run and its responses, from the database; writes nothing."""
+"""mathsft show: prints all studies, one study's trials, or one run and its responses, from the database."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ from mathsft.streams import readable
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show what was asked for: everything, a study, a run, or its responses."""
+    """Print all studies, a study, a run, or its responses."""
     console = open_console()
     if arguments.study is None:
         return _show_studies(console, arguments.json)
@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def opened_to_read(study: str) -> Iterator[StudyStore]:
-    """Open the store of a study given by name, file or folder, beside a driver that may be at work there."""
+    """Open the store of a study, given by name, file or folder, without a lock: a driver may be running there."""
     layout = StudyLayout(study_folder(study).absolute())
     if not layout.database.exists():
-        known = ", ".join(known.root.name for known in StudyLayout.all_in(STUDIES)) or "none yet"
-        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {known}")
+        names = ", ".join(other.root.name for other in StudyLayout.all_in(STUDIES)) or "none yet"
+        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {names}")
     store = StudyStore.open(layout.database_url, layout.root.name)
     try:
         yield store
@@ -60,7 +60,7 @@ def opened_to_read(study: str) -> Iterator[StudyStore]:
 
 
 def study_folder(study: str) -> Path:
-    """Return the folder of a study's results, from its name, its file or the folder itself."""
+    """Return the folder of a study's results; the study is given by name, file or folder."""
     path = Path(study)
     if path.suffix in (".yaml", ".yml"):
         return results_folder(path)
@@ -86,7 +86,7 @@ def _show_studies(console: Console, as_json: bool) -> int:
     if as_json:
         return _print_json(console, [asdict(summary) for summary in summaries])
     if not summaries:
-        console.print(f"There is no study with results in {STUDIES.absolute()} yet. Begin with: {command('study')}")
+        console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
     console.print(studies_table(summaries))
     console.print(f"Next: {command('show', summaries[0].study)}")
@@ -118,9 +118,9 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
     analyses = analyse_run(store, run.name, pool)
     if arguments.step is not None:
         score = _score_at(store, run, pool, arguments.step)
-        analyses = [one for one in analyses if one.step <= score.step]
+        analyses = [analysis for analysis in analyses if analysis.step <= score.step]
     if arguments.json:
-        return _print_json(console, {**asdict(run), "checkpoints": [asdict(one) for one in analyses]})
+        return _print_json(console, {**asdict(run), "checkpoints": [asdict(analysis) for analysis in analyses]})
     last = store.score(run.name, analyses[-1].step, pool) if analyses else None
     problems = store.problems()
     responses = store.responses(last) if last else []
@@ -149,21 +149,21 @@ def _show_responses(store: StudyStore, run: Run, pool: str, arguments: argparse.
 
 
 def _score_at(store: StudyStore, run: Run, pool: str, step: int | None) -> Score:
-    """Return the run's score at a step, the last one where none is given."""
+    """Return the run's score at a step; the last score if no step is given."""
     scores = store.scores(run.name, pool)
     if not scores:
         pools = sorted({score.pool for score in store.scores(run.name)})
         raise UserError(f"{run.name} has no score on the pool {pool!r}; it has scores on: {', '.join(pools) or 'none yet'}")
-    found = scores[-1] if step is None else next((score for score in scores if score.step == step), None)
-    if found is None:
+    chosen = scores[-1] if step is None else next((score for score in scores if score.step == step), None)
+    if chosen is None:
         steps = ", ".join(str(score.step) for score in scores)
-        raise UserError(f"--step {step}: {run.name} has no score there on the pool {pool}; its steps: {steps}")
-    return found
+        raise UserError(f"--step {step}: {run.name} has no score at this step on the pool {pool}; its steps: {steps}")
+    return chosen
 
 
-def _contains(response: Response, problem: Problem | None, wanted: str) -> bool:
-    asked = f"{problem.problem}\n{problem.answer}" if problem is not None else ""
-    return wanted.casefold() in f"{response.problem_id}\n{asked}\n{response.text}".casefold()
+def _contains(response: Response, problem: Problem | None, text: str) -> bool:
+    problem_text = f"{problem.problem}\n{problem.answer}" if problem is not None else ""
+    return text.casefold() in f"{response.problem_id}\n{problem_text}\n{response.text}".casefold()
 
 
 def _score_facts(score: Score) -> dict[str, Any]:
@@ -171,17 +171,17 @@ def _score_facts(score: Score) -> dict[str, Any]:
 
 
 class _Pager(SystemPager):
-    """The system's pager, whose own replacements for what the encoding cannot show are hard to read."""
+    """The system's pager, with this project's readable replacements for characters that the encoding lacks."""
 
     def show(self, content: str) -> None:
         super().show(readable(content, sys.stdout.encoding))
 
 
 def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
-    """Print, page by page where a person looks at it."""
+    """Print the parts; on a terminal through the pager."""
     pager = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
     pages: AbstractContextManager[Any] = pager
-    with raising(), pages:  # Ctrl-C is the pager's, which pydoc waits for
+    with raising(), pages:  # Ctrl-C is for the pager, and pydoc waits for its end
         for part in parts:
             console.print(part, markup=False, soft_wrap=False)
 

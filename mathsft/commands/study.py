@@ -1,4 +1,4 @@
-"""mathsft study: from settings to a promotion, or to what the study would cost."""
+"""mathsft study: runs a study to its promotion, or predicts its costs (--dry-run)."""
 
 import argparse
 import shlex
@@ -46,7 +46,7 @@ from mathsft.study.stages import is_over, promote, run_study, trial_plan
 
 
 def run(arguments: argparse.Namespace, opening: Opening) -> int:
-    """Run a study to its promotion, or say what it would cost."""
+    """Run a study to its promotion, or predict its costs."""
     console, machine, loaded = opening.console, opening.machine, opening.loaded
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
             promotion = promote(rule, store, layout)
         with opening.heartbeat.during("writing the report"):
             report = write_report(store, layout)
-            ahead = horizon_words(store, config.final.num_examples)
+            advice = horizon_words(store, config.final.num_examples)
         console.print(study_table(store))
     if promotion is None:
         console.print(
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),
-        *([ahead] if ahead else []),
+        *([advice] if advice else []),
         f"Report: {report}",
         sep="\n",
     )
@@ -96,18 +96,18 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
 
 
 def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Scalar]]:
-    """Return the best settings of another study that this one can try."""
+    """Return another study's best settings that lie in this study's ranges."""
     if study is None:
         return []
     with opened_to_read(study) as other:
-        found = best_settings(other, config.search)
-    if not found:
+        settings = best_settings(other, config.search)
+    if not settings:
         raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
-    return found
+    return settings
 
 
 def _dry_run(opening: Opening) -> int:
-    """Print what would run, and its predicted cost."""
+    """Print what would run, and its predicted costs."""
     console, machine, layout = opening.console, opening.machine, layout_of(opening.loaded)
     with opened_if_begun(opening.loaded, layout) as store:
         loaded = with_precision(opening.loaded, machine, store)
@@ -123,7 +123,7 @@ def _dry_run(opening: Opening) -> int:
         ("devices", prediction.placement.description),
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),
         ("time", f"about {_duration(prediction.time.total)}: {_parts(prediction.time)}"),
-        ("", f"from {prediction.basis}"),
+        ("", f"based on {prediction.basis}"),
         ("disk", f"up to {_size(taken.disk_bytes)} of weights and training states in {layout.root}"),
         ("final run", f"about {_duration(prediction.final_seconds)}; {_final_disk(taken.final_disk)}"),
         (
@@ -148,8 +148,8 @@ def _parts(time: StudyTime) -> str:
 
 def _final_disk(predicted: FinalDisk) -> str:
     return (
-        f"up to {_size(predicted.most_bytes)} of disk while it goes on, {_size(predicted.kept_bytes)} when it is over "
-        f"({predicted.num_kept} checkpoints stay)"
+        f"up to {_size(predicted.most_bytes)} of disk during the run, {_size(predicted.kept_bytes)} after it "
+        f"({predicted.num_kept} checkpoints are kept)"
     )
 
 

@@ -1,1 +1,1 @@
-"""Settings: their schema, and loading them from YAML files and overrides."""
+"""The schema of all settings, and loading them from YAML files and the command line."""

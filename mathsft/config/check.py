@@ -1,7 +1,7 @@
-"""Turns plain values into checked settings, or into one readable line per problem.
+"""Checks plain values against a section of the schema: returns the settings, or raises one readable line per problem.
 
-pydantic does the checking, strictly: 32.0 and true are no whole numbers. Its messages speak of inputs and models, so they
-are said again here in the user's words, with the file and line of the value.
+pydantic checks strictly: 32.0 and true are not whole numbers. Its messages are replaced by messages in the user's terms,
+with the file and the line of the value.
 """
 
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ _EXPECTED = {
     "less_than_equal": "must be at most {le:g}",
     "less_than": "must be below {lt:g}",
 }
-"""What to say for pydantic's types of error, before the offending value."""
+"""pydantic's type of error -> the message, which the offending value follows."""
 
 
 def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str], whole: str) -> SettingsT:
-    """Return the settings, or raise a UserError of one line per problem.
+    """Return the settings; raises a UserError with one line per problem.
 
-    `places` says where each dotted key was given ("file:line"); `whole` is the place of what has none, "" for nowhere.
+    `places` maps dotted keys to where they were given ("file:line"). `whole` is the place of all other keys; "" for none.
     """
     try:
         return section.model_validate(tree, strict=True)
@@ -48,12 +48,13 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
     for problem in problems:
         name = _name(problem, tree)
         place = _place(name, places, whole)
-        # A value that fits none of the types allowed for it is reported by pydantic once for each of them.
+        # pydantic reports a value that matches none of several allowed types once for each type.
         fits_none = name in lines and problem["type"].endswith("_type")
-        what = (
-            f"{name}: expected a number, text, true or false{_got(problem)}" if fits_none else _say(section, name, problem)
-        )
-        lines[name] = f"{place}: {what}" if place else what
+        if fits_none:
+            line = f"{name}: expected a number, text, true or false{_got(problem)}"
+        else:
+            line = _explain(section, name, problem)
+        lines[name] = f"{place}: {line}" if place else line
     raise UserError("\n".join(lines.values()))
 
 
@@ -69,7 +70,7 @@ def show(value: object) -> str:
 
 
 def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
-    """Return the dotted name of what the problem is about: pydantic's path without the names of its union's branches."""
+    """Return the dotted name of the setting with the problem: pydantic's path without the names of union branches."""
     inner: Any = tree
     parts: list[str] = []
     for part in problem["loc"]:
@@ -82,13 +83,13 @@ def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
 
 
 def _place(name: str, places: Mapping[str, str], whole: str) -> str:
-    """Return where the name was given, else the nearest section around it."""
+    """Return where the name was given, or else the place of its closest enclosing section."""
     while name and name not in places:
         name = name.rpartition(".")[0]
     return places.get(name, whole)
 
 
-def _say(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
+def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
@@ -103,7 +104,7 @@ def _say(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
             return f"{name}: type is missing; give type: float, int or categorical"
         case "union_tag_invalid":
             return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
-    if problem["type"] not in _EXPECTED:  # a constraint that is new to the schema
+    if problem["type"] not in _EXPECTED:  # the schema has a new kind of constraint
         return f"{name}: {problem['msg']}{_got(problem)}"
     return f"{name}: {_EXPECTED[problem['type']].format(**context)}{_got(problem)}"
 

@@ -1,7 +1,4 @@
-"""Describes settings as rows for the command line: all there are, and those of a study with where each came from.
-
-It renders nothing; cli does.
-"""
+"""Describes settings as rows of text: every setting of the schema, or the values of a study with the source of each."""
 
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -21,7 +18,7 @@ _WORDS: dict[Any, str] = {int: "whole number", float: "number", str: "text", boo
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One key of the schema."""
+    """One setting of the schema, as text."""
 
     name: str
     type: str
@@ -31,7 +28,7 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class ResolvedSetting:
-    """One setting of a study; source is "default", "file:line" or the flag that gave it."""
+    """The value of one setting of a study; source is "default", "file:line" or a flag such as "--set"."""
 
     name: str
     value: str
@@ -39,11 +36,11 @@ class ResolvedSetting:
 
 
 def schema_rows() -> list[SettingRow]:
-    """Return every setting of an experiment, then of a study."""
+    """Return every setting of an experiment, then every setting of a study."""
     rows: dict[str, SettingRow] = {}
     for setting in [*settings_of(Experiment), *settings_of(StudyConfig)]:
         type_text = _type_text(setting.field.annotation, setting.field)
-        if setting.name in rows and type_text not in rows[setting.name].type:  # a range's low is a number or a whole number
+        if setting.name in rows and type_text not in rows[setting.name].type:  # `low` is a number or a whole number
             type_text = f"{rows[setting.name].type} or {type_text}"
         default = "required" if setting.default is PydanticUndefined else _plain(setting.default)
         meaning = " ".join((setting.field.description or "").split())
@@ -52,7 +49,7 @@ def schema_rows() -> list[SettingRow]:
 
 
 def resolved_rows(loaded: Loaded) -> list[ResolvedSetting]:
-    """Return every setting's value in a loaded study, the study's first."""
+    """Return the value of every setting of a loaded study: the study's settings, then the experiment's."""
     values = {**flatten(loaded.study), **flatten(loaded.experiment)}
     return [ResolvedSetting(name, _plain(value), loaded.sources.get(name, "default")) for name, value in values.items()]
 
@@ -62,7 +59,7 @@ def _plain(value: object) -> str:
 
 
 def _type_text(annotation: Any, field: FieldInfo | None) -> str:
-    """Return a type in the user's words, with the field's limits."""
+    """Return a type in words, with the limits of the field."""
     arguments = get_args(annotation)
     match get_origin(annotation):
         case origin if origin is Literal:

@@ -1,7 +1,7 @@
-"""Reads one YAML file, or one value from the command line, into plain values and remembers the line of every key.
+"""Parses a YAML file, or a value from the command line, into plain values, with the line of every key.
 
-It knows nothing of settings. The dialect is YAML 1.2's core, so that 1e-5 is a number and `off` and `no` are text; a key
-given twice is an error, and nothing but plain values is ever built.
+The dialect is the core schema of YAML 1.2: 1e-5 is a number, `off` and `no` are text. A duplicate key is an error, and only
+null, true, false, numbers, text, lists and mappings are constructed.
 """
 
 import re
@@ -15,7 +15,7 @@ import yaml
 from mathsft.errors import UserError
 
 NestedSettings: TypeAlias = dict[str, Any]
-"""NestedSettings as read: nested dicts of plain values, with tuples for lists."""
+"""Nested dicts of plain values, as they are read from YAML, with tuples for lists."""
 
 _TAG = "tag:yaml.org,2002:"
 _PATTERNS = {
@@ -25,12 +25,12 @@ _PATTERNS = {
     "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+|[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+|\.inf)|\.nan",
 }
 _MAX_DEPTH = 20
-"""No setting lies nearly as deep; an anchor that holds itself would go on for ever."""
+"""Far deeper than any setting. The limit stops the recursion into an anchor that contains itself."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file of settings: its values, and dotted key -> "file:line"."""
+    """The values of a YAML file; places maps dotted keys to "file:line"."""
 
     path: str
     tree: NestedSettings
@@ -38,16 +38,16 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the core schema of YAML 1.2 in place of YAML 1.1's surprises."""
+    """PyYAML's safe loader with the core schema of YAML 1.2 instead of YAML 1.1's, which reads `no` as false."""
 
-    # None: patterns that are tried on every plain scalar, whatever its first character.
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class declares it as it is here
+    # Under the key None are the patterns for plain scalars with any first character.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
         None: [(_TAG + name, re.compile(rf"^(?:{pattern})$")) for name, pattern in _PATTERNS.items()]
     }
 
 
 class _MalformedError(Exception):
-    """What is wrong with the text, and in which line."""
+    """The text is not valid; the message is the reason."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -55,7 +55,7 @@ class _MalformedError(Exception):
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML mapping; raises UserError with file and line where it is not one that can be read."""
+    """Read a YAML mapping; raises UserError with the file and the line if the file cannot be read or is not valid."""
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     try:
         raw = path.read_bytes()
@@ -72,7 +72,7 @@ def read_document(path: Path) -> Document:
 
 
 def read_value(text: str, origin: str) -> Any:
-    """Read one YAML value given on the command line; `origin` starts the message of the UserError raised if it is none."""
+    """Read a YAML value from the command line; raises UserError, which begins with `origin`, if it is not valid."""
     try:
         loader, node = _compose(text)
         return None if node is None else _value(loader, node)
@@ -117,7 +117,7 @@ def _value(loader: _Loader, node: yaml.Node, depth: int = 0) -> Any:
         raise _MalformedError(_line(node), f"the tag {node.tag} has no meaning in settings")
     try:
         return loader.construct_object(node)
-    except (ValueError, KeyError):  # an explicit tag over a value of another type: `!!int abc`
+    except (ValueError, KeyError):  # an explicit tag on a value of another type: `!!int abc`
         raise _MalformedError(_line(node), f"{node.value!r} is not of the type {node.tag}") from None
 
 

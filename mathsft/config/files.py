@@ -1,4 +1,4 @@
-"""Where the files of studies and experiments lie, the user's own and those that mathsft ships, and where results go."""
+"""Finds the YAML files of studies and experiments, the user's and the shipped ones, and the folder of a study's results."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Literal
 from mathsft.errors import UserError
 
 STUDIES = Path("studies")
-"""Under the current directory: the results of studies that are named, or shipped."""
+"""Folder of studies under the current directory. The results of shipped studies go there, too."""
 _FOLDERS = {"study": "studies", "experiment": "experiments"}
 
 
 def find(kind: Literal["study", "experiment"], wanted: str, study_path: Path | None, origin: str) -> Path:
-    """Return the YAML file of a name or path: under the current directory, beside the study that asks, or shipped.
+    """Return the YAML file for a name or a path; raises UserError, which begins with `origin`, if there is none.
 
-    Raises UserError, which `origin` begins, where there is none.
+    Files under the current directory come first, then those beside the study at `study_path`, then the shipped ones.
     """
     roots = [Path(), *([study_path.resolve().parent.parent] if study_path else []), _shipped()]
     folders = [root / _FOLDERS[kind] for root in roots]
@@ -36,13 +36,13 @@ def find(kind: Literal["study", "experiment"], wanted: str, study_path: Path | N
 
 
 def results_folder(study_path: Path) -> Path:
-    """Return the folder of all that a study produces: beside its file, for a shipped study under the current directory."""
+    """Return the folder of a study's results: beside its file, or under the current directory for a shipped study."""
     is_shipped = study_path.parent.resolve() == _shipped() / "studies"
     return (STUDIES if is_shipped else study_path.parent) / study_path.stem
 
 
 def _shipped() -> Path:
-    """Return the folder that holds the shipped studies/ and experiments/: in an installed wheel, or the checkout."""
+    """Return the folder that contains the shipped studies/ and experiments/, in an installed wheel or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     in_wheel = package / "shipped"
     return in_wheel if in_wheel.is_dir() else package.parent

@@ -1,7 +1,6 @@
-"""Makes the Experiment and the StudyConfig out of their YAML files and the settings given by name on the command line.
+"""Loads the StudyConfig and the Experiment from their YAML files and from settings given by name on the command line.
 
-Precedence: --set, then the file, then the schema's default. A mistake ends in one UserError with a line per problem. What
-the settings mean is the schema's business, and printing them describe's.
+Precedence: --set, then the file, then the schema's default. All mistakes are reported in one UserError, one line each.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,38 +21,37 @@ Leaf: TypeAlias = Scalar | list[Scalar] | None
 """The value of one setting."""
 
 OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
-"""What a trial's value is made of: values by different ones cannot be compared."""
+"""Settings that define a trial's value. Values computed under different ones cannot be compared."""
 PRECISION, AUTO = "training.precision", "auto"
 
 _FREE = ("sampler.arguments.", "pruner.arguments.")
-"""Under these the names are Optuna's, not ours."""
+"""Prefixes of names that Optuna defines and the schema does not."""
 _SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *OBJECTIVE)
-"""Read once when a study's pools and workers are made, or what trials are compared by: all trials share them."""
+"""Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
 _NOT_IDENTITY = ("experiment", "num_trials", "max_hours", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
-"""May differ between two starts of one study: where its settings lie, its budget and patience, what follows it, logging,
-and how weights reach the engine."""
+"""Settings that may change when a study is continued: they do not affect the results of its trials."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A study and its experiment, resolved; the names are those of their files."""
+    """A study and its experiment with all values resolved; their names are the stems of their files."""
 
     study_name: str
     study_path: Path
-    """The study's file: relative where it was found by name under the current directory, else as given or absolute."""
+    """The study's file: a relative path if it was found by name under the current directory, else as given or absolute."""
     study: StudyConfig
     experiment_name: str
     experiment: Experiment
     overrides: dict[str, Scalar]
-    """The experiment's settings that were given by --set; `experiment` has them already."""
+    """The experiment's settings that --set changed. `experiment` includes them."""
     sources: dict[str, str]
-    """Setting -> where its value was given ("studies/quickstart.yaml:12", "--set"); a default has none."""
+    """Setting -> where its value was given ("studies/quickstart.yaml:12", "--set"). It has no settings at their default."""
 
 
 def load_settings(study: str, experiment: str | None, assignments: Sequence[str]) -> Loaded:
-    """Load a study (name or file) and its experiment (or another one), changed by "dotted.name=value" assignments.
+    """Load a study (a name or a file) with its own or the given experiment, and apply "dotted.name=value" assignments.
 
-    Raises UserError with a line for each problem in a file or an assignment.
+    Raises UserError with one line for each problem in a file or an assignment.
     """
     of_experiment, of_study = _parse(assignments)
     study_path = find("study", study, None, "--study")
@@ -89,9 +87,9 @@ def flatten(settings: BaseModel) -> dict[str, Leaf]:
 
 
 def identity(loaded: Loaded) -> dict[str, Leaf]:
-    """Return what must stay the same between two starts of a study: all but its budget, its final run and logging.
+    """Return the settings that must not change when a study is continued, by dotted name.
 
-    Left out too is what the experiment says on the searched settings, since every trial overrides it.
+    They exclude the budget, what follows the search, logging and, since every trial overrides them, the searched settings.
     """
     values = {**flatten(loaded.experiment), **flatten(loaded.study)}
     searched = loaded.study.search
@@ -116,7 +114,7 @@ def _leaves(tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, Leaf
 
 
 def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Leaf]]:
-    """Split assignments into settings of the experiment and settings of the study; their top-level names are disjoint."""
+    """Split assignments into settings of the experiment and settings of the study, by their top-level name."""
     of_experiment: dict[str, Scalar] = {}
     of_study: dict[str, Leaf] = {}
     for assignment in assignments:
@@ -137,7 +135,7 @@ def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Lea
 
 
 def _override(settings: SettingsT, values: Mapping[str, Leaf], origin: str) -> SettingsT:
-    """Return the settings with some changed by dotted name, checked anew; `origin` starts the lines of a UserError."""
+    """Return checked settings with some values replaced by dotted name; `origin` begins each line of a UserError."""
     known = flatten(settings)
     unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
     if unknown:
@@ -154,7 +152,7 @@ def _complain(name: str, known: Mapping[str, Leaf]) -> str:
 
 
 def _assign(tree: dict[str, object], name: str, value: object) -> None:
-    """Set a value deep in a tree, whose keys may hold dots themselves (the searched settings)."""
+    """Set a value deep in a tree. Keys of the tree may contain dots, as those of searched settings do."""
     for key, inner in tree.items():
         if isinstance(inner, dict) and name.startswith(f"{key}."):
             return _assign(inner, name.removeprefix(f"{key}."), value)
@@ -163,7 +161,7 @@ def _assign(tree: dict[str, object], name: str, value: object) -> None:
 
 
 def _check_search(config: StudyConfig, experiment: Experiment, study_file: Document) -> None:
-    """Raise UserError unless every searched setting exists, reaches the runs and accepts the ends of its range."""
+    """Raise UserError unless every searched setting exists, may differ between trials and accepts the ends of its range."""
     problems = []
     for name, bounds in config.search.items():
         problem = _search_problem(
@@ -177,9 +175,9 @@ def _check_search(config: StudyConfig, experiment: Experiment, study_file: Docum
 
 def _search_problem(name: str, values: Sequence[Scalar], experiment: Experiment) -> str | None:
     if name.startswith(_SHARED_BY_RUNS):
-        return f"{name}: cannot be searched: all trials share one; set it in the experiment"
+        return f"{name}: cannot be searched: all trials share its value; set it in the experiment"
     if name == PRECISION and AUTO in values:
-        return f"{name}: {AUTO} cannot be searched: it stands for one of the others; search bf16 and fp32"
+        return f"{name}: {AUTO} cannot be searched: it stands for bf16 or fp32; search these"
     for value in values:
         try:
             apply_overrides(experiment, {name: value})

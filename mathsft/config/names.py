@@ -1,7 +1,4 @@
-"""Every setting by its dotted name, taken from the schema, and what to say to a name that is none.
-
-It does not read files and does not check values.
-"""
+"""Lists every setting of the schema by its dotted name, and makes the error message for an unknown name."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +11,16 @@ from pydantic.fields import FieldInfo
 from mathsft.config.schema import Choices, Experiment, FloatRange, IntRange, StudyConfig
 
 SEARCHED = "search.SETTING"
-"""Stands for the entry of any searched setting in the names of StudyConfig."""
+"""Placeholder for the dotted name of a searched setting in the names of StudyConfig."""
 RENAMED = {"data.pools.watch": "data.pools.validation"}
-"""Settings of earlier versions, and what they are called now."""
+"""Former name of a setting -> its current name."""
 LIKENESS = 0.75
-"""Of two names, by difflib's ratio, from which one may be meant for the other."""
+"""Least similarity, as difflib's ratio, of an unknown name and the name that the message suggests."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of the schema; `default` is pydantic's Undefined where a value must be given."""
+    """One setting of the schema; `default` is pydantic's Undefined if a value must be given."""
 
     name: str
     field: FieldInfo
@@ -31,7 +28,7 @@ class Setting:
 
 
 def settings_of(section: type[BaseModel]) -> list[Setting]:
-    """Return all settings of a section and of the sections within it; a searched one once for each type of range."""
+    """Return all settings of a section and its subsections; a searched setting's once for each type of range."""
     return list(_walk(section, "", None))
 
 
@@ -40,7 +37,7 @@ def _walk(section: type[BaseModel], prefix: str, given: BaseModel | None) -> Ite
         name = f"{prefix}{key}"
         default = field.default if given is None else getattr(given, key)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            # The section's own default object may set what the section's class leaves open (sampler.name).
+            # The default object of a section may set a value that its class requires (sampler.name).
             yield from _walk(field.annotation, f"{name}.", default if isinstance(default, BaseModel) else None)
         elif section is StudyConfig and key == "search":
             for kind in (FloatRange, IntRange, Choices):
@@ -50,7 +47,7 @@ def _walk(section: type[BaseModel], prefix: str, given: BaseModel | None) -> Ite
 
 
 def complain_unknown(name: str, section: type[BaseModel] | None = None) -> str:
-    """Return "NAME: unknown" with what was probably meant; with a section, only its names are suggested."""
+    """Return "NAME: unknown" with the name that was probably meant; with a section, only its names are suggested."""
     if name in RENAMED:
         return f"{name}: unknown; it is called {RENAMED[name]} now"
     known = {owner: _names(owner, name) for owner in (Experiment, StudyConfig)}
@@ -63,7 +60,7 @@ def complain_unknown(name: str, section: type[BaseModel] | None = None) -> str:
 
 
 def _names(section: type[BaseModel], asked: str) -> list[str]:
-    """Return the section's settings and sections by name; SETTING becomes the searched setting that is asked for."""
+    """Return the names of the section's settings and subsections; the searched setting in `asked` replaces SETTING."""
     names: dict[str, None] = {}
     for setting in settings_of(section):
         name = setting.name
@@ -75,7 +72,7 @@ def _names(section: type[BaseModel], asked: str) -> list[str]:
 
 
 def _closest(name: str, candidates: Sequence[str]) -> str | None:
-    """Return the candidate that resembles the name, or else the first one whose last part resembles the name's."""
+    """Return the candidate most similar to the name, or else the first one whose last part is similar to the name's."""
     parent, _, last = name.rpartition(".")
     candidates = [candidate for candidate in candidates if candidate != parent]
     by_key = {candidate.rpartition(".")[2]: candidate for candidate in reversed(candidates)}

@@ -1,7 +1,7 @@
-"""Every setting: its name, type, limits, default and meaning. Frozen, checked when made, read from nowhere else.
+"""Declares every setting: its name, type, limits, default and description, which `mathsft config --schema` prints.
 
-An Experiment is what all runs of a study hold fixed; a StudyConfig is what is searched, how long and how. Their top-level
-names are disjoint, so one dotted name ("training.learning_rate", "final.num_examples") names one setting.
+An Experiment holds the settings that all runs of a study share; a StudyConfig holds what is searched, for how long and how.
+Their top-level names are disjoint, so that a dotted name ("training.learning_rate") names one setting. All are frozen.
 """
 
 from typing import Annotated, Literal, Self, TypeAlias
@@ -9,11 +9,10 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar: TypeAlias = bool | int | float | str
-"""What a setting that is searched or overridden by name may hold."""
-
+"""The types of the settings that can be searched or overridden by name."""
 
 FormatRule: TypeAlias = Literal["lenient", "strict"]
-"""Which format a response needs to count."""
+"""The format rules by which responses are counted; EvaluationSettings.format_rule defines them."""
 
 
 class Settings(BaseModel):
@@ -24,42 +23,43 @@ class Settings(BaseModel):
 
 class ModelSettings(Settings):
     path: str
-    """The base model: a folder with config.json and safetensors, a hub id, "quickstart" (embedded), or "smollm2-135m" (from
-    the extra of that name)."""
+    """The base model: a folder with config.json, a tokenizer and safetensors weights; a hub id (org/name); "quickstart",
+    which is embedded; or "smollm2-135m", which needs the extra of that name."""
 
 
 class PoolSizes(Settings):
-    """How many problems each pool holds; a small data set shrinks them in proportion."""
+    """The number of problems in each pool. On a small data set the pools other than train shrink in proportion."""
 
     train: int | None = Field(None, ge=1)
-    """Problems to train on; null takes all that the other pools leave."""
+    """Number of problems to train on. null: all problems that the other pools leave; 8,192 for the quickstart."""
     search: int = Field(200, ge=1)
-    """Problems that score every trial."""
+    """Number of problems on which every trial is scored. More problems make scores more precise and scoring slower."""
     confirm: int = Field(875, ge=1)
-    """Fresh problems that score the finalists."""
+    """Number of further problems on which the best trials are compared before one is promoted."""
     validation: int = Field(1000, ge=1)
-    """Problems that score the final run's checkpoints."""
+    """Number of problems on which the final run's checkpoints are scored and its best checkpoint is chosen."""
     test: int = Field(1000, ge=1)
-    """Problems that score the baseline and the final run; nothing is ever chosen on them."""
+    """Number of problems on which the baseline and the final run are reported. Nothing is chosen on them."""
 
 
 class DataSettings(Settings):
     source: str
-    """Where problems come from: "quickstart" (generated), a JSONL file, or a hub data set id."""
+    """The problems: a JSONL file, a hub data set (org/name[/config][:split]), or "quickstart", which generates them."""
     test_source: str | None = None
-    """A data set's own test split (JSONL file or hub id); null takes the test pool out of `source`."""
+    """The data set's own test split, as a JSONL file or a hub data set. Set it where published results use that split.
+    null: the test pool is taken out of data.source."""
     pools: PoolSizes = PoolSizes()
     unreadable: Literal["error", "drop"] = "error"
-    """Rows that lack a problem, a solution or a gold answer that can be read: an error that names them, or left out and
-    counted. A line that is no JSON is always an error."""
+    """What happens to rows without a readable problem, solution or gold answer. error: the command stops and names them.
+    drop: they are left out and counted. A line that is not JSON is always an error."""
     contradictions: Literal["error", "drop"] = "error"
-    """Problems that stand there with different gold answers: an error that shows them, or left out and counted. Spellings
-    that differ in white space, case or notation are one problem."""
+    """What happens to problems that occur with different gold answers. error: the command stops and shows them. drop: they
+    are left out and counted. Texts that differ only in white space, case or notation are one problem."""
 
 
 class PromptSettings(Settings):
     template: str = "r1_zero"
-    """The prompt's template: a name in mathsft/data/assets/prompts, or a text file that holds {problem}."""
+    """The prompt template: "r1_zero", "short", or a text file that contains {problem}."""
 
 
 class TrainingSettings(Settings):
@@ -68,62 +68,66 @@ class TrainingSettings(Settings):
     batch_size: int = Field(ge=1)
     """Sequences per optimizer step."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    """Share of the run's steps over which the learning rate rises linearly; it then falls linearly to zero."""
+    """Share of the run's optimizer steps in which the learning rate rises linearly. It then falls linearly to zero."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay, on matrices only."""
+    """AdamW's decoupled weight decay. It applies to matrices (embeddings included), not to biases and norms."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's decay rate of the first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """AdamW's decay rate of the second moment."""
     max_gradient_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to at most this L2 norm."""
+    """Gradient clipping: a gradient whose L2 norm exceeds this value is scaled down to it."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Weights and arithmetic of the forward and backward pass; the optimizer always holds fp32 weights. "auto" is
-    decided once, when a study begins: bf16 where the hardware multiplies it natively, else fp32."""
+    """Number format of the forward and backward pass. The optimizer always keeps fp32 weights. auto: bf16 where the
+    hardware multiplies it natively, else fp32; decided once, when the study begins."""
     max_length_tokens: int = Field(1024, ge=2)
-    """A longer example (prompt, response and EOS) is dropped and counted, never cut."""
+    """Longest example in tokens (prompt, response and EOS). Longer examples are dropped and counted, never truncated."""
     token_budget_tokens: int = Field(4096, ge=1)
-    """Tokens computed at once, padding included; gradient accumulation follows from it and changes no update."""
+    """Most tokens, padding included, in one micro-batch (one forward and backward pass); a larger batch is accumulated over
+    several micro-batches. Lower it if memory runs out: the updates stay the same."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same update."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. Turn it
+    on if memory is short even with a small token budget."""
 
 
 class EvaluationSettings(Settings):
     temperature: float = Field(0.0, ge=0)
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature. 0: greedy decoding."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus sampling's probability mass."""
+    """Probability mass of nucleus sampling. 1: no truncation."""
     seed: int = Field(0, ge=0)
-    """Seed of sampling; greedy decoding does not read it."""
+    """Seed of sampling. Greedy decoding does not use it."""
     num_samples: int = Field(1, ge=1)
-    """Responses to every problem; more than one needs a temperature above 0."""
+    """Responses per problem; more than one needs a temperature above 0. More problems are worth more than more samples."""
     max_tokens: int = Field(1024, ge=1)
-    """A response is cut at this many tokens and then counts as incomplete."""
+    """Longest response in tokens. A longer response is truncated and counts as incomplete, not as correct."""
     stop: tuple[str, ...] = ("</answer>",)
-    """Strings that end a response; they stay part of it."""
+    """Strings that end a response. The response includes them."""
     format_rule: FormatRule = "lenient"
-    """Which format a response needs to count: strict allows a single space between </think> and <answer>, as the published
-    figures do; lenient any white space. Both are stored."""
+    """The format that a correct response must have. lenient: any white space between </think> and <answer>. strict: exactly
+    one space, as in published results; set it to compare with those. Both verdicts are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the engine; auto is fp32 on a CPU (greedy output then does not depend on the batch), bf16 on CUDA."""
+    """Number format of the vLLM engine. auto: bf16 on CUDA; fp32 on a CPU, so that greedy output does not depend on the
+    batch."""
     memory_share: float = Field(0.85, gt=0, le=1)
-    """Share of a CUDA device's memory that the engine may take when it has the device for itself."""
+    """Share of a CUDA device's memory that the engine may use; at most 0.5 where it shares the device with the trainer.
+    Lower it if other programs need memory there."""
     load: Literal["swap", "new_engine"] = "swap"
-    """How a checkpoint's weights reach the engine: swap replaces them in place; new_engine makes an engine for every
-    checkpoint, which takes seconds, for models of which vLLM keeps old weights after a swap."""
+    """How the engine loads a checkpoint. swap: it replaces its weights in place. new_engine: every checkpoint gets a new
+    engine, which takes seconds; set it if the engine check reports that vLLM keeps old weights after a swap."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"num_samples = {self.num_samples} at temperature = 0 gives the same response again and again; "
+                f"num_samples = {self.num_samples} at temperature = 0 gives the same response every time; "
                 "set temperature above 0, or num_samples to 1"
             )
         return self
 
 
 class Experiment(Settings):
-    """What all runs hold fixed, except for what overrides change."""
+    """The settings that all runs share, except for their overrides."""
 
     model: ModelSettings
     data: DataSettings
@@ -134,13 +138,13 @@ class Experiment(Settings):
 
 class FloatRange(Settings):
     type: Literal["float"]
-    """What kind of range this is."""
+    """The kind of range. float and int have low and high; categorical has choices."""
     low: float
-    """The least value to try."""
+    """The lowest value to try."""
     high: float
-    """The greatest value to try."""
+    """The highest value to try."""
     log: bool = False
-    """Search the logarithm."""
+    """Search on a logarithmic scale, as is usual for learning rates."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -148,19 +152,19 @@ class FloatRange(Settings):
         return self
 
     def holds(self, value: Scalar) -> bool:
-        """Tell whether a value lies in this range."""
+        """Return whether a value lies in this range."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
 class IntRange(Settings):
     type: Literal["int"]
-    """What kind of range this is."""
+    """The kind of range. float and int have low and high; categorical has choices."""
     low: int
-    """The least value to try."""
+    """The lowest value to try."""
     high: int
-    """The greatest value to try."""
+    """The highest value to try."""
     log: bool = False
-    """Search the logarithm."""
+    """Search on a logarithmic scale, as is usual for learning rates."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -168,18 +172,18 @@ class IntRange(Settings):
         return self
 
     def holds(self, value: Scalar) -> bool:
-        """Tell whether a value lies in this range."""
+        """Return whether a value lies in this range."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
 class Choices(Settings):
     type: Literal["categorical"]
-    """What kind of range this is."""
+    """The kind of range. float and int have low and high; categorical has choices."""
     choices: tuple[Scalar, ...] = Field(min_length=1)
-    """The values to choose from."""
+    """The values to try."""
 
     def holds(self, value: Scalar) -> bool:
-        """Tell whether a value is one of the choices."""
+        """Return whether a value is one of the choices."""
         return value in self.choices
 
 
@@ -190,16 +194,16 @@ def _check_range(low: float, high: float, log: bool) -> None:
     if low >= high:
         raise ValueError(f"low must be below high, but {low} >= {high}")
     if log and low <= 0:
-        raise ValueError(f"a range searched by its logarithm must be positive, but low = {low}")
+        raise ValueError(f"low must be above 0 where log is true, but is {low}")
 
 
 class RunSettings(Settings):
-    """How long a run is and where it is scored."""
+    """The length of a run and its eval points."""
 
     num_examples: int = Field(ge=1)
-    """Examples trained on; the number of steps is this by the batch size."""
+    """Examples that the run trains on. It takes num_examples / batch_size optimizer steps, rounded down (at least 1)."""
     eval_points: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
-    """Shares of the examples after which the run is scored, ascending, ending with 1."""
+    """Shares of the run's examples after which a checkpoint is scored, in ascending order; the last one is 1."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -209,102 +213,109 @@ class RunSettings(Settings):
 
 
 class FinalSettings(RunSettings):
-    """How long the final run is, where it is scored, whose weights stay, and when it may end before."""
+    """The final run: its length, eval points, kept checkpoints, early stopping and processes."""
 
     keep_every: int | None = Field(None, ge=1)
-    """Beside the best and the last checkpoint, the weights of every so many eval points stay on disk, the baseline not
-    counted: 2 keeps the second, the fourth, …. Null: only those two stay."""
+    """Keep the weights of every n-th eval point on disk: 2 keeps the second, the fourth and so on, not counting the
+    baseline. The best and the last checkpoint are always kept. null: only these two are kept."""
     min_gain: float | None = Field(None, gt=0, lt=1)
-    """Accuracy that the mean of the last three scores may still be above that of the three before; the run ends once, with
-    95 % confidence, it is by less, or by less than a tenth of the accuracy. None: it goes to its end. 1,000 problems seldom
-    tell gains under 0.02 from none."""
+    """Early stopping. The run ends when the mean accuracy of its last three checkpoints exceeds that of the three before by
+    less than min_gain (0.02 is 2 points), with 95 % confidence. Below 10 * min_gain accuracy, the limit is a tenth of the
+    accuracy. null: no early stopping. With 1,000 validation problems, a value below 0.02 seldom ends a run."""
     ranks: int | None = Field(None, ge=1)
-    """Processes that train the run together, each with a share of every batch and of the weights; it changes no update but
-    by rounding. None: one for each CUDA device but the evaluator's; on a CPU, one."""
+    """Number of processes that train the run together; each holds a share of the weights and of every batch. It changes
+    updates by rounding only. null: one per CUDA device, except for the evaluator's device; one on a CPU."""
 
 
 class Component(Settings):
-    """One of Optuna's classes by name, with its arguments."""
+    """A class of Optuna with its arguments."""
 
     name: str
-    """The class's name in Optuna."""
+    """The name of the class in Optuna."""
     arguments: dict[str, Scalar | None] = {}
-    """Its arguments by name; what is not given keeps Optuna's default."""
+    """The arguments of the class by name. Arguments that are not given keep Optuna's defaults."""
 
 
 class SelectionSettings(Settings):
-    """How the winner is chosen, and the last trials for its sake."""
+    """The choice of the winner: the shortlist and the rounds of the confirm stage."""
 
     num_proposed: int = Field(4, ge=0)
-    """The last trials of the budget, which try where the surface smoothed through all trials before may be highest."""
-
+    """Number of last trials of the budget whose settings are not sampled: each tries the settings where a surface, smoothed
+    through the accuracies of all trials before it, may be highest. 0: the sampler proposes all trials."""
     num_smoothed: int = Field(4, ge=0)
-    """Finalists chosen by the surface smoothed through all trials' accuracies."""
+    """Number of trials that reach the shortlist by smoothed accuracy: the value of this surface at their settings."""
     num_raw: int = Field(4, ge=1)
-    """Finalists chosen, beside those, by their own accuracy on the search pool."""
+    """Number of further trials that reach the shortlist by their measured accuracy on the search pool."""
     round_trials: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2)
-    """Finalists in each round of the confirm stage, trial 0 not counted; without rounds the search pool alone decides."""
+    """Number of trials in each round of the confirm stage. Trial 0 is in every round and not counted. []: no confirm stage;
+    the search pool alone decides."""
     round_problems: tuple[Annotated[int, Field(ge=1)], ...] = (125, 250, 500)
-    """Fresh problems in each round; a confirm pool that holds fewer in all shrinks the rounds in proportion."""
+    """Number of further problems that each round's trials solve. A confirm pool with fewer problems than their sum shrinks
+    all rounds in proportion."""
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
         if len(self.round_trials) != len(self.round_problems):
             raise ValueError(
-                f"each round needs its trials and its problems, but round_trials has {len(self.round_trials)} "
-                f"and round_problems {len(self.round_problems)}"
+                "round_trials and round_problems need one entry for each round, but round_trials has "
+                f"{len(self.round_trials)} and round_problems {len(self.round_problems)}"
             )
         return self
 
 
 class HorizonSettings(Settings):
-    """Further runs, after the promotion, that show how the best learning rate moves with a run's length."""
+    """Additional runs after the promotion that measure how the best learning rate depends on a run's length."""
 
     num_examples: int | None = Field(None, ge=1)
-    """Examples of the shorter half of these runs, the others being as long as a trial; null for no such runs."""
+    """Examples of each of the shorter runs; the longer ones have trial.num_examples. Set it (a quarter of
+    trial.num_examples, say) if the final run is much longer than a trial. null: no such runs."""
     num_rates: int = Field(5, ge=3)
-    """Learning rates at each of the two lengths, the promoted one in their middle."""
+    """Number of learning rates at each of the two lengths, with the promoted one in the middle."""
     spacing: float = Field(2.0, gt=1)
-    """The factor between neighbouring rates."""
+    """Ratio of neighbouring learning rates."""
 
 
 class WandbSettings(Settings):
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """Offline runs lie in the study's folder and go up later with `wandb sync`."""
+    """Logging to W&B. offline: runs are stored in the study's folder; `wandb sync` uploads them. online: runs are uploaded
+    while they train. disabled: no logging."""
     project: str = "mathsft"
-    """W&B's project."""
+    """The name of the W&B project."""
 
 
 class LimitSettings(Settings):
     start_seconds: float = Field(1800, gt=0)
-    """A worker that shows no progress for this long after it was asked, its start included, is ended and asked again."""
+    """Longest time in seconds from a request to a worker until its first progress, its start included. A worker that takes
+    longer is restarted. Raise it if loading or compiling a large model takes longer."""
     hang_seconds: float = Field(600, gt=0)
-    """The same for a worker that has shown progress: how long a step, a save or a response may take at most."""
+    """Longest time in seconds without progress after the first. A worker that takes longer is restarted. Raise it if a
+    single step, save or response takes longer."""
 
 
 class StudyConfig(Settings):
-    """What is searched, how long, and how the winner is chosen."""
+    """The searched settings, the budget of the search, and how the winner is chosen."""
 
     experiment: str
     """The experiment whose settings are tuned: a name in experiments/ or a YAML file."""
     search: dict[str, SearchRange] = Field(min_length=1)
     """The settings to search, by dotted name."""
     trial: RunSettings
-    """Every trial's length and eval points."""
+    """The length and the eval points of every trial."""
     final: FinalSettings
     """The final run."""
     enqueue: tuple[dict[str, Scalar], ...] = ()
-    """Settings to try first, after the experiment's own: a list of searched names with values inside their ranges."""
+    """Settings of the first trials after trial 0, which has the experiment's own: a list of mappings from searched settings
+    to values inside their ranges. Use it for settings that you expect to be good."""
     num_trials: int = Field(20, ge=1)
-    """Finished trials in all; running a study again with more goes on with it."""
+    """Total number of trials that end with a result. Running the study again with a larger number continues it."""
     max_hours: float | None = Field(None, gt=0)
-    """A command that has run this long proposes no new trial; null for no limit."""
+    """Hours after which a command starts no new trial; trials that are running are completed. null: no limit."""
     seed: int = Field(0, ge=0)
-    """Seeds the sampler and every run's data order."""
+    """Seed from which the seeds of the sampler and of every run's data order are derived."""
     sampler: Component = Component(name="TPESampler")
-    """A class of optuna.samplers; its seed follows from the study's."""
+    """A class of optuna.samplers. Its seed is derived from the study's seed."""
     pruner: Component = Component(name="NopPruner")
-    """A class of optuna.pruners; it sees a trial's accuracy at each eval point."""
+    """A class of optuna.pruners. It receives a trial's accuracy at each eval point; NopPruner never stops a trial."""
     horizon: HorizonSettings = HorizonSettings()
     limits: LimitSettings = LimitSettings()
     selection: SelectionSettings = SelectionSettings()
@@ -320,7 +331,7 @@ class StudyConfig(Settings):
                 f"{self.trial.num_examples}: two lengths are compared"
             )
         if not isinstance(self.search.get("training.learning_rate"), FloatRange):
-            raise ValueError("horizon.num_examples needs training.learning_rate in search, as a float")
+            raise ValueError("horizon.num_examples needs training.learning_rate in search, with type: float")
         return self
 
     @model_validator(mode="after")
@@ -330,5 +341,5 @@ class StudyConfig(Settings):
                 if name not in self.search:
                     raise ValueError(f"enqueue: {name} is not searched; search has {', '.join(self.search)}")
                 if not self.search[name].holds(value):
-                    raise ValueError(f"enqueue: {name} = {value} lies outside of its range in search")
+                    raise ValueError(f"enqueue: {name} = {value} is outside its range in search")
         return self

@@ -1,1 +1,1 @@
-"""Problems, their pools, and their way into tokens; and the embedded quickstart."""
+"""Problems, pools, tokenised examples and base models; and the embedded quickstart."""

@@ -1,6 +1,7 @@
-"""Keeps tokenised examples on disk by the hash of all that they follow from; what cannot be read is tokenised again.
+"""Caches tokenised examples on disk under a hash of everything that determines them.
 
-Files hold numbers only (safetensors), lie in the user's cache folder and are shared by all studies.
+The files contain only numbers (safetensors). They are in the user's cache folder and shared by all studies. If a file cannot
+be read, the problems are tokenised again.
 """
 
 import hashlib
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-"""Of a model folder's files that decide its tokenizer; config.json, which may name the tokenizer's class, is among them."""
+"""Suffixes of the files in a model's folder that may change its tokenizer; config.json may name the tokenizer's class."""
 
 FORMAT = "mathsft examples 2"
-"""To be changed whenever the arrays mean something else, or `encode` makes other examples of the same texts."""
+"""Change this when the meaning of the arrays changes, or when `encode` makes other examples of the same texts."""
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
 Arrays: TypeAlias = Mapping[str, Array]
 
 
 def content_key(problems: Sequence[Problem], template: str, max_length_tokens: int, tokenizer_folder: Path) -> str:
-    """Return 32 hex digits that stand for the examples: texts as rendered, limit, the tokenizer's files and code."""
+    """Return the examples' cache key, 32 hex digits: a hash of rendered texts, limit, tokenizer files and versions."""
     texts = [
         (render_prompt(template, problem.problem), render_target(problem.solution, problem.answer)) for problem in problems
     ]
@@ -48,7 +49,7 @@ def content_key(problems: Sequence[Problem], template: str, max_length_tokens: i
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """Return 32 hex digits that stand for the files which decide a model folder's tokenizer."""
+    """Return a hash, 32 hex digits, of the files in a model's folder that may change its tokenizer."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
         if path.suffix in TOKENIZER_SUFFIXES:
@@ -60,7 +61,7 @@ def tokenizer_hash(folder: Path) -> str:
 def encode_cached(
     key: str, problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase", template: str, max_length_tokens: int
 ) -> Encoded:
-    """Return what `encode` returns, from the file of this content_key where there is one; raises what `encode` raises."""
+    """Return the result of `encode`, from the cache file of this content_key if there is one; raises as `encode` does."""
     path = Path(platformdirs.user_cache_dir("mathsft")) / "encoded" / f"{key}.safetensors"
     if path.is_file():
         try:
@@ -71,12 +72,12 @@ def encode_cached(
     try:
         _write(path, key, _pack(encoded, problems))
     except (OSError, SafetensorError) as error:
-        logger.warning("%s cannot be written, the next start will tokenise again: %s", path, error)
+        logger.warning("%s cannot be written, so the next start will tokenise the problems again: %s", path, error)
     return encoded
 
 
 def _pack(encoded: Encoded, problems: Sequence[Problem]) -> Arrays:
-    """Return the examples as flat arrays; `places` tells a problem of each example's id."""
+    """Return the examples as flat arrays; `places` has the index of each example's problem."""
     places = {problem.id: place for place, problem in enumerate(problems)}
     return {
         "places": np.array([places[example.problem_id] for example in encoded.examples], dtype=np.int32),
@@ -111,9 +112,9 @@ def _split(tokens: Array, ends: Array) -> list[tuple[int, ...]]:
 
 
 def _read(path: Path, key: str) -> Arrays:
-    """Return the arrays of a file that is whole and lies under its own name; raises ValueError or SafetensorError else."""
+    """Return the file's arrays; raises ValueError or SafetensorError if it is corrupt or belongs to another key."""
     with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safetensors file is not a mapping
         digest = (file.metadata() or {}).get("digest")
     if digest != _digest(key, arrays):
         raise ValueError("it is corrupt")
@@ -122,7 +123,7 @@ def _read(path: Path, key: str) -> Arrays:
 
 def _write(path: Path, key: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of our own: other trainers may write the same file.
+    # A temporary folder per writer and an atomic rename: other trainers may write the same file.
     with TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=path.parent) as partial:
         save_file(dict(arrays), Path(partial, path.name), {"digest": _digest(key, arrays)})
         Path(partial, path.name).replace(path)

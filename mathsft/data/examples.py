@@ -1,6 +1,6 @@
-"""Turns problems into tokenised training examples with a prompt template; packs and pads nothing.
+"""Turns problems into tokenised training examples with a prompt template.
 
-Prompt and response are tokenised apart, so that the prompt an evaluator tokenises is an exact prefix of what was trained on.
+Prompt and response are tokenised separately: the prompt ids of an evaluator are an exact prefix of the training example.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ PLACEHOLDER = "{problem}"
 
 @dataclass(frozen=True)
 class Encoded:
-    """The examples that fit, in the order of their problems, and how many did not."""
+    """The examples that fit, in the order of their problems, and the number of examples that do not fit."""
 
     examples: tuple[Example, ...]
     num_dropped: int
 
 
 def load_template(name: str) -> str:
-    """Return a shipped template by name or a file's whole text; UserError where it is unknown or lacks {problem}."""
+    """Return a shipped template by name, or a file's text; raises UserError unless it contains {problem} exactly once."""
     shipped = {path.stem: path for path in (Path(__file__).parent / "assets" / "prompts").glob("*.txt")}
     path = shipped.get(name, Path(name).expanduser())
     if not path.is_file():
         known = ", ".join(sorted(shipped))
         raise UserError(
-            f"prompt.template {name!r} is neither a known template ({known}) nor a file; name one of these or a text file"
+            f"prompt.template {name!r} is neither a shipped template ({known}) nor a file; give such a name or a text file"
         )
     try:
         template = path.read_text(encoding="utf-8")
@@ -43,13 +43,13 @@ def load_template(name: str) -> str:
         raise UserError(f"prompt.template {name!r} is not UTF-8 ({error}); save it as a UTF-8 text file") from None
     if template.count(PLACEHOLDER) != 1:
         raise UserError(
-            f"prompt.template {name!r} holds {PLACEHOLDER} {template.count(PLACEHOLDER)} times; write it exactly once"
+            f"prompt.template {name!r} contains {PLACEHOLDER} {template.count(PLACEHOLDER)} times; write it exactly once"
         )
     return template
 
 
 def render_prompt(template: str, problem_text: str) -> str:
-    """Return the prompt of a problem; braces in the problem mean nothing."""
+    """Return the prompt of a problem; braces in the problem are kept as they are."""
     return template.replace(PLACEHOLDER, problem_text)
 
 
@@ -58,13 +58,13 @@ def encode(
 ) -> Encoded:
     """Return one example per problem that fits into max_length_tokens (prompt, response and EOS), and count the others.
 
-    The prompt gets the special tokens that the tokenizer itself puts around a text, as in vLLM; the response gets EOS alone.
-    UserError where the tokenizer has no EOS, where it reads a special token in a problem whatever we do, or nothing fits.
+    The prompt gets the special tokens that the tokenizer adds to a text, as in vLLM; the response gets only EOS. Raises
+    UserError if the tokenizer has no EOS, appends EOS or cannot avoid a special token in a problem, or if no example fits.
     """
     eos_id = tokenizer.eos_token_id
     if eos_id is None:
         raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no EOS token; name one (eos_token in tokenizer_config.json)"
+            f"the tokenizer of {tokenizer.name_or_path!r} has no EOS token; set eos_token in its tokenizer_config.json"
         )
     if tokenizer("1")["input_ids"][-1:] == [eos_id]:
         raise appends_eos(tokenizer.name_or_path)
@@ -89,7 +89,7 @@ def encode(
 
 
 def appends_eos(tokenizer: str) -> UserError:
-    """Return the error for a tokenizer, named by its folder, that ends every prompt with EOS."""
+    """Return the error for a tokenizer (its folder) that ends every prompt with EOS."""
     return UserError(
         f"the tokenizer of {tokenizer!r} appends EOS to every text, so prompts would end before the model answers; set "
         "add_eos_token to false in its tokenizer_config.json, or take EOS out of the post_processor in its tokenizer.json"
@@ -97,15 +97,15 @@ def appends_eos(tokenizer: str) -> UserError:
 
 
 def no_embedding(tokenizer: str, num_rows: int, token_id: int, token: str, where: str) -> UserError:
-    """Return the error for a tokenizer, named by its folder, that makes an id for which the embedding has no row."""
+    """Return the error for a tokenizer (its folder) that produces an id for which the embedding has no row."""
     return UserError(
-        f"model.path: the embedding has {num_rows} rows, but the tokenizer of {tokenizer!r} makes the id {token_id} "
-        f"({token}) {where}; resize the model's embedding to its tokenizer, or take the tokenizer it was made with"
+        f"model.path: the embedding has {num_rows} rows, but the tokenizer of {tokenizer!r} produces the id {token_id} "
+        f"({token}) {where}; resize the model's embedding to its tokenizer, or use the tokenizer that belongs to the model"
     )
 
 
 def check_ids(examples: "Sequence[Example]", num_rows: int, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise UserError unless the model's embedding, of num_rows rows, has a row for every token of the examples."""
+    """Raise UserError unless the model's embedding, with num_rows rows, has a row for every token of the examples."""
     for example in examples:
         if (largest := max(example.prompt_ids + example.response_ids)) >= num_rows:
             token = str(tokenizer.convert_ids_to_tokens(largest))
@@ -121,9 +121,9 @@ def _token_ids(
     *,
     add_special_tokens: bool,
 ) -> "Sequence[Sequence[int]]":
-    """Return each text's ids, with the special tokens of the frame, which is the text around every problem, and no others.
+    """Return each text's ids; the only special tokens are those of the frame, which is the text around every problem.
 
-    `</s>` in a problem is four characters: read as a token it would teach the model to stop in the middle of its response.
+    `</s>` in a problem must become four characters: as a token it would teach the model to stop within a response.
     """
     special_ids = _special_ids(tokenizer)
 
@@ -145,19 +145,19 @@ def _token_ids(
                 tokens = ", ".join(sorted(set(tokenizer.convert_ids_to_tokens(found))))
                 raise UserError(
                     f"the problem {excerpt(problems[place].problem)} holds {tokens}, in its text, solution or answer, and "
-                    "the tokenizer can read this only as special tokens; write it otherwise, or take the row out"
+                    "the tokenizer can read this only as special tokens; change the text, or remove the row"
                 )
     return texts_ids
 
 
 def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Return the ids of special tokens, EOS among them; what merely stands for an unknown character is none."""
+    """Return the ids of special tokens, including EOS, without the token for unknown characters."""
     added = tokenizer.added_tokens_decoder
-    # all_special_ids has only those with a part to play; Mistral's own tokenizer has all there, and nothing else.
+    # all_special_ids has only tokens with a role, such as EOS; Mistral's own tokenizer lists all special tokens there.
     marked = {token_id for token_id, token in added.items() if token.special} if isinstance(added, dict) else set()
     return ({*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
 
 
 def _length(prompt_ids: "Sequence[int]", target_ids: "Sequence[int]") -> int:
-    """Return the tokens of prompt, response and EOS."""
+    """Return the number of tokens of prompt, response and EOS."""
     return len(prompt_ids) + len(target_ids) + 1

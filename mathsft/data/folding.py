@@ -1,7 +1,7 @@
-r"""Folds a problem's text to keys that its other spellings share: one for pools, one that no two different problems share.
+r"""Folds a problem's text to keys that are equal for different spellings of the problem: `pool_key` and `problem_key`.
 
 Both fold white space, notation (\dfrac is \frac, \( is $), Unicode's variants of one character, and case. Digits, operators,
-superscripts and fractions stay as they are. What pools and contradictions are is decided in `pools` and `quality`.
+superscripts and fractions stay as they are. Different problems may share a `pool_key`, but not a `problem_key`.
 """
 
 import re
@@ -9,13 +9,13 @@ import unicodedata
 from functools import cache
 
 _SAME_CHARACTER = {"<compat>", "<font>", "<narrow>", "<noBreak>", "<small>", "<wide>"}
-"""Unicode's kinds of compatibility that change the looks alone; of x² and ½ (<super>, <fraction>) they change the value."""
+"""Unicode's compatibility kinds that change only the appearance; <super> and <fraction> (x², ½) would change the value."""
 
 _SPELLINGS = {
     **dict.fromkeys("‐‑‒–—―−", "-"),
     **dict.fromkeys("‘’‛", "'"),
     **dict.fromkeys("“”‟", '"'),
-    **dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", ""),  # a reader does not see these
+    **dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", ""),  # invisible characters
 }
 
 _NOTATION = (
@@ -25,39 +25,39 @@ _NOTATION = (
     (re.compile(r"(?<!\\)(?:\\[()\[\]]|\$\$)"), "$"),
 )
 _WORD = re.compile(r"\\?(?:[^\W\d_]{2,}|[AaIi](?= [A-Za-z]{2}| \$?\d)|(?<=')[A-Za-z])")
-"""A word: also a, I and the s of Ann's, but not any other letter on its own, which is a symbol."""
+"""A word: also a, I and the s of Ann's; any other single letter is a symbol."""
 
 
 def pool_key(text: str) -> str:
-    """Return the key of what stays in one pool: problems that differ only in the case of their symbols have one, too."""
+    """Return the key of the problems that must be in one pool; problems that differ only in the case of symbols share it."""
     return _plain(text).casefold()
 
 
 def problem_key(text: str) -> str:
-    """Return the key of a problem and its other spellings; the case of symbols (r, AB) and of TeX's commands stays."""
+    """Return the key of a problem in all its spellings; the case of symbols (r, AB) and of TeX commands matters."""
     text = _plain(text)
-    is_shouted = text.isupper()
+    is_all_capitals = text.isupper()
 
     def fold(found: re.Match[str]) -> str:
         word = found[0]
-        is_symbol = word.startswith("\\") or (word.isupper() and 1 < len(word) < 5 and not is_shouted)
+        is_symbol = word.startswith("\\") or (word.isupper() and 1 < len(word) < 5 and not is_all_capitals)
         return word if is_symbol else word.casefold()
 
     return _WORD.sub(fold, text)
 
 
 def _plain(text: str) -> str:
-    """Return the text without what does not show: one notation, one spelling of each character, single spaces."""
+    """Return the text in one notation, with one variant of each character and single spaces."""
     if not text.isascii():
-        text = "".join(map(_spelled, unicodedata.normalize("NFC", text)))
-    for spelling, usual in _NOTATION:
-        text = spelling.sub(usual, text)
+        text = "".join(map(_plain_character, unicodedata.normalize("NFC", text)))
+    for pattern, notation in _NOTATION:
+        text = pattern.sub(notation, text)
     return " ".join(text.split())
 
 
 @cache
-def _spelled(char: str) -> str:
-    """Return the one spelling of a character and its variants."""
+def _plain_character(char: str) -> str:
+    """Return the plain variant of a character."""
     kind = unicodedata.decomposition(char).partition(" ")[0]
     plain = unicodedata.normalize("NFKC", char) if kind in _SAME_CHARACTER else char
-    return "".join(_SPELLINGS.get(one, one) for one in plain)
+    return "".join(_SPELLINGS.get(variant, variant) for variant in plain)

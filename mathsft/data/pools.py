@@ -1,7 +1,7 @@
-"""Cuts problems into the five disjoint pools train, search, confirm, validation and test; tokenises and grades nothing.
+"""Cuts problems into the five disjoint pools train, search, confirm, validation and test.
 
-Every problem's place follows from its text alone (of several spellings, from the one whose hash is lowest), so the order of
-rows and the machine do not matter, and all solutions of one problem stay in one pool.
+A problem's position follows from its text alone (from the spelling with the lowest hash, if there are several). So the pools
+do not depend on the order of rows or on the machine, and all solutions of one problem are in one pool.
 """
 
 import logging
@@ -20,13 +20,13 @@ from mathsft.errors import UserError
 from mathsft.records import Problem, Quality
 
 MIN_POOL = 20
-"""Problems below which a pool that had to shrink is an error: its score would say next to nothing."""
+"""A held-out pool that had to shrink below this number of problems is an error: its score would be too imprecise."""
 
 QUICKSTART = "quickstart"
 """The data.source whose problems are generated."""
 
 NUM_QUICKSTART_TRAIN = 8192
-"""Problems that the quickstart generates to train on, unless pools.train says otherwise."""
+"""Number of training problems that the quickstart generates if pools.train is not set."""
 
 Pools: TypeAlias = dict[str, tuple[Problem, ...]]
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedData:
-    """The pools, and what was found in the data on the way to them."""
+    """The pools, and the quality of the data from which they were made."""
 
     pools: Pools
     quality: Quality
@@ -49,8 +49,8 @@ def load_pools(data: DataSettings) -> Pools:
 def load_data(data: DataSettings) -> LoadedData:
     """Return the pools train, search, confirm, validation and test; the last four hold one row per problem.
 
-    The pools held out of `source` take at most half of its problems and shrink in proportion for that; UserError where one
-    would fall below MIN_POOL. A test split of its own becomes the test pool, and its problems are taken out of all others.
+    The pools held out of `source` shrink in proportion until they take at most half of its problems. Raises UserError if one
+    of them would fall below MIN_POOL. A separate test split becomes the test pool; its problems are removed from the others.
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
@@ -62,25 +62,25 @@ def load_data(data: DataSettings) -> LoadedData:
         rows = _quickstart_rows(data, sum(sizes.values()))
     else:
         rows = load_rows(data.source, data.unreadable)
-    found, own_test = (distinct(given, data.contradictions) for given in (rows, test_rows))
+    source, test_split = (distinct(data_set, data.contradictions) for data_set in (rows, test_rows))
 
-    problems = [solutions for key, solutions in found.problems.items() if key not in own_test.problems]
-    num_overlapping = len(found.problems) - len(problems)
+    problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
+    num_overlapping = len(source.problems) - len(problems)
     if data.source != QUICKSTART:
         sizes = _fitting(sizes, len(problems), num_overlapping, data)
     rest = iter(problems)
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
     if data.test_source is not None:
-        pools["test"] = _one_each(islice(own_test.problems.values(), data.pools.test))
+        pools["test"] = _one_each(islice(test_split.problems.values(), data.pools.test))
     train = list(islice(rest, data.pools.train))
     pools["train"] = tuple(chain.from_iterable(train))
     held_out = ", ".join(f"{name} {len(pool)}" for name, pool in pools.items() if name != "train")
     logger.info("pools of %s: train %d (%d solutions), %s", data.source, len(train), len(pools["train"]), held_out)
-    return LoadedData(pools, quality_of((rows, test_rows), (found, own_test), num_overlapping, pools["train"]))
+    return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"]))
 
 
 def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
-    """Return a pool, or for "confirm:0-125" its problems 0 to 124; ValueError for a pool or a slice that does not exist."""
+    """Return a pool, or for "confirm:0-125" its problems 0 to 124; raises ValueError if the pool or slice does not exist."""
     match = re.fullmatch(r"(\w+)(?::(\d+)-(\d+))?", name)
     if match is None or match[1] not in pools:
         raise ValueError(
@@ -96,7 +96,7 @@ def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem
 
 
 def _quickstart_rows(data: DataSettings, num_held_out: int) -> ReadProblems:
-    """Return generated rows to measure: the held-out problems have the lowest ranks, so the pools' cut finds them first."""
+    """Return generated rows; held-out problems have the lowest positions, so the held-out pools are cut from them."""
     problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
     return ReadProblems(
         data.source, tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
@@ -108,7 +108,7 @@ def _one_each(problems: Iterable[Solutions]) -> tuple[Problem, ...]:
 
 
 def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, data: DataSettings) -> dict[str, int]:
-    """Return the pool sizes, shrunk in proportion where they would take more than half of the problems."""
+    """Return the pool sizes, shrunk in proportion if they would take more than half of the problems."""
     wanted, available = sum(sizes.values()), num_problems // 2
     if wanted <= available:
         return sizes
@@ -123,7 +123,7 @@ def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, dat
             f"pool; it needs {MIN_POOL}; give at least {num_needed} problems, or make data.pools smaller"
         )
     logger.info(
-        "%s has %d distinct problems: the held-out pools shrink from %d to %d in all",
+        "%s has %d distinct problems: the held-out pools shrink from %d to %d problems in total",
         data.source,
         num_problems,
         wanted,
@@ -133,7 +133,7 @@ def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, dat
 
 
 def _refuse_one_source(source: str, test_source: str) -> None:
-    """Raise UserError where both are the same file or hub data set."""
+    """Raise UserError if both are the same file or hub data set."""
     path, test_path = (Path(name).expanduser() for name in (source, test_source))
     if path.is_file() and test_path.is_file():
         is_same = path.samefile(test_path)
@@ -142,5 +142,5 @@ def _refuse_one_source(source: str, test_source: str) -> None:
     if is_same:
         raise UserError(
             f"data.source and data.test_source are both {test_source}: test problems are removed from all other pools, so "
-            "none would be left to train on; give another test split, or leave data.test_source out to have one made"
+            "none would be left to train on; give another test split, or leave out data.test_source to split data.source"
         )

@@ -1,8 +1,7 @@
-"""Reads problems with exact gold answers out of a data set's rows; which pool they are in is not decided here.
+"""Reads problems with exact gold answers from the rows of a data set.
 
-A row holds problem (or question), solution and answer, as MATH has them, or an answer with the solution and the gold after
-`####`, as GSM8K has them; level and type (or subject) are optional. Rows that
-cannot be read are an error, or counted.
+A row has problem (or question), solution and answer, as in MATH, or an answer that contains the solution and, after `####`,
+the gold answer, as in GSM8K; level and type (or subject) are optional. Unreadable rows raise an error or are counted.
 """
 
 import hashlib
@@ -18,22 +17,22 @@ from mathsft.errors import UserError
 from mathsft.records import Problem
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
-"""GSM8K's annotations, as in `48/2 = <<48/2=24>>24`: meant for a calculator, noise in a solution to learn."""
+"""GSM8K's annotations for a calculator, as in `48/2 = <<48/2=24>>24`; in a training target they are noise."""
 
 NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
-"""What stands in data sets where there is no gold answer, in any case; \\text{none} is an answer."""
+"""Texts that mean "no gold answer" in data sets, in any case; \\text{none} is an answer."""
 NO_ANSWER_CHARS = set("?-_.[]() ")
-"""A text of these alone is no answer, either."""
+"""A text of only these characters is no answer, either."""
 
 MAX_BARE_ANSWER_CHARS = 200
-"""A longer text, or one of several lines, is no gold answer by itself (unless a matrix), but reasoning that ends with it."""
+"""A longer text, or one of several lines, is reasoning that ends with the gold answer, unless it contains a matrix."""
 
 MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class NumberedProblem:
-    """A problem, and the number of its row in the data set."""
+    """A problem, and the number of its row in the data set, from 1."""
 
     number: int
     problem: Problem
@@ -41,13 +40,13 @@ class NumberedProblem:
 
 @dataclass(frozen=True)
 class ReadProblems:
-    """A data set's rows that can be read, and how many cannot."""
+    """The readable rows of a data set, and the number of unreadable ones."""
 
     source: str
     rows: tuple[NumberedProblem, ...]
     num_unreadable: int = 0
     first_unreadable: str = ""
-    """Where the first of these is, and why it cannot be read."""
+    """Where the first unreadable row is, and why it cannot be read."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -55,13 +54,13 @@ class ReadProblems:
 
 
 class _UnreadableError(Exception):
-    """The row is no problem with a gold answer; the message says why, and what to change."""
+    """The row has no problem with a gold answer; the message gives the reason and what to change."""
 
 
 def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> ReadProblems:
-    """Return the rows of a JSONL file or hub data set, in order, whose solution is empty only where none is needed.
+    """Return the rows of a JSONL file or hub data set, in order; without `need_solutions`, solutions may be empty.
 
-    UserError where there is none, or for rows that cannot be read: it counts them and names the first ones.
+    Raises UserError if there is no readable row, or if unreadable rows are an error; it counts these and names the first.
     """
     rows: list[NumberedProblem] = []
     unreadable_numbers: list[int] = []
@@ -85,12 +84,12 @@ def problem_id(text: str) -> str:
 
 
 def _others(numbers: list[int], num_readable: int) -> str:
-    """Return which other rows cannot be read, and how to go on without them."""
-    said = ""
+    """Return the part of the message with the other unreadable rows, and the setting that leaves them out."""
+    counts = ""
     if numbers:
         shown = ", ".join(map(str, numbers[:MAX_SHOWN])) + (", …" if len(numbers) > MAX_SHOWN else "")
-        said = f"; {len(numbers) + 1:,} of {len(numbers) + 1 + num_readable:,} rows cannot be read, also {shown}"
-    return f"{said}; data.unreadable: drop leaves such rows out" if num_readable else said
+        counts = f"; {len(numbers) + 1:,} of {len(numbers) + 1 + num_readable:,} rows cannot be read, also {shown}"
+    return f"{counts}; data.unreadable: drop leaves such rows out" if num_readable else counts
 
 
 def _problem(row: object, needs_solution: bool) -> Problem:
@@ -135,7 +134,7 @@ def _text(row: dict[str, Any], key: str) -> str:
     if not isinstance(value, str) or _is_blank(value):
         raise _UnreadableError(f"{key} is {excerpt(value)}; write a text that is not empty")
     try:
-        value.encode()  # JSON can smuggle in half a surrogate pair, which no tokenizer and no hash takes
+        value.encode()  # JSON can contain half of a surrogate pair, which neither tokenizers nor hashes accept
     except UnicodeEncodeError:
         raise _UnreadableError(
             f"{key} holds half of a surrogate pair, in {excerpt(value)}; write the whole character"
@@ -144,7 +143,7 @@ def _text(row: dict[str, Any], key: str) -> str:
 
 
 def _answer(row: dict[str, Any]) -> str | None:
-    """Return the row's answer as text, None where it has none."""
+    """Return the row's answer as text, or None if it has none."""
     value = row.get("answer")
     if value is None:
         return None
@@ -155,7 +154,7 @@ def _answer(row: dict[str, Any]) -> str | None:
 
 
 def _solution_and_gold(answer: str) -> tuple[str, str]:
-    """Return what an answer says that stands alone: reasoning with its gold answer, or the latter only."""
+    """Return the solution and the gold answer in the answer of a row without a solution; the solution may be empty."""
     reasoning, marker, _ = answer.rpartition(GOLD_MARKER)
     if marker:
         return CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
@@ -170,17 +169,17 @@ def _gold(answer: str | None, solution: str) -> str:
         gold = extract_gold(answer, solution)
         bare = normalise(gold)
         if bare.casefold() in NO_ANSWERS or not set(bare) - NO_ANSWER_CHARS:
-            raise ValueError(f"{gold!r} stands for none")
+            raise ValueError(f"{gold!r} means that there is no answer")
     except ValueError as error:
         found = f"the solution ends with {excerpt(solution[-60:])}" if answer is None else f"answer is {excerpt(answer)}"
         raise _UnreadableError(
             f"no gold answer can be read ({error}); {found}; "
-            r"mend the row: the gold is its answer, or the last \boxed{...} or `#### ...` of its solution"
+            r"correct the row: the gold answer is read from answer, or from the last \boxed{...} or `#### ...` of solution"
         ) from None
     return gold
 
 
 def _level(value: object) -> int | None:
-    """Return the level of 3, "3", "3.0" or MATH's "Level 3"; whatever else stands there is none."""
+    """Return the level in 3, "3", "3.0" or MATH's "Level 3"; None for any other value."""
     match = re.fullmatch(r"(?:Level )?(\d{1,3})(?:\.0+)?", str(value).strip())
     return int(match[1]) if match else None

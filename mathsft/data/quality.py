@@ -1,7 +1,4 @@
-"""Finds which of a data set's rows are the same problem, which of those contradict each other, and what golds look odd.
-
-Which pool a problem is in is decided in `pools`.
-"""
+"""Groups a data set's rows by problem, finds contradictory gold answers, and reports suspiciously frequent ones."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,41 +18,41 @@ from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
 
 Solutions: TypeAlias = tuple[Problem, ...]
-"""All rows of one problem, in an order that does not depend on the order of rows; texts may differ in spelling."""
+"""All rows of one problem, in an order independent of the data set's order; their texts may differ in spelling."""
 
 FREQUENT_SHARE = 0.02
-"""A gold text that is no number and stands in more than this share of the rows may stand for none."""
+"""A gold text that is no number and occurs in more than this share of the rows may mean that there is no answer."""
 MIN_FREQUENT = 3
-"""ReadProblems that it stands in at least: in a small file one row is a large share."""
+"""Least number of rows with such a gold text, because in a small file one row is a large share."""
 
 MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Distinct:
-    """The problems of a data set by pool_position, each under its key, and what was found while they were told apart."""
+    """The distinct problems of a data set by key, sorted by pool_position, and counts of what was found in its rows."""
 
     problems: dict[str, Solutions]
     num_variants: int
-    """Texts that are another one in other spelling."""
+    """Texts that are another spelling of an earlier text."""
     num_contradictory: int
     """Problems left out because their rows have different gold answers."""
     num_contradictory_rows: int
 
 
-def distinct(rows: ReadProblems, contradictions: Literal["error", "drop"]) -> Distinct:
-    """Return the distinct problems; UserError shows those with different gold answers, unless they are to be dropped."""
+def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -> Distinct:
+    """Return the distinct problems; problems with different gold answers are dropped, or raise UserError."""
     groups: dict[str, list[NumberedProblem]] = {}
-    for row in rows.rows:
+    for row in data_set.rows:
         groups.setdefault(pool_key(row.problem.problem), []).append(row)
     contradictory = list(chain.from_iterable(map(_contradictory, groups.values())))
     left_out = {row.number for problem in contradictory for row in problem}
     if contradictory and contradictions == "error":
-        shown = [*map(_shown, contradictory[:MAX_SHOWN]), *(["…"] if len(contradictory) > MAX_SHOWN else [])]
+        examples = [*map(_contradiction_text, contradictory[:MAX_SHOWN]), *(["…"] if len(contradictory) > MAX_SHOWN else [])]
         raise UserError(
-            f"{rows.source}: rows of one problem have different gold answers, in {len(contradictory):,} of {len(groups):,} "
-            f"problems ({len(left_out):,} rows): {'; '.join(shown)}; mend the rows, or leave all of them out with "
-            "data.contradictions: drop"
+            f"{data_set.source}: rows of one problem have different gold answers, in {len(contradictory):,} of "
+            f"{len(groups):,} problems ({len(left_out):,} rows): {'; '.join(examples)}; correct the rows, or leave all of "
+            "them out with data.contradictions: drop"
         )
     remaining = {key: [row.problem for row in group if row.number not in left_out] for key, group in groups.items()}
     kept = {key: problems for key, problems in remaining.items() if problems}
@@ -69,35 +66,35 @@ def distinct(rows: ReadProblems, contradictions: Literal["error", "drop"]) -> Di
 
 
 def quality_of(
-    sources: Sequence[ReadProblems], found: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
+    sources: Sequence[ReadProblems], distinct_problems: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
 ) -> Quality:
-    """Return what was found in all sources together, and in the pool train."""
+    """Return the counts for all sources together, and for the pool train."""
     return Quality(
         num_rows=sum(len(source.rows) for source in sources),
         num_unreadable=sum(source.num_unreadable for source in sources),
         first_unreadable=next((source.first_unreadable for source in sources if source.first_unreadable), ""),
-        num_contradictory=sum(one.num_contradictory for one in found),
-        num_contradictory_rows=sum(one.num_contradictory_rows for one in found),
-        num_variants=sum(one.num_variants for one in found),
+        num_contradictory=sum(data_set.num_contradictory for data_set in distinct_problems),
+        num_contradictory_rows=sum(data_set.num_contradictory_rows for data_set in distinct_problems),
+        num_variants=sum(data_set.num_variants for data_set in distinct_problems),
         num_overlapping=num_overlapping,
         num_repeated=len(train) - len({(problem.problem, problem.solution, problem.answer) for problem in train}),
         frequent_golds=tuple(chain.from_iterable(map(_frequent_golds, sources))),
     )
 
 
-def _frequent_golds(rows: ReadProblems) -> list[FrequentGold]:
-    """Return the gold texts that are no number and stand in many rows, the most frequent first."""
-    num_rows, first_rows = len(rows.rows), {row.problem.answer: row.number for row in reversed(rows.rows)}
-    counted = Counter(problem.answer for problem in rows.problems).most_common()
+def _frequent_golds(data_set: ReadProblems) -> list[FrequentGold]:
+    """Return the gold texts that are no number and occur in many rows, the most frequent first."""
+    num_rows, first_rows = len(data_set.rows), {row.problem.answer: row.number for row in reversed(data_set.rows)}
+    counts = Counter(problem.answer for problem in data_set.problems).most_common()
     return [
-        FrequentGold(gold, num, num_rows, f"{rows.source}:{first_rows[gold]}")
-        for gold, num in counted
-        if num >= MIN_FREQUENT and num > FREQUENT_SHARE * num_rows and not _is_number(gold)
+        FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
+        for gold, count in counts
+        if count >= MIN_FREQUENT and count > FREQUENT_SHARE * num_rows and not _is_number(gold)
     ]
 
 
 def _contradictory(group: Sequence[NumberedProblem]) -> list[list[NumberedProblem]]:
-    """Return the rows of each problem in the group that has gold answers of different value."""
+    """Return the rows of each problem in the group whose gold answers differ in value."""
     if len({row.problem.answer for row in group}) == 1:
         return []
     by_problem: dict[str, list[NumberedProblem]] = {}
@@ -107,23 +104,23 @@ def _contradictory(group: Sequence[NumberedProblem]) -> list[list[NumberedProble
 
 
 def _other_gold(rows: Sequence[NumberedProblem]) -> NumberedProblem | None:
-    """Return the first row whose gold answer has another value than the first row's."""
+    """Return the first row whose gold answer differs in value from the first row's, or None."""
     first = rows[0].problem.answer
     by_gold = {row.problem.answer: row for row in reversed(rows)}
     other = (row for gold, row in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
     return min(other, key=lambda row: row.number, default=None)
 
 
-def _shown(rows: Sequence[NumberedProblem]) -> str:
-    """Return a contradiction in words."""
+def _contradiction_text(rows: Sequence[NumberedProblem]) -> str:
+    """Return the description of a contradiction for an error message."""
     golds = [f"{excerpt(row.problem.answer)} in row {row.number}" for row in (rows[0], _other_gold(rows)) if row is not None]
     return f"{excerpt(rows[0].problem.problem)} has {' and '.join(golds)}"
 
 
 def _is_number(gold: str) -> bool:
     return any(
-        isinstance(reading, BasedNumber) or (isinstance(reading, Quantity) and not reading.value.symbols)
-        for reading in parsed_answers(normalise(gold))
+        isinstance(parsed, BasedNumber) or (isinstance(parsed, Quantity) and not parsed.value.symbols)
+        for parsed in parsed_answers(normalise(gold))
     )
 
 

@@ -1,7 +1,4 @@
-"""The embedded quickstart: its problems to train on and to hold out, and the folder of its base model; no file is read.
-
-Which pool a problem belongs to is decided in `pools`.
-"""
+"""Generates the embedded quickstart's training and held-out problems, and locates the folder of its base model."""
 
 import hashlib
 import random
@@ -13,15 +10,15 @@ from mathsft.data.quickstart_families import FAMILIES, LEVELS
 from mathsft.records import Problem
 
 HELD_OUT_SHARE = 0.25
-"""A problem whose pool_position is below this is held out: meant to evaluate on, and never in the pre-training corpus."""
+"""A problem with a pool_position below this is held out: it is for evaluation and never in the pre-training corpus."""
 
 
 def generate(num_train: int, num_heldout: int) -> list[Problem]:
-    """Return exactly so many problems to train on, then so many held-out ones: all distinct, the same everywhere."""
+    """Return num_train problems to train on, then num_heldout held-out problems: all distinct, the same on every machine."""
     rng = random.Random("quickstart")
     train: dict[str, Problem] = {}
     heldout: dict[str, Problem] = {}
-    # The higher levels know many millions of texts, so that both kinds always fill up.
+    # The loop always ends: the higher levels have many millions of texts.
     while len(train) < num_train or len(heldout) < num_heldout:
         problem = draw_problem(rng)
         kind, num_wanted = (heldout, num_heldout) if is_held_out(problem) else (train, num_train)
@@ -31,7 +28,7 @@ def generate(num_train: int, num_heldout: int) -> list[Problem]:
 
 
 def is_held_out(problem: Problem) -> bool:
-    """Tell whether the problem is kept for evaluation."""
+    """Return whether the problem is held out for evaluation."""
     return pool_position(problem.problem) < HELD_OUT_SHARE
 
 

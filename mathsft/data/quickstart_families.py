@@ -1,7 +1,7 @@
-"""The quickstart's nine families of problems, in five types and five levels, each solved exactly; it does not choose.
+"""Draws problems with exact solutions from the quickstart's nine families, in five types and five levels.
 
 The wording is terse and every solution works in small steps, because a model of 0.9 M parameters has to learn them from a
-few thousand examples. The shipped base model and all measured figures go with exactly these texts.
+few thousand examples. The shipped base model and all measured figures belong to exactly these texts: do not change a word.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 LEVELS = (1, 2, 3, 4, 5)
 
-# ---- The steps that solutions are made of. The base model's arithmetic facts are written in the same words.
+# ---- The steps of solutions. The arithmetic facts of the base model's pre-training have the same wording.
 
 
 def plus(a: int, b: int) -> str:
@@ -37,14 +37,14 @@ def divided_by(a: int, b: int) -> str:
 
 
 def reduced(numerator: int, denominator: int) -> str:
-    """Return the solution step that brings a fraction to lowest terms; one that is there already just stands."""
+    """Return the solution step that reduces a fraction to lowest terms, or only the fraction if it is in lowest terms."""
     fraction = latex_fraction(numerator, denominator)
     is_lowest = gcd(numerator, denominator) == 1
     return f"${fraction}$." if is_lowest else f"${fraction}={lowest_terms(numerator, denominator)}$."
 
 
 def latex_fraction(numerator: int, denominator: int) -> str:
-    """Return the LaTeX of a fraction as it is given."""
+    """Return the LaTeX of a fraction without reducing it."""
     return rf"\frac{{{numerator}}}{{{denominator}}}"
 
 
@@ -74,7 +74,7 @@ def long_multiplication(a: int, b: int) -> str:
 
 @dataclass(frozen=True)
 class Sketch:
-    """What a family makes: a problem before it has an id and a level."""
+    """The result of a family: a problem without id and level."""
 
     subject: str
     problem: str
@@ -152,7 +152,7 @@ def linear_equations(rng: random.Random, level: int) -> Sketch:
 
 
 def polynomials(rng: random.Random, level: int) -> Sketch:
-    """Draw a polynomial of degree one or two and the x to evaluate it at."""
+    """Draw a polynomial of degree one or two and the x at which to evaluate it."""
     x = rng.randint(2, 9) if level < 5 else rng.randint(3, 12)
     a, b = rng.randint(2, 9), rng.randint(3, 30)
     if level == 1:
@@ -176,7 +176,7 @@ def polynomials(rng: random.Random, level: int) -> Sketch:
 
 
 def divisibility(rng: random.Random, level: int) -> Sketch:
-    """Draw a remainder, up to level 4, or a greatest common divisor."""
+    """Draw a remainder (levels 1 to 4) or a greatest common divisor (level 5)."""
     if level == 5:
         return _greatest_common_divisor(rng)
     modulus = rng.randint(3, 9)
@@ -237,7 +237,7 @@ def fractions(rng: random.Random, level: int) -> Sketch:
 
 
 def chances(rng: random.Random, level: int) -> Sketch:
-    """Draw the probability of a ball's colour, up to level 4, or a number of ways to choose two people."""
+    """Draw the probability of a ball's colour (levels 1 to 4) or a number of ways to choose two people (level 5)."""
     subject = "Counting & Probability"
     if level == 5:
         n = rng.randint(5, 30)
@@ -277,7 +277,7 @@ def shapes(rng: random.Random, level: int) -> Sketch:
 
 
 def stories(rng: random.Random, level: int) -> Sketch:
-    """Draw a word problem about somebody who has things, buys more and gives some away."""
+    """Draw a word problem about a person who has things, buys more and gives some away."""
     name = rng.choice(("Tom", "Ana", "Sam", "Mia", "Leo", "Zoe"))
     things = rng.choice(("pens", "cards", "books", "coins", "shells", "apples"))
     highest = (20, 60, 40, 60, 90)[level - 1]

@@ -1,4 +1,4 @@
-"""Reads the raw rows of a JSONL file or a hub data set, each with its number; what a row means is decided in `problems`."""
+"""Reads the raw rows of a JSONL file or a hub data set, each with its number."""
 
 import importlib
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 from mathsft.errors import UserError
 
 _HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
-"""A hub data set: "org/name", then "/config" where the data set has several, then ":split" for another than train."""
+"""A hub data set: "org/name", then "/config" if the data set has several, then ":split" unless the split is train."""
 
 _FILE_SUFFIXES = (".json", ".jsonl", ".gz", ".parquet", ".csv")
-"""Who gives such a name means a file, even if it looks like a hub id."""
+"""A name with one of these suffixes is a file, even if it looks like a hub id."""
 
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed with gzip",
@@ -24,15 +24,15 @@ _OTHER_FORMATS = {
     b"ARROW1": "an Arrow file",
     b"[": "one JSON array",
 }
-"""First bytes of files that hold rows, but not as JSONL."""
+"""First bytes of files that hold rows in other formats than JSONL."""
 
 
 def read_rows(source: str) -> Iterator[tuple[int, object]]:
-    """Yield the number of each row (of a file: its line, blank ones left out) and the row; UserError where it is no JSON."""
+    """Yield each row with its number (in a file: that of its line, without blank lines); raises UserError if unreadable."""
     path = Path(source).expanduser()
     hub = _HUB_SOURCE.fullmatch(source)
     if path.is_dir():
-        raise UserError(f"{source!r} is a folder; give one JSONL file, one JSON object a line (cat joins several)")
+        raise UserError(f"{source!r} is a folder; give one JSONL file, one JSON object a line (join several files with cat)")
     if path.is_file():
         yield from _file_rows(path)
     elif hub and path.suffix not in _FILE_SUFFIXES:
@@ -44,7 +44,7 @@ def read_rows(source: str) -> Iterator[tuple[int, object]]:
 
 
 def excerpt(value: object) -> str:
-    """Return a value for one line of an error message, cut to 80 characters."""
+    """Return the value as text for an error message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -72,19 +72,19 @@ def _refuse_other_formats(path: Path, first_line: bytes) -> None:
 
 
 def _hub_rows(source: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, object]]:
-    """Yield the rows of a data set that the library `datasets` fetches."""
+    """Yield the rows of a data set that the library `datasets` downloads."""
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:
         raise UserError(
-            f"{source!r} is not a file here, and hub data sets need the package datasets, which is not installed: "
+            f"{source!r} is not a local file, and hub data sets need the package datasets, which is not installed; "
             "run `uv pip install datasets`, or the same with pip, or give a JSONL file"
         ) from None
     try:
         rows = datasets.load_dataset(repository, config, split=split)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{source!r} is not a file here, and the hub gave no data set ({excerpt(error)}); give a JSONL file, "
+            f"{source!r} is not a local file, and the download from the hub failed ({excerpt(error)}); give a JSONL file, "
             "or org/name[/config][:split] of a data set that this machine can reach"
         ) from error
     yield from enumerate(rows, start=1)

@@ -1,1 +1,1 @@
-"""Scores checkpoints: generates responses with vLLM, grades them and publishes them with their counts."""
+"""Scores checkpoints: generates responses with vLLM, grades them and writes them to a file with their counts."""

@@ -1,4 +1,4 @@
-"""The entropy of what a vLLM engine generates, tapped where it samples; it changes no logits."""
+"""Measures the entropy of the distributions from which a vLLM engine samples tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,24 +10,24 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 ROW = "entropy_row"
-"""Key in SamplingParams.extra_args that marks a request, with its row in the tap."""
+"""Key in SamplingParams.extra_args for a request's row in the tap; requests without it are not measured."""
 
 _CHUNK_LOGITS = {"cpu": 2**18, "cuda": 2**24}
-"""Logits worked on at once: what fits a core's cache, or what bounds the memory that vLLM did not plan for."""
+"""Logits per chunk: on a CPU they fit into a core's cache; on CUDA they limit memory for which vLLM has not planned."""
 
 
 class EntropyTap(LogitsProcessor):  # type: ignore[misc]  # vLLM is untyped here
-    """Keeps, on the engine's device, the entropy of every distribution that a token of a marked request is drawn from."""
+    """Stores, on the engine's device, the entropy of each distribution that a marked request samples from."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._device, self._is_pin_memory = device, is_pin_memory
         self._requests: dict[int, tuple[int, list[int]]] = {}
-        """Slot in the batch -> the request's row, and its output so far, a list that vLLM appends to."""
+        """Slot in the batch -> the request's row, and the list of its output ids, to which vLLM appends."""
         self._temperature = 1.0
         self._entropy_RT = torch.empty(0, 0)
 
     def start(self, num_requests: int, max_tokens: int, temperature: float) -> None:
-        """Forget what was kept, and make room for this many requests, sampled at one temperature, 0 for greedy."""
+        """Delete the stored entropies and allocate for new requests with one temperature, 0 for greedy decoding."""
         self._temperature = temperature or 1.0
         self._entropy_RT = torch.zeros(num_requests, max_tokens, device=self._device)
 
@@ -40,18 +40,18 @@ class EntropyTap(LogitsProcessor):  # type: ignore[misc]  # vLLM is untyped here
         return means
 
     def is_argmax_invariant(self) -> bool:
-        """Return False, although it is: vLLM would leave it out where all requests are greedy."""
+        """Return False, although the argmax never changes: otherwise vLLM would skip the tap for greedy requests."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the requests through the batch."""
+        """Update the requests' slots in the batch."""
         process_dict_updates(self._requests, batch_update, _request)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Keep the entropies of this step; the logits, B x V in fp32, are those before temperature and top_p."""
+        """Store the entropies of this step. The logits, B x V in fp32, are those before temperature and top_p."""
         if self._requests:
-            # The place is the number of tokens drawn before, not of steps: while a prompt is read in chunks, the logits
-            # after each chunk come by, too, and those after the last overwrite them.
+            # The position is the number of tokens sampled before, not the number of steps: a prompt that is read in chunks
+            # has logits after each chunk, and those after the last chunk overwrite the others.
             places = [(slot, row, len(output_ids)) for slot, (row, output_ids) in self._requests.items()]
             places_R3 = torch.tensor(places, pin_memory=self._is_pin_memory).to(self._device, non_blocking=True)
             slots_R, rows_R, positions_R = places_R3.unbind(1)

@@ -1,4 +1,4 @@
-"""Turns a checkpoint and a pool into a Score: prompts, responses, verdicts and the file of responses; it chooses nothing."""
+"""The evaluator worker: scores a checkpoint on a pool of problems and writes the graded responses to a file."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from mathsft.worker_settings import WorkerSettings
 
 
 class Evaluator:
-    """Scores checkpoints of one study with an engine that is made at the first score and lives as long as the process."""
+    """Scores the checkpoints of one study, in one engine with swapped weights or in new engines (evaluation.load)."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -40,31 +40,31 @@ class Evaluator:
         self._model_kind: str = next(iter(config.architectures or ()), config.model_type)
         self._engine: Engine | None = None
         self._grader = Grader()
-        self._is_proven = False
-        """The engine agreed with a checkpoint's logprob check before."""
+        self._has_agreed = False
+        """Whether the engine has agreed with the logprob check of at least one checkpoint."""
         self._load_pools = functools.cache(load_pools)
 
     def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
-        """Return the checkpoint's score on a pool or slice ("confirm:0-125"); its responses file is complete by then.
+        """Return the checkpoint's score on a pool or slice ("confirm:0-125"), after writing its responses file.
 
-        The likelihood of the training targets takes a sixth to a third of the time; it is left out unless it is asked for.
+        with_gold_nll adds the likelihood of the training targets, which takes a sixth to a third of the time.
 
-        Raises CheckpointError when the weights cannot be served, are not those that the checkpoint names, or when a new
-        engine disagrees with its logprob check. Raises SystemExit when an engine disagrees that agreed before, so that a new
-        one is tried. Raises UserError when prompts or responses are too long for the engine.
+        Raises CheckpointError if the weights cannot be loaded, do not have the checkpoint's fingerprint, or fail the logprob
+        check in an engine that has never passed it. Raises SystemExit if an engine that passed it before now fails, so that
+        the driver starts a new one. Raises UserError if prompts or responses are too long for the engine.
         """
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
         clock = Clock()
         with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
-            engine = self._loaded(checkpoint, experiment)
+            engine = self._engine_with(checkpoint, experiment)
             self._check_logprobs(engine, checkpoint)
         if room_tokens > engine.max_model_len:
             raise UserError(
                 f"pool {pool} needs {room_tokens} tokens for its longest prompt and evaluation.max_tokens = "
-                f"{experiment.evaluation.max_tokens}, but the engine was started for {engine.max_model_len}: set what makes "
-                "prompts or responses longer in the experiment, where it holds for every run"
+                f"{experiment.evaluation.max_tokens}, but the engine was started for {engine.max_model_len} tokens: set the "
+                "longer prompt or response length in the experiment, so that it applies to every run"
             )
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
@@ -101,54 +101,54 @@ class Evaluator:
         )
 
     def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
-        """Load the base weights, then changed ones, then the base weights again, and compare each with the trainer.
+        """Load the base weights, then changed weights, then the base weights again, and compare each with the trainer.
 
-        What disagrees here is the engine's way with this kind of model, and no damage: UserError says which of its two
-        faults it is, that it computes another function or that it keeps old weights after a swap.
+        Raises UserError if vLLM does not support this kind of model: it computes another function, or it keeps old weights
+        after a swap.
         """
-        began, experiment = time.perf_counter(), self._settings.experiment
+        started, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
         for checkpoint in (base, changed, base):
             try:
-                engine = self._loaded(checkpoint, experiment)
+                engine = self._engine_with(checkpoint, experiment)
             except HalfSwappedError as error:
-                raise UserError(self._keeps_old_weights(str(error))) from error
-            found = self._difference(engine, checkpoint.logprob_check)
-            if not found.is_explained:
-                what = f"log probabilities differ from the trainer's {found}"
+                raise UserError(self._stale_weights_message(str(error))) from error
+            gap = self._difference(engine, checkpoint.logprob_check)
+            if not gap.is_explained:
+                symptom = f"log probabilities differ from the trainer's {gap}"
                 is_new = not nats or experiment.evaluation.load == "new_engine"
-                raise UserError(self._computes_otherwise(what) if is_new else self._keeps_old_weights(what))
-            nats.append(found.nats)
-        self._is_proven = True
-        return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - began)
+                raise UserError(self._wrong_function_message(symptom) if is_new else self._stale_weights_message(symptom))
+            nats.append(gap.nats)
+        self._has_agreed = True
+        return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - started)
 
-    def _computes_otherwise(self, what: str) -> str:
+    def _wrong_function_message(self, symptom: str) -> str:
         advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
         return (
-            f"model.path: vLLM computes another function for a {self._model_kind}: with weights that it just loaded, "
-            f"{what}. Its scores would not be the model's: choose a model of another kind{advice}"
+            f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights that were "
+            f"just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
         )
 
-    def _keeps_old_weights(self, what: str) -> str:
+    def _stale_weights_message(self, symptom: str) -> str:
         return (
             f"model.path: vLLM does not replace all weights of a {self._model_kind} in a running engine: after a swap, "
-            f"{what}. Set evaluation.load to new_engine, which makes an engine for every checkpoint, or choose a model of "
-            "another kind"
+            f"{symptom}. Set evaluation.load to new_engine, which creates a new engine for every checkpoint, or choose a "
+            "model of another kind"
         )
 
     def park(self) -> None:
-        """Give the device's memory back while another worker has the device, where placement asks for that."""
+        """Free the device's memory for another worker, if placement has set sleep_mode."""
         if self._engine is not None and self._settings.hardware.sleep_mode:
             self._engine.sleep()
 
     def _encode(self, experiment: Experiment, problems: Sequence[Problem]) -> tuple[Example, ...]:
-        """Return each problem's prompt and training target, tokenised as for training, however long."""
+        """Return each problem's prompt and training target, tokenised as for training, without a limit of length."""
         return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
 
-    def _loaded(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
-        """Return the engine with the checkpoint's weights: a new one, or the one there is after a swap.
+    def _engine_with(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
+        """Return an engine with the checkpoint's weights: a new engine, or the present one after a swap.
 
-        Which of both is up to this worker's settings: the run may have been recorded before the user changed them.
+        evaluation.load comes from this worker's settings, because the run may be older than the user's last change of it.
         """
         folder, engine = self._layout / checkpoint.path, self._engine
         if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
@@ -164,14 +164,14 @@ class Evaluator:
         return self._engine
 
     def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:
-        """Return the tokens of room for the logprob check and for whatever pool comes next; nobody is scored on train."""
+        """Return the engine's length in tokens: enough for the logprob check and for all pools except train."""
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
         return max(room_tokens, min(len(logprob_check.token_ids) + 1, self._num_positions))
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
-        """Return the tokens that the longest prompt and its response may take together, at most the model's positions."""
+        """Return the tokens of the longest prompt and its response together, at most the number of the model's positions."""
         longest = max(examples, key=lambda example: len(example.prompt_ids))
         num_prompt_tokens = len(longest.prompt_ids)
         if num_prompt_tokens >= self._num_positions:
@@ -188,7 +188,7 @@ class Evaluator:
         gold_nlls: Sequence[float | None],
         num_samples: int,
     ) -> list[Response]:
-        """Return a response for each generation, num_samples to a problem; the gold NLL goes with a problem's first."""
+        """Return a graded response for each generation, num_samples per problem; the first has the gold NLL."""
         places = [(place, sample) for place in range(len(problems)) for sample in range(num_samples)]
         completions = [
             Completion(generation.text, generation.finish_reason, problems[place].answer)
@@ -204,22 +204,22 @@ class Evaluator:
                 verdict=graded.verdict,
                 tag_flags=graded.tag_flags,
                 is_strict=graded.is_strict,
-                entropy=_finite(generation.entropy),
+                entropy=_finite_or_none(generation.entropy),
                 gold_nll=gold_nlls[place] if sample == 0 else None,
             )
             for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
         ]
 
     def _check_logprobs(self, engine: Engine, checkpoint: Checkpoint) -> None:
-        """Compare the weights that the engine serves with those that the trainer published, at every score."""
+        """Compare the engine's log probabilities with the checkpoint's logprob check; raise if they disagree."""
         difference = self._difference(engine, checkpoint.logprob_check)
         if difference.is_explained:
-            self._is_proven = True
+            self._has_agreed = True
             return
         message = f"with {checkpoint.path} loaded, log probabilities differ from the trainer's {difference}"
-        if self._is_proven:
-            raise SystemExit(f"{message}: this process ends, and a new engine tries again")
-        raise CheckpointError(f"{message}, in a new engine: what it generates would not be the checkpoint's")
+        if self._has_agreed:
+            raise SystemExit(f"{message}: this process ends, and a new engine repeats the score")
+        raise CheckpointError(f"{message}, in a new engine: its responses would not be those of the checkpoint")
 
     def _difference(self, engine: Engine, logprob_check: LogprobCheck) -> Difference:
         (logprobs,) = engine.token_logprobs([logprob_check.token_ids], num_given=[1])
@@ -227,7 +227,7 @@ class Evaluator:
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:
-        """Yield what to call with the number of finished responses; it appends to a file that tells how far it is."""
+        """Yield a function that takes the number of finished responses and appends it to the progress file."""
         path = self._layout.scoring(checkpoint.run, checkpoint.step, pool)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
@@ -241,11 +241,8 @@ class Evaluator:
 
 
 def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[Example]) -> list[float | None]:
-    """Return each training target's mean negative log likelihood a token, None where it does not fit into the engine.
-
-    A problem without a solution has no target.
-    """
-    # One token of room for the one that vLLM insists on generating.
+    """Return each target's mean negative log likelihood per token; None without a solution or if the engine is too short."""
+    # vLLM always generates one token, which needs room, too.
     fits = [
         bool(problem.solution) and len(example.prompt_ids) + len(example.response_ids) < engine.max_model_len
         for problem, example in zip(problems, examples, strict=True)
@@ -253,22 +250,22 @@ def _gold_nlls(engine: Engine, problems: Sequence[Problem], examples: Sequence[E
     fitting = list(compress(examples, fits))
     texts_ids = [example.prompt_ids + example.response_ids for example in fitting]
     logprobs = iter(engine.token_logprobs(texts_ids, [len(example.prompt_ids) for example in fitting]))
-    return [_finite(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
+    return [_finite_or_none(-statistics.fmean(next(logprobs))) if is_fitting else None for is_fitting in fits]
 
 
-def _finite(value: float) -> float | None:
-    """Return the value unless weights that overflow made it, which JSON and databases have no number for."""
+def _finite_or_none(value: float) -> float | None:
+    """Return the value, or None if it is not finite, because JSON and databases cannot store that."""
     return value if math.isfinite(value) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that there are, None of none."""
-    found = [value for value in values if value is not None]
-    return statistics.fmean(found) if found else None
+    """Return the mean of the values that are not None, or None if there are none."""
+    finite = [value for value in values if value is not None]
+    return statistics.fmean(finite) if finite else None
 
 
 def _publish(path: Path, responses: Sequence[Response]) -> None:
-    """Write one response a line; a reader sees the whole file or none."""
+    """Write one response per line, by atomic rename."""
     lines = "".join(json.dumps(asdict(response)) + "\n" for response in responses)
     partial_path = path.with_name(path.name + ".partial")
     with told_if_disk_full(path, f"{len(lines):,} bytes for these responses"):

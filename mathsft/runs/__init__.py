@@ -1,1 +1,1 @@
-"""Executing runs: the one loop, the final run, and what may be deleted."""
+"""Executes runs: the run loop, the final run, the confirm stage, and the deletion of checkpoints."""

@@ -1,4 +1,4 @@
-"""The final run's best checkpoint: what it was chosen by, how much the choice flatters that, and what chose nothing."""
+"""Finds the final run's best checkpoint and corrects its validation accuracy for the selection."""
 
 from dataclasses import dataclass
 
@@ -11,27 +11,27 @@ from mathsft.store.study_store import StudyStore
 
 @dataclass(frozen=True)
 class BestCheckpoint:
-    """The most accurate checkpoint of a run on the pool that watches it."""
+    """The checkpoint of a run that has the highest accuracy on the run's own pool."""
 
     run: str
     step: int
     num_checkpoints: int
-    """It was chosen from these, the baseline among them."""
+    """Checkpoints that it was chosen from, the baseline included."""
     validated: Score
-    """By which it was chosen."""
+    """Its score on the run's own pool, by which it was chosen."""
     corrected_accuracy: float
-    """That score's accuracy without the advantage of having been chosen for it, by a bootstrap over problems."""
+    """The accuracy of `validated` minus the optimism of choosing the best of several (bootstrap over problems)."""
     tested: Score | None
-    """On problems that chose nothing; None before they were asked."""
+    """Its score on the test pool; None before it is scored there."""
 
     @property
     def optimism(self) -> float:
-        """Return how much of the accuracy that it was chosen by is, on average, luck."""
+        """Return by how much the selection raises the validation accuracy on average."""
         return self.validated.accuracy - self.corrected_accuracy
 
 
 def best_checkpoint(store: StudyStore, run: Run) -> BestCheckpoint | None:
-    """Return the run's best checkpoint; None where nothing can be chosen: of one scored checkpoint, or by one problem."""
+    """Return the run's best checkpoint; None if fewer than two checkpoints are scored, or on fewer than two problems."""
     validated = store.scores(run.name, run.plan.pool)
     if len(validated) < 2 or validated[0].num_problems < 2:
         return None

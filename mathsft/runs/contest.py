@@ -1,7 +1,7 @@
-"""The contest between a study's trials: who is still in it, and the observations that its surface goes through.
+"""The confirm stage: which trials are still candidates, and the observations that the accuracy surface is fitted to.
 
-The rule, the proposals and the report all observe here, so that a report draws the surface that decided. Trials with the
-same settings are replicates of one setting, and its earliest trial stands for it.
+The selection rule, the proposals and the report use the same observations, so the report draws the surface that the
+decision was based on. Trials with the same settings are replicates; the earliest of them represents the setting.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,26 +22,26 @@ from mathsft.store.study_store import StudyStore
 
 CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
-"""Smoothed accuracies that differ by less are equal: they are computed in floating point."""
+"""Accuracies are rounded to multiples of this before they are compared: smaller differences are rounding errors."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the study says about choosing."""
+    """The settings by which a study chooses its winner."""
 
     space: Mapping[str, SearchRange]
-    """The searched settings by dotted name."""
+    """The range of each searched setting, by dotted name."""
     selection: SelectionSettings
     num_confirm: int
-    """Problems that the confirm pool holds."""
+    """Number of problems in the confirm pool."""
     seed: int = 0
 
     @property
     def rounds(self) -> list[tuple[int, str]]:
         """Return each round's number of trials and slice of the confirm pool; a small pool shrinks all in proportion."""
         wanted = self.selection.round_problems
-        num_given = min(sum(wanted), self.num_confirm)
-        stops = [total * num_given // sum(wanted) for total in accumulate(wanted)]
+        num_used = min(sum(wanted), self.num_confirm)
+        stops = [total * num_used // sum(wanted) for total in accumulate(wanted)]
         return [
             (num_trials, f"{CONFIRM_POOL}:{start}-{stop}")
             for num_trials, (start, stop) in zip(self.selection.round_trials, pairwise([0, *stops]), strict=True)
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Observed(Observation):
-    """A trial's observation."""
+    """An observation of one trial."""
 
     trial: TrialResult
     pools: tuple[str, ...]
@@ -60,29 +60,29 @@ class Observed(Observation):
 
 @dataclass(frozen=True)
 class Contest:
-    """How far the contest is, as the results say."""
+    """The state of the confirm stage that follows from the results."""
 
     results: tuple[TrialResult, ...]
-    """Of all trials, by number."""
+    """Results of all trials, by number."""
     shortlist: tuple[TrialResult, ...]
     entrants: tuple[TrialResult, ...]
-    """Those of the shortlist that are still in it; none where no trial was trained to its end."""
+    """Trials of the shortlist that are still candidates; empty if no trial has finished."""
     pools: tuple[str, ...] = (SEARCH_POOL,)
-    """All of these have scored the entrants."""
+    """Pools that every entrant has been scored on."""
     next_pool: str | None = None
-    """The slice of the confirm pool on which some entrants have yet to be scored, where there are any."""
+    """Slice of the confirm pool on which some entrants still have to be scored; None if there is none."""
 
     def observe(self) -> list[Observed]:
-        """Return what the surface that the entrants are ranked by goes through."""
+        """Return the observations for the surface by which the entrants are ranked."""
         return observe(self.results, self.entrants, self.pools)
 
     def ranking(self, rule: Rule) -> list[TrialResult]:
-        """Return the entrants, best first by the accuracy smoothed over all that is known."""
+        """Return the entrants by smoothed accuracy, best first."""
         return ranked(self.entrants, smoothed(self.observe(), rule))
 
 
 def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
-    """Return how far the shortlist and trial 0 are in the rounds of the confirm stage; each round keeps the best."""
+    """Return the confirm stage after the rounds that the results cover; each round keeps the best entrants and trial 0."""
     results = tuple(sorted(results, key=lambda result: result.number))
     shortlist = tuple(_shortlist(results, rule))
     contest = Contest(results, shortlist, shortlist)
@@ -97,9 +97,9 @@ def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
 
 
 def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange], list[Observed]]:
-    """Return the searched ranges and what the surface that decided goes through, as recorded; both may be empty.
+    """Return the searched ranges and the observations that the promotion was based on; both may be empty.
 
-    Before there is a promotion, this is the surface through the search pool's scores, which makes the shortlist.
+    Before the promotion these are the observations on the search pool, which determine the shortlist.
     """
     settings, promotion = store.settings() or {}, store.promotion()
     ranges: dict[str, dict[str, Any]] = {}
@@ -109,7 +109,7 @@ def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange],
     rule = Rule(
         space=TypeAdapter(dict[str, SearchRange]).validate_python(ranges),
         selection=SelectionSettings.model_validate(_section(settings, "selection")),
-        # The rounds went over so many problems, however many the pool holds.
+        # The number of problems that the rounds used; the pool may hold more.
         num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
     )
     return rule.space, hold_contest(recorded_results(store), rule).observe() if ranges else []
@@ -128,18 +128,19 @@ def observe(
     """Return an observation of each trial that has ended, as accuracy on the search pool.
 
     A finished trial has its accuracy: entrants on all these pools, the others on the search pool. Pools differ in
-    difficulty, so the mean difference of the entrants between the search pool and all pools is added back. A pruned trial has
-    the predicted accuracy at its end; it is left out while too few trials have finished. A diverged trial has accuracy 0. All
-    trials solve the same problems: the share of the binomial variance that they have in common does not count.
+    difficulty: the mean loss of the entrants between the search pool and all pools is added to their accuracies. A pruned
+    trial has the predicted accuracy at its end; it is left out while too few trials have finished. A diverged trial has
+    accuracy 0. All trials solve the same problems, whose draw shifts all accuracies together: each variance is multiplied by
+    1 minus the mean correlation of the outcomes.
     """
-    lost = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
+    mean_loss = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
     entered = {trial.run.name for trial in entrants}
     own_share = 1 - mean_correlation([trial.outcomes[SEARCH_POOL] for trial in finished(results)])
     observed: list[Observed] = []
     for trial in results:
         if trial.run.state == "finished":
             entrant = trial.run.name in entered
-            observed.append(_measured(trial, pools if entrant else (SEARCH_POOL,), lost if entrant else 0.0, own_share))
+            observed.append(_measured(trial, pools if entrant else (SEARCH_POOL,), mean_loss if entrant else 0.0, own_share))
         elif trial.run.state == "diverged":
             observed.append(Observed(trial.run.overrides, 0.0, 0.0, trial, ()))
         elif trial.run.state == "pruned" and (predicted := _predicted(trial, finished(results))):
@@ -147,12 +148,12 @@ def observe(
     return observed
 
 
-def _measured(trial: TrialResult, pools: tuple[str, ...], lost: float, own_share: float) -> Observed:
+def _measured(trial: TrialResult, pools: tuple[str, ...], mean_loss: float, own_share: float) -> Observed:
     solved = trial.solved(pools)
     num = effective_number(solved, trial.num_samples)
-    share = (fmean(solved) * num + 1) / (num + 2)  # never 0 or 1, which would claim to be certain
+    share = (fmean(solved) * num + 1) / (num + 2)  # rule of succession: at 0 or 1 the variance would be 0
     variance = own_share * share * (1 - share) / num
-    return Observed(trial.run.overrides, fmean(solved) + lost, variance, trial, pools)
+    return Observed(trial.run.overrides, fmean(solved) + mean_loss, variance, trial, pools)
 
 
 def _predicted(trial: TrialResult, others: Sequence[TrialResult]) -> tuple[float, float] | None:
@@ -166,7 +167,7 @@ def _predicted(trial: TrialResult, others: Sequence[TrialResult]) -> tuple[float
 
 
 def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
-    """Return the results of the trials that were trained to their end."""
+    """Return the results of the trials that finished."""
     return [result for result in results if result.run.state == "finished"]
 
 
@@ -174,13 +175,13 @@ def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
 
 
 def smoothed(observed: Sequence[Observed], rule: Rule) -> dict[str, float]:
-    """Return each observed trial's smoothed accuracy on the search pool by its name."""
+    """Return each observed trial's smoothed accuracy on the search pool, by the name of its run."""
     means = smooth(rule.space, observed).means
-    return {one.trial.run.name: mean for one, mean in zip(observed, means, strict=True)}
+    return {observation.trial.run.name: mean for observation, mean in zip(observed, means, strict=True)}
 
 
 def ranked(trials: Iterable[TrialResult], accuracies: Mapping[str, float]) -> list[TrialResult]:
-    """Return trials by accuracy, ties by gold NLL where it is known, then the earlier trial first."""
+    """Return trials by accuracy, best first; ties go to the lower known gold NLL, then to the earlier trial."""
 
     def order(trial: TrialResult) -> tuple[int, float, int]:
         nll = float("inf") if trial.gold_nll is None else trial.gold_nll
@@ -190,7 +191,7 @@ def ranked(trials: Iterable[TrialResult], accuracies: Mapping[str, float]) -> li
 
 
 def _shortlist(results: Sequence[TrialResult], rule: Rule) -> list[TrialResult]:
-    """Return the best by smoothed accuracy, the best of the others by their own, and trial 0; none where none finished."""
+    """Return the best trials by smoothed accuracy, the best of the others by raw accuracy, and trial 0, if they finished."""
     contenders = _one_per_setting(results)
     if not contenders:
         return []

@@ -1,4 +1,4 @@
-"""What all that runs in a study shares: its database, its workers, its folder and its experiment."""
+"""The objects that all runs of a study share: store, workers, folder layout and experiment."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from mathsft.store.study_store import StudyStore
 
 @dataclass(frozen=True)
 class StudyContext:
-    """One driver's study. The experiment is that of the settings: every run has its own, with its overrides."""
+    """One driver's study; `experiment` is that of its settings, and each run holds its own with its overrides applied."""
 
     store: StudyStore
     workers: StudyWorkers
@@ -19,5 +19,5 @@ class StudyContext:
     experiment: Experiment
 
     def has_weights(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether the checkpoint's weights are still on disk."""
+        """Return whether the checkpoint's weights are still on disk."""
         return (self.layout / checkpoint.path).exists()

@@ -1,4 +1,4 @@
-"""Has the engines checked before they score anything: do they compute what the trainer does, before and after a swap?"""
+"""Checks, before anything is scored, that the engines compute what the trainer does, before and after a swap."""
 
 import shutil
 from asyncio import TaskGroup
@@ -12,12 +12,12 @@ from mathsft.workers.worker import Failed, RemoteError
 
 
 async def check_engine(study: StudyContext) -> None:
-    """Compare trainer and engines on the base weights and on changed ones; training goes on meanwhile, scoring waits.
+    """Compare trainer and engines on the base weights and on changed weights; training goes on meanwhile, scoring waits.
 
-    Raises UserError where they disagree, StudyFailedError where one of them cannot be asked.
+    Raises UserError if they disagree, StudyFailedError if a worker fails.
     """
-    lent = study.workers.evaluators
-    evaluators = [await lent.take() for _ in range(lent.size)]  # before the first checkpoint is scored
+    pool = study.workers.evaluators
+    evaluators = [await pool.take() for _ in range(pool.size)]  # all of them, so that nothing is scored before the check
     try:
         async with study.workers.trainers.lease() as trainer:
             with announced(trainer, ENGINE_CHECK, 0, "", study.store):
@@ -30,10 +30,10 @@ async def check_engine(study: StudyContext) -> None:
     finally:
         shutil.rmtree(study.layout.engine_checks, ignore_errors=True)
     for evaluator in evaluators:
-        lent.give(evaluator)  # only now: an engine that failed scores nothing
+        pool.give(evaluator)  # only after all checks: an engine that failed must not score
 
 
 async def _check(evaluator: WorkerLike, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
     with announced(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
-        found: EngineCheck = await evaluator.call("check_engine", *pair)
-    study.store.announce(found)
+        check: EngineCheck = await evaluator.call("check_engine", *pair)
+    study.store.announce(check)

@@ -1,7 +1,6 @@
-"""The one loop: executes the runs that a source proposes, trial or final, scoring each checkpoint while training goes on.
+"""The run loop: executes the runs that a source proposes and scores each checkpoint while training goes on.
 
-Everything it does is first looked up in the store, so that a driver that was killed goes on where it was. It decides
-neither what to run nor when to stop: the source does.
+It looks up every result in the store first, so a restarted driver continues where the killed one stopped.
 """
 
 import json
@@ -25,18 +24,18 @@ logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Proposes runs and learns how they went; every method may wait for its turn."""
+    """Decides which runs are executed and when each of them stops; its coroutines may wait for results of other runs."""
 
     def done(self) -> bool:
-        """Tell whether nothing is left to propose, now or after the runs under way."""
+        """Return whether no run is left to propose, now or after the runs under way have ended."""
 
     async def next(self) -> Run | None:
-        """Return the next run to execute, None when this round has no more."""
+        """Return the next run to execute; None if this round has no more."""
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
-        """Hear the run's score at its eval point of that index; return the eval point that need not be trained any more.
+        """Take the run's score at the eval point with this index; return the index of the first eval point not to train.
 
-        None lets the run go on. Once a run is told where to stop, later scores of it are not heard.
+        None lets the run go on. After an index was returned, later scores of the run are not passed to this method.
         """
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
@@ -44,11 +43,11 @@ class Source(Protocol):
 
 
 async def drive(source: Source, study: StudyContext) -> None:
-    """Execute all that a source proposes; a run that failed may be proposed anew in the next round."""
+    """Execute all runs that a source proposes; a failed run may be proposed again in the next round."""
     while not source.done():
         async with TaskGroup() as runs:
             while True:
-                trainer = await study.workers.trainers.take()  # before asking: what is proposed late knows more results
+                trainer = await study.workers.trainers.take()  # first, since a later proposal can use more results
                 run = await source.next()
                 if run is None:
                     study.workers.trainers.give(trainer)
@@ -58,9 +57,9 @@ async def drive(source: Source, study: StudyContext) -> None:
 
 
 async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: Source) -> None:
-    """Train a run to each eval point; score every checkpoint while training goes on; close it with how it ended."""
+    """Train a run to each eval point, score its checkpoints while training goes on, and close it with its outcome."""
     if run.state != "running":
-        study.workers.trainers.give(trainer)  # a driver died between recording the end and reporting it
+        study.workers.trainers.give(trainer)  # a driver was killed after it recorded the end and before close()
         await source.close(run, run.state, run.reason)
         return
     steps, window, judging = run.eval_steps, Semaphore(run.plan.max_unscored), Lock()
@@ -70,15 +69,15 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
     async def score(index: int, checkpoint: Checkpoint) -> None:
         nonlocal stop_at
         score = await scored(run, checkpoint, run.plan.pool, study, trainer)
-        async with judging:  # one after the other: a verdict may have to wait, and the next score must not overtake it
+        async with judging:  # judge() may wait, and the scores must be judged in order
             if stop_at is None:
                 stop_at = await source.judge(run, index, score)
         delete_weights(study.store, study.layout)
         window.release()
 
     try:
-        async with TaskGroup() as scoring:  # left when the last score is in
-            with study.workers.trainers.until_done(trainer):  # left when training ends: the next run may start
+        async with TaskGroup() as scoring:  # ends with the last score
+            with study.workers.trainers.until_done(trainer):  # ends with training: the next run may start
                 for index, step in enumerate(steps):
                     await window.acquire()
                     if is_stopped := stop_at is not None and index >= stop_at:
@@ -95,7 +94,7 @@ async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: So
 
 
 def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged | None:
-    """Return what the store has of the run at the step; None for weights that are gone although they are to be scored."""
+    """Return the recorded checkpoint or divergence at the step; None if it has yet to be trained or its weights are lost."""
     diverged = study.store.diverged(run.name)
     if diverged is not None and diverged.step <= step:
         return diverged
@@ -106,7 +105,7 @@ def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged 
 
 
 async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
-    """Have the run trained to the step; its metrics reach the store while it trains."""
+    """Train the run to the step; its metrics reach the store while it trains."""
     async with following(run, study), at_work(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
@@ -117,13 +116,13 @@ async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext)
 async def scored(
     run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: WorkerLike | None = None
 ) -> Score:
-    """Return the checkpoint's score on a pool: the recorded one, else a new one; lost or corrupt weights are trained again.
+    """Return the checkpoint's recorded score on a pool, else score it; lost or corrupt weights are trained again.
 
-    The run's own trainer does that where it is given, between its other calls and though it may be lent to others by now:
-    its run waits for this score, so to wait for a free trainer could mean to wait for ever.
+    The run's own `trainer`, if given, trains them between its other calls, even if it is lent to another run by now. To wait
+    for a free trainer could be a deadlock: the run waits for this score.
     """
-    if found := study.store.score(run.name, checkpoint.step, pool):
-        return found
+    if score := study.store.score(run.name, checkpoint.step, pool):
+        return score
     if study.has_weights(checkpoint):
         try:
             return await _score(run, checkpoint, pool, study)
@@ -132,13 +131,15 @@ async def scored(
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
     if trainer is not None:
-        again = await trained(run, checkpoint.step, trainer, study)
+        retrained = await trained(run, checkpoint.step, trainer, study)
     else:
         async with study.workers.trainers.lease() as free_trainer:
-            again = await trained(run, checkpoint.step, free_trainer, study)
-    if isinstance(again, Diverged):
-        raise Failed(f"{run.name} diverges at step {again.step} ({again.reason}), where it did not before")
-    return await _score(run, again, pool, study)
+            retrained = await trained(run, checkpoint.step, free_trainer, study)
+    if isinstance(retrained, Diverged):
+        raise Failed(
+            f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"
+        )
+    return await _score(run, retrained, pool, study)
 
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
@@ -150,7 +151,7 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
             progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
             with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
             score: Score = await evaluator.call("score", checkpoint, run.experiment, pool, with_gold_nll, progress=progress)
-        # Before the evaluator is lent again: scores come in order.
+        # Before the evaluator is given back, so that scores are recorded in order.
         study.store.write(score, _read_responses(study.layout / score.responses_path))
     return score
 

@@ -1,4 +1,4 @@
-"""The final run: a single long run from given settings, validated on one pool, reported on another."""
+"""The final run: one long run of given settings, validated on one pool and reported on another."""
 
 import hashlib
 import json
@@ -21,20 +21,20 @@ from mathsft.store.study_store import StudyStore
 
 VALIDATION_POOL = "validation"
 NUM_COMPARED = 3
-"""Scores whose mean is compared with that of as many before: patience over single scores follows their noise."""
+"""Early stopping compares the mean of this many scores with the mean of as many before: single scores are too noisy."""
 LEAST_RELATIVE_GAIN = 0.1
-"""Below that share of the accuracy a gain is small, whatever min_gain says of better models."""
+"""A gain is too small if it is below both min_gain and this share of the accuracy: weak models gain little."""
 
 
 class SingleRun:
-    """A source that proposes a single run, unless the store says that it is over, and ends it where it gains too little."""
+    """A source that proposes one run, unless its result is recorded, and ends it early when its accuracy hardly grows."""
 
     def __init__(self, run: Run, store: StudyStore, min_gain: float | None = None) -> None:
         self._store, self._min_gain = store, min_gain
-        self._gains_little = ""
-        known = store.run(run.name)
-        # One that goes on takes its plan as it is now: what is kept may have changed. One that failed is tried again.
-        self.run = known if known is not None and known.state in FINISHED else run
+        self._early_end_reason = ""
+        recorded = store.run(run.name)
+        # An unfinished run takes the plan as it is now, since keep_every may have changed; a failed run is tried again.
+        self.run = recorded if recorded is not None and recorded.state in FINISHED else run
         self._is_proposed = False
 
     def done(self) -> bool:
@@ -48,19 +48,19 @@ class SingleRun:
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
         if self._min_gain is not None:
-            known = [other for other in self._store.scores(run.name, score.pool) if other.step <= score.step]
-            self._gains_little = _gains_little(known, self._min_gain, self._store)
-        return 0 if self._gains_little else None
+            scores = [other for other in self._store.scores(run.name, score.pool) if other.step <= score.step]
+            self._early_end_reason = _early_end_reason(scores, self._min_gain, self._store)
+        return 0 if self._early_end_reason else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         if state == "pruned":
-            state, reason = "finished", self._gains_little
+            state, reason = "finished", self._early_end_reason
         self.run = closed(run, state, reason, self._store)
         self._store.write(self.run)
 
 
-def _gains_little(scores: Sequence[Score], min_gain: float, store: StudyStore) -> str:
-    """Return in words that the latest scores, of one pool by step, hardly exceed those before; empty where they may."""
+def _early_end_reason(scores: Sequence[Score], min_gain: float, store: StudyStore) -> str:
+    """Return why the run ends early, given its scores on one pool by step; an empty text if it goes on."""
     compared = scores[-2 * NUM_COMPARED :]
     if len(compared) < 2 * NUM_COMPARED:
         return ""
@@ -70,25 +70,25 @@ def _gains_little(scores: Sequence[Score], min_gain: float, store: StudyStore) -
     if bound >= min(min_gain, LEAST_RELATIVE_GAIN * fmean(score.accuracy for score in compared[NUM_COMPARED:])):
         return ""
     return (
-        f"ended early at step {compared[-1].step}: the last {NUM_COMPARED} scores are, with 95 % confidence, at most "
-        f"{100 * bound:.1f} points above the {NUM_COMPARED} before"
+        f"ended early at step {compared[-1].step}: with 95 % confidence the mean of the last {NUM_COMPARED} scores is at "
+        f"most {100 * bound:.1f} points above the mean of the {NUM_COMPARED} before"
     )
 
 
 def closed(run: Run, state: RunState, reason: str, store: StudyStore) -> Run:
-    """Return the run as it ended, with its last score's accuracy where it finished and 0 where it diverged."""
+    """Return the ended run; its value is the accuracy of its last score if it finished, 0 if it diverged, else None."""
     value = {"finished": lambda: store.scores(run.name, run.plan.pool)[-1].accuracy, "diverged": lambda: 0.0}.get(state)
     return replace(run, state=state, reason=reason, value=value() if value else None)
 
 
 def final_plan(settings: FinalSettings, max_unscored: int) -> Plan:
-    """Return the final run's plan; it always begins with the baseline."""
+    """Return the final run's plan; its first eval point is always the baseline."""
     eval_points = tuple(sorted({0.0, *settings.eval_points}))
     return Plan(settings.num_examples, eval_points, VALIDATION_POOL, max_unscored, "best_and_last", settings.keep_every)
 
 
 def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_seed: int) -> Run:
-    """Return the final run of these settings, named by them: other settings are another run."""
+    """Return the final run of these settings; its name holds their hash, so other settings make another run."""
     seed = derive_seed(study_seed, "final")
     identity = [dict(overrides), plan.num_examples, plan.eval_points, seed]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -96,11 +96,11 @@ def final_run(experiment: Experiment, overrides: Overrides, plan: Plan, study_se
 
 
 async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, min_gain: float | None = None) -> Run:
-    """Check the engine, execute the final run, score the promoted trial beside it, then baseline, best and last on test."""
+    """Check the engine, execute the final run, validate the promoted trial, then score baseline, best and last on test."""
     store, final = study.store, SingleRun(run, study.store, min_gain)
     async with TaskGroup() as work:
         if not final.done():
-            work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
+            work.create_task(check_engine(study))  # created first: it takes the evaluators before they score
         if promotion is not None:
             work.create_task(_score_trial(promotion, study))
         work.create_task(drive(final, study))
@@ -115,7 +115,7 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
 
 
 async def _score_trial(promotion: Promotion, study: StudyContext) -> None:
-    """Score the promoted trial's last weights on the validation pool: trial and final run compare on the same problems."""
+    """Score the promoted trial's last weights on the validation pool, to compare it with the final run."""
     trial, checkpoints = study.store.run(promotion.run), study.store.checkpoints(promotion.run)
     if trial is not None and checkpoints:
         await scored(trial, checkpoints[-1], VALIDATION_POOL, study)

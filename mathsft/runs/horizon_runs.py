@@ -1,6 +1,6 @@
-"""The runs that show how the best learning rate moves with length: which they are, and what the store has of them.
+"""The horizon runs, which show how the best learning rate depends on the number of training examples, and their results.
 
-They come after the promotion is decided and take no part in it.
+They start after the promotion and do not affect it.
 """
 
 from asyncio import TaskGroup
@@ -18,53 +18,53 @@ from mathsft.store.study_store import StudyStore
 
 LEARNING_RATE = "training.learning_rate"
 POOL = "confirm"
-"""Scores there are only compared with each other, and it holds more problems than the search pool."""
+"""These scores are only compared with each other, and this pool holds more problems than the search pool."""
 
 
 def horizon_runs(
     settings: HorizonSettings, trial: RunSettings, experiment: Experiment, promoted: Overrides, study_seed: int
 ) -> list[Run]:
-    """Return a run for each of the two lengths and each learning rate around the promoted one, none without a length."""
+    """Return a run for each of two lengths and each learning rate around the promoted one; empty if no length is set."""
     if settings.num_examples is None:
         return []
     middle = float(promoted[LEARNING_RATE])
-    places = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
+    exponents = range(-(settings.num_rates // 2), settings.num_rates - settings.num_rates // 2)
     return [
         new_run(
             "horizon",
-            f"horizon-{num_examples}-{place:+d}{_around(middle)}",
+            f"horizon-{num_examples}-{exponent:+d}{_around(middle)}",
             experiment=experiment,
-            overrides={**promoted, LEARNING_RATE: middle * settings.spacing**place},
+            overrides={**promoted, LEARNING_RATE: middle * settings.spacing**exponent},
             plan=Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
-            seed=derive_seed(study_seed, "horizon", num_examples, place),
+            seed=derive_seed(study_seed, "horizon", num_examples, exponent),
         )
         for num_examples in sorted({settings.num_examples, trial.num_examples})
-        for place in places
+        for exponent in exponents
     ]
 
 
 def _around(learning_rate: float) -> str:
-    """Return what names the runs around a promoted learning rate: another promotion has runs of its own."""
+    """Return the name suffix of the runs around a promoted learning rate: another promotion makes other runs."""
     return f"-at-{learning_rate:.6g}"
 
 
 def are_over(runs: list[Run], store: StudyStore) -> bool:
-    """Tell whether all these runs have ended, so that nobody need start a worker for them."""
+    """Return whether all these runs have a result, so that no worker need start for them."""
     recorded = [store.run(run.name) for run in runs]
     return all(run is not None and run.state in FINISHED for run in recorded)
 
 
 async def run_horizon(runs: list[Run], study: StudyContext) -> None:
-    """Execute those of the runs that the store does not have."""
+    """Execute the runs that have no recorded result."""
     async with TaskGroup() as work:
         for run in runs:
             work.create_task(drive(SingleRun(run, study.store), study))
 
 
 def recorded_horizon(store: StudyStore) -> list[Tried]:
-    """Return how the finished runs around the promoted learning rate did.
+    """Return the results of the finished runs around the promoted learning rate.
 
-    Diverged ones are left out: where training breaks off says nothing of where it is best.
+    Diverged runs are left out: the rate at which training diverges does not show which rate is best.
     """
     promotion = store.promotion()
     if promotion is None or LEARNING_RATE not in promotion.overrides:

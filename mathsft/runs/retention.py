@@ -1,4 +1,4 @@
-"""What may be deleted: one pure function of the records. What is deleted and needed again is trained again."""
+"""Decides from the records which checkpoints may be deleted; one that is needed later is trained again."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ TEST_POOL = "test"
 def deletable(
     runs: Sequence[Run], checkpoints: Sequence[Checkpoint], scores: Sequence[Score], promotion: Promotion | None
 ) -> list[Checkpoint]:
-    """Return the checkpoints whose weights nobody will ask for again.
+    """Return the checkpoints whose weights are not needed any more. These are needed:
 
-    Nothing unscored; a run's last weights not while it goes on; a trial's last not before the promotion is recorded,
-    the promoted one's never; of a final run its best, its last and every keep_every-th never, its baseline not before its
-    test score.
+    - checkpoints that have no score on their run's pool, and the last checkpoint of a running run;
+    - a trial's last checkpoint until the promotion is recorded, and the promoted trial's permanently;
+    - a final run's best, last and every keep_every-th checkpoint, and its baseline until it has a test score.
     """
     by_name = {run.name: run for run in runs}
     scored = {(score.run, score.step, score.pool) for score in scores}
@@ -33,7 +33,7 @@ def deletable(
             return is_last and run.kind == "trial" and (promotion is None or promotion.run == run.name)
         if checkpoint.step == 0:
             return (run.name, 0, TEST_POOL) not in scored
-        # A final run begins with its baseline, so a step's place in the list is the number of its eval point.
+        # A final run's first checkpoint is its baseline, so a step's index in the list is the number of its eval point.
         every = run.plan.keep_every
         is_kept = every is not None and own_steps.index(checkpoint.step) % every == 0
         return is_last or is_kept or checkpoint.step == best_step(own_scores)
@@ -42,12 +42,12 @@ def deletable(
 
 
 def best_step(scores: Sequence[Score]) -> int:
-    """Return the step of the highest accuracy, the earliest of equals."""
+    """Return the step with the highest accuracy, the earliest in a tie."""
     return min(scores, key=lambda score: (-score.accuracy, score.step)).step
 
 
 def delete_weights(store: StudyStore, layout: StudyLayout) -> None:
-    """Delete all weights, and full states of ended runs, that nobody will ask for again."""
+    """Delete the weights that are not needed any more, and the full training states of runs that have a result."""
     runs = store.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
     for checkpoint in deletable(runs, checkpoints, store.scores(), store.promotion()):

@@ -1,4 +1,4 @@
-"""Writes down where and when a worker worked for a run, and what it used of the machine meanwhile."""
+"""Records when and where a worker worked for a run, and which of the machine's resources it used."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,11 +14,11 @@ from mathsft.store.study_store import StudyStore
 from mathsft.workers.usage import UsageReading, read_processes
 
 READ_SECONDS = 2.0
-"""Often enough to see memory rise and fall; a reading takes some milliseconds of the driver."""
+"""Interval between readings: short enough to see memory rise and fall; one takes the driver some milliseconds."""
 
 
 class UsageTally:
-    """Adds up readings of one worker: what was used between them, and the most that was held at any of them."""
+    """Accumulates readings of one worker: sums of processor time and energy, maxima of memory, mean utilisation."""
 
     def __init__(self) -> None:
         self.cpu_seconds = 0.0
@@ -30,11 +30,11 @@ class UsageTally:
 
     @property
     def device_utilization(self) -> float | None:
-        """Return the mean of the readings that tell one."""
+        """Return the mean over the readings that have one; None if none has."""
         return fmean(self._utilizations) if self._utilizations else None
 
     def add(self, reading: UsageReading) -> None:
-        """Count what was used since the reading before; a process that is new since then counts from its start."""
+        """Add the usage since the previous reading; a process that is new since then counts from its start."""
         if self._last is not None:
             before = self._last.cpu_seconds
             self.cpu_seconds += sum(max(0.0, now - before.get(pid, 0.0)) for pid, now in reading.cpu_seconds.items())
@@ -49,20 +49,20 @@ class UsageTally:
             self._utilizations.append(reading.device.utilization)
         if reading.device.used_bytes is not None:
             self.device_bytes = max(self.device_bytes or 0, reading.device.used_bytes)
-        before = self._last.device if self._last is not None else None  # None also where another worker had the device
+        before = self._last.device if self._last is not None else None  # None also if another worker held the device
         if before is not None and before.energy_joules is not None and reading.device.energy_joules is not None:
             self.energy_joules = (self.energy_joules or 0.0) + reading.device.energy_joules - before.energy_joules
 
 
 @asynccontextmanager
 async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
-    """Announce that the worker was asked, while the body waits for it, and record a call of it unless that raises."""
+    """Announce the worker's call while the body waits for it, and record the call unless the body raises."""
     tally, began, nvml = UsageTally(), time.time(), study.workers.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
     def read() -> None:
         cpu_seconds, resident_bytes = read_processes(worker.pids)
-        # On a shared device, what it does while the worker waits for its turn it does for another one.
+        # While the worker waits for its turn, a shared device works for another worker.
         device = nvml.read(visible) if nvml is not None and visible and worker.has_device else None
         tally.add(UsageReading(cpu_seconds, resident_bytes, device))
 
@@ -91,7 +91,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
 
 @contextmanager
 def announced(worker: WorkerLike, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
-    """Announce that the worker was asked, and that this is over when the body ends."""
+    """Announce that the worker's call begins, and that it is over when the body ends."""
     call = OngoingCall(worker.name, run, step, pool, is_starting=not worker.has_answered)
     store.announce(call)
     try:

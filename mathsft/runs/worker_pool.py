@@ -1,4 +1,4 @@
-"""The workers of one driver, lent to whoever trains or scores next. Knows nothing of what they are asked."""
+"""The workers of one driver, and the pools that lend them to the runs."""
 
 import asyncio
 from collections import deque
@@ -17,22 +17,22 @@ from mathsft.workers.worker import Device, Worker
 
 
 class WorkerLike(Protocol):
-    """A worker as the loop sees it: `call` is idempotent, survives deaths, and raises Failed, RemoteError or UserError."""
+    """A worker as the run loop sees it: `call` survives the death of processes, raises Failed, RemoteError or UserError."""
 
     name: str
     spec: WorkerSpec
 
     @property
     def pids(self) -> Sequence[int]:
-        """Return its processes."""
+        """Return the ids of its processes."""
 
     @property
     def has_answered(self) -> bool:
-        """Tell whether its processes have loaded what they need."""
+        """Return whether its processes have loaded all they need."""
 
     @property
     def has_device(self) -> bool:
-        """Tell whether what its device does now it does for this worker."""
+        """Return whether the device works for no other worker now."""
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any: ...
 
@@ -40,7 +40,7 @@ class WorkerLike(Protocol):
 class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
-    Not an asyncio.Queue: who asks just when a worker is given back would get it before those who wait.
+    An asyncio.Queue is not used: a caller that arrives just as a worker is given back would overtake those that wait.
     """
 
     def __init__(self, workers: Sequence[WorkerLike]) -> None:
@@ -49,30 +49,30 @@ class WorkerPool:
         self._waiting: deque[asyncio.Future[WorkerLike]] = deque()
 
     async def take(self) -> WorkerLike:
-        """Wait for a worker."""
+        """Wait for a free worker and take it."""
         if self._free:
             return self._free.popleft()
-        promised: asyncio.Future[WorkerLike] = asyncio.get_running_loop().create_future()
-        self._waiting.append(promised)
+        future: asyncio.Future[WorkerLike] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
         try:
-            return await promised
+            return await future
         except asyncio.CancelledError:
-            if promised.done() and not promised.cancelled():
-                self.give(promised.result())
+            if future.done() and not future.cancelled():
+                self.give(future.result())
             raise
 
     def give(self, worker: WorkerLike) -> None:
-        """Give a worker back: to who waits longest."""
+        """Give a worker back; the caller that has waited longest gets it."""
         while self._waiting:
-            promised = self._waiting.popleft()
-            if not promised.done():
-                promised.set_result(worker)
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(worker)
                 return
         self._free.append(worker)
 
     @contextmanager
     def until_done(self, worker: WorkerLike) -> Iterator[None]:
-        """Give a worker back that was taken before, whatever happens."""
+        """Give a taken worker back when the body ends, also after an error."""
         try:
             yield
         finally:
@@ -92,12 +92,12 @@ class StudyWorkers:
     trainers: WorkerPool
     evaluators: WorkerPool
     nvml: Nvml | None = None
-    """Tells what their CUDA devices do, where they have any."""
+    """Reads the usage of their CUDA devices; None on a CPU."""
 
     @classmethod
     @contextmanager
     def started(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
-        """Start the placement's workers; end them, whatever happens."""
+        """Start the placement's workers; end them when the body ends, also after an error."""
         devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
         workers: list[Worker] = []
 

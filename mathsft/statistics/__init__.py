@@ -1,1 +1,1 @@
-"""How sure a number is: pure functions of counts."""
+"""Confidence intervals, comparisons and the smoothed surface: pure functions of counts and outcomes."""

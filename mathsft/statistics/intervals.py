@@ -1,4 +1,4 @@
-"""How far a share that was counted may be from the true one. It compares nothing: two intervals are not a test."""
+"""Computes confidence intervals of shares, and of the difference of two shares on different problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ def wilson(num_correct: int, num: int) -> Interval:
     Brown, Cai and DasGupta, "Interval estimation for a binomial proportion", Statistical Science 16 (2001). Raises
     ValueError unless 0 <= num_correct <= num and num >= 1.
     """
-    from scipy.stats import binomtest  # two seconds to import: not at the start of every command
+    from scipy.stats import binomtest  # takes two seconds, which commands without statistics do not need
 
-    found = binomtest(num_correct, num).proportion_ci(confidence_level=0.95, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    interval = binomtest(num_correct, num).proportion_ci(confidence_level=0.95, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
 
 
 def clustered(num_correct: Sequence[int], num_samples: int) -> Interval:
-    """Return a 95 % interval of the accuracy from num_correct of each problem's num_samples responses.
+    """Return a 95 % interval of the accuracy; num_correct holds each problem's number of correct responses of num_samples.
 
-    Responses to one problem resemble each other, so they count for less than as many problems would: this is Wilson's
-    interval for the effective number of responses, num_responses / design effect. Source: Saha, Miller and Wang, "A
-    comparison of some approximate confidence intervals for a single proportion for clustered binary outcome data",
-    International Journal of Biostatistics 12 (2016). The plain estimate of the design effect is far too low while few
-    problems are ever answered, or ever missed. Hence our addition, for this estimate only: half a problem that is always
-    answered and half a problem that never is. With one response per problem it is Wilson's interval.
+    Responses to the same problem are correlated, so this is Wilson's interval for the effective number of responses,
+    num_responses / design effect. Source: Saha, Miller and Wang, "A comparison of some approximate confidence intervals for
+    a single proportion for clustered binary outcome data", International Journal of Biostatistics 12 (2016). The plain
+    estimate of the design effect is far too low if few problems are ever solved, or few ever missed. For this estimate only,
+    we therefore add half a problem that is always solved and half a problem that never is. With one response per problem,
+    the result is Wilson's interval.
 
-    Raises ValueError without problems or where a count is not in [0, num_samples].
+    Raises ValueError without problems or if a count is not in [0, num_samples].
     """
     if not num_correct or not all(0 <= count <= num_samples for count in num_correct) or num_samples < 1:
         raise ValueError(f"num_correct: one count in [0, num_samples = {num_samples}] for each of at least one problem")
@@ -51,7 +51,7 @@ def clustered(num_correct: Sequence[int], num_samples: int) -> Interval:
 
 
 def effective_number(shares: Sequence[float], num_samples: int) -> float:
-    """Return for how many independent responses the problems' shares of num_samples responses count: see `clustered`."""
+    """Return the effective number of independent responses (see `clustered`), given each problem's share correct."""
     if num_samples == 1:
         return len(shares)
     import numpy as np
@@ -59,14 +59,14 @@ def effective_number(shares: Sequence[float], num_samples: int) -> float:
     num_problems = len(shares)
     padded_shares, weights = np.append(shares, [0.0, 1.0]), np.append(np.ones(num_problems), [0.5, 0.5])
     center = np.average(padded_shares, weights=weights)
-    variance_between_problems = weights @ (padded_shares - center) ** 2 / num_problems  # the weights' sum, less one
+    variance_between_problems = weights @ (padded_shares - center) ** 2 / num_problems  # the sum of weights minus 1
     return float(
         np.clip(num_problems * center * (1 - center) / variance_between_problems, num_problems, num_problems * num_samples)
     )
 
 
 def unpaired_difference(first_correct: int, first_num: int, second_correct: int, second_num: int) -> tuple[float, float]:
-    """Return Newcombe's 95 % interval of the second share minus the first, each of problems of its own.
+    """Return Newcombe's 95 % interval of the second share minus the first, for shares on different problems.
 
     Source: Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven methods",
     Statistics in Medicine 17 (1998), method 10.

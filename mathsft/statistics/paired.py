@@ -1,4 +1,4 @@
-"""Whether one checkpoint is better than another, from their results on the same problems."""
+"""Compares checkpoints by their results on the same problems (paired comparison)."""
 
 import math
 import sys
@@ -9,34 +9,34 @@ from statistics import fmean
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The second checkpoint against the first, on the same problems."""
+    """The comparison of a second checkpoint with a first one on the same problems."""
 
     num_problems: int
     num_gained: int
-    """Problems that the second answers correctly more often."""
+    """Problems with a higher share of correct responses from the second checkpoint."""
     num_lost: int
-    """Problems that the first answers correctly more often."""
+    """Problems with a higher share of correct responses from the first checkpoint."""
     difference: float
     """Accuracy of the second minus that of the first."""
     low: float
-    """Lower end of the 95 % interval of the difference."""
+    """Lower end of the 95 % confidence interval of the difference."""
     high: float
     p_value: float
-    """Two-sided, of McNemar's exact test; for a number of problems that was fixed beforehand."""
+    """Two-sided p-value of McNemar's exact test; valid for a number of problems that was fixed in advance."""
     e_value: float
-    """Evidence that the second is better; 20 is 5 % significance, however often one looked while problems were added."""
+    """Evidence that the second is better; 20 is significant at 5 %, even if it is computed again as problems are added."""
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Return the second checkpoint's gain over the first; element i of both is the share of correct responses to problem i.
+    """Return the second checkpoint's gain over the first; element i of each is the share of correct responses to problem i.
 
-    With one response a problem, shares are 0 or 1, and the interval is Tango's. With several it is Student's for the mean of
-    the problems' differences, after two invented problems are added (see `improvement_upper_bound`), and the tests are sign
-    tests: a problem counts as gained where its share rose, as lost where it fell.
+    With one response per problem, shares are 0 or 1, and the interval is Tango's. With several, it is Student's interval for
+    the mean of the problems' differences with two pseudo-problems added (see `improvement_upper_bound`), and the tests are
+    sign tests: a problem is gained if its share rose and lost if it fell.
 
     Source of the test: McNemar, "Note on the sampling error of the difference between correlated proportions or
-    percentages", Psychometrika 12 (1947), in its exact, binomial form. Raises ValueError without problems or where the
-    lengths differ.
+    percentages", Psychometrika 12 (1947), in its exact, binomial form. Raises ValueError without problems or if the lengths
+    differ.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -68,10 +68,10 @@ def improvement_upper_bound(previous: Sequence[Sequence[float]], last: Sequence[
     """Return the one-sided 95 % upper bound of the mean accuracy of the last checkpoints minus that of the previous ones.
 
     Both are results [checkpoint][problem] on the same problems. The bound is Student's for the mean of the problems'
-    differences, after two invented problems are added, one fully gained and one fully lost, so that checkpoints that
-    hardly differ do not count as certain to be equal. Source of the addition: Bonett and Price, "Adjusted Wald confidence
-    interval for a difference of binomial proportions based on paired data", J. Educational and Behavioral Statistics 37
-    (2012). Raises ValueError where there are no checkpoints or the numbers of problems differ.
+    differences. Two pseudo-problems are added, one fully gained and one fully lost, so that the bound keeps a width above 0
+    for checkpoints that hardly differ. Source of the addition: Bonett and Price, "Adjusted Wald confidence interval for a
+    difference of binomial proportions based on paired data", J. Educational and Behavioral Statistics 37 (2012). Raises
+    ValueError without checkpoints or if the numbers of problems differ.
     """
     import numpy as np
     from scipy.stats import ttest_1samp
@@ -82,10 +82,10 @@ def improvement_upper_bound(previous: Sequence[Sequence[float]], last: Sequence[
 
 
 def mean_correlation(outcomes: Sequence[Sequence[float]]) -> float:
-    """Return how alike problems fall out for different checkpoints: the pooled correlation of their outcomes, at least 0.
+    """Return the pooled correlation, at least 0, between the outcomes of different checkpoints on the same problems.
 
-    Outcomes are [checkpoint][problem] on the same problems. The variance of a difference of two accuracies is smaller by
-    this share than that of independent ones. Source: Miller, "Adding error bars to evals", arXiv 2411.00640 (2024).
+    Outcomes are [checkpoint][problem]. The variance of the difference of two accuracies is smaller by this share than on
+    independent problems. Source: Miller, "Adding error bars to evals", arXiv 2411.00640 (2024).
     """
     import numpy as np
 
@@ -100,15 +100,15 @@ def mean_correlation(outcomes: Sequence[Sequence[float]]) -> float:
 
 
 def _student_limits(gains: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of Student's 95 % interval of the mean gain, two invented problems added, which lie in [-1, 1]."""
+    """Return the ends, in [-1, 1], of Student's 95 % interval of the mean gain with two pseudo-problems added."""
     from scipy.stats import ttest_1samp
 
-    found = ttest_1samp([*gains, 1.0, -1.0], 0).confidence_interval(0.95)
-    return max(-1.0, float(found.low)), min(1.0, float(found.high))
+    interval = ttest_1samp([*gains, 1.0, -1.0], 0).confidence_interval(0.95)
+    return max(-1.0, float(interval.low)), min(1.0, float(interval.high))
 
 
 def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> float:
-    """Return the lower limit of the 95 % score interval of the difference of paired proportions (the upper: by symmetry).
+    """Return the lower limit of the 95 % score interval of the difference of paired proportions; the upper is symmetric.
 
     Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998), equations for Z(difference) and the constrained estimate of P(lost).
@@ -126,18 +126,18 @@ def _tango_lower_limit(num_gained: int, num_lost: int, num_problems: int) -> flo
         root = math.sqrt(max(0.0, linear**2 - 8 * num_problems * constant))
         share_lost = (root - linear) / (4 * num_problems)
         variance = num_problems * (2 * share_lost + difference * (1 - difference))
-        # At the ends, and without discordant pairs at 0, the variance is 0 and may round to less.
+        # The variance is 0 at differences of -1 and 1, and at 0 without discordant pairs; rounding can make it negative.
         return float((num_gained - num_lost - num_problems * difference) / math.sqrt(max(variance, 1e-12)) - critical)
 
     return float(brentq(excess, -1.0, (num_gained - num_lost) / num_problems))
 
 
 def _e_value(num_gained: int, num_lost: int) -> float:
-    """Return the e-value against "a discordant problem is gained with probability 1/2 at most", capped at the largest float.
+    """Return the e-value against "a discordant problem is gained with probability at most 1/2", capped at the largest float.
 
-    It is the likelihood of the discordant problems averaged over gain probabilities uniform in (1/2, 1), divided by that
-    of 1/2: 2^(b+c+1) B(b+1, c+1) (1 - I_1/2(b+1, c+1)) with b gained and c lost. As a non-negative supermartingale it
-    ever reaches 20 with probability 1/20 at most. Source: Ville, "Étude critique de la notion de collectif" (1939); Ramdas,
+    It is the likelihood of the discordant problems, averaged over gain probabilities uniform in (1/2, 1), divided by that
+    at 1/2: 2^(b+c+1) B(b+1, c+1) (1 - I_1/2(b+1, c+1)) with b gained and c lost. As a non-negative supermartingale, it ever
+    reaches 20 with probability at most 1/20. Sources: Ville, "Étude critique de la notion de collectif" (1939); Ramdas,
     Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38 (2023).
     """
     import numpy as np
@@ -145,7 +145,7 @@ def _e_value(num_gained: int, num_lost: int) -> float:
     from scipy.stats import binom
 
     num_tosses = num_gained + num_lost + 1
-    # 1 - I_1/2(b+1, c+1) is P(at most b heads in b+c+1 tosses); summed here in logs, for scipy's logcdf underflows.
+    # 1 - I_1/2(b+1, c+1) is P(at most b heads in b+c+1 tosses). It is summed in logs because scipy's logcdf underflows.
     log_tail = logsumexp(binom.logpmf(np.arange(num_gained + 1), num_tosses, 0.5))
     log_e_value = num_tosses * math.log(2) + betaln(num_gained + 1, num_lost + 1) + log_tail
     return math.exp(min(log_e_value, math.log(sys.float_info.max)))

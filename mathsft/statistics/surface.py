@@ -1,4 +1,4 @@
-"""A smooth surface through trials' noisy accuracies: where it is high, and how sure that is. It chooses no winner."""
+"""Fits a smooth surface (a Gaussian process) to the noisy accuracies of trials, and predicts and maximises it."""
 
 import math
 import warnings
@@ -18,14 +18,14 @@ NUM_CANDIDATES = 2048
 SAME_SETTING = 0.01
 """Distance in the unit cube of the searched ranges within which two settings are one."""
 LENGTH_SCALES = (0.15, 3.0)
-"""Least and greatest share of a range over which accuracy changes: shorter scales would follow single trials."""
+"""Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
 SEED_SDS = (0.005, 0.02)
-"""Least and greatest standard deviation that the seed of a run may add: what differs by more is the surface's own."""
+"""Bounds of the standard deviation that a run's seed adds; larger differences are attributed to the settings."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial's accuracy at its settings; variance is what counting few problems adds to it, the seed's share excluded."""
+    """A trial's accuracy at its settings; variance is that of the finite number of problems, without the seed's."""
 
     settings: Overrides
     accuracy: float
@@ -34,36 +34,36 @@ class Observation:
 
 @dataclass(frozen=True)
 class Surface:
-    """The smoothed accuracy at some settings, in their order."""
+    """The smoothed accuracies at a sequence of settings, in the same order."""
 
     means: tuple[float, ...]
     """Posterior means."""
     sds: tuple[float, ...]
-    """Posterior standard deviations, of the surface alone: the seed's is not in them."""
+    """Posterior standard deviations of the surface, without the seed's."""
 
 
 Posterior: TypeAlias = Callable[[Sequence[Overrides]], tuple[Floats, Floats]]
-"""From settings to the surface's means and standard deviations there."""
+"""Settings -> means and standard deviations of the surface at these settings."""
 
 
 def smooth(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Surface:
-    """Return the surface through the observations; the same observations in the same order give the same surface.
+    """Return the surface at the observed settings; the same observations in the same order give the same surface.
 
-    It is a Gaussian process over the searched settings. Its kernel is a Matern 5/2 with a length of its own for each
-    setting, plus white noise for the seed of a run; all are those of the highest marginal likelihood. Source: Rasmussen and
-    Williams, "Gaussian Processes for Machine Learning", chapters 4 and 5 (2006).
+    It is a Gaussian process over the searched settings. Its kernel is a Matern 5/2 with one length scale per setting, plus
+    white noise for the seed of a run; the parameters maximise the marginal likelihood. Source: Rasmussen and Williams,
+    "Gaussian Processes for Machine Learning", chapters 4 and 5 (2006).
     """
     return predict(space, observations, [observation.settings for observation in observations])
 
 
 def predict(space: Mapping[str, SearchRange], observations: Sequence[Observation], settings: Sequence[Overrides]) -> Surface:
-    """Return the surface of `smooth` at any settings in the space, in their order."""
+    """Return the surface of `smooth` at other settings in the space, in the same order."""
     means, sds = _fit(space, observations)(settings)
     return Surface(tuple(means.tolist()), tuple(sds.tolist()))
 
 
 def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
-    """Return settings that fill the space evenly, the same at every call."""
+    """Return settings that fill the space evenly (a Sobol sequence); they are the same in every call."""
     from scipy.stats import qmc
 
     cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
@@ -77,12 +77,11 @@ def new_optimum(
     pending: Sequence[Overrides] = (),
     tried: Sequence[Overrides] = (),
 ) -> dict[str, Scalar]:
-    """Return the settings where the surface's mean plus `boldness` standard deviations is highest, and that nobody tried.
+    """Return the settings with the highest mean plus `boldness` standard deviations, among those that are not tried yet.
 
     Pending settings are observations whose accuracy is the surface's own mean there: they add no height, but they take away
-    the uncertainty around them. Source: Ginsbourger, Le Riche and Carraro, "Kriging is well-suited to parallelize
-    optimization" (2010), the kriging believer. Where no candidate is new, the best of all is
-    returned.
+    the uncertainty around them. If no candidate is new, the best of all is returned. Source: Ginsbourger, Le Riche and
+    Carraro, "Kriging is well-suited to parallelize optimization" (2010), the kriging believer.
     """
     possible = candidates(space)
     means, sds = _fit(space, observations, pending)(possible)
@@ -94,7 +93,7 @@ def new_optimum(
 
 
 def position(given: SearchRange, value: Scalar) -> float | None:
-    """Return where a value lies in its range, 0 the low end and 1 the high end; None where choices have no order."""
+    """Return the position of a value in its range, from 0 (low) to 1 (high); None for choices without an order."""
     if isinstance(given, Choices) and not _are_numbers(given):
         return None
     return float(_positions(given, np.array([value], dtype=np.float64))[0])
@@ -103,9 +102,10 @@ def position(given: SearchRange, value: Scalar) -> float | None:
 def _fit(
     space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
 ) -> Posterior:
-    from sklearn.exceptions import ConvergenceWarning  # seconds to import: not at the start of every command
+    from sklearn.exceptions import ConvergenceWarning  # takes seconds, which other commands do not need
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from threadpoolctl import threadpool_limits
 
     points = embed(space, [observation.settings for observation in observations])
     accuracies = np.array([observation.accuracy for observation in observations])
@@ -116,8 +116,9 @@ def _fit(
     lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
     kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(math.sqrt(least * greatest), (least, greatest))
     process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # that a bound was reached: this is what bounds are for
+    # Matrices are small: more threads than one only disturb the workers on this machine's cores.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter reached its bound
         process.fit(points, (accuracies - centre) / scale)
     seed_variance = process.kernel_.k2.noise_level
     if pending:
@@ -135,7 +136,7 @@ def _fit(
 
 
 def embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
-    """Return settings as points (N x D) of the unit cube; choices without an order take a dimension each."""
+    """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension."""
     columns: list[Floats] = []
     for name, given in space.items():
         values = [chosen[name] for chosen in settings]
@@ -157,7 +158,7 @@ def _positions(given: SearchRange, values: Floats) -> Floats:
 
 
 def _value(given: SearchRange, share: float) -> Scalar:
-    """Return the value at a share in [0, 1) of a range, the inverse of `position`."""
+    """Return the value at a position in [0, 1) of a range, the inverse of `position`."""
     if isinstance(given, Choices):
         return given.choices[int(share * len(given.choices))]
     low, high = float(given.low), float(given.high)

@@ -1,1 +1,1 @@
-"""What is recorded is what happened: the study's database and its folder."""
+"""The study's database and the lock on its folder."""

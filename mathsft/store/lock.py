@@ -1,4 +1,4 @@
-"""The lock that lets one driver at a time write into a study's folder."""
+"""The lock that lets only one driver at a time write to a study's folder."""
 
 import fcntl
 import os
@@ -11,16 +11,16 @@ from mathsft.layout import StudyLayout
 
 @contextmanager
 def locked(layout: StudyLayout) -> Iterator[None]:
-    """Hold a study for this process; the kernel lets go of it however the process ends.
+    """Hold the study's lock while the body runs; the kernel releases it when the process ends for any reason.
 
-    Raises UserError naming the process that holds it.
+    Raises UserError that names the process which holds the lock.
     """
     try:
         layout.root.mkdir(parents=True, exist_ok=True)
         file = layout.lock.open("a+")
     except OSError as error:
         raise UserError(
-            f"study folder {layout.root}: cannot be written ({error.strerror}); start from a folder of your own"
+            f"study folder {layout.root}: cannot be written ({error.strerror}); start in a folder that you may write to"
         ) from None
     with file:
         try:
@@ -29,7 +29,7 @@ def locked(layout: StudyLayout) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(
-                f"study folder {layout.root}: process {holder} is already at work there; wait for it or end it, "
+                f"study folder {layout.root}: process {holder} is already using it; wait for it or end it, "
                 "then run the same command again"
             ) from None
         file.truncate(0)

@@ -1,7 +1,7 @@
-"""The store: everything a study knows, in its own database, written by the driver only. It decides nothing.
+"""The store: all records of a study in its own database, which only the driver writes.
 
-`write` persists a record and then tells the observers; writing what is already there changes nothing and tells nobody. An
-observer may fail, the study may not.
+`write` persists a record and then notifies the observers; writing an equal record again does nothing. An observer's error is
+logged and does not stop the study.
 """
 
 import logging
@@ -53,13 +53,13 @@ Record: TypeAlias = (
     | Promotion
 )
 Sight: TypeAlias = Scoring | OngoingCall | EngineCheck
-"""What is announced while it lasts, and nobody asks for later."""
+"""Announced to observers while it lasts, and not persisted."""
 News: TypeAlias = Record | Sight
 LOCK_TIMEOUT_SECONDS = 60
 
 
 class Observer(Protocol):
-    """Whoever wants to hear of every new record, after it is safe in the database, and of what is under way."""
+    """Is notified of every new or changed record, after it is committed, and of announcements."""
 
     def notify(self, record: News) -> None: ...
 
@@ -92,17 +92,17 @@ class StudyStore:
 
     @classmethod
     def open(cls, url: str, study: str) -> Self:
-        """Open the store of a study, making its tables where there are none."""
+        """Open the store of a study and create its tables if there are none."""
         store = cls(_engine(url), study)
         with store._transaction() as connection:
             tables.METADATA.create_all(connection)
-            found = connection.scalar(select(tables.schemas.c.number))
-            if found is None:
+            number = connection.scalar(select(tables.schemas.c.number))
+            if number is None:
                 connection.execute(insert(tables.schemas).values(number=tables.SCHEMA_NUMBER))
-            elif found != tables.SCHEMA_NUMBER:
+            elif number != tables.SCHEMA_NUMBER:
                 raise UserError(
-                    f"database {store.url}: its schema is number {found}, this mathsft reads {tables.SCHEMA_NUMBER}; "
-                    "go on with the version that made it, or begin a study under another name"
+                    f"database {store.url}: its schema is number {number}, this mathsft reads {tables.SCHEMA_NUMBER}; "
+                    "use the version of mathsft that made it, or begin a study under another name"
                 )
         return store
 
@@ -117,16 +117,16 @@ class StudyStore:
     # ---- the study's settings
 
     def check(self, settings: Mapping[str, Any], bound: tuple[str, ...] = ("",)) -> None:
-        """Raise UserError naming each setting that changed since the study's first run: different results are never mixed.
+        """Raise UserError that names the settings changed since the study's first run: its results must stay comparable.
 
         Only names that start with one of `bound` are compared.
         """
         recorded = (self.settings() if self.runs() else None) or settings
-        old, new = ({k: v for k, v in given.items() if k.startswith(bound)} for given in (recorded, settings))
+        old, new = ({k: v for k, v in compared.items() if k.startswith(bound)} for compared in (recorded, settings))
         if changed := differences(old, new):
             raise UserError(
                 f"study {self.study} began with other settings ({'; '.join(changed)}); "
-                "set them back, or copy the study file to another name for a study of its own"
+                "set them back, or copy the study file to another name to begin a new study"
             )
 
     def record_settings(self, settings: Mapping[str, Any]) -> None:
@@ -136,20 +136,20 @@ class StudyStore:
             connection.execute(insert(tables.studies).values(study=self.study, settings=dict(settings)))
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the study's resolved settings by dotted name, None before it began."""
+        """Return the study's resolved settings by dotted name; None before they are recorded."""
         with self._transaction() as connection:
             return connection.scalar(select(tables.studies.c.settings).where(tables.studies.c.study == self.study))
 
-    # ---- the problems it is scored on
+    # ---- problems
 
     def record_problems(self, problems: Iterable[Problem]) -> None:
-        """Record problems, which responses name by id; one whose solution or answer was mended replaces what was there."""
-        known, table = self.problems(), tables.problems.table
-        rows = [tables.problems.row(one, study=self.study) for one in problems if known.get(one.id) != one]
+        """Record problems, to which responses refer by id; a problem with a new solution or answer replaces the old one."""
+        old, table = self.problems(), tables.problems.table
+        rows = [tables.problems.row(new, study=self.study) for new in problems if old.get(new.id) != new]
         if rows:
-            mended = [row["id"] for row in rows if row["id"] in known]
+            replaced = [row["id"] for row in rows if row["id"] in old]
             with self._transaction() as connection:
-                connection.execute(delete(table).where(table.c.study == self.study, table.c.id.in_(mended)))
+                connection.execute(delete(table).where(table.c.study == self.study, table.c.id.in_(replaced)))
                 connection.execute(insert(table), rows)
 
     def problems(self) -> dict[str, Problem]:
@@ -159,34 +159,34 @@ class StudyStore:
     # ---- writing
 
     def write(self, record: Record, responses: Sequence[Response] = ()) -> None:
-        """Persist a record (a Score together with its responses), then notify the observers if it is news."""
+        """Persist a record (a Score together with its responses), then notify the observers if it is new or changed."""
         with self._transaction() as connection:
-            news = self._persist(connection, record)
-            if news and isinstance(record, Score):
+            is_new = self._persist(connection, record)
+            if is_new and isinstance(record, Score):
                 self._replace_responses(connection, record, responses)
-        if news:
+        if is_new:
             self._notify(record)
 
     def write_metrics(self, metrics: Sequence[StepMetrics]) -> None:
-        """Persist steps in one transaction, then notify the observers of those that are news."""
+        """Persist steps in one transaction, then notify the observers of the new or changed ones."""
         with self._transaction() as connection:
-            news = [step for step in metrics if self._persist(connection, step)]
-        for step in news:
+            new = [step for step in metrics if self._persist(connection, step)]
+        for step in new:
             self._notify(step)
 
     def announce(self, sight: Sight) -> None:
-        """Notify the observers; nothing is persisted."""
+        """Notify the observers without persisting anything."""
         self._notify(sight)
 
     def _persist(self, connection: Connection, record: Record) -> bool:
-        """Write the record's row unless it is there already; tell whether it was news."""
-        described = _TABLES[type(record)]
-        table, row = described.table, described.row(record, study=self.study)
+        """Write the record unless an equal one is there; return whether it was written."""
+        record_table = _TABLES[type(record)]
+        table, row = record_table.table, record_table.row(record, study=self.study)
         same_key = [column == row[column.name] for column in table.primary_key.columns]
-        found = connection.execute(select(table).where(*same_key)).mappings().one_or_none()
-        if found is None:
+        old_row = connection.execute(select(table).where(*same_key)).mappings().one_or_none()
+        if old_row is None:
             connection.execute(insert(table).values(row))
-        elif described.record(found) == record:
+        elif record_table.record(old_row) == record:
             return False
         else:
             connection.execute(update(table).where(*same_key).values(row))
@@ -197,7 +197,7 @@ class StudyStore:
             try:
                 observer.notify(record)
             except Exception:
-                log.exception("%s could not take a %s", type(observer).__name__, type(record).__name__)
+                log.exception("%s raised an error on a %s", type(observer).__name__, type(record).__name__)
 
     def _replace_responses(self, connection: Connection, score: Score, responses: Sequence[Response]) -> None:
         key = {"study": self.study, "run": score.run, "step": score.step, "pool": score.pool}
@@ -209,20 +209,20 @@ class StudyStore:
     # ---- reading
 
     def runs(self, kind: RunKind | None = None) -> list[Run]:
-        """Return the runs of a kind, or all; oldest first, trials by number."""
+        """Return the runs of a kind, or all: first runs that are not trials, oldest first, then trials by number."""
         of_kind = {} if kind is None else {"kind": kind}
-        found: list[Run] = self._select(tables.runs, order=("written", "name"), **of_kind)
-        return sorted(found, key=lambda run: -1 if run.number is None else run.number)
+        runs: list[Run] = self._select(tables.runs, order=("written", "name"), **of_kind)
+        return sorted(runs, key=lambda run: -1 if run.number is None else run.number)
 
     def quality(self) -> Quality | None:
-        """Return what was found in the study's data, None before it was read."""
+        """Return the quality of the study's data; None before the data were read."""
         return next(iter(self._select(tables.qualities)), None)
 
     def run(self, name: str) -> Run | None:
         return next(iter(self._select(tables.runs, name=name)), None)
 
     def diverged(self, run: str) -> Diverged | None:
-        """Return where the run diverged, None where it did not."""
+        """Return where the run diverged; None if it did not."""
         return next(iter(self._select(tables.diverged, run=run)), None)
 
     def provenance(self, run: str) -> Provenance | None:
@@ -269,12 +269,12 @@ class StudyStore:
     def promotion(self) -> Promotion | None:
         return next(iter(self._select(tables.promotions)), None)
 
-    def _select(self, described: tables.RecordTable, order: tuple[str, ...] = (), **key: Any) -> list[Any]:
-        table = described.table
+    def _select(self, record_table: tables.RecordTable, order: tuple[str, ...] = (), **key: Any) -> list[Any]:
+        table = record_table.table
         where = [table.c[name] == value for name, value in {"study": self.study, **key}.items()]
         query = select(table).where(*where).order_by(*(table.c[name] for name in order))
         with self._transaction() as connection:
-            return [described.record(row) for row in connection.execute(query).mappings()]
+            return [record_table.record(row) for row in connection.execute(query).mappings()]
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -285,9 +285,9 @@ class StudyStore:
             raise UserError(self.trouble(error.orig or error)) from error
 
     def trouble(self, error: BaseException) -> str:
-        """Return what to tell the user when the database cannot be used."""
+        """Return the message for the user when the database cannot be used."""
         reason = str(error).partition("\n")[0]
-        return f"database {self.url}: {reason}; free or mend it, then run the same command again: nothing recorded is lost"
+        return f"database {self.url}: {reason}; unlock or repair it, then run the same command again: no record is lost"
 
 
 def _engine(url: str) -> Engine:

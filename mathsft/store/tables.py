@@ -1,4 +1,4 @@
-"""SQLAlchemy tables made from the records: a column a field, keyed by study. Knows nothing of what the records mean."""
+"""SQLAlchemy tables made from the record classes: one column per field, keyed by study."""
 
 import types
 from dataclasses import dataclass, fields
@@ -25,41 +25,41 @@ from mathsft.records import (
 )
 
 SCHEMA_NUMBER = 6
-"""Raised whenever a table changes: a database of another number is refused, never guessed at."""
+"""To be incremented whenever a table changes: a database with another number is refused."""
 
 METADATA = MetaData()
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """A table, the record it holds, and the way between them."""
+    """A table and the conversion between its rows and records of one class."""
 
     table: Table
     adapter: TypeAdapter[Any]
     field_names: tuple[str, ...]
 
     def row(self, record: Any, **context: Any) -> dict[str, Any]:
-        """Return the record as a row; context fills the key columns that the record itself lacks."""
+        """Return the record as a row; context holds the key columns that the record lacks."""
         return {**context, **self.adapter.dump_python(record, mode="json")}
 
     def record(self, row: Any) -> Any:
-        """Return the record that the row was made from."""
+        """Return the record of a row."""
         return self.adapter.validate_python({name: row[name] for name in self.field_names})
 
 
 def _column_type(hint: Any) -> type[Any]:
-    """Return the column type for a field; whatever is not one plain scalar is stored as JSON."""
+    """Return the column type of a field; all types but plain scalars are stored as JSON."""
     if get_origin(hint) is Literal:
         return Text
     if get_origin(hint) in (Union, types.UnionType):
-        given = [part for part in get_args(hint) if part is not type(None)]
-        return _column_type(given[0]) if len(given) == 1 else JSON
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        return _column_type(parts[0]) if len(parts) == 1 else JSON
     scalars: dict[Any, type[Any]] = {str: Text, int: Integer, float: Float, bool: Boolean}
     return scalars.get(hint, JSON)
 
 
 def _record_table(name: str, record: type[Any], key: tuple[str, ...], **context: type[Any]) -> RecordTable:
-    """Make a record's table; context are key columns that the record itself lacks."""
+    """Make the table of a record class; context holds the types of key columns that the record lacks."""
     hints = {**context, **get_type_hints(record)}
     columns = [Column("study", Text, primary_key=True)]
     columns += [Column(column, _column_type(hint), primary_key=column in key) for column, hint in hints.items()]

@@ -1,1 +1,1 @@
-"""The study: what to try next, who wins, and the orchestration of both."""
+"""A study: the next settings to try, the choice of the winner, and the order of the stages."""

@@ -1,6 +1,6 @@
-"""What a choice between trials amounts to, in words. It chooses nothing.
+"""Describes a promotion in words: how sure it is, whether tuning was worth it, and which searched ranges to extend.
 
-A trial is its number and its share of correct responses to each problem, in an order that all trials share.
+A trial is given as its number and its share of correct responses to each problem, in the same order for all trials.
 """
 
 import math
@@ -16,28 +16,28 @@ from mathsft.statistics.surface import position
 Outcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
 PROOF = 20
-"""An e-value that chance reaches in one of twenty comparisons at most, however often one looks."""
+"""Two equally good trials reach this e-value with a probability of at most 1/20, however often they are compared."""
 EDGE = 0.05
-"""Share of a range within which its ends count as its edge."""
+"""A value is at an edge of its range when its distance from an end is at most this share of the range."""
 MIN_PROBLEMS = 6
-"""Below it no difference could ever be detected."""
+"""On fewer problems no difference can be detected."""
 
 
 def runner_up_note(winner: Outcomes, others: Sequence[Outcomes]) -> str:
-    """Return how surely the winner is better than the next best."""
+    """Return how sure it is that the winner is better than the trial ranked second."""
     number, solved = winner
     if not others:
         return f"trial {number} promoted: no other settings were trained to the end"
-    second, found = others[0][0], compare(others[0][1], solved)
-    problems = f"on {found.num_problems:,} problems"
-    if found.e_value >= PROOF:
-        return f"trial {number} beats trial {second} {problems}: {_gain(found)}"
-    if found.low <= 0 <= found.high:
+    second, comparison = others[0][0], compare(others[0][1], solved)
+    problems = f"on {comparison.num_problems:,} problems"
+    if comparison.e_value >= PROOF:
+        return f"trial {number} beats trial {second} {problems}: {_gain(comparison)}"
+    if comparison.low <= 0 <= comparison.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
     return (
-        f"trial {number} promoted: higher smoothed mean; {_gain(found)} against trial {second} {problems} by the interval "
-        f"for a single look, but the e-value is {found.e_value:.1f}, and repeated looks ask for {PROOF}"
+        f"trial {number} promoted: higher smoothed mean; {_gain(comparison)} against trial {second} {problems}; the "
+        f"interval is for a single comparison; repeated ones need an e-value of {PROOF}, and it is {comparison.e_value:.1f}"
     )
 
 
@@ -45,69 +45,69 @@ def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
     """Return whether tuning was worth it: the winner against trial 0, the experiment's own settings."""
     if winner[0] == own[0]:
         return "tuning found nothing better than the experiment's own settings (trial 0)"
-    found = compare(own[1], winner[1])
-    against = f"{_gain(found)} against the experiment's own settings (trial 0) on {found.num_problems:,} problems"
-    if found.low > 0:
-        return f"tuning was worth it: {against}"
-    if found.high < 0:
-        return f"tuning was not worth it: {against}"
-    if found.num_problems < MIN_PROBLEMS:
-        return f"whether tuning was worth it cannot be told: {against}"
-    discordance = (found.num_gained + found.num_lost) / found.num_problems
-    least = minimum_detectable_difference(found.num_problems, discordance)
-    return f"whether tuning was worth it cannot be told: {against}, where less than {least * 100:.1f} points hardly shows"
+    comparison = compare(own[1], winner[1])
+    gain = f"{_gain(comparison)} against the experiment's own settings (trial 0) on {comparison.num_problems:,} problems"
+    if comparison.low > 0:
+        return f"tuning was worth it: {gain}"
+    if comparison.high < 0:
+        return f"tuning was not worth it: {gain}"
+    if comparison.num_problems < MIN_PROBLEMS:
+        return f"the data do not show whether tuning was worth it: {gain}"
+    discordance = (comparison.num_gained + comparison.num_lost) / comparison.num_problems
+    least = minimum_detectable_difference(comparison.num_problems, discordance)
+    return f"the data do not show whether tuning was worth it: {gain}; less than {least * 100:.1f} points is hard to detect"
 
 
 def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[str]:
-    """Return, for each setting that lies at an edge of its range, that it does and what to try."""
+    """Return a note for each setting at an edge of its range: which edge, and which values to try."""
     notes = []
-    for name, given in space.items():
-        at = position(given, overrides[name])
-        if at is None or EDGE < at < 1 - EDGE:
+    for name, searched in space.items():
+        relative = position(searched, overrides[name])
+        if relative is None or EDGE < relative < 1 - EDGE:
             continue
-        beyond = _beyond(given, float(overrides[name]), is_low=at <= EDGE)
+        beyond = _beyond(searched, float(overrides[name]), is_low=relative <= EDGE)
         if beyond is not None:
-            edge = "lower" if at <= EDGE else "upper"
-            notes.append(f"{name} {_value(overrides[name])} is at the {edge} edge of what was searched: try {beyond}")
+            edge = "lower" if relative <= EDGE else "upper"
+            notes.append(f"{name} {_value(overrides[name])} is at the {edge} edge of its searched range: try {beyond}")
     return notes
 
 
-def _beyond(given: SearchRange, value: float, is_low: bool) -> str | None:
-    """Return what to try beyond an edge; None where nothing lies beyond: ranges of sizes begin at 0, of numbers at 1."""
-    if isinstance(given, Choices):
-        return _next_choice(sorted(float(choice) for choice in given.choices), given, is_low)
-    least = 1.0 if isinstance(given, IntRange) else 0.0
-    if is_low and given.low == least:
+def _beyond(searched: SearchRange, value: float, is_low: bool) -> str | None:
+    """Return the values to try beyond an edge; None if the range ends at its natural limit: 0 for floats, 1 for integers."""
+    if isinstance(searched, Choices):
+        return _next_choice(sorted(float(choice) for choice in searched.choices), searched, is_low)
+    least = 1.0 if isinstance(searched, IntRange) else 0.0
+    if is_low and searched.low == least:
         return None
-    if given.log:
-        half = math.sqrt(given.high / given.low)
+    if searched.log:
+        half = math.sqrt(searched.high / searched.low)
         low, high = value / half, value * half
     else:
-        reach = (given.high - given.low) / 2
-        low, high = value - reach, value + reach
-    if given.low >= least:
+        half = (searched.high - searched.low) / 2
+        low, high = value - half, value + half
+    if searched.low >= least:
         low = max(low, least)
-    return f"{_value(_as(given, low))} to {_value(_as(given, high))}"
+    return f"{_value(_as(searched, low))} to {_value(_as(searched, high))}"
 
 
-def _next_choice(ordered: Sequence[float], given: Choices, is_low: bool) -> str | None:
-    """Return the number that would continue the choices, by their ratio where all are positive."""
+def _next_choice(ordered: Sequence[float], searched: Choices, is_low: bool) -> str | None:
+    """Return the number that continues the choices: by their ratio if all are positive, else by their difference."""
     if len(ordered) < 2:
         return None
     edge, neighbour = (ordered[0], ordered[1]) if is_low else (ordered[-1], ordered[-2])
     following = edge * edge / neighbour if ordered[0] > 0 else 2 * edge - neighbour
-    whole = all(isinstance(choice, int) for choice in given.choices)
+    whole = all(isinstance(choice, int) for choice in searched.choices)
     if whole and (round(following) == edge or following < 0.5):
         return None
     return f"also {round(following) if whole else _value(following)}"
 
 
-def _as(given: SearchRange, value: float) -> Scalar:
-    return round(value) if isinstance(given, IntRange) else value
+def _as(searched: SearchRange, value: float) -> Scalar:
+    return round(value) if isinstance(searched, IntRange) else value
 
 
-def _gain(found: PairedDifference) -> str:
-    return f"{found.difference * 100:+.1f} points ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+def _gain(comparison: PairedDifference) -> str:
+    return f"{comparison.difference * 100:+.1f} points ({comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
 
 
 def _value(value: Scalar) -> str:

@@ -1,4 +1,4 @@
-"""Optuna's sampler and pruner from the study file: built by name, tried out in memory before a study begins."""
+"""Builds Optuna's sampler, pruner and search space from the study file, and rehearses them before a study begins."""
 
 import math
 import warnings
@@ -14,13 +14,13 @@ from mathsft.seeds import derive_seed
 
 REFUSED = {"CmaEsSampler": "it unpickles what it has stored in the database, which can run code"}
 SEQUENCE_SAMPLERS = ("QMCSampler",)
-"""Samplers whose trials are elements of one sequence, which a seed of its own for each trial would break up."""
+"""Samplers whose trials are elements of one sequence; they need the same seed for every trial."""
 NUM_REHEARSED = 12
-"""Trials asked for in memory: more than any sampler's random ones at the start, by Optuna's defaults."""
+"""Number of rehearsed trials. By Optuna's defaults every sampler begins with fewer random trials than this."""
 
 
 def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
-    """Make the sampler for one trial: a seeded sampler would otherwise repeat its random numbers when a study goes on."""
+    """Make the sampler for one trial. A seed common to all trials would make a resumed study repeat its random numbers."""
     labels = () if config.sampler.name in SEQUENCE_SAMPLERS else (number,)
     seed = derive_seed(config.seed, "sampler", *labels)
     sampler: optuna.samplers.BaseSampler = make_component(optuna.samplers, "sampler", config.sampler, seed=seed)
@@ -48,14 +48,14 @@ def distribution(given: SearchRange) -> BaseDistribution:
 
 
 def num_settings(space: Mapping[str, SearchRange]) -> float:
-    """Return how many settings the space holds; infinity where a range is continuous."""
+    """Return how many settings the space holds; infinity if a range is continuous."""
     return math.prod(_num_values(given) for given in space.values())
 
 
 def rehearse(config: StudyConfig) -> None:
-    """Ask the sampler for trials in memory and the pruner for verdicts; raise UserError where one of them fails.
+    """Ask the sampler for trials and the pruner for decisions, in memory; raise UserError if one of them fails.
 
-    Optuna's classes refuse a study late, some not before their first random trials are over.
+    Some of Optuna's classes reject a study only after their first random trials.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -71,22 +71,22 @@ def rehearse(config: StudyConfig) -> None:
 
 
 def explained(action: Any, kind: str, component: Component) -> Any:
-    """Return what the action returns; raise UserError where Optuna's class fails in it, for whatever reason."""
+    """Return the action's result; raise UserError if Optuna's class raises an exception in it."""
     try:
         return action()
     except optuna.exceptions.StorageInternalError:
-        raise  # the database's trouble
-    except Exception as error:  # code that the study file chose may fail in any way
+        raise  # a database error
+    except Exception as error:  # the study file chooses the class, and any exception is possible
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{kind}.name: {component.name} cannot work on this study: {reason}; choose another one") from error
 
 
 def tell(study: optuna.Study, number: int, value: float | None, state: optuna.trial.TrialState) -> None:
-    """Tell a trial's end, whatever the sampler makes of it: BruteForceSampler stops a study that has tried everything."""
+    """Tell Optuna how a trial ended, also when the sampler then stops the study, as BruteForceSampler does at its end."""
     try:
         study.tell(number, value, state=state)
     except RuntimeError as error:
-        # Only `optimize` can be stopped. The trial's end is recorded by then. Source: optuna/study/_tell.py
+        # Study.stop is allowed only inside `optimize`. Optuna has recorded the trial's end before: optuna/study/_tell.py.
         if "Study.stop" not in str(error):
             raise
 
@@ -98,23 +98,23 @@ def _num_values(given: SearchRange) -> float:
 
 
 def make_component(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
-    """Build one of Optuna's classes by name; raises UserError for a name or an argument that it does not know."""
-    known = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
+    """Build one of Optuna's classes by name; raise UserError for an unknown name or argument."""
+    available = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
     if component.name in REFUSED:
         raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}; choose another one")
-    if component.name not in known:
-        raise UserError(f"{kind}.name: {component.name!r} is not one of Optuna's; known: {', '.join(known)}")
-    given = {name: _built(module, kind, name, value, known) for name, value in component.arguments.items()}
+    if component.name not in available:
+        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
+    own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
     try:
-        return getattr(module, component.name)(**arguments, **given)
+        return getattr(module, component.name)(**arguments, **own_arguments)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
 
 
-def _built(module: Any, kind: str, name: str, value: Any, known: Sequence[str]) -> Any:
-    """Return an argument's value; one that is itself a sampler or a pruner (wrapped_pruner) is built by its name."""
+def _built(module: Any, kind: str, name: str, value: Any, available: Sequence[str]) -> Any:
+    """Return an argument's value; a nested sampler or pruner (wrapped_pruner) is built from its name."""
     if not name.endswith(f"_{kind}") or not isinstance(value, str):
         return value
-    if value not in known:
-        raise UserError(f"{kind}.arguments: {name}: {value!r} is not one of Optuna's; known: {', '.join(known)}")
+    if value not in available:
+        raise UserError(f"{kind}.arguments: {name}: {value!r} is not in Optuna; choose one of {', '.join(available)}")
     return make_component(module, kind, Component(name=value))

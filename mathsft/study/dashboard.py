@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a trial: attributes, a note, and the responses as a table. Computes nothing new."""
+"""Attaches to an Optuna trial what optuna-dashboard shows: attributes, a note, and the responses as a table."""
 
 import csv
 
@@ -15,7 +15,7 @@ NUM_SAMPLES = 6
 
 
 def show_trial(trial: Trial, run: Run, store: StudyStore, layout: StudyLayout) -> None:
-    """Attach to an Optuna trial what the store knows of its run; call it before the trial is told."""
+    """Attach the run's results to its Optuna trial; call it before `tell`, since Optuna does not change ended trials."""
     scores = store.scores(run.name, run.plan.pool)
     trial.set_user_attr("state", run.state)
     if run.reason:
@@ -79,7 +79,7 @@ def _upload_responses(
 ) -> None:
     """Attach the responses as a CSV, which the dashboard opens as a table."""
     if get_all_artifact_meta(trial):
-        return  # attached by a driver that was killed before it told the trial
+        return  # an earlier driver attached them and was killed before it told Optuna the trial's end
     path = layout.table(score.run, score.pool)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,7 +1,6 @@
-"""Who wins, and what to try next: pure functions of recorded results. They run nothing and record nothing.
+"""Chooses the winner and the next settings to try: pure functions of the recorded results.
 
-The driver asks again and again: `decide` answers with what is still to be scored (Confirm), until the results say who is
-promoted (Promotion).
+The driver calls `decide` repeatedly: it returns Confirm while checkpoints must still be scored, and then a Promotion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from mathsft.statistics.surface import new_optimum
 from mathsft.study.choice_notes import edge_notes, own_settings_note, runner_up_note
 
 BOLDNESS = 2.0
-"""Standard deviations above the mean at which proposals are judged: enough to look where little is known."""
+"""Number of standard deviations in the upper confidence bound; high enough that regions with few trials are tried."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Confirm:
 
 
 def decide(results: Sequence[TrialResult], rule: Rule) -> Confirm | Promotion | None:
-    """Return what to score next or who won; None where no trial was trained to its end.
+    """Return the next checkpoints to score or the promotion; None if no trial was trained to its end.
 
-    The winner is the best by the accuracy smoothed over all that is known, as is who comes into each round:
-    `bench.selection` says what this is worth.
+    Each round keeps the trials with the highest smoothed accuracy, which is computed from all scores so far; the last
+    round's best trial wins. `bench.selection` measures how good this rule is.
     """
     contest = hold_contest(results, rule)
     if not contest.entrants:
@@ -57,16 +56,15 @@ def propose(
     return new_optimum(space, observed, BOLDNESS, pending, [result.run.overrides for result in results])
 
 
-# ---- the verdict
+# ---- the promotion
 
 
 def _promote(contest: Contest, rule: Rule) -> Promotion:
     ranking, pools = contest.ranking(rule), contest.pools
     winner, fresh = ranking[0], pools[1:]
-    notes = [runner_up_note(_named(winner, pools), [_named(trial, pools) for trial in ranking[1:]])]
-    notes += [
-        own_settings_note(_named(winner, fresh or pools), _named(own, fresh or pools)) for own in ranking if own.number == 0
-    ]
+    notes = [runner_up_note(_numbered(winner, pools), [_numbered(trial, pools) for trial in ranking[1:]])]
+    compared = fresh or pools
+    notes += [own_settings_note(_numbered(winner, compared), _numbered(own, compared)) for own in ranking if own.number == 0]
     notes += edge_notes(winner.run.overrides, rule.space)
     return Promotion(
         run=winner.run.name,
@@ -78,18 +76,18 @@ def _promote(contest: Contest, rule: Rule) -> Promotion:
 
 
 def _evidence(trials: Sequence[TrialResult], winner: TrialResult, fresh: Sequence[str], seed: int) -> dict[str, float]:
-    """Return what may be expected of the winner: its accuracy on fresh problems, else the best one without its luck."""
+    """Return the winner's expected accuracy: on fresh problems, or without any the best search score less its optimism."""
     best = best_of_k([trial.outcomes[SEARCH_POOL] for trial in trials], seed)
-    known = {"num_finished_trials": len(trials), "raw_best_accuracy": best.raw, "corrected_best_accuracy": best.corrected}
+    evidence = {"num_finished_trials": len(trials), "raw_best_accuracy": best.raw, "corrected_best_accuracy": best.corrected}
     if not fresh:
-        return {**known, "accuracy": best.corrected}
+        return {**evidence, "accuracy": best.corrected}
     solved = winner.solved(fresh)
     interval = winner.interval(fresh)
-    return {**known, "accuracy": fmean(solved), "low": interval.low, "high": interval.high, "num_problems": len(solved)}
+    return {**evidence, "accuracy": fmean(solved), "low": interval.low, "high": interval.high, "num_problems": len(solved)}
 
 
 def _finalists(contest: Contest, rule: Rule) -> tuple[Finalist, ...]:
-    """Return the shortlist, best first, with what each reached in the rounds that it took part in."""
+    """Return the shortlist, best first, with each trial's result in the rounds that it took part in."""
     means = smoothed(observe(contest.results), rule)
     return tuple(
         _finalist(trial, means[trial.run.name], [pool for _, pool in rule.rounds if pool in trial.outcomes])
@@ -110,5 +108,5 @@ def _finalist(trial: TrialResult, mean: float, pools: Sequence[str]) -> Finalist
     )
 
 
-def _named(trial: TrialResult, pools: Sequence[str]) -> tuple[int, tuple[float, ...]]:
+def _numbered(trial: TrialResult, pools: Sequence[str]) -> tuple[int, tuple[float, ...]]:
     return trial.number, trial.solved(pools)

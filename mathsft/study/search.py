@@ -1,12 +1,12 @@
-"""Everything Optuna: which trials exist, their parameters, what the pruner says, what the dashboard shows.
+"""Runs a study's trials with Optuna: asks for parameters, reports scores, applies the pruner, and reports how trials end.
 
-Optuna owns the trials' numbers and parameters; the store owns what became of them, and `tell` only repeats it.
+Optuna owns the trials' numbers and parameters; the store owns their results, and `tell` copies these to Optuna.
 
-With one trainer ask(n) waits until trial n-2 was told, trial n is told only after ask(n+1), and the pruner judges trial n only
-after trial n-1 was told. So each of them sees the same trials whatever the timing, and a study that was killed proposes what
-an undisturbed one does. With several trainers such waiting would leave them idle. There nobody waits: each ask and each
-verdict of the pruner is recorded with the trials that it saw, a driver that goes on after a kill keeps the recorded
-verdicts, and `tests/study/test_replay.py` computes every ask and every verdict of a study again from its records.
+With one trainer, ask(n) waits until trial n-2 is told, trial n is told after ask(n+1), and the pruner judges trial n after
+trial n-1 is told. Each call therefore sees the same trials regardless of timing, and a killed study continues exactly as if
+it had not been killed. With several trainers, such waiting would leave them idle, so nothing waits. Instead each ask and
+each verdict of the pruner is recorded with the trials whose end it saw: a resumed study keeps the recorded verdicts, and
+every ask and every verdict can be computed again from the records.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ MAX_FAILURES = 3
 
 
 class TrialEvents:
-    """Events by trial number; those before the first trial have happened."""
+    """One event for each trial number; the events of negative numbers are set."""
 
     def __init__(self) -> None:
         self._events: dict[int, asyncio.Event] = {}
@@ -49,11 +49,11 @@ class TrialEvents:
 
 
 class Search:
-    """A source of trials for `drive`: asks Optuna what to try, reports to it, and lets its pruner stop trials.
+    """A source of trials for `drive`: asks Optuna for parameters, reports scores to it, and lets its pruner stop trials.
 
-    num_trials counts finished trials in all, earlier drivers' included; max_hours after it was made nothing new is
-    proposed. The first trials have the given settings (what these leave open, the
-    sampler fills in), the last ones try where the surface through the trials so far may be highest.
+    num_trials is the total number of finished trials, those of earlier drivers included. max_hours after this object was
+    made, no new trial is proposed. The first trials have the `given` settings, where the sampler adds those that are
+    missing; the last ones have the settings that `propose` returns.
     """
 
     def __init__(
@@ -75,34 +75,35 @@ class Search:
         self.study = optuna_study
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
-        self._left: list[Run] = []  # trials that an earlier driver left under way
-        self._half_asked: int | None = None  # the trial that it was asking for when it was killed
+        self._unfinished: list[Run] = []  # trials that an earlier driver began and did not end
+        self._half_asked: int | None = None  # a trial without all parameters: that driver was killed
         self._take_over()
 
     def done(self) -> bool:
-        """Tell whether the budget is spent; raises StudyFailedError where all that the first trials did was fail."""
+        """Return whether the budget is spent; raise StudyFailedError after MAX_FAILURES failures and no finished trial."""
         if self._is_failing():
             failed = [trial for trial in self._trials() if trial.state == "failed"]
-            raise StudyFailedError(f"{self._num_failed} trials failed and none finished; the last: {failed[-1].reason}")
-        return not self._left and self._is_spent()
+            raise StudyFailedError(f"{self._num_failed} trials failed, none finished; the last failure: {failed[-1].reason}")
+        return not self._unfinished and self._is_spent()
 
     async def next(self) -> Run | None:
-        if self._left:
-            return self._left.pop(0)
+        if self._unfinished:
+            return self._unfinished.pop(0)
         number = self._num_asked()
         if self._is_alone:
             await self._told[number - 2].wait()
         if self._is_spent() or self._is_failing():
-            for later in (number, number + 1):  # nobody need wait for their asking
+            for later in (number, number + 1):  # never asked for: nothing may wait for them
                 self._asked[later].set()
             return None
         with told_to_user(self._store):
             return self._ask(number)
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
-        """Ask the pruner. Training is max_unscored eval points ahead by then, so that a late verdict stops nothing.
+        """Ask the pruner; return the eval point at which the run stops, None if it goes on.
 
-        To stop a run the sooner its scoring happens to be fast would make its end depend on who is faster, and on kills.
+        The run stops max_unscored eval points after the judged one, since training may have come that far. With an earlier
+        stop the run's end would depend on the speed of scoring, and on kills.
         """
         number = _number(run)
         if self._is_alone:
@@ -119,18 +120,18 @@ class Search:
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         run = closed(run, state, reason, self._store)
-        self._store.write(run)  # ours first: what Optuna is told is its projection
+        self._store.write(run)  # before Optuna, which only gets a copy of this record
         self._num_failed += state == "failed"
         if self._is_alone:
             await self._asked[_number(run) + 1].wait()
         with told_to_user(self._store):
             self._tell(run)
 
-    # ---- what Optuna knows
+    # ---- records in Optuna
 
     def _take_over(self) -> None:
-        """Find what earlier drivers told, left under way, and did not finish asking for."""
-        ours = {trial.name: trial for trial in self._trials()}
+        """Read from Optuna which trials ended, which are unfinished, and which one lacks parameters."""
+        recorded = {trial.name: trial for trial in self._trials()}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state != TrialState.RUNNING:
                 self._told[trial.number].set()
@@ -139,20 +140,20 @@ class Search:
                 continue
             else:
                 run = self._run(trial.number, trial.params)
-                self._left.append(ours.get(run.name, run))
+                self._unfinished.append(recorded.get(run.name, run))
             self._asked[trial.number].set()
         if self._half_asked is not None and not self._is_alone:
-            # At once, while Optuna knows what it knew at the kill.
+            # Before anything is told, so that Optuna knows the same trials as at the kill.
             with told_to_user(self._store):
-                self._left.append(self._ask(self._half_asked))
+                self._unfinished.append(self._ask(self._half_asked))
 
     def _ask(self, number: int) -> Run:
-        """Create the trial, or end the asking that was cut short; the sampler's seed follows from the trial's number."""
+        """Create the trial, or draw an interrupted one's missing parameters; the sampler's seed follows from the number."""
         ask = self._store.ask(number) or Ask(number, self._numbers_told())
         self._store.write(ask)
         self.study.sampler = make_sampler(self._config, number)
         if fixed := self._fixed(ask):
-            # Not enqueue_trial: a waiting trial takes a number of its own.
+            # enqueue_trial would create a second trial, with another number.
             self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
         if self._half_asked == number:
             self._half_asked = None
@@ -167,7 +168,7 @@ class Search:
         return {name: trial._suggest(name, given) for name, given in self._space.items()}
 
     def _fixed(self, ask: Ask) -> dict[str, Scalar]:
-        """Return the settings that the sampler does not choose: given ones at the start, the surface's proposals at the end."""
+        """Return the parameters that the sampler must use: those given for the first trials, proposals for the last ones."""
         if ask.number < len(self._given):
             return dict(self._given[ask.number])
         if ask.number < self._config.num_trials - self._config.selection.num_proposed:
@@ -198,7 +199,7 @@ class Search:
     def _num_asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False)) - (self._half_asked is not None)
 
-    # ---- what the store knows
+    # ---- records in the store
 
     def _run(self, number: int, params: Mapping[str, Any]) -> Run:
         overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
@@ -222,7 +223,7 @@ class Search:
         return is_late or is_enough or self._has_tried_all(counted)
 
     def _has_tried_all(self, trials: Sequence[Run]) -> bool:
-        """Tell whether a sampler that repeats nothing has nothing left to try."""
+        """Return whether a sampler without repetition has tried all settings."""
         tried = {frozenset(trial.overrides.items()) for trial in trials}
         return self._config.sampler.name == "BruteForceSampler" and len(tried) >= num_settings(self._config.search)
 
@@ -237,18 +238,18 @@ def _number(run: Run) -> int:
 
 @contextmanager
 def told_to_user(store: StudyStore) -> Iterator[None]:
-    """Turn Optuna's trouble with the database into a UserError, as the store does with its own."""
+    """Turn Optuna's database errors into UserError, as the store does with its own."""
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:
         raise UserError(store.trouble(error.__cause__ or error)) from error
 
 
-# ---- Optuna's objects from the study file
+# ---- Optuna's study
 
 
 def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
-    """Open the study in the store's own database, made on first use."""
+    """Open Optuna's study in the store's database; create it on first use."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     url = store.engine.url

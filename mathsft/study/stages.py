@@ -1,4 +1,4 @@
-"""A study from its baseline to its promotion."""
+"""Runs the stages of a study: baseline, trials, confirm stage, horizon runs and promotion."""
 
 from asyncio import TaskGroup
 
@@ -28,14 +28,14 @@ def trial_plan(settings: RunSettings, max_unscored: int) -> Plan:
 
 
 def baseline_run(config: StudyConfig, experiment: Experiment) -> Run:
-    """Return the run that trains nothing: its only checkpoint is the base model."""
+    """Return the run without training: its only checkpoint is the base model."""
     plan = Plan(num_examples=0, eval_points=(0.0,), pool=SEARCH_POOL, max_unscored=1, keep="last")
     seed = derive_seed(config.seed, "baseline")
     return new_run("baseline", "baseline", experiment=experiment, overrides={}, plan=plan, seed=seed)
 
 
 def is_over(config: StudyConfig, experiment: Experiment, search: Search, store: StudyStore, rule: Rule) -> bool:
-    """Tell whether baseline, trials, confirm stage and horizon are all done, so that nobody need start a worker."""
+    """Return whether baseline, trials, confirm stage and horizon runs are all done, so that no worker has to start."""
     if not any(run.state == "finished" for run in store.runs("baseline")) or not search.done():
         return False
     decision = decide(recorded_results(store), rule)
@@ -43,12 +43,12 @@ def is_over(config: StudyConfig, experiment: Experiment, search: Search, store: 
 
 
 async def run_study(config: StudyConfig, rule: Rule, search: Search, study: StudyContext) -> None:
-    """Check the engine, score the base model, run the trials, confirm the best and look at the horizon.
+    """Check the engine, score the base model, run the trials, confirm the best, and execute the horizon runs.
 
-    Raises StudyFailedError when workers fail again and again.
+    Raises StudyFailedError when workers fail repeatedly.
     """
     async with TaskGroup() as work:
-        work.create_task(check_engine(study))  # first of all: it takes the evaluators before anybody scores
+        work.create_task(check_engine(study))  # first: it takes the evaluators before anything is scored
         work.create_task(drive(SingleRun(baseline_run(config, study.experiment), study.store), study))
         work.create_task(drive(search, study))
     promotion = await confirm(rule, study)
@@ -62,7 +62,7 @@ def _horizon_runs(config: StudyConfig, experiment: Experiment, promotion: Promot
 
 
 async def confirm(rule: Rule, study: StudyContext) -> Promotion | None:
-    """Score finalists on fresh problems until the rule knows who won, and return that; nothing is scored again."""
+    """Score finalists on fresh problems until the rule has decided, and return the promotion; recorded scores are reused."""
     while isinstance(wanted := decide(recorded_results(study.store), rule), Confirm):
         try:
             async with TaskGroup() as scoring:
@@ -80,9 +80,9 @@ async def _confirm(name: str, pool: str, study: StudyContext) -> None:
 
 
 def promote(rule: Rule, store: StudyStore, layout: StudyLayout) -> Promotion | None:
-    """Record who won, None where no trial was trained to its end; the losers' weights go."""
+    """Record the promotion and delete the other trials' weights; return None if no trial was trained to its end."""
     promotion = decide(recorded_results(store), rule)
-    assert not isinstance(promotion, Confirm)  # `confirm` came to its end
+    assert not isinstance(promotion, Confirm)  # `confirm` has scored all finalists
     if promotion is not None:
         store.write(promotion)
         delete_weights(store, layout)

@@ -1,1 +1,1 @@
-"""What is observed while it happens: observers of the store. They decide nothing and nothing waits for them."""
+"""Observers of the store that show progress on the terminal and in W&B; the driver never waits for them."""

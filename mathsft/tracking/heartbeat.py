@@ -1,4 +1,4 @@
-"""Keeps the terminal from falling silent: what is under way, and for how long. It knows of no runs: others tell it."""
+"""Shows the current activities and their durations, so that the terminal is never silent for ten seconds."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 SILENCE_SECONDS = 8.0
-"""After which a plain line says what is under way; looked at every BEAT_SECONDS, so that ten seconds are never silent."""
+"""After this time without output a plain line shows the activities; the time is checked every BEAT_SECONDS."""
 BEAT_SECONDS = 1.0
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
@@ -24,38 +24,38 @@ PARTING = "  "
 
 @dataclass(frozen=True)
 class Activity:
-    """Something that goes on, in words, and since when on the heartbeat's clock."""
+    """An activity, described in words, and the time on the heartbeat's clock at which it began."""
 
     words: str | Callable[[], str]
-    """As a function: what to say as of now."""
+    """A function returns the current description."""
     since: float
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is that consists of activities: where none is under way, its stage is shown."""
+    """The progress of a task and its current activities; without activities the current stage is shown."""
 
     activities: tuple[Activity, ...]
     share_done: float | None
-    """None where that is not known."""
+    """None if unknown."""
     time_left: str
-    """In words; empty where that is not known."""
+    """In words; empty if unknown."""
     facts: tuple[str, ...]
-    """What else is known, in words."""
+    """Further facts, in words."""
 
 
 class Heartbeat(RenderHook):
-    """Writes lines to a rich console and, between them, what is under way.
+    """Writes lines to a rich console and shows the current activities between them.
 
-    On a terminal that is a moving line below; elsewhere a plain one whenever nothing was written for SILENCE_SECONDS, by
-    whomever. It is a context manager: outside of it neither is shown.
+    On a terminal a line at the bottom shows the activities. Elsewhere a plain line is written after SILENCE_SECONDS
+    without output. The heartbeat is a context manager; outside of it the activities are not shown.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock = console, clock
         self._start = self._last = clock()
         self._stages: tuple[Activity, ...] = ()
-        self._progress: Progress | None = None  # these are replaced, never changed: other threads read them
+        self._progress: Progress | None = None  # both are replaced, never modified: other threads read them
         self._stack = ExitStack()
         console.push_render_hook(self)
 
@@ -78,7 +78,7 @@ class Heartbeat(RenderHook):
 
     @contextmanager
     def during(self, words: str | Callable[[], str]) -> Iterator[None]:
-        """Say that this goes on while the body runs, unless a stage inside or a progress says more."""
+        """Show these words while the body runs, unless an inner stage or the activities of a progress are shown."""
         before = self._stages
         self._stages = (*before, Activity(words, self.clock()))
         try:
@@ -87,30 +87,30 @@ class Heartbeat(RenderHook):
             self._stages = before
 
     def show(self, progress: Progress | None) -> None:
-        """Say from now on how far something is; None ends that."""
+        """Show this progress from now on; None removes it."""
         self._progress = progress
 
     def tell(self, *parts: str) -> None:
-        """Write a line: when, and its parts."""
+        """Write a line: the elapsed time, then the parts that are not empty."""
         line = PARTING.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Hear from rich that something is written."""
+        """Note the time of this output; rich calls this before each output."""
         self._last = self.clock()
         return renderables
 
     def beat(self) -> None:
-        """Write a line if it was silent for too long."""
+        """Write the activities if nothing was written for SILENCE_SECONDS."""
         if self.clock() - self._last >= SILENCE_SECONDS:
             self.tell(*self._parts())
 
     def _parts(self) -> list[str]:
-        """Return what is under way and what is known about it, in words."""
+        """Return the time left, the activities with their durations, and the facts, in words."""
         progress, now = self._progress, self.clock()
         activities = (progress.activities if progress is not None else ()) or self._stages[-1:]
-        said = [f"{_words(activity)}, {_duration(now - activity.since)}" for activity in activities]
-        parts = [progress.time_left, *said, *progress.facts] if progress is not None else said
+        durations = [f"{_words(activity)}, {_duration(now - activity.since)}" for activity in activities]
+        parts = [progress.time_left, *durations, *progress.facts] if progress is not None else durations
         return [part for part in parts if part]
 
     def _moving_line(self) -> RenderableType:
@@ -125,7 +125,7 @@ class Heartbeat(RenderHook):
 
 @contextmanager
 def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Have a thread do something again and again while the body runs, whatever that does."""
+    """Have a thread execute the action at this interval while the body runs."""
     over = threading.Event()
 
     def repeat() -> None:

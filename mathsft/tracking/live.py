@@ -1,4 +1,4 @@
-"""Tells the terminal how the runs go: a line for each event, and what the heartbeat says between them. Decides nothing."""
+"""Shows the runs on the terminal: writes a line for each event, and updates the progress that the heartbeat shows."""
 
 from dataclasses import replace
 from types import TracebackType
@@ -23,24 +23,24 @@ from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
 
 class LiveProgress:
-    """An observer of the store that tells a heartbeat of a study of num_trials trials or of one final run.
+    """An observer of the store that shows a study of num_trials trials, or one final run, on a heartbeat.
 
-    It is a context manager; outside of it the heartbeat does not say how far these are. The time left is what the rest takes
-    at the pace so far, counted from the first score and the first optimizer step, whichever is later: workers and engine,
-    for which training waits, take their time to start but once.
+    It is a context manager; outside of it the heartbeat shows no progress. The time left is extrapolated from the pace
+    since the first score or the first optimizer step, whichever is later: the start of workers and engine happens only
+    once, and training waits for it.
     """
 
     def __init__(self, heartbeat: Heartbeat, store: StudyStore, num_trials: int) -> None:
         self._heartbeat, self._store, self._num_trials = heartbeat, store, num_trials
         self._runs = {run.name: run for run in store.runs()}
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := store.metrics(name))}
-        self._calls: dict[str, tuple[OngoingCall, float]] = {}  # by worker, and since when
-        self._shown_run: Run | None = None  # the one that stepped last
-        self._scoring: Scoring | None = None  # under way
-        self._is_scoring = False  # this process's engine is up
-        self._pace_start: tuple[float, float] | None = None  # the clock and the share done when it also trained
+        self._calls: dict[str, tuple[OngoingCall, float]] = {}  # by worker, each with its start
+        self._shown_run: Run | None = None  # the run of the latest optimizer step
+        self._scoring: Scoring | None = None  # not yet complete
+        self._is_scoring = False  # the engine of this process has scored something
+        self._pace_start: tuple[float, float] | None = None  # time and share done when both training and scoring ran
         self._best = ""
-        self._queue = ""  # how many of the final run's checkpoints are published and not yet scored
+        self._queue = ""  # the number of the final run's published checkpoints without a score
 
     def __enter__(self) -> Self:
         self._heartbeat.show(self._progress())
@@ -109,8 +109,8 @@ class LiveProgress:
     def _tell_check(self, check: EngineCheck) -> None:
         when = "before and after swaps" if check.load == "swap" else "in a new engine for every checkpoint"
         self._heartbeat.tell(
-            f"vLLM computes this {check.model_kind} as the trainer does {when}: log probabilities within "
-            f"{check.nats:.1g} nats a token"
+            f"vLLM and the trainer agree on this {check.model_kind} {when}: log probabilities differ by at most "
+            f"{check.nats:.1g} nats per token"
         )
 
     def _take_step(self, metrics: StepMetrics) -> None:
@@ -126,33 +126,33 @@ class LiveProgress:
             self._calls[call.worker] = (call, self._heartbeat.clock())
 
     def _note_start(self, run: str, pool: str) -> None:
-        """Note that whoever trains the run, or scores it on the pool, has loaded all it needs."""
+        """Note that the worker that trains the run, or scores it on the pool, has loaded model and libraries."""
         for worker, (call, since) in self._calls.items():
             if (call.run, call.pool) == (run, pool):
                 self._calls[worker] = (replace(call, is_starting=False), since)
 
-    # ---- how far, how good, how long
+    # ---- progress, best score, time left
 
     def _find_best(self, run: Run) -> None:
-        """Note the best trial, or the best step of a final run on the pool that watches it."""
+        """Note the best trial, or the best step of a final run on its validation pool."""
         if run.kind == "trial":
-            found = [(trial.value, trial.name) for trial in self._runs.values() if trial.kind == "trial" and _counts(trial)]
+            scored = [(trial.value, trial.name) for trial in self._runs.values() if trial.kind == "trial" and _counts(trial)]
         else:
             scores = self._store.scores(run.name, run.plan.pool) if run.kind == "final" else []
-            found = [(score.accuracy, f"step {score.step}") for score in scores]
-        if found:
-            value, name = max(found, key=lambda pair: pair[0] or 0.0)
+            scored = [(score.accuracy, f"step {score.step}") for score in scores]
+        if scored:
+            value, name = max(scored, key=lambda pair: pair[0] or 0.0)
             self._best = f"best so far {name} {value:.1%}"
 
     def _count_queue(self, run: Run) -> None:
-        """Note how many checkpoints of a final run wait for their score on its own pool, the one being scored included."""
+        """Note how many checkpoints of a final run have no score on the run's pool, the one being scored included."""
         if run.kind == "final":
             published = {checkpoint.step for checkpoint in self._store.checkpoints(run.name)}
             num_waiting = len(published - {score.step for score in self._store.scores(run.name, run.plan.pool)})
             self._queue = f"{num_waiting} to score" if num_waiting else ""
 
     def _share_done(self, run: Run) -> float:
-        """Return the share of this process's work that is done: of a final run's steps, else of the study's trials."""
+        """Return the share that is done: of the final run's steps, else of the study's trials."""
         if run.kind == "final":
             return self._share_trained(run)
         trials = [trial for trial in self._runs.values() if trial.kind == "trial"]
@@ -160,12 +160,12 @@ class LiveProgress:
 
     def _share_trained(self, run: Run) -> float:
         if run.state != "running":
-            return 1.0 if run.state in FINISHED else 0.0  # a failed trial is made good by another one
+            return 1.0 if run.state in FINISHED else 0.0  # a failed trial is replaced by another
         last = self._last_steps.get(run.name)
         return last.step / run.num_steps if last is not None else 0.0
 
     def _start_pace(self) -> None:
-        """Count the pace from now on, unless it is counted already or this process has yet to train or to score."""
+        """Begin to measure the pace when this process has both trained and scored."""
         if self._pace_start is None and self._is_scoring and self._shown_run is not None:
             self._pace_start = (self._heartbeat.clock(), self._share_done(self._shown_run))
 
@@ -181,7 +181,7 @@ class LiveProgress:
     def _step_of(self, run: Run, step: int) -> str:
         return f"step {step}/{run.num_steps}"
 
-    # ---- what is under way
+    # ---- activities
 
     def _progress(self) -> Progress:
         activities = tuple(Activity(self._words(call), since) for call, since in self._calls.values())
@@ -203,14 +203,14 @@ class LiveProgress:
         return f"training {call.run}: {self._step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
 
     def _how_far(self, call: OngoingCall) -> str:
-        known = self._scoring
-        if known is None or (known.run, known.step, known.pool) != (call.run, call.step, call.pool):
+        scoring = self._scoring
+        if scoring is None or (scoring.run, scoring.step, scoring.pool) != (call.run, call.step, call.pool):
             return ""
-        return f": {known.num_finished} of {known.num_responses}"
+        return f": {scoring.num_finished} of {scoring.num_responses}"
 
 
 def _counts(trial: Run) -> bool:
-    """Tell whether the trial can be the best one: only those that were trained to the end."""
+    """Return whether the trial was trained to its end, so that it can be the best."""
     return trial.state == "finished" and trial.value is not None
 
 

@@ -1,7 +1,7 @@
-"""Shows runs in Weights & Biases: one W&B run per run, written by the driver only. Nothing is ever read back from it.
+"""Shows runs in Weights & Biases: one W&B run per run, written by the driver only.
 
-W&B works in a thread of its own, so that a slow or dead server cannot hold up the driver, and whatever it raises is logged
-once per kind and dropped: the store has every number.
+W&B is called in a separate thread, so that a slow or dead server cannot delay the driver. Its exceptions are logged once
+per type and otherwise ignored, since the store has every number.
 """
 
 import logging
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "XDG_CACHE_HOME"
 INIT_SECONDS = 15
-"""How long a server may take to answer when a run is opened."""
+"""Limit for the server's answer when a run is opened."""
 CLOSE_SECONDS = 60
-"""How long the last uploads may take when the study is over."""
+"""Limit for the last uploads at the end of the study."""
 
 NOT_CORRECT = ("wrong_answer", "format_failure", "ungraded")
 
@@ -41,11 +41,11 @@ RowKey: TypeAlias = tuple[str, int]
 
 
 class WandbObserver:
-    """An observer of the store that logs each run's steps and scores to a W&B run of its own, below layout.wandb.
+    """An observer of the store that logs each run's steps and scores to a separate W&B run, below layout.wandb.
 
-    A row's number in W&B is its number among the run's rows in the store, so a new driver goes on counting where the last
-    one stopped. Mode "online" turns into "offline", with one warning, when there is no key or no server at the start.
-    Once closed, all W&B runs are finished and the service process has ended, within about `close_seconds`.
+    A row's number in W&B is its number among the run's rows in the store, so a new driver continues the count. Mode
+    "online" becomes "offline", with one warning, if there is no key or no server at the start. `close` finishes all W&B
+    runs and ends the service process within about `close_seconds`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class WandbObserver:
         self._thread.start()
 
     def notify(self, record: News) -> None:
-        """Have a new record logged; returns at once."""
+        """Queue a new record for W&B and return at once."""
         if isinstance(record, Run):
             self._runs[record.name] = record
             self._tasks.put(partial(self._open_runs.open if record.state == "running" else self._open_runs.finish, record))
@@ -76,49 +76,49 @@ class WandbObserver:
             self._log(record.run, (record.pool, record.step), section.replace(":", "-"), _eval_values(record))
 
     def close(self) -> None:
-        """Finish every W&B run and end W&B's service process, by force if it takes too long."""
+        """Finish every W&B run and end W&B's service process; kill it after `close_seconds`."""
         self._tasks.put(self._open_runs.close)
         self._tasks.put(None)
         self._thread.join(self._close_seconds)
         if self._thread.is_alive():
-            log.warning("W&B did not end within %g s: what it has not uploaded is in its offline files", self._close_seconds)
+            log.warning("W&B did not end within %g s: rows not yet uploaded are in its offline files", self._close_seconds)
             _kill_service()
 
     def _log(self, run: str, key: RowKey, section: str, values: dict[str, float]) -> None:
         rows = self._rows.setdefault(run, set())
         if key in rows:
-            return  # a step that had to be trained again: W&B has it
+            return  # the step was trained again: W&B has its row
         rows.add(key)
         row = {"train_step": key[1], **{f"{section}/{name}": value for name, value in values.items()}}
         self._tasks.put(partial(self._open_runs.log, self._runs[run], section, row, len(rows)))
 
 
 class OpenRuns:
-    """The W&B runs that are open; only the observer's thread uses it."""
+    """The open W&B runs; only the observer's thread uses this object."""
 
     def __init__(self, study: str, layout: StudyLayout, project: str, mode: Literal["offline", "online"]) -> None:
         self._study, self._layout, self._project = study, layout, project
         self._mode = mode
         self._is_mode_decided = mode == "offline"
-        self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None where W&B refused: it is not asked again
+        self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None if W&B raised an exception; it is not asked again
 
     def open(self, run: Run) -> None:
-        """Make sure that the run has an open W&B run."""
+        """Open the run's W&B run unless it is open."""
         if run.name not in self._open:
             self._open[run.name] = (run, None)
             with _folder_for_logs(self._layout.wandb):
                 self._open[run.name] = (run, self._start(run))
 
     def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
-        """Log a row under its number; a run that had ended is opened again."""
+        """Log a row under its number; a finished W&B run is opened again."""
         self.open(run)
         _, opened = self._open[run.name]
         if opened is not None:
-            opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score belongs to its own step
+            opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score is shown at its own step
             opened.log(row, step=number)
 
     def finish(self, run: Run) -> None:
-        """Finish the run's W&B run as the run ended, one that never trained too."""
+        """Finish the run's W&B run with the run's state, also if nothing was logged."""
         self.open(run)
         _, opened = self._open.pop(run.name)
         if opened is not None:
@@ -126,7 +126,7 @@ class OpenRuns:
             opened.finish(exit_code=0 if run.state in FINISHED else 1)
 
     def close(self) -> None:
-        """Finish all that is open and end W&B's service process."""
+        """Finish all open W&B runs and end W&B's service process."""
         import wandb
 
         try:
@@ -141,12 +141,12 @@ class OpenRuns:
             self._is_mode_decided = True
             try:
                 return self._start_online(run)
-            except Exception as error:  # W&B's own, of many kinds
+            except Exception as error:  # W&B raises exceptions of many types
                 self._mode = "offline"
                 log.warning("W&B: %s; runs are logged offline, `wandb sync` uploads them later", _first_line(error))
             import wandb
 
-            wandb.teardown()  # the failed attempt holds the run's id
+            wandb.teardown()  # the failed attempt still holds the run's id
         return self._init(run)
 
     def _start_online(self, run: Run) -> "WandbRun":
@@ -186,22 +186,22 @@ class OpenRuns:
 
 
 def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
-    """Do the tasks in order until None comes."""
-    complained: set[type[Exception]] = set()
+    """Execute the tasks in order until None comes."""
+    logged: set[type[Exception]] = set()
     while (task := tasks.get()) is not None:
         try:
             task()
-        except Exception as error:  # whatever W&B raises: the study goes on without it
-            if type(error) not in complained:
-                log.warning("W&B: %s: %s; this and its like are dropped", type(error).__name__, _first_line(error))
-            complained.add(type(error))
+        except Exception as error:  # the study goes on, whatever W&B raises
+            if type(error) not in logged:
+                log.warning("W&B: %s: %s; repetitions are not shown", type(error).__name__, _first_line(error))
+            logged.add(type(error))
 
 
 @contextmanager
 def _folder_for_logs(folder: Path) -> Iterator[None]:
-    """Name a cache folder for W&B's service, which is started within, where the user has no home.
+    """Set a cache folder while the body starts W&B's service, for users without a home.
 
-    Without one it writes its log to the terminal. It asks Go's os.UserCacheDir.
+    The service asks Go's os.UserCacheDir for the folder of its log. Without a folder it writes the log to the terminal.
     """
     if "HOME" in os.environ or CACHE_FOLDER in os.environ:
         yield
@@ -243,7 +243,7 @@ def _train_values(metrics: StepMetrics) -> dict[str, float]:
 
 
 def _eval_values(score: Score) -> dict[str, float]:
-    """Return shares of the responses, how many problems they are of, and what they cost."""
+    """Return the shares of the responses by category, the number of problems, and the costs."""
     num_responses = sum(score.counts.values())
     shares = {category: score.counts[category] / num_responses for category in NOT_CORRECT}
     return {

@@ -1,4 +1,4 @@
-"""Tells the terminal what the driver logs as a warning: a worker that died, weights that are trained again."""
+"""Shows the driver's warnings on the terminal, such as a worker that died or weights that are trained again."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from mathsft.tracking.heartbeat import Heartbeat
 
 @contextmanager
 def warnings_told(heartbeat: Heartbeat) -> Iterator[None]:
-    """Write a line for each of this project's warnings while the body runs; the log has them in full."""
+    """Write the first line of each warning from mathsft's loggers while the body runs; the log file has the full text."""
     handler, logger = _Terminal(heartbeat), logging.getLogger("mathsft")
     logger.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint's weights make of a fixed text, as the trainer computes it; comparing is the evaluator's business."""
+"""Computes the log probabilities that a checkpoint's weights give to a fixed text; the evaluator compares its own."""
 
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
@@ -11,16 +11,16 @@ from transformers import PreTrainedModel
 from mathsft.records import Example, LogprobCheck
 
 NUM_CHECK_TOKENS = 65
-"""The first is only given: 64 log probabilities, over which the noise of bf16 averages out."""
+"""The first token is only context. The mean over the other 64 log probabilities averages out the rounding of bf16."""
 
 CHANGED_SHARE = 0.1
-"""Of a tensor's root mean square is the noise that makes another model of a pretrained one, but a tame one."""
+"""Noise of `changed_copy`, as a share of each tensor's root mean square: predictions differ, but logits stay moderate."""
 LEAST_SCALE = 0.1
-"""Stands for the root mean square of a tensor that is all zero, such as a new bias."""
+"""Used in place of the root mean square for a tensor of zeros, such as a new bias."""
 
 
 def check_token_ids(examples: Iterable[Example]) -> tuple[int, ...]:
-    """Return the tokens of the text, that of the first examples: what is far from them, weights predict only wildly."""
+    """Return the first NUM_CHECK_TOKENS tokens of the examples; weights can have extreme logits on text of another kind."""
     tokens = chain.from_iterable(example.prompt_ids + example.response_ids for example in examples)
     return tuple(islice(tokens, NUM_CHECK_TOKENS))
 
@@ -33,11 +33,11 @@ def make_logprob_check(
     dtype: torch.dtype,
     device: torch.device,
 ) -> LogprobCheck:
-    """Return the logprob check of these weights: layers compute in the dtype, the head in fp32; the model keeps its own."""
+    """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change."""
     tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
     ids_T = torch.tensor(token_ids, device=device)
     attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # that of packed rows wants to be told of their segments
+    model.set_attn_implementation("eager")  # attention over packed rows needs their segments as an argument
     try:
         logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
     finally:
@@ -46,9 +46,9 @@ def make_logprob_check(
 
 
 def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return the weights with noise on every value of every tensor: of a tenth of the tensor's root mean square.
+    """Return a copy with noise on every value of every tensor, of CHANGED_SHARE of the tensor's root mean square.
 
-    A model with any of its tensors from the one and the others from the other predicts what neither does.
+    An engine that replaces only some of the tensors predicts neither what the weights nor what the copy predicts.
     """
     generator = torch.Generator().manual_seed(seed)
     changed = {}
@@ -60,7 +60,7 @@ def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 class _TokenLogprobs(nn.Module):
-    """The log probability of every token but the first, in nats."""
+    """Returns the log probability, in nats, of every token except the first."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""AdamW over fp32 master copies of a model's weights, and its learning rate over a run; computes no gradient."""
+"""AdamW over fp32 master copies of a model's weights, and the learning rate schedule of a run."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,19 @@ from mathsft.config.schema import TrainingSettings
 
 _EPSILON = 1e-8
 _ALIGNMENT = 64
-"""Every weight starts at a multiple of this many elements, so that no two share a cache line."""
+"""Every weight starts at a multiple of this many elements, so that two weights never share a cache line."""
 
 _NORM_BLOCK = 16_384
-"""On a CPU torch adds a vector's squares one after the other: the fp32 norm of 135 million elements is off by 1.5 %. That of
-so many is right to 1e-7."""
+"""On a CPU torch adds the squares of a vector one after the other in fp32. This gives the norm of 135 million elements with
+an error of 1.5 %, and the norm of this many elements with an error of 1e-7."""
 
 
 def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> float:
     """Return the learning rate of step 1, 2, …, num_steps: linear warmup, then linear decay.
 
     With W = warmup_fraction * num_steps (not rounded) it is
-    learning_rate * min(step / (W + 1), (num_steps + 1 - step) / (num_steps - W)): a line from 0 at step 0 to learning_rate
-    at step W + 1, then down to 0 at step num_steps + 1. The two zeros lie just outside the run, so every step moves the
-    weights.
+    learning_rate * min(step / (W + 1), (num_steps + 1 - step) / (num_steps - W)). It rises from 0 at step 0 to learning_rate
+    at step W + 1 and falls to 0 at step num_steps + 1. Both zeros are outside the run, so every step changes the weights.
     """
     num_warmup_steps = training.warmup_fraction * num_steps
     warmup = step / (num_warmup_steps + 1)
@@ -61,7 +60,7 @@ def apply_adamw(
 
 
 def blockwise_norm(flat: Tensor) -> Tensor:
-    """Return the L2 norm of a vector, however long: that of the norms of its blocks."""
+    """Return the L2 norm of a vector as the norm of the norms of its blocks, which is accurate for long vectors."""
     num_whole = len(flat) // _NORM_BLOCK * _NORM_BLOCK
     whole, rest = flat[:num_whole].view(-1, _NORM_BLOCK), flat[num_whole:]
     norms = torch.cat([torch.linalg.vector_norm(whole, dim=1), torch.linalg.vector_norm(rest, dim=0, keepdim=True)])
@@ -70,11 +69,10 @@ def blockwise_norm(flat: Tensor) -> Tensor:
 
 
 class MasterAdamW:
-    """Fused AdamW that decays matrices (embeddings included) but no biases and no norms.
+    """Fused AdamW with weight decay for matrices (embeddings included), without it for biases and norms.
 
-    All weights lie in one fp32 tensor, and so do their gradients and moments: what a step costs beside the arithmetic does
-    not grow with their number. The model computes with a copy in its own precision, or with the master weights themselves
-    where that is fp32.
+    All weights are in one fp32 tensor, and so are their gradients and moments: the overhead of a step does not grow with
+    the number of weights. The model computes with a copy in its own dtype, or with the master weights if this is fp32.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class MasterAdamW:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Start from the weights, by parameter name, and make them the model's own in the dtype."""
+        """Start from the weights, by parameter name, and give the model a copy of them in the dtype."""
         self._model = model
         self._training = training
         self._parameters = dict(sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2))
@@ -102,28 +100,28 @@ class MasterAdamW:
         self._bind(dtype)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the next update depends on, by "master.<name>", "moment1.<name>", "moment2.<name>"; no copies."""
+        """Return the tensors that the next update depends on, not copied: master.<name>, moment1.<name>, moment2.<name>."""
         return {
             f"{kind}.{name}": view for kind in ("master", "moment1", "moment2") for name, view in self._views(kind).items()
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what `tensors` returned, here or elsewhere, back in place."""
+        """Copy tensors that `tensors` returned, in this or another process, into the optimizer and the model."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
         self._update_model()
 
     def masters(self) -> dict[str, Tensor]:
-        """Return the fp32 weights by parameter name; no copies."""
+        """Return the fp32 weights by parameter name, not copied."""
         return self._views("master")
 
     def move_to(self, device: torch.device) -> None:
-        """Move all tensors, the model's included."""
+        """Move all tensors of the optimizer and of the model to the device."""
         self._flat = {kind: flat.to(device) for kind, flat in self._flat.items()}
         self._bind(self._computed.dtype)
 
     def collect_gradients(self, *, first: bool) -> None:
-        """Take the model's gradients and make them the step's, or add them to it, in fp32."""
+        """Move the model's gradients into the step's fp32 gradient: replace it if first, else add to it."""
         collected: list[Tensor] = []
         gradients: list[Tensor] = []
         for name, parameter in self._parameters.items():
@@ -141,7 +139,7 @@ class MasterAdamW:
         return blockwise_norm(self._flat["gradient"])
 
     def update(self, step: int, learning_rate: float, gradient_scale: float) -> None:
-        """Apply step 1, 2, … with gradient_scale times the collected gradient, which is then used up."""
+        """Apply step 1, 2, … with gradient_scale times the collected gradient, and consume it."""
         if gradient_scale != 1:
             self._flat["gradient"].mul_(gradient_scale)
         decayed, others = slice(None, self._num_decayed), slice(self._num_decayed, None)
@@ -159,14 +157,14 @@ class MasterAdamW:
         }
 
     def _bind(self, dtype: torch.dtype) -> None:
-        """Make the model's parameters views of one tensor of the dtype, that of the master weights itself for fp32."""
+        """Make the model's parameters views of one tensor in the dtype; for fp32 that is the tensor of master weights."""
         self._computed = self._flat["master"].to(dtype)
         for name, start in self._starts.items():
             parameter = self._parameters[name]
             parameter.grad = None
             parameter.data = self._computed[start : start + parameter.numel()].view(parameter.shape)
         self._gradients = self._views("gradient")
-        # What is left to move are buffers; they keep their precision, which positions need.
+        # This moves the buffers, which keep their precision: rotary positions need fp32.
         self._model.to(self._computed.device)
 
     def _update_model(self) -> None:

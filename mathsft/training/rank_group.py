@@ -1,7 +1,7 @@
-"""The ranks of a trainer: the processes that train one run together, and what they tell each other; trains nothing.
+"""Communication between the ranks of a trainer, the processes that train one run together.
 
-All ranks make the same calls in the same order: whatever only one of them can know, the others hear through `agree`. A
-single rank is a group of its own, for which nothing is started and nothing copied.
+All ranks must make the same calls in the same order. A value that only rank 0 knows is broadcast by `agree`. A group of one
+rank starts no process group and copies nothing.
 """
 
 import os
@@ -15,26 +15,26 @@ from torch.distributed.tensor import DTensor
 
 from mathsft.records import Example
 
-_NEVER = timedelta(days=365)
-"""How long ranks wait for each other: the driver tells what has hung or died, and ends them all."""
+_NO_TIMEOUT = timedelta(days=365)
+"""Ranks wait for each other without a limit, because the driver detects a hung or dead rank and ends all ranks."""
 
 
 @dataclass(frozen=True)
 class RankGroup:
-    """The number of a process in its group, and how many there are; the first one alone writes files and answers."""
+    """The rank of a process in its group, and the size of the group. Only rank 0 writes files and answers calls."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this is rank 0."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def deal(self, batch: Sequence[Example]) -> list[Sequence[Example]]:
-        """Return each rank's share of the batch, of like numbers of tokens; a share may be empty.
+        """Return each rank's share of the batch, with similar numbers of tokens; a share may be empty.
 
-        Solutions of one question stay together, for a row computes the question only once.
+        Examples with the same question stay together, because a packed row computes the question only once.
         """
         if self.size == 1:
             return [batch]
@@ -50,12 +50,12 @@ class RankGroup:
         """Return rank 0's value."""
         if self.size == 1:
             return value
-        told = torch.tensor(int(value))
-        distributed.broadcast(told, src=0)
-        return int(told)
+        value_tensor = torch.tensor(int(value))
+        distributed.broadcast(value_tensor, src=0)
+        return int(value_tensor)
 
     def sum(self, part: Tensor) -> Tensor:
-        """Return the sum of all ranks' parts, the same bits on each."""
+        """Return the sum of all ranks' parts, bit for bit the same on every rank."""
         if self.size == 1:
             return part
         parts = [torch.empty_like(part) for _ in range(self.size)]
@@ -63,10 +63,7 @@ class RankGroup:
         return torch.stack(parts).sum(0)
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return rank 0 all of the tensors that the ranks share, on the host, and the others none.
-
-        A single rank gets its own ones back as they are.
-        """
+        """Return sharded tensors whole and on the host on rank 0, and none on other ranks; a single rank's are unchanged."""
         if self.size == 1:
             return dict(tensors)
         gathered: dict[str, Tensor] = {}
@@ -82,15 +79,15 @@ ALONE = RankGroup()
 
 
 def join_ranks(device: torch.device) -> RankGroup:
-    """Return the group that the environment names, once all of its ranks are there; ALONE where it names none."""
+    """Wait for all ranks of the group in the environment and return it; return ALONE if WORLD_SIZE is 1 or not set."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
     if device.type == "cuda":
-        torch.cuda.set_device(0)  # the only one that this process sees
-    # What is agreed on lies on the host, whatever the device.
+        torch.cuda.set_device(0)  # the only device that this process sees
+    # `agree` broadcasts host tensors on every device, so gloo is always needed.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_NEVER)
+    distributed.init_process_group(backend, timeout=_NO_TIMEOUT)
     return RankGroup(distributed.get_rank(), size)
 
 

@@ -1,7 +1,7 @@
-"""A model whose weights are dealt to the ranks of a group by FSDP2, and AdamW over them; the group is made by ranks.py.
+"""Shards a model's weights over the ranks of a group with FSDP2, and updates them with AdamW.
 
-Every rank holds a share of each fp32 weight with its gradient and moments. A layer's weights are whole, in the precision of
-training, only while it computes. Source: torch.distributed.fsdp.fully_shard; Zhao et al. 2023, arXiv:2304.11277.
+Every rank holds a shard of each fp32 weight, gradient and moment. A layer's weights are gathered, in the training precision,
+only while it computes. Source: torch.distributed.fsdp.fully_shard; Zhao et al. 2023, arXiv:2304.11277.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,60 +22,62 @@ from mathsft.training.state import BaseModel
 
 
 def shard(base: BaseModel, dtype: torch.dtype, device: torch.device, ranks: RankGroup) -> MicroBatchLoss:
-    """Return the base model with its loss, sharded over the ranks; base keeps its own weights, on the host.
+    """Return a copy of the base model with its loss, sharded over the ranks; base keeps its own weights on the host.
 
-    It computes in the dtype. Gradients are summed over ranks and backward passes in fp32.
+    The copy computes in the dtype. Gradients are summed in fp32 over ranks and over backward passes.
     """
-    row_loss = MicroBatchLoss(deepcopy(base.model))
+    loss_module = MicroBatchLoss(deepcopy(base.model))
     mesh = init_device_mesh(device.type, (ranks.size,))
-    # Inputs are left alone: positions and masks keep their precision, as on a single device.
+    # Inputs are not cast: positions and masks keep their precision, as on a single device.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    layers = [module for module in row_loss.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for module in (*layers, row_loss):
+    layers = [module for module in loss_module.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for module in (*layers, loss_module):
         fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(module, FSDPModule)
-        # The loss is divided by the whole batch's tokens: gradients are to be summed, not averaged.
+        # The loss is divided by the response tokens of the whole batch, so gradients are summed, not averaged.
         module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo knows no product before the sum
-    return row_loss
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no reduction that multiplies before it sums
+    return loss_module
 
 
 class ShardedAdamW:
-    """What MasterAdamW is for a single device, for the weights of a sharded model: each rank updates its shares."""
+    """AdamW with the interface of MasterAdamW for a sharded model: each rank updates its own shards."""
 
-    def __init__(self, row_loss: MicroBatchLoss, training: TrainingSettings, device: torch.device, ranks: RankGroup) -> None:
-        """Start from the weights that the model has."""
+    def __init__(
+        self, loss_module: MicroBatchLoss, training: TrainingSettings, device: torch.device, ranks: RankGroup
+    ) -> None:
+        """Start from the weights of the model."""
         self._training, self._device, self._ranks = training, device, ranks
-        self._parameters = {name: _sharded(parameter) for name, parameter in row_loss.model.named_parameters()}
+        self._parameters = {name: _as_dtensor(parameter) for name, parameter in loss_module.model.named_parameters()}
         self._moments = {
             kind: {name: torch.zeros_like(parameter.detach()) for name, parameter in self._parameters.items()}
             for kind in ("moment1", "moment2")
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the next update depends on by MasterAdamW's names, sharded; no copies."""
+        """Return the sharded tensors that the next update depends on, by the names of MasterAdamW, not copied."""
         kinds = {"master": self.masters(), **self._moments}
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Deal out what rank 0 passes: the tensors by the names of `tensors`, but whole; the others pass none."""
-        for name, shared in self.tensors().items():
-            sharded = _sharded(shared)
+        """Shard the whole tensors that rank 0 passes, by the names of `tensors`; the other ranks pass none."""
+        for name, tensor in self.tensors().items():
+            sharded = _as_dtensor(tensor)
             whole = tensors[name] if self._ranks.is_first else torch.empty(sharded.shape)
-            dealt = distribute_tensor(whole.to(self._device), sharded.device_mesh, sharded.placements)
-            sharded.to_local().copy_(dealt.to_local())
+            loaded = distribute_tensor(whole.to(self._device), sharded.device_mesh, sharded.placements)
+            sharded.to_local().copy_(loaded.to_local())
 
     def masters(self) -> dict[str, Tensor]:
-        """Return the fp32 weights by parameter name, sharded; no copies."""
+        """Return the sharded fp32 weights by parameter name, not copied."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     def move_to(self, device: torch.device) -> None:
-        """Stay where the group is: raises RuntimeError for another device, for its ranks have theirs for themselves."""
+        """Do nothing for the ranks' own device; raise RuntimeError for another one, because ranks cannot move."""
         if device != self._device:
             raise RuntimeError(f"{self._ranks.size} ranks train on their own devices and cannot leave them")
 
     def collect_gradients(self, *, first: bool) -> None:
-        """Do nothing: FSDP2 sums gradients as backward passes end, and after an update there are none."""
+        """Do nothing: FSDP2 adds up the gradients of backward passes, and `update` removes them."""
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of the whole gradient, the same on every rank."""
@@ -83,9 +85,9 @@ class ShardedAdamW:
         return self._ranks.sum(torch.stack(squares).sum()).sqrt()
 
     def update(self, step: int, learning_rate: float, gradient_scale: float) -> None:
-        """Apply step 1, 2, … with gradient_scale times the gradient, which is then used up."""
+        """Apply step 1, 2, … with gradient_scale times the gradient, and remove the gradient."""
         for decays in (True, False):
-            # A weight of fewer lines than there are ranks leaves some of these without a share.
+            # Some ranks have an empty shard of a weight that has fewer rows than there are ranks.
             gradients = {
                 name: local
                 for name, gradient in self._gradients()
@@ -108,11 +110,11 @@ class ShardedAdamW:
                 yield name, parameter.grad
 
 
-def _sharded(tensor: Tensor) -> DTensor:
+def _as_dtensor(tensor: Tensor) -> DTensor:
     assert isinstance(tensor, DTensor)
     return tensor
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """Return this rank's share, possibly empty; no copy."""
-    return _sharded(tensor.detach()).to_local()
+    """Return this rank's shard, which may be empty, not copied."""
+    return _as_dtensor(tensor.detach()).to_local()

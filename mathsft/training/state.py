@@ -1,6 +1,6 @@
-"""The weights: loads the base model once, publishes checkpoints by rename; trains nothing.
+"""Loads the base model and publishes checkpoints by rename.
 
-Only safetensors are read and written, and no code that lies beside a model is run.
+It reads and writes safetensors only, and never runs code from a model's folder.
 """
 
 import shutil
@@ -20,15 +20,15 @@ from mathsft.training.model.attention import choose_attention
 from mathsft.training.model.patches import apply_patches
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-"""Of the base model's files: its configuration and its tokenizer's, in any of the forms transformers knows."""
+"""Suffixes of the files copied into a checkpoint: the configuration of the model and all files of its tokenizer."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model being trained, with the base weights it can be put back to.
+    """The model that is trained, together with its base weights.
 
-    model's parameters are those of the run that was started last; weights holds the base weights on the host, tied ones
-    once, in the base checkpoint's own dtype; attention is the kind that the model uses.
+    The parameters of model belong to the run that started last. weights are the base weights on the host, tied ones once, in
+    the dtype of the base checkpoint. attention is the implementation that the model uses.
     """
 
     folder: Path
@@ -38,15 +38,12 @@ class BaseModel:
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory, with this attention or one that the model can have.
-
-    Raises UserError where its logits are not those of its head alone.
-    """
+    """Load the model into host memory, with this attention or a plain one. UserError if it changes logits after the head."""
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
     weights = {name: tensor.clone() for name, tensor in _untied(model).items()}
     model.float()
-    # Training mode adds nothing but dropout, which would make a run depend on more than its seed.
+    # Training mode would only add dropout, whose random numbers do not follow from the run's seed.
     model.eval()
     _check_head(model, folder)
     apply_patches(model)
@@ -54,29 +51,29 @@ def load_base(folder: Path, attention: str) -> BaseModel:
 
 
 def set_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
-    """Make the layers compute their activations again in the backward pass, or keep them; UserError if the model cannot."""
+    """Switch gradient checkpointing on or off. Raises UserError if the model does not support it."""
     if not enabled:
         base.model.gradient_checkpointing_disable()
         return
     if not base.model.supports_gradient_checkpointing:
         raise UserError(
-            f"training.gradient_checkpointing: {type(base.model).__name__} does not support it; leave it false and lower "
+            f"training.gradient_checkpointing: {type(base.model).__name__} does not support it; set it to false and lower "
             "training.token_budget_tokens instead"
         )
     base.model.gradient_checkpointing_enable({"use_reentrant": False})
     for module in base.model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            # It checkpoints in training mode only; what is inside stays in evaluation mode, without dropout.
+            # The layer checkpoints in training mode only; its submodules stay in evaluation mode, without dropout.
             module.training = True
 
 
 def rounded(base: BaseModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return on the host what is published of these weights: rounded to the base model's dtype, with what is not trained."""
+    """Return the tensors to publish, on the host: the weights rounded to the base's dtype, and tensors that do not train."""
     return {name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()}
 
 
 def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write these weights, rounded, as a Hugging Face folder, whole or not at all; replaces an earlier one.
+    """Write these weights, rounded, as a Hugging Face folder that a rename makes visible as a whole; replace an earlier one.
 
     Raises UserError if the disk is full.
     """
@@ -89,14 +86,14 @@ def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> Non
     with told_if_disk_full(folder, f"{num_bytes:,} bytes for this checkpoint"):
         try:
             base.model.save_pretrained(partial, state_dict=tensors)
-            # After save_pretrained, whose config.json names the dtype of training.
+            # This overwrites the config.json of save_pretrained, which names the training dtype.
             for file in sorted(base.folder.iterdir()):
                 if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
                     shutil.copyfile(file, partial / file.name)
         except (OSError, SafetensorError):
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    # A folder with files in it cannot be renamed over: the old one makes way first.
+    # A rename cannot replace a folder that has files, so the old folder is renamed first.
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
@@ -104,13 +101,13 @@ def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> Non
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's own tensors by name, not copies, each tied one under a single name."""
+    """Return the model's tensors by name, not copied, each tied tensor once."""
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 @torch.no_grad()
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
-    """Refuse architectures that scale or cap their logits after the head: the loss computes them from the head alone."""
+    """Raise UserError for a model that scales or caps its logits after the head, because the loss only applies the head."""
     ids_BT = torch.arange(2)[None]
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
     head_BTV = model.get_output_embeddings()(model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)

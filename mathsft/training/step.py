@@ -1,4 +1,4 @@
-"""One optimizer step of one run, on one device or its share of ranks; chooses no batch, writes no file."""
+"""Computes one optimizer step of a run: micro-batches, gradient, clipping and update, on one device or on several ranks."""
 
 import logging
 import math
@@ -25,24 +25,25 @@ logger = logging.getLogger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 _CPU_ROW_MULTIPLE_TOKENS = 32
-"""oneDNN compiles a kernel for every new length, 0.5 to 1 ms per product: lengths that come again cost less than padding."""
+"""oneDNN compiles a kernel for every new row length, in 0.5 to 1 ms per product. Padding to few lengths costs less."""
 _CUDA_ROW_LENGTHS = 8
-"""flex_attention is compiled anew for every length, and at most this often."""
+"""Rows are padded to about this many lengths, because flex_attention is compiled for every new length."""
 _GROUP_PADDING_BY_WIDTH = 4096
-"""On a CPU a group of segments costs what this many tokens do in a model of hidden width 1: overhead against arithmetic."""
+"""On a CPU the overhead of one group of segments equals the arithmetic of 4096 / hidden_size padding tokens."""
 
 
 class TooLittleMemoryError(Exception):
-    """Not even a single example fits into memory."""
+    """The optimizer, a single example or a rank's micro-batch does not fit into memory."""
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step saw: the loss is nats per response token before the update, the norm the gradient's before clipping.
+    """The measurements of one optimizer step.
 
-    num_tokens are the batch's without padding and with what is shared counted for each example, num_computed_tokens those
-    that went through the model, num_attended_tokens pairs of these of which one attends to the other. A step that is not
-    finite changed nothing.
+    loss is in nats per response token, before the update. gradient_norm is the L2 norm before clipping. num_tokens counts
+    every example in full, without padding. num_computed_tokens counts the tokens that go through the model: with padding,
+    and shared segments once. num_attended_tokens counts pairs of a computed token and a token that it attends to. A step
+    that is not finite changes no weights.
     """
 
     loss: float
@@ -59,7 +60,7 @@ class StepOutcome:
 
 
 class TrainingStep:
-    """The model and the optimizer of one run, from the base weights on; a second one on the same base ends the first."""
+    """The model and the optimizer of one run. A new instance takes over the model of base and ends the earlier instance."""
 
     def __init__(
         self,
@@ -71,10 +72,10 @@ class TrainingStep:
         ranks: RankGroup = ALONE,
         fitting_tokens: int | None = None,
     ) -> None:
-        """Start a run of num_steps steps whose prompts all begin with prefix_ids.
+        """Start from the base weights a run of num_steps steps whose prompts all begin with prefix_ids.
 
-        No more than fitting_tokens are computed at once, whatever the settings say. Raises TooLittleMemoryError where
-        weights, gradients and moments do not fit.
+        fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. Raises
+        TooLittleMemoryError when weights, gradients and moments do not fit into memory.
         """
         if device.type == "cpu":
             keep_freed_memory()
@@ -88,23 +89,24 @@ class TrainingStep:
         try:
             if ranks.size == 1:
                 self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
-                self._row_loss = MicroBatchLoss(base.model)
+                self._micro_batch_loss = MicroBatchLoss(base.model)
             else:
-                self._row_loss = shard(base, dtype, device, ranks)
-                self._optimizer = ShardedAdamW(self._row_loss, training, device, ranks)
+                self._micro_batch_loss = shard(base, dtype, device, ranks)
+                self._optimizer = ShardedAdamW(self._micro_batch_loss, training, device, ranks)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
-            raise TooLittleMemoryError(_no_room_for_optimizer(base, error)) from error
+            raise TooLittleMemoryError(_optimizer_shortage_message(base, error)) from error
         self.fitting_tokens = fitting_tokens
-        """Tokens at once that memory has room for, as was found out; None until it ran out."""
+        """Tokens of a micro-batch that fit into memory, found by halving the budget; None if memory never ran out."""
         self._set_budget(min(training.token_budget_tokens, fitting_tokens or training.token_budget_tokens))
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
-        """Take step 1, 2, …, num_steps with the batch, in as many rows as the token budget asks for.
+        """Take step 1, 2, …, or num_steps with the batch, split into micro-batches by the token budget.
 
-        Where memory runs out, the budget is halved, and fitting_tokens says so: no update changes but by rounding.
-        Raises TooLittleMemoryError when the longest example does not fit even alone, and for ranks at once.
+        If memory runs out, halve the budget, set fitting_tokens and compute the step again; this changes the update by
+        rounding only. Raises TooLittleMemoryError when the longest example does not fit alone, or when one of several ranks
+        runs out of memory.
         """
         while True:
             try:
@@ -114,7 +116,7 @@ class TrainingStep:
                 if not is_shortage(error):
                     raise
                 shortage = str(error).partition("\n")[0]
-            # Out here the error is gone, and with it the frames that held on to activations.
+            # Outside the except clause the traceback is freed, and with it the activations that its frames refer to.
             self._halve_budget(batch, step, shortage)
         if outcome.is_finite:
             clipping = _clipping(outcome.gradient_norm, self._training.max_gradient_norm)
@@ -122,7 +124,7 @@ class TrainingStep:
         return outcome
 
     def largest_row(self, examples: Sequence[Example]) -> MicroBatch:
-        """Return a row as large as the run's can be: as many of the longest examples as batch and token budget take."""
+        """Return the largest micro-batch possible: as many of the longest examples as batch size and token budget allow."""
         num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
         room_tokens = self._budget_tokens - num_prefix_tokens
         longest: list[Example] = []
@@ -131,63 +133,67 @@ class TrainingStep:
             if longest and room_tokens < 0:
                 break
             longest.append(example)
-        return max(self._rows(longest), key=lambda row: row.ids_BT.numel())
+        return max(self._micro_batches(longest), key=lambda micro_batch: micro_batch.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the fp32 master weights by parameter name, tied ones once, sharded where there are ranks; no copies."""
+        """Return the fp32 master weights by parameter name (tied ones once; DTensors with several ranks), not copied."""
         return self._optimizer.masters()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that the next step depends on, by flat name, sharded where there are ranks; no copies."""
+        """Return all tensors that the next step depends on by flat name (DTensors with several ranks), not copied."""
         return self._optimizer.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` returned, here or in another process, to the bit; of ranks the first passes them, whole."""
+        """Restore the result of `tensors`, bit for bit; with several ranks, rank 0 passes whole tensors, the others none."""
         self._optimizer.load_tensors(tensors)
 
     def move_to(self, device: torch.device) -> None:
-        """Move everything to the device, from where the next step goes on exactly."""
+        """Move all tensors to the device; the next step computes there and gives the same result."""
         self._device = device
         self._optimizer.move_to(device)
 
     def _collect_gradient(self, batch: Sequence[Example], learning_rate: float) -> StepOutcome:
-        """Compute the batch's loss and gradient row by row; the weights stay as they are."""
+        """Compute the batch's loss and gradient, one micro-batch after the other, without an update of the weights."""
         num_response_tokens = sum(len(example.response_ids) for example in batch)
-        # Laid out alike on every rank, so that each knows what the others compute.
-        rows_of_ranks = [self._rows(share) if share else [] for share in self._ranks.deal(batch)]
-        rows = [row for rows in rows_of_ranks for row in rows]
+        # Every rank packs the shares of all ranks, so that it knows how many micro-batches each rank computes.
+        micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.deal(batch)]
+        micro_batches = [micro_batch for share in micro_batches_by_rank for micro_batch in share]
 
         loss = torch.zeros((), device=self._device)
-        for index, (row, counts) in enumerate(self._own(rows_of_ranks)):
-            row_loss = self._row_loss(row, 1 / num_response_tokens if counts else 0.0)
-            row_loss.backward()
-            loss += row_loss.detach()
+        for index, (micro_batch, is_counted) in enumerate(self._own_micro_batches(micro_batches_by_rank)):
+            micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if is_counted else 0.0)
+            micro_batch_loss.backward()
+            loss += micro_batch_loss.detach()
             self._optimizer.collect_gradients(first=index == 0)
 
-        # The only wait for the device in a step.
+        # tolist() is the only synchronisation with the device in a step.
         loss_value, norm = torch.stack([self._ranks.sum(loss), self._optimizer.gradient_norm()]).tolist()
         return StepOutcome(
             loss_value,
             norm,
             learning_rate,
             num_tokens=sum(len(example.prompt_ids) + len(example.response_ids) for example in batch),
-            num_computed_tokens=sum(row.ids_BT.numel() for row in rows),
-            num_attended_tokens=sum(row.num_attended_tokens for row in rows),
+            num_computed_tokens=sum(micro_batch.ids_BT.numel() for micro_batch in micro_batches),
+            num_attended_tokens=sum(micro_batch.num_attended_tokens for micro_batch in micro_batches),
             num_response_tokens=num_response_tokens,
         )
 
-    def _own(self, rows_of_ranks: Sequence[Sequence[MicroBatch]]) -> list[tuple[MicroBatch, bool]]:
-        """Return this rank's rows, which count, and others that do not, up to what the busiest rank has.
+    def _own_micro_batches(self, micro_batches_by_rank: Sequence[Sequence[MicroBatch]]) -> list[tuple[MicroBatch, bool]]:
+        """Return this rank's micro-batches, each with whether it counts, filled up to the number of the busiest rank.
 
-        RankGroup share every layer's weights while they compute, so none can go ahead of the others or stay behind.
+        All ranks must compute the same number of passes, because FSDP2 gathers each layer's weights on all of them at once.
+        The filler is the smallest micro-batch of all ranks; its loss is multiplied by 0.
         """
-        own, most = rows_of_ranks[self._ranks.rank], max(map(len, rows_of_ranks))
-        smallest = min((row for rows in rows_of_ranks for row in rows), key=lambda row: row.ids_BT.numel())
-        return [(row, True) for row in own] + [(smallest, False)] * (most - len(own))
+        own, num_passes = micro_batches_by_rank[self._ranks.rank], max(map(len, micro_batches_by_rank))
+        smallest = min(
+            (micro_batch for share in micro_batches_by_rank for micro_batch in share),
+            key=lambda micro_batch: micro_batch.ids_BT.numel(),
+        )
+        return [(micro_batch, True) for micro_batch in own] + [(smallest, False)] * (num_passes - len(own))
 
     def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
-        """Make rows of half as many tokens, for this step again and for all to come, where examples share a row."""
-        if self._ranks.size > 1:  # the others are in the middle of a pass and wait for this rank's share of a layer
+        """Halve the token budget for this and all later steps; raise TooLittleMemoryError if that cannot help."""
+        if self._ranks.size > 1:  # the other ranks wait in the middle of a pass for this rank's share of a layer
             raise TooLittleMemoryError(
                 f"memory ran out on rank {self._ranks.rank} in step {step}, with {self._budget_tokens} tokens at once: "
                 f"{shortage}; lower training.token_budget_tokens or set training.gradient_checkpointing"
@@ -205,10 +211,10 @@ class TrainingStep:
             self._budget_tokens // 2,
             shortage,
         )
-        self._base.model.zero_grad(set_to_none=True)  # of a row that was cut short
+        self._base.model.zero_grad(set_to_none=True)  # removes the partial gradient of the interrupted micro-batch
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.compiler.reset()  # other row lengths are to come, and attention is compiled for so many only
+            torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
         self.fitting_tokens = self._budget_tokens // 2
         self._set_budget(self.fitting_tokens)
 
@@ -217,13 +223,13 @@ class TrainingStep:
         packed = self._base.attention in PACKED
         self._packing = _packing(self._base, budget_tokens, self._prefix_ids) if packed else None
 
-    def _rows(self, batch: Sequence[Example]) -> list[MicroBatch]:
+    def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
             return plain_rows(batch, self._budget_tokens, self._device)
         return packed_rows(batch, self._packing, self._device)
 
 
-def _no_room_for_optimizer(base: BaseModel, error: BaseException) -> str:
+def _optimizer_shortage_message(base: BaseModel, error: BaseException) -> str:
     num_parameters = sum(weight.numel() for weight in base.weights.values())
     reason = str(error).partition("\n")[0]
     return (

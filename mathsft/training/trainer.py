@@ -1,8 +1,8 @@
-"""Trains one run at a time up to a requested step; knows nothing of who asks, of scores or of other workers.
+"""The trainer worker: trains one run at a time up to a requested step and publishes its weights.
 
-A request goes on from the run held in memory, else from its full state on disk, else from the base weights, and the result
-is the same: a retry, a replay and a first request are one call. Where several ranks train, all are asked for the same, and
-the first alone reads and writes the run's files.
+A request continues from the run in memory, else from its full state on disk, else from the base weights. The result is the
+same in each case, so requests are idempotent. If several ranks train, all get the same requests, and only rank 0 reads and
+writes the run's files.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Held:
-    """The run whose weights the model holds now, after `step` optimizer steps; changes while it trains."""
+class _CurrentRun:
+    """The run whose weights are in the model, after `step` optimizer steps. Training changes this object."""
 
     run: Run
     training: TrainingSettings
@@ -53,18 +53,18 @@ class _Held:
     examples: tuple[Example, ...]
     training_step: TrainingStep
     identity: str
-    """Hash of all that decides the run's weights."""
+    """Hash of everything that determines the run's weights."""
     predicted_memory: Memory | None
-    """At its peak; None for a model whose memory is not known, and for ranks."""
+    """Predicted peak; None for several ranks and for a model whose memory cannot be predicted."""
     step: int = 0
     num_tokens: int = 0
     diverged: Diverged | None = None
 
 
 class Trainer:
-    """The trainer worker: `advance` any run to any of its steps, `park` to leave the device to others.
+    """Trains runs (`advance`), and frees the device for another worker (`park`).
 
-    Every run trains the model that lies at settings.experiment.model.path; all else is in the run's own experiment.
+    The model is always that of settings.experiment.model.path; all other settings come from each run's own experiment.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -79,44 +79,44 @@ class Trainer:
         self._base = load_base(model_folder, settings.hardware.attention)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
-        self._held: _Held | None = None
+        self._current: _CurrentRun | None = None
         self._base_fingerprint = fingerprint(model_folder)
         self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
         self._fitting_tokens: int | None = None
         self._state_path: Path | None = None
-        """The one full state of this trainer, of whichever run."""
+        """The full state that this trainer saved or loaded last; it deletes this file when it saves another run's state."""
 
     def advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
-        """Train the run to the step and publish its weights, or tell at which step it diverged; only rank 0 answers.
+        """Train the run to the step and publish its weights; return None on ranks other than 0.
 
-        Goes on from the held run where it can, else from its full state on disk, else from the base weights; the result is
-        the same. Raises UserError if the data cannot be read or the disk is full, TooLittleMemoryError if an
-        example needs more memory than there is.
+        Returns Diverged if the loss, the gradient or a predicted log probability was not finite at to_step or earlier.
+        Raises UserError if the data cannot be read or the disk is full, and TooLittleMemoryError if an example does not fit
+        into memory.
         """
         with told_if_disk_full(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
     def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
         clock = Clock()
-        if self._held is not None:
-            self._held.training_step.move_to(self._device)
-        held = self._held_for(run, to_step)
-        if held is None:
-            self._held = None
-            held = self._held = self._start(run, to_step, clock)
-        if to_step > held.num_steps:
-            raise ValueError(f"run {run.name} has {held.num_steps} steps, but was asked for step {to_step}")
-        num_tokens_before = held.num_tokens
+        if self._current is not None:
+            self._current.training_step.move_to(self._device)
+        current = self._reusable_current(run, to_step)
+        if current is None:
+            self._current = None
+            current = self._current = self._start(run, to_step, clock)
+        if to_step > current.num_steps:
+            raise ValueError(f"run {run.name} has {current.num_steps} steps, but was asked for step {to_step}")
+        num_tokens_before = current.num_tokens
         with clock.during("train_seconds"):
-            self._train(held, to_step)
-        if held.diverged and to_step >= held.diverged.step:
-            return held.diverged
-        weights = self._ranks.whole(held.training_step.weights())
+            self._train(current, to_step)
+        if current.diverged and to_step >= current.diverged.step:
+            return current.diverged
+        weights = self._ranks.whole(current.training_step.weights())
         published = rounded(self._base, weights) if self._ranks.is_first else {}
-        logprob_check = self._logprob_check(held, published, clock) if self._ranks.is_first else None
+        logprob_check = self._logprob_check(current, published, clock) if self._ranks.is_first else None
         if not self._ranks.agree(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
-            held.diverged = _diverged(held, to_step, "what the weights predict is not finite")
-            return held.diverged
+            current.diverged = _diverged(current, to_step, "a log probability of the logprob check is not finite")
+            return current.diverged
         folder = self._layout.checkpoint(run.name, to_step)
         path = self._layout.recorded(folder)
         if logprob_check is None:
@@ -125,18 +125,15 @@ class Trainer:
             publish(self._base, published, folder)
         costs = TrainingCosts(
             **clock.seconds,
-            num_tokens=held.num_tokens - num_tokens_before,
+            num_tokens=current.num_tokens - num_tokens_before,
             num_ranks=self._ranks.size,
             peak_memory_bytes=self._peak_memory_bytes(),
-            predicted_memory=held.predicted_memory,
+            predicted_memory=current.predicted_memory,
         )
         return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
-        """Publish the base weights and changed ones, with what both predict: what an engine can be checked by.
-
-        RankGroup other than 0 return nothing.
-        """
+        """Publish the base weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only)."""
         if not self._ranks.is_first:
             return ()
         _, encoded = self._encode(self._settings.experiment, Clock())
@@ -156,67 +153,67 @@ class Trainer:
         return tuple(published)
 
     def park(self) -> None:
-        """Move everything to host memory; the next advance moves it back and goes on exactly."""
-        if self._held is not None:
-            self._held.training_step.move_to(torch.device("cpu"))
+        """Move all tensors to host memory. The next `advance` moves them back and gives the same result."""
+        if self._current is not None:
+            self._current.training_step.move_to(torch.device("cpu"))
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _train(self, held: _Held, to_step: int) -> None:
-        """Take the run's steps up to to_step, one metrics line each, unless it diverges."""
-        with self._layout.metrics(held.run.name).open("a", encoding="utf-8") as metrics_file:
-            while held.step < to_step and held.diverged is None:
+    def _train(self, current: _CurrentRun, to_step: int) -> None:
+        """Take the run's steps up to to_step and write one metrics line per step; stop if the run diverges."""
+        with self._layout.metrics(current.run.name).open("a", encoding="utf-8") as metrics_file:
+            while current.step < to_step and current.diverged is None:
                 started = time.perf_counter()
-                step = held.step + 1
-                batch = optimizer_batch(held.examples, held.training.batch_size, held.run.seed, step)
-                outcome = held.training_step.take(batch, step)
+                step = current.step + 1
+                batch = optimizer_batch(current.examples, current.training.batch_size, current.run.seed, step)
+                outcome = current.training_step.take(batch, step)
                 if not outcome.is_finite:
-                    held.diverged = _diverged(held, step, _what_is_not_finite(outcome))
+                    current.diverged = _diverged(current, step, _non_finite_value(outcome))
                     return
-                self._fitting_tokens = held.training_step.fitting_tokens
-                held.step = step
-                held.num_tokens += outcome.num_tokens
+                self._fitting_tokens = current.training_step.fitting_tokens
+                current.step = step
+                current.num_tokens += outcome.num_tokens
                 seconds = time.perf_counter() - started
                 if self._ranks.is_first:
-                    metrics_file.write(self._metrics_line(held, outcome, seconds))
+                    metrics_file.write(self._metrics_line(current, outcome, seconds))
                     metrics_file.flush()
                 if self._ranks.agree(self._save_pace.is_due(seconds)):
-                    self._save_state(held)
+                    self._save_state(current)
 
-    def _metrics_line(self, held: _Held, outcome: StepOutcome, seconds: float) -> str:
+    def _metrics_line(self, current: _CurrentRun, outcome: StepOutcome, seconds: float) -> str:
         metrics = StepMetrics(
-            run=held.run.name,
-            step=held.step,
+            run=current.run.name,
+            step=current.step,
             loss=outcome.loss,
             learning_rate=outcome.learning_rate,
             gradient_norm=outcome.gradient_norm,
             num_tokens=outcome.num_tokens,
             num_computed_tokens=outcome.num_computed_tokens,
             seconds=seconds,
-            flop_utilization=self._utilization.share(outcome, held.training.precision, seconds),
+            flop_utilization=self._utilization.share(outcome, current.training.precision, seconds),
         )
         return json.dumps(asdict(metrics)) + "\n"
 
-    def _logprob_check(self, held: _Held, published: Mapping[str, Tensor], clock: Clock) -> LogprobCheck:
-        """Return what the published weights make of the run's first examples."""
-        # RankGroup keep their devices for their shares: the whole model lies, and computes, on the host.
+    def _logprob_check(self, current: _CurrentRun, published: Mapping[str, Tensor], clock: Clock) -> LogprobCheck:
+        """Return the logprob check of the published weights, on the run's first examples."""
+        # The devices of several ranks are full of shards, so the whole model computes on the host.
         device = self._device if self._ranks.size == 1 else torch.device("cpu")
         with clock.during("check_seconds"):
             return make_logprob_check(
-                self._base.model, published, check_token_ids(held.examples), self._engine_dtype, device
+                self._base.model, published, check_token_ids(current.examples), self._engine_dtype, device
             )
 
-    def _held_for(self, run: Run, to_step: int) -> _Held | None:
-        """Return the held run if it can go on to the step and its metrics are still those of its own steps, cut to these."""
-        held = self._held
-        if held is None or held.run != _identity(run) or held.step > to_step:
+    def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
+        """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""
+        current = self._current
+        if current is None or current.run != _identity(run) or current.step > to_step:
             return None
-        # Another trainer may have taken the run further meanwhile.
-        is_its_own = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), held.step)
-        return held if self._ranks.agree(is_its_own) else None
+        # Another trainer may have trained this run further in the meantime.
+        metrics_match = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), current.step)
+        return current if self._ranks.agree(metrics_match) else None
 
-    def _start(self, run: Run, to_step: int, clock: Clock) -> _Held:
-        """Put the model to the base weights or to the run's full state, and make all else that its next step needs."""
+    def _start(self, run: Run, to_step: int, clock: Clock) -> _CurrentRun:
+        """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
         training, num_steps = run.experiment.training, run.num_steps
         examples_key, encoded = self._encode(run.experiment, clock)
         identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
@@ -232,56 +229,56 @@ class Trainer:
         )
         predicted = None
         if self._ranks.size == 1:
-            row = training_step.largest_row(encoded.examples)
-            predicted = predicted_peak(self._base, training, row, self._device)
-        held = _Held(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
-        self._resume(held, to_step)
+            micro_batch = training_step.largest_row(encoded.examples)
+            predicted = predicted_peak(self._base, training, micro_batch, self._device)
+        current = _CurrentRun(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
+        self._resume(current, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         logger.info(
             "run %s: %d steps from %s, %d examples, %d too long and dropped",
             run.name,
             num_steps,
-            f"step {held.step}" if held.step else "the base weights",
+            f"step {current.step}" if current.step else "the base weights",
             len(encoded.examples),
             encoded.num_dropped,
         )
-        return held
+        return current
 
-    def _resume(self, held: _Held, to_step: int) -> None:
-        """Go to the run's full state on disk and cut its metrics to that step; to step 0 where there is none to believe."""
-        state = self._state_on_disk(held, to_step) if self._ranks.is_first else None
-        held.step = self._ranks.agree(state.step if state else 0)
-        held.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
-        if held.step:
-            held.training_step.load_tensors(state.tensors if state else {})
-            self._state_path = self._layout.full_state(held.run.name)
+    def _resume(self, current: _CurrentRun, to_step: int) -> None:
+        """Continue from the run's full state on disk, or from step 0 if there is no valid state."""
+        state = self._state_on_disk(current, to_step) if self._ranks.is_first else None
+        current.step = self._ranks.agree(state.step if state else 0)
+        current.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
+        if current.step:
+            current.training_step.load_tensors(state.tensors if state else {})
+            self._state_path = self._layout.full_state(current.run.name)
 
-    def _state_on_disk(self, held: _Held, to_step: int) -> FullState | None:
-        """Return the run's full state and cut its metrics to that step; where there is none to believe, empty them."""
-        path, metrics_path = self._layout.full_state(held.run.name), self._layout.metrics(held.run.name)
-        state = load_full_state(path, held.identity, to_step, like=held.training_step.tensors())
+    def _state_on_disk(self, current: _CurrentRun, to_step: int) -> FullState | None:
+        """Return the run's full state and remove later lines of its metrics; without a valid state, empty the metrics."""
+        path, metrics_path = self._layout.full_state(current.run.name), self._layout.metrics(current.run.name)
+        state = load_full_state(path, current.identity, to_step, like=current.training_step.tensors())
         if state is None or not _cut_metrics(metrics_path, state.step):
-            # First of all: a state never outlives the metrics that led to it.
+            # The state is deleted first, so that there is never a state without the metrics that led to it.
             discard_full_state(path)
             metrics_path.write_text("", encoding="utf-8")
             return None
         return state
 
-    def _save_state(self, held: _Held) -> None:
-        """Save the run's full state, then delete the one of another run that this trainer saved before."""
+    def _save_state(self, current: _CurrentRun) -> None:
+        """Save the run's full state, then delete the state of another run that this trainer saved before."""
         started = time.perf_counter()
-        path = self._layout.full_state(held.run.name)
-        tensors = self._ranks.whole(held.training_step.tensors())
+        path = self._layout.full_state(current.run.name)
+        tensors = self._ranks.whole(current.training_step.tensors())
         if self._ranks.is_first:
-            save_full_state(path, FullState(held.identity, held.step, held.num_tokens, tensors))
+            save_full_state(path, FullState(current.identity, current.step, current.num_tokens, tensors))
             if self._state_path not in (None, path):
                 discard_full_state(self._state_path)
         self._state_path = path
         self._save_pace.saved(time.perf_counter() - started)
 
     def _encode(self, experiment: Experiment, clock: Clock) -> tuple[str, Encoded]:
-        """Return the experiment's training examples under their content_key, the last call's where settings are the same."""
+        """Return the content_key and the encoded training examples; reuse those of the last call for the same settings."""
         max_length_tokens = experiment.training.max_length_tokens
         key = (experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
@@ -292,21 +289,21 @@ class Trainer:
                 encoded = encode_cached(examples_key, problems, self._tokenizer, template, max_length_tokens)
             if not encoded.examples:
                 raise UserError(
-                    f"data.source: {experiment.data.source} leaves no problem to train on; give it more problems"
+                    f"data.source: {experiment.data.source} leaves no problem to train on; add more problems to it"
                 )
             check_ids(encoded.examples, self._base.model.get_input_embeddings().num_embeddings, self._tokenizer)
             self._encoded = key, examples_key, encoded
         return self._encoded[1:]
 
     def _peak_memory_bytes(self) -> int:
-        """Return the most memory that training took: of the device since the run began, of a CPU since the worker began."""
+        """Return the peak memory of training: on CUDA since the run began, on a CPU since the worker began."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         return peak_resident_bytes() - self._resident_bytes_before
 
 
 def _identity(run: Run) -> Run:
-    """Return the run without how it is going: what decides its weights, and its name."""
+    """Return the run without its progress: its name and everything that determines its weights."""
     return replace(run, state="running", value=None, reason="")
 
 
@@ -315,24 +312,24 @@ def _hash_of(*parts: object) -> str:
 
 
 def _cut_metrics(path: Path, num_steps: int) -> bool:
-    """Cut the file to its lines of steps 1 to num_steps; tell whether it began with just these, and leave it if not."""
+    """Truncate the file after the lines of steps 1 to num_steps and return True; return False if it lacks these lines."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)[:num_steps]
         steps = [json.loads(line)["step"] for line in lines if line.endswith(b"\n")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is begun anew: %s", path, error)
+        logger.warning("%s does not match the run: %s", path, error)
         return False
     if steps != list(range(1, num_steps + 1)):
-        logger.warning("%s is begun anew: it does not hold the steps 1 to %d", path, num_steps)
+        logger.warning("%s does not match the run: its lines are not those of steps 1 to %d", path, num_steps)
         return False
     os.truncate(path, sum(map(len, lines)))
     return True
 
 
-def _what_is_not_finite(outcome: StepOutcome) -> str:
+def _non_finite_value(outcome: StepOutcome) -> str:
     return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
 
 
-def _diverged(held: _Held, step: int, what: str) -> Diverged:
-    reason = f"{what} at step {step} (learning rate {held.training.learning_rate:g})"
-    return Diverged(held.run.name, step, reason)
+def _diverged(current: _CurrentRun, step: int, cause: str) -> Diverged:
+    reason = f"{cause} at step {step} (learning rate {current.training.learning_rate:g})"
+    return Diverged(current.run.name, step, reason)

@@ -1,1 +1,1 @@
-"""Where work is done: one process or more per device, how they are started, asked and replaced, and who works where."""
+"""Worker processes: what the machine can do, which worker runs where, and how workers are started, called and replaced."""

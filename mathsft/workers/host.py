@@ -1,6 +1,6 @@
-"""The inside of a worker's process: builds the target and answers requests with it, one at a time.
+"""Runs inside a worker's process: builds the target and answers requests with it, one at a time.
 
-It does not start processes, and nothing in it decides what happens after an error: errors go back as data.
+Errors are sent back as data, and the driver decides what follows.
 """
 
 import ctypes
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Returned:
-    """What the target's method returned."""
+    """The value that the target's method returned."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The target raised an error."""
+    """The error that the target raised."""
 
     kind: ErrorKind
     type_name: str
@@ -45,16 +45,16 @@ Reply: TypeAlias = Returned | Raised
 
 
 class Host:
-    """Holds a target "module:Class": imports its module at once, builds Class(settings) for the first request."""
+    """Holds a target "module:Class": imports its module at once and builds Class(settings) for the first request."""
 
     def __init__(self, target: str, settings: WorkerSettings) -> None:
-        # Importing torch and vllm takes long, so it happens while nobody waits; an error is told to the first who asks.
+        # Importing torch and vllm takes long, so it starts before the first request; an import error is kept as the reply.
         self._target_class = _attempt(partial(_load, target))
         self._settings = settings
         self._instance: Any = None
 
     def answer(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return what the target's method returns or raises; SystemExit and KeyboardInterrupt pass through."""
+        """Return the value or the error of the target's method; SystemExit and KeyboardInterrupt pass through."""
         if not isinstance(self._target_class, Returned):
             return self._target_class
         return _attempt(partial(self._call, self._target_class.value, method, args))
@@ -66,9 +66,9 @@ class Host:
 
 
 def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> None:
-    """Answer (method, arguments) from the pipe with replies until it is closed; the main function of a worker's process.
+    """Answer each (method, arguments) from the pipe until it is closed; the main function of a worker's process.
 
-    A target that can no longer trust its process raises SystemExit: the process ends, and the driver starts another.
+    A target raises SystemExit when its process is in a broken state: the process ends, and the driver starts another.
     """
     die_with(driver_pid)
     _ignore_interrupts()
@@ -91,7 +91,7 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
 
 
 def log_path(spec: WorkerSpec, name: str) -> Path:
-    """Return the file that takes all that the named process logs and prints."""
+    """Return the file for everything that the named process logs and prints."""
     return spec.settings.layout.log(name)
 
 
@@ -112,25 +112,25 @@ def _attempt(action: Callable[[], Any]) -> Reply:
 
 
 def die_with(driver_pid: int) -> None:
-    """Have the kernel kill this process when the driver ends, however that happens."""
+    """Make the kernel kill this process when the driver ends for any reason."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != driver_pid:  # it ended before the kernel knew
+    if os.getppid() != driver_pid:  # the driver ended before prctl took effect
         os._exit(1)
 
 
 def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which the terminal sends to every process, to the driver; children inherit this."""
+    """Ignore Ctrl-C, which the terminal sends to every process and only the driver handles; children inherit this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process was started
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the driver blocked it while it started this process
 
 
 def _write_output_to(path: Path) -> None:
-    """Send stdout, stderr (of libraries in C, too), logging and the traceback of a crash to the end of a file."""
+    """Append stdout, stderr (of C libraries too), logging and the traceback of a crash to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr  # which is flushed at every line: a process that is killed loses none
+    sys.stdout = sys.stderr  # stderr is flushed at every line: a killed process loses no output
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)

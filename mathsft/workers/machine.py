@@ -1,4 +1,4 @@
-"""The one record of what this computer can do, found out before any worker starts; imports no torch."""
+"""Detects what this computer can do, before any worker starts and without torch."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ Precision: TypeAlias = Literal["bf16", "fp32"]
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
-"""Flags of CPUs with instructions that multiply bf16: two of x86, one of Arm. Without them torch converts each operand,
-and a product takes 30 to 200 times as long as in fp32. Source: Linux, Documentation/arch/x86/cpuinfo.rst and
+"""CPU flags of instructions that multiply bf16: two of x86, one of Arm. Without them torch converts each operand, and a
+matrix product takes 30 to 200 times as long as in fp32. Source: Linux, Documentation/arch/x86/cpuinfo.rst and
 Documentation/arch/arm64/elf_hwcaps.rst."""
 BF16_CAPABILITY = (8, 0)
 """The first CUDA compute capability with bf16 tensor cores. Source: CUDA C++ Programming Guide, "Compute Capabilities"."""
@@ -29,14 +29,14 @@ class CudaDevice:
     """One CUDA device."""
 
     name: str
-    """As CUDA_VISIBLE_DEVICES names it: an index or a UUID."""
+    """Its name in CUDA_VISIBLE_DEVICES: an index or a UUID."""
     capability: tuple[int, int] | None
-    """Compute capability; None where NVML does not tell it."""
+    """Compute capability; None if NVML does not report it."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use of the computer, and what that can do."""
+    """The hardware that this process may use, and what it can do."""
 
     cpus: tuple[int, ...]
     """Processor cores."""
@@ -44,26 +44,26 @@ class Machine:
     """The processor's flags among BF16_FLAGS; empty for a processor that only emulates bf16."""
     cuda: tuple[CudaDevice, ...]
     free_memory_bytes: int
-    """Of the computer, not of its CUDA devices."""
+    """Main memory, not that of CUDA devices."""
 
     @property
     def multiplies_bf16(self) -> bool:
-        """Tell whether what trains multiplies bf16 natively: the CUDA devices where there are any, else the CPU."""
+        """Return whether the training device multiplies bf16 natively: all CUDA devices if there are any, else the CPU."""
         if self.cuda:
             return all(device.capability is None or device.capability >= BF16_CAPABILITY for device in self.cuda)
         return bool(self.bf16_flags)
 
     @property
     def auto_precision(self) -> Precision:
-        """Return what training.precision "auto" becomes here."""
+        """Return the value that training.precision "auto" stands for on this machine."""
         return "bf16" if self.multiplies_bf16 else "fp32"
 
     @property
     def bf16_evidence(self) -> str:
-        """Return in words by what `multiplies_bf16` was decided."""
+        """Return the reason for `multiplies_bf16` in words."""
         if self.cuda:
-            known = [device.capability for device in self.cuda if device.capability is not None]
-            lowest = ".".join(map(str, min(known))) if known else "unknown"
+            capabilities = [device.capability for device in self.cuda if device.capability is not None]
+            lowest = ".".join(map(str, min(capabilities))) if capabilities else "unknown"
             return f"CUDA compute capability {lowest}, native bf16 needs {'.'.join(map(str, BF16_CAPABILITY))}"
         if self.bf16_flags:
             return f"the CPU has {', '.join(self.bf16_flags)}"
@@ -71,7 +71,7 @@ class Machine:
 
 
 def detect_machine() -> Machine:
-    """Return this computer as far as this process may use it: its cores, and the CUDA devices that torch can use."""
+    """Return the cores that this process may use, the CUDA devices that torch can use, and the free memory."""
     return Machine(
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         bf16_flags=bf16_flags(CPUINFO.read_text(encoding="utf-8", errors="replace")),
@@ -81,15 +81,15 @@ def detect_machine() -> Machine:
 
 
 def bf16_flags(cpuinfo: str) -> tuple[str, ...]:
-    """Return those of BF16_FLAGS that every processor in the text of /proc/cpuinfo has."""
+    """Return the flags in BF16_FLAGS that every processor in the text of /proc/cpuinfo has."""
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
-    # x86 calls them flags, Arm Features.
+    # The line is called "flags" on x86 and "Features" on Arm.
     processors = [set(flags.split()) for name, _, flags in lines if name.strip() in ("flags", "Features")]
     return tuple(flag for flag in BF16_FLAGS if processors and all(flag in flags for flags in processors))
 
 
 def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, ...]:
-    """Return the devices' names in the order of CUDA_VISIBLE_DEVICES; like CUDA, stop at the first that does not exist.
+    """Return the devices' names in the order of CUDA_VISIBLE_DEVICES; like CUDA, stop at the first invalid name.
 
     Source: CUDA C++ Programming Guide, "CUDA environment variables".
     """
@@ -107,14 +107,14 @@ def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, 
 def _cuda_devices(visible: str | None) -> tuple[CudaDevice, ...]:
     try:
         pynvml: Any = import_module("pynvml")
-    except ImportError:  # it comes with the extra "cuda"
+    except ImportError:  # pynvml comes with the extra "cuda"
         return ()
     try:
         with _initialised(pynvml):
             names = visible_cuda_devices(int(pynvml.nvmlDeviceGetCount()), visible)
             return tuple(CudaDevice(name, _capability(pynvml, name)) for name in names)
-    except pynvml.NVMLError as error:  # no driver, no device, or no right to see it
-        logger.info("no CUDA device is used: NVML says %s", error)
+    except pynvml.NVMLError as error:  # no driver, no device, or no permission
+        logger.info("no CUDA device is used: NVML reports: %s", error)
         return ()
 
 
@@ -133,6 +133,6 @@ def _capability(pynvml: Any, name: str) -> tuple[int, int] | None:
         handle = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     except pynvml.NVMLError as error:
-        logger.info("CUDA device %s does not tell its compute capability: %s", name, error)
+        logger.info("CUDA device %s: NVML does not report its compute capability: %s", name, error)
         return None
     return int(major), int(minor)

@@ -1,4 +1,4 @@
-"""Decides which worker runs where, and with it all that depends on the device; starts nothing and imports no torch."""
+"""Decides which worker runs on which device, and all settings that follow from the device; a pure function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,45 +16,45 @@ TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
 
 TAKING_TURNS = 1
-"""Unscored checkpoints where trainer and evaluator share a device: each is scored before training goes on."""
+"""max_unscored if trainer and evaluator share a device: each checkpoint is scored before training goes on."""
 ONE_AHEAD = 2
-"""Unscored checkpoints in a study: a late pruning then wastes at most one eval point."""
+"""max_unscored of a study: a pruned trial has been trained at most one eval point too far."""
 WITHOUT_LIMIT = 1_000_000
-"""Unscored checkpoints in a final run: the queue is on disk, and training never waits."""
+"""max_unscored of a final run: unscored checkpoints wait on disk, and training never waits."""
 
 SHARED_MEMORY_SHARE = 0.5
-"""The engine's largest share of a shared device: vLLM refuses to start unless that much is free, and a parked trainer
-still holds its CUDA context."""
+"""The engine's largest share of a shared device's memory: vLLM refuses to start unless that much is free, and a parked
+trainer still holds its CUDA context."""
 
 PACKED_FROM_WIDTH = 512
-"""Hidden size from which packed weights pay on a CPU in fp32. Measured on one thread, products of 8 to 128 rows with packed
-weights are up to 1.7 times as fast at 576; at 128 to 384 they are no faster, and packing is most of a swap's time."""
+"""Hidden size from which packed weights are faster on a CPU in fp32. Measured on one thread with 8 to 128 rows: products
+are up to 1.7 times as fast at size 576; at 128 to 384 they are no faster, and packing is most of a swap's time."""
 
 WORKER_ENV = {
-    "PYTHONUTF8": "1",  # torch reads files of its own in the locale's encoding, and they are in UTF-8
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML numbers devices; CUDA's default puts the fastest first
-    "HF_HUB_OFFLINE": "1",  # the model is a local folder by now: nothing asks a server and waits for it
-    "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at every process started
+    "PYTHONUTF8": "1",  # torch reads its UTF-8 files in the locale's encoding
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's numbering of devices; CUDA's default puts the fastest first
+    "HF_HUB_OFFLINE": "1",  # the model is a local folder: no request to a server may cause a wait
+    "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at each process start
 }
 EVALUATOR_ENV = WORKER_ENV | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the V2 runner (default where Triton is installed) refuses V1 logits processors
-    "VLLM_LOGGING_LEVEL": "ERROR",  # the log is for what went wrong
-    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
-    "DO_NOT_TRACK": "1",  # so would others
+    "VLLM_LOGGING_LEVEL": "ERROR",  # only errors belong in the log
+    "VLLM_NO_USAGE_STATS": "1",  # no usage reports by vLLM
+    "DO_NOT_TRACK": "1",  # no usage reports by other libraries
 }
 CPU_EVALUATOR_ENV = EVALUATOR_ENV | {
-    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning on cores that may be the trainer's, too
-    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it saves here; on CUDA it would break flex_attention
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default, a share of all memory, would leave the trainer too little
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning on cores that the trainer may share
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than it saves here; on CUDA flex_attention needs it
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default, a share of all memory, leaves the trainer too little
 }
-"""Beside these, VLLM_CPU_OMP_THREADS_BIND stays unset: only vLLM's multiprocess executor reads it (0.32), so an engine in
-this process keeps the cores it was given."""
+"""VLLM_CPU_OMP_THREADS_BIND stays unset: only vLLM's multiprocess executor reads it (0.32), so an engine in this process
+keeps the process's cores."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Who works where, how far training may run ahead of scoring, and the same in words."""
+    """Which workers run where, how far training may run ahead of scoring, and a description in words."""
 
     trainers: tuple[WorkerSpec, ...]
     evaluators: tuple[WorkerSpec, ...]
@@ -63,7 +63,7 @@ class Placement:
 
     @property
     def num_training(self) -> int:
-        """Return the processes that train: on CUDA, each has a device."""
+        """Return the number of training processes; on CUDA each has its own device."""
         return sum(trainer.ranks for trainer in self.trainers)
 
 
@@ -76,14 +76,15 @@ def place(
     *,
     memory_is_short: bool = False,
 ) -> Placement:
-    """Return the workers for these devices: a study has as many trainers as they allow, a final run one of many ranks.
+    """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
-    None ranks take all devices but the evaluator's, or one process on a CPU. Without a CUDA device and with less memory than
-    trainer and evaluator need, the latter's process ends when training has its turn. Raises UserError for too few devices.
+    If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
+    there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
+    Raises UserError if there are not enough devices for the ranks.
     """
-    ahead = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
+    max_unscored = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
     if not machine.cuda:
-        on_cpu = _place_on_cpu(machine.cpus, experiment, layout, ahead, 1 if purpose == "study" else ranks or 1)
+        on_cpu = _place_on_cpu(machine.cpus, experiment, layout, max_unscored, 1 if purpose == "study" else ranks or 1)
         return _place_in_turns(on_cpu) if memory_is_short else on_cpu
     num_free = max(1, len(machine.cuda) - 1)
     if purpose == "final" and ranks is not None and ranks > num_free:
@@ -94,12 +95,12 @@ def place(
     if len(machine.cuda) == 1:
         return _place_on_one_cuda_device(machine, experiment, layout)
     if purpose == "study":
-        return _place_on_cuda_devices(machine, experiment, layout, ahead, num_free, ranks=1)
-    return _place_on_cuda_devices(machine, experiment, layout, ahead, 1, ranks or num_free)
+        return _place_on_cuda_devices(machine, experiment, layout, max_unscored, num_free, ranks=1)
+    return _place_on_cuda_devices(machine, experiment, layout, max_unscored, 1, ranks or num_free)
 
 
 def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
-    """Return the hidden size from which an engine on a CPU packs weights: where that does not cost more than it saves."""
+    """Return the hidden size from which an engine on a CPU packs weights; below it, packing costs more than it saves."""
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
@@ -110,7 +111,7 @@ def _place_on_cpu(
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
         engine_dtype = _engine_dtype(experiment.evaluation, "float32")
-        hardware = WorkerDevice(
+        worker_device = WorkerDevice(
             device="cpu",
             num_threads=max(1, len(cpus) // ranks),
             attention="tree",
@@ -119,9 +120,9 @@ def _place_on_cpu(
             sleep_mode=False,
             packs_from_width=packs_from_width(engine_dtype),
         )
-        # Read when OpenMP is loaded; it would count all cores.
-        env = env | {"OMP_NUM_THREADS": str(hardware.num_threads)}
-        return WorkerSpec(target, WorkerSettings(experiment, hardware, layout), device, env, cpus, ranks)
+        # OpenMP reads this when it is loaded; else it would count all cores.
+        env = env | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
+        return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, cpus, ranks)
 
     training = f"{_cores(trainer_cpus)} for training{_in_ranks(ranks)}"
     return Placement(
@@ -135,7 +136,7 @@ def _place_on_cpu(
 def _place_in_turns(placement: Placement) -> Placement:
     device = placement.trainers[0].device
     evaluators = tuple(replace(spec, device=device, ends_when_parked=True) for spec in placement.evaluators)
-    description = f"{placement.description}, in turns, since memory is short for both at once"
+    description = f"{placement.description}, in turns, because the memory is too small for both at once"
     return replace(placement, evaluators=evaluators, max_unscored=TAKING_TURNS, description=description)
 
 
@@ -173,7 +174,7 @@ def _cuda_spec(
     target: str, index: int, machine: Machine, experiment: Experiment, layout: StudyLayout, *, num_workers: int, shared: bool
 ) -> WorkerSpec:
     memory_share = experiment.evaluation.memory_share
-    hardware = WorkerDevice(
+    worker_device = WorkerDevice(
         device="cuda",
         num_threads=max(1, len(machine.cpus) // num_workers),
         attention="flex",
@@ -181,27 +182,26 @@ def _cuda_spec(
         engine_memory_share=min(memory_share, SHARED_MEMORY_SHARE) if shared else memory_share,
         sleep_mode=shared,
     )
-    # Read when CUDA starts; a worker that sees one device only cannot touch another.
+    # CUDA reads this when it starts; a worker that sees only its own device cannot use another.
     env = {"CUDA_VISIBLE_DEVICES": machine.cuda[index].name}
     if target == TRAINER:
-        env |= WORKER_ENV | {"OMP_NUM_THREADS": str(hardware.num_threads)}
+        env |= WORKER_ENV | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
     else:
-        env |= (
-            EVALUATOR_ENV  # vLLM itself takes many threads to load weights and one to serve, unless OMP_NUM_THREADS is set
-        )
-    return WorkerSpec(target, WorkerSettings(experiment, hardware, layout), f"cuda:{index}", env, cpus=())
+        # Without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
+        env |= EVALUATOR_ENV
+    return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), f"cuda:{index}", env, cpus=())
 
 
 def _engine_dtype(
-    evaluation: EvaluationSettings, by_device: Literal["float32", "bfloat16"]
+    evaluation: EvaluationSettings, device_default: Literal["float32", "bfloat16"]
 ) -> Literal["float32", "bfloat16"]:
     if evaluation.precision == "auto":
-        return by_device
+        return device_default
     return "float32" if evaluation.precision == "fp32" else "bfloat16"
 
 
 def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the trainer's cores, one more if they are odd, and the evaluator's; a single core is both's."""
+    """Return the cores of trainer and evaluator; the trainer gets the odd core, and a single core is shared."""
     middle = (len(cpus) + 1) // 2
     return tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, started with multiprocessing's spawn method and asked over a pipe."""
+"""Worker processes on this machine, started with multiprocessing's spawn method and called over a pipe."""
 
 import asyncio
 import multiprocessing
@@ -14,29 +14,29 @@ from mathsft.workers.host import Reply, log_path, serve
 from mathsft.workers.worker import WorkerDied
 
 EXIT_WAIT_SECONDS = 5
-"""How long a process that closed its pipe is waited for, to learn how it ended."""
+"""How long to wait for the exit code of a process that closed its pipe."""
 
 
 class SpawnProcess:
-    """A child of this process with the spec's environment and cores; made in the driver's main thread.
+    """A child process with the spec's environment and cores; only the driver's main thread may make one.
 
-    The kernel kills the child when the thread that started it ends, not only when the process does.
+    The kernel kills the child when the thread that started it ends, not only when the driver ends.
     """
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
         self.log_path = log_path(spec, name)
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
-        # Not daemonic: the child has children of its own.
+        # Not daemonic, because the child starts processes.
         self._process = context.Process(target=serve, args=(child_pipe, spec, name, os.getpid()), name=name, daemon=False)
-        # multiprocessing's helper frees the semaphores of a process that was killed. That is how ours end: no warning.
+        # The resource tracker warns when it frees the semaphores of a killed process; workers are always ended by a kill.
         with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
             resource_tracker.ensure_running()
         with _environment(spec.env), _interrupts_blocked():
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
-        child_pipe.close()  # so that the child's end is the only one, and its death ends the pipe
+        child_pipe.close()  # else the pipe would stay open after the child's death
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
         """Return the reply; raises WorkerDied if the process ends first."""
@@ -55,24 +55,24 @@ class SpawnProcess:
         return reply
 
     def kill(self) -> None:
-        """End the process, if it has not ended, and wait until it is gone."""
+        """Kill the process, unless it has ended, and wait until it is gone."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
 
     def _end(self) -> str:
-        """Tell how the process ended."""
+        """Return in words how the process ended."""
         self._process.join(EXIT_WAIT_SECONDS)
         exit_code = self._process.exitcode
         if exit_code is None:
             return f"process {self._process.pid} closed its pipe"
-        how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
-        return f"process {self._process.pid} {how}"
+        ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        return f"process {self._process.pid} {ending}"
 
 
 @contextmanager
 def _environment(env: Mapping[str, str]) -> Iterator[None]:
-    """Add variables to the environment that children inherit; they need some before their first instruction."""
+    """Set variables in this process while the body runs; a child needs some of them before its first instruction."""
     before = {key: os.environ.get(key) for key in env}
     os.environ.update(env)
     try:
@@ -87,7 +87,7 @@ def _environment(env: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from a child that is not ready to ignore it; this process gets it when the body is left."""
+    """Block Ctrl-C while the body starts a child, which cannot ignore it yet; this process receives it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,6 @@
-"""Reads what a worker's processes use of the machine at one moment; adds nothing up, and keeps no thread.
+"""Reads which resources a worker's processes use at one moment.
 
-The NVML part has been read in NVML's documentation, but no CUDA device was there to run it.
+The NVML part follows NVML's documentation; it has not been run, because there was no CUDA device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,31 +17,31 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """A worker's CUDA devices at one moment; None is what NVML does not tell, as of a part of a device."""
+    """A worker's CUDA devices at one moment; a field is None if NVML does not report it, as for a MIG instance."""
 
     utilization: float | None
-    """Mean share of the last moments, a second at most, in which they computed."""
+    """Share of the last second, at most, in which they computed; mean over the devices."""
     energy_joules: float | None
-    """Since the driver was loaded, all devices together."""
+    """Since NVIDIA's driver was loaded, sum of all devices."""
     used_bytes: int | None
-    """On the fullest of them, by whatever process."""
+    """On the device with the most memory in use, by all processes."""
 
 
 @dataclass(frozen=True)
 class UsageReading:
-    """A worker's processes at one moment, those that they started included."""
+    """A worker's processes and their descendants at one moment."""
 
     cpu_seconds: Mapping[int, float]
-    """Since each of the worker's own processes began, by its id."""
+    """Since the start of each of the worker's own processes, by its id."""
     resident_bytes: int
     device: DeviceReading | None
-    """None where the worker has no CUDA device, or another one has it now."""
+    """None if the worker has no CUDA device, or another worker holds it now."""
 
 
 def read_processes(pids: Sequence[int]) -> tuple[dict[int, float], int]:
-    """Return the processor time in seconds and the resident bytes of processes with all that they started.
+    """Return the processor seconds, by process, and the resident bytes of processes and their descendants.
 
-    What has just ended is passed over, since its parent has its processor time by then, and so is what may not be read.
+    A process that has just ended is skipped, since its parent has its processor time by then; so is an unreadable process.
     """
     cpu_seconds: dict[int, float] = {}
     resident_bytes = 0
@@ -50,40 +50,40 @@ def read_processes(pids: Sequence[int]) -> tuple[dict[int, float], int]:
             worker = psutil.Process(pid)
             for process in (worker, *worker.children(recursive=True)):
                 with suppress(psutil.Error), process.oneshot():
-                    cpu_seconds[pid] = cpu_seconds.get(pid, 0.0) + sum(process.cpu_times()[:4])  # ended children's, too
+                    cpu_seconds[pid] = cpu_seconds.get(pid, 0.0) + sum(process.cpu_times()[:4])  # and ended children's
                     resident_bytes += process.memory_info().rss
     return cpu_seconds, resident_bytes
 
 
 class Nvml:
-    """NVIDIA's management library, open until it is closed.
+    """NVIDIA's management library, open until `close`.
 
-    Source: NVML API Reference Guide, "Device Queries". It numbers devices by PCI bus; so does CUDA where they are all of one
-    kind, else only with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    Source: NVML API Reference Guide, "Device Queries". NVML numbers devices by PCI bus. CUDA does the same if all devices
+    are of one kind, else only with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
 
     def __init__(self) -> None:
-        self._nvml: Any = import_module("pynvml")  # it comes with the extra "cuda"
+        self._nvml: Any = import_module("pynvml")  # pynvml comes with the extra "cuda"
         self._nvml.nvmlInit()
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
 
     def read(self, visible: str) -> DeviceReading:
-        """Return what the devices that CUDA_VISIBLE_DEVICES names do now."""
+        """Return the present usage of the devices that this value of CUDA_VISIBLE_DEVICES names."""
         names, nvml = [name.strip() for name in visible.split(",")], self._nvml
         return DeviceReading(
-            self._all_told(fmean, names, lambda device: nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100),
-            self._all_told(sum, names, lambda device: nvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000),
-            self._all_told(max, names, lambda device: nvml.nvmlDeviceGetMemoryInfo(device).used),
+            self._combined(fmean, names, lambda device: nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100),
+            self._combined(sum, names, lambda device: nvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000),
+            self._combined(max, names, lambda device: nvml.nvmlDeviceGetMemoryInfo(device).used),
         )
 
-    def _all_told(
-        self, together: Callable[[list[Number]], Number], names: Sequence[str], ask: Callable[[Any], Number]
+    def _combined(
+        self, combine: Callable[[list[Number]], Number], names: Sequence[str], read: Callable[[Any], Number]
     ) -> Number | None:
         try:
-            return together([ask(self._device(name)) for name in names])
-        except self._nvml.NVMLError:  # not of this kind of device, or a name that NVML does not know
+            return combine([read(self._device(name)) for name in names])
+        except self._nvml.NVMLError:  # not for this kind of device, or NVML does not know the name
             return None
 
     def _device(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Watches the file that a worker appends to while it works: is it alive, and did it get further than ever before?"""
+"""Watches the file that a worker appends to during a call: whether the worker hangs, and whether retries get further."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mathsft.config.schema import LimitSettings
 
 
 class Watch:
-    """Signs of life during one call; without a file a worker counts as alive, however long it takes."""
+    """Signs of life during one call; without a file the worker never counts as hung."""
 
     def __init__(self, path: Path | None, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._limits, self._clock = path, limits, clock
@@ -17,11 +17,11 @@ class Watch:
         self._last_sign = clock()
 
     def begin(self) -> None:
-        """Forget earlier signs: a process was asked just now and may have to start first."""
+        """Restart the time limits: a process was just called and may have to start first."""
         self._seen, self._has_begun, self._last_sign = self._look(), False, self._clock()
 
     def complaint(self) -> str:
-        """Return why the process must be held for hung; nothing while it may be at work."""
+        """Return why the process counts as hung; empty if it does not."""
         if self._path is None:
             return ""
         seen = self._look()
@@ -34,16 +34,16 @@ class Watch:
         return f"showed no progress for {limit:g} s (limits.{name})"
 
     def got_further(self) -> bool:
-        """Tell whether the file grew beyond all that it ever held in this call, and remember how far."""
+        """Return whether the file is longer than at the start and at each earlier call of this method."""
         size = self._look()[0]
         is_further = size > self._furthest[0]
         self._furthest = max(self._furthest, (size, 0))
         return is_further
 
     def _look(self) -> tuple[int, int]:
-        """Return the file's size and time of change, zeros where there is none."""
+        """Return the file's size and modification time in nanoseconds; zeros without a file."""
         try:
-            found = self._path.stat() if self._path is not None else None
+            status = self._path.stat() if self._path is not None else None
         except FileNotFoundError:
-            found = None
-        return (found.st_size, found.st_mtime_ns) if found is not None else (0, 0)
+            status = None
+        return (status.st_size, status.st_mtime_ns) if status is not None else (0, 0)

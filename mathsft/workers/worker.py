@@ -1,7 +1,4 @@
-"""A worker as the driver sees it: ranks, turns on a shared device, and a new process for one that died.
-
-It does not know how a process is started (spawn.py) nor what its target does.
-"""
+"""A worker as the driver sees it: ranks, turns on a shared device, and a new process for one that died."""
 
 import asyncio
 import logging
@@ -21,25 +18,25 @@ from mathsft.workers.watch import Watch
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Deaths of a worker's process in one call, none of which got further than those before, until the call is given up."""
+"""A call fails after this many deaths of the worker's process without progress between them."""
 LOOK_SECONDS = 1
-"""How often a worker that is at work is looked at."""
+"""Interval at which a working process is checked for progress."""
 DEATH_SEEN_SECONDS = 1
-"""How long an error of one rank waits for the death of another that may be its cause."""
+"""How long to wait, after an error of one rank, for the death of another rank that may have caused it."""
 QUOTED_LINES = 20
-"""Last lines of a worker's log in the error that gives it up."""
+"""Number of last log lines in the message of Failed."""
 
 
 class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
     """A process ended before it replied; log_path is its log."""
 
-    def __init__(self, how: str, log_path: Path) -> None:
-        super().__init__(f"{how} (log: {log_path})")
+    def __init__(self, ending: str, log_path: Path) -> None:
+        super().__init__(f"{ending} (log: {log_path})")
         self.log_path = log_path
 
 
 class RemoteError(Exception):
-    """The target's code raised an error; its traceback is a note of this one. Asking again would raise it again."""
+    """The target's code raised an error, which a retry would raise again; this error has the traceback as a note."""
 
     def __init__(self, message: str, kind: ErrorKind) -> None:
         super().__init__(message)
@@ -51,24 +48,24 @@ class Failed(Exception):  # noqa: N818 - the word that runs and reports use
 
 
 class WorkerProcess(Protocol):
-    """One process of a worker, started when made."""
+    """One process of a worker; it starts when the object is made."""
 
     log_path: Path
     pid: int
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may follow."""
+        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
 
     def kill(self) -> None:
-        """End the process and wait until it is gone, its memory with it."""
+        """End the process and wait until it is gone and its memory is free."""
 
 
 ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], WorkerProcess]
-"""Starts the process that a spec describes, under a name that its log is called by."""
+"""Starts the process that a spec describes; its log has the given name."""
 
 
 class Device:
-    """What workers take turns on: one is awake at a time, and whoever was awake before is parked first."""
+    """A device that workers use in turn: one worker is awake at a time, and the one before is parked first."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -76,7 +73,7 @@ class Device:
 
     @asynccontextmanager
     async def lent_to(self, worker: "Worker") -> AsyncIterator[None]:
-        """Wait for the device, then hold it while the body runs."""
+        """Wait for the device, then hold it for the worker while the body runs."""
         async with self._lock:
             if self._awake not in (None, worker):
                 await self._awake.park()
@@ -84,12 +81,12 @@ class Device:
             yield
 
     def is_free_for(self, worker: "Worker") -> bool:
-        """Tell whether the worker has the device, or nobody has."""
+        """Return whether no other worker holds the device."""
         return not self._lock.locked() or self._awake is worker
 
 
 class Worker:
-    """One target in one process, or in several as ranks of one group; these start when it is made or has its first turn."""
+    """One target in one process, or in several ranks; they start at once or, with ends_when_parked, at the first turn."""
 
     def __init__(
         self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
@@ -100,12 +97,12 @@ class Worker:
         self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
-        """Return what the target's method returns (rank 0's, where there are ranks); methods must be idempotent.
+        """Call the target's method and return its value, rank 0's if there are ranks; methods must be idempotent.
 
-        A process that dies is replaced and asked again, and so is one that hangs: that does not change the file
-        `progress` within the limits. Raises Failed after ATTEMPTS deaths at which the file never got longer than before,
-        RemoteError for an error in the target's code, and the target's own UserError. A call that is cancelled or fails
-        leaves no process behind that could reply late or work on with a broken state: the next call starts a new one.
+        A process that dies is replaced and called again; so is a process that hangs, which means that it does not change
+        the file `progress` within the limits. Raises Failed after ATTEMPTS deaths between which the file did not grow,
+        RemoteError for an error in the target's code, and the target's own UserError. When a call is cancelled or fails,
+        its processes end, so that none replies late or goes on in a broken state; the next call starts new ones.
         """
         async with self._device.lent_to(self):
             watch, num_deaths = Watch(progress, self._limits), 0
@@ -117,28 +114,28 @@ class Worker:
                     num_deaths = 1 if watch.got_further() else num_deaths + 1
                     if num_deaths == ATTEMPTS:
                         raise Failed(
-                            f"{self.name}.{method}: the worker died {ATTEMPTS} times without getting further; at last: "
+                            f"{self.name}.{method}: the worker died {ATTEMPTS} times without progress; the last time: "
                             f"{death}; the log ends with\n" + _last_lines(death.log_path)
                         ) from death
                     logger.warning("%s: %s; attempt %d of %d begins", self.name, death, num_deaths + 1, ATTEMPTS)
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Return its processes, one a rank; none where they ended and the next call will start others."""
+        """Return the ids of its processes, one per rank; empty while there are none and the next call will start them."""
         return tuple(process.pid for process in self._processes)
 
     @property
     def has_answered(self) -> bool:
-        """Tell whether its processes answered before: until they do, they are busy with imports and models."""
+        """Return whether its present processes have answered a call; before that they import modules and load models."""
         return self._has_answered
 
     @property
     def has_device(self) -> bool:
-        """Tell whether what the device does now it does for this worker, should this one be asked for anything."""
+        """Return whether the device works for no other worker now."""
         return self._device.is_free_for(self)
 
     async def park(self) -> None:
-        """Have the target leave the device to others; a target that cannot do so loses its process, which does it too."""
+        """Make the target release the device; if it cannot, end its processes, which releases the device too."""
         if self.spec.ends_when_parked:
             self.close()
         if not self._processes:
@@ -149,19 +146,19 @@ class Worker:
             logger.warning("%s.park: %s; its process is ended instead", self.name, error)
 
     def close(self) -> None:
-        """End the processes and wait until they are gone; not while a call is under way."""
+        """End the processes and wait until they are gone; must not be used during a call."""
         for process in self._processes:
             process.kill()
         self._processes, self._has_answered = [], False
 
     async def _request(self, method: str, args: tuple[Any, ...], watch: Watch) -> Any:
-        """Ask all ranks and return rank 0's reply; unless every rank replies well and in time, all processes end."""
+        """Ask all ranks and return rank 0's value; if a rank raises, dies or hangs, end all processes."""
         if not self._processes:
             self._processes = self._start()
         tasks = [asyncio.create_task(self._ask(process, method, args)) for process in self._processes]
         try:
             done, others = await self._answered(tasks, watch)
-            if others:  # when a rank dies, another may be faster to tell that it was left alone than the death is seen
+            if others:  # another rank's death may have caused the error, and may be seen later than the error
                 done |= (await asyncio.wait(others, timeout=DEATH_SEEN_SECONDS))[0]
             errors = [error for task in done if (error := task.exception())]
             if errors:
@@ -178,7 +175,7 @@ class Worker:
     async def _answered(
         self, tasks: list[asyncio.Task[Any]], watch: Watch
     ) -> tuple[set[asyncio.Task[Any]], set[asyncio.Task[Any]]]:
-        """Return the tasks that are done and the others, once all are or one has failed; WorkerDied if they hang."""
+        """Return the finished and the other tasks once all have ended or one has failed; raises WorkerDied if they hang."""
         while True:
             done, others = await asyncio.wait(tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
             if not others or any(task.exception() for task in done):
@@ -199,14 +196,14 @@ class Worker:
 
     def _start(self) -> list[WorkerProcess]:
         num_ranks = self.spec.ranks
-        group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device only, its number 0
+        group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
         if num_ranks > 1:
-            # A new port each time: the last group's may still be taken. Loopback, whatever the host's name resolves to.
+            # A new port each time: the last group's may be in use. Loopback: the host's name may stand for another address.
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
-            of_rank = self.spec.rank_env[rank] if self.spec.rank_env else {}
-            spec = replace(self.spec, env={**self.spec.env, **of_rank, **group, "RANK": str(rank)})
+            rank_env = self.spec.rank_env[rank] if self.spec.rank_env else {}
+            spec = replace(self.spec, env={**self.spec.env, **rank_env, **group, "RANK": str(rank)})
             name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
             processes.append(self._start_process(spec, name))
         return processes

@@ -133,7 +133,7 @@ def test_an_interrupted_call_leaves_no_answer_to_the_next(sandbox: Sandbox, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox, "_heard", interrupt)
+        patch.setattr(sandbox, "_ready_processes", interrupt)
         with pytest.raises(KeyboardInterrupt):
             sandbox.judge([FAMILIAR])
     assert not sandbox.judge([Pair("x", "y")])[0].is_equal

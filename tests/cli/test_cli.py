@@ -144,7 +144,7 @@ def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixtu
     assert "nothing was started" in printed
     assert re.search(r"trials 7, each 1,536 examples", printed)
     assert re.search(r"time about \d+ minutes: 24\.0 s to start, [\d.]+ s for trials, [\d.]+ s to confirm", printed)
-    assert re.search(r"measured now: training 24\.0 ms a step and 5\.0 ms an example", printed)
+    assert re.search(r"a measurement just now: training takes 24\.0 ms per step plus 5\.0 ms per example", printed)
     assert re.search(r"final run about \d+ minutes; up to \d+ MB", printed)
     assert not (workplace / "studies" / "quickstart").exists()
 
@@ -159,7 +159,10 @@ def test_a_dry_run_that_cannot_measure_says_that_it_guesses(
     assert cli.run_study(["--dry-run"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"time about \d+ minutes", printed)
-    assert "a guess: measuring failed (OutOfMemoryError: CUDA out of memory)" in printed
+    assert (
+        "a guess from the model's size and an assumed speed: measuring failed (OutOfMemoryError: CUDA out of memory)"
+        in printed
+    )
 
 
 def test_config_prints_values_with_their_source_and_the_schema(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

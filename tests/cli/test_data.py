@@ -54,8 +54,8 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
     source = tmp_path / "train.jsonl"
     assert told == [
         f"Data: rows left out because they cannot be read (the first: {source}:301: no gold answer can be read ('proof' "
-        "stands for none); answer is 'proof'; mend the row: the gold is its answer, or the last \\boxed{...} or `#### ...` "
-        "of its solution): 1",
+        "means that there is no answer); answer is 'proof'; correct the row: the gold answer is read from answer, or from "
+        "the last \\boxed{...} or `#### ...` of solution): 1",
         "Data: problems left out because their rows have different gold answers: 1 (in 2 rows)",
         "Data: problems removed from all other pools because the test split has them: 19",
         "Data: texts that are another spelling of a problem, and stay in its pool: 1",

@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_and_an_exit_code(workplace: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         code, _, errors = mathsft(workplace, "config", stdout=full)
     assert code == FAILED
-    assert errors == b"python -m mathsft config: standard output: No space left on device; not all of it could be written\n"
+    assert errors == b"python -m mathsft config: standard output: No space left on device; some output was not written\n"
 
 
 def test_a_long_command_says_that_it_goes_on_without_reader(

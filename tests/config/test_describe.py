@@ -1,12 +1,12 @@
 """The rows that the command line prints: every setting, and where each value came from."""
 
-from mathsft.config.describe import ResolvedSetting, Row, resolved_rows, schema_rows
+from mathsft.config.describe import ResolvedSetting, SettingRow, resolved_rows, schema_rows
 from mathsft.config.load import flatten, load_settings
 
 
 def test_schema_has_every_setting_with_type_limits_default_and_meaning() -> None:
     rows = {row.name: row for row in schema_rows()}
-    assert rows["training.batch_size"] == Row(
+    assert rows["training.batch_size"] == SettingRow(
         "training.batch_size", "whole number >= 1", "required", "Sequences per optimizer step."
     )
     assert rows["training.beta1"].type == "number >= 0 and < 1"

@@ -164,7 +164,7 @@ MISTAKES = {
     "searched setting shared by all trials": (
         "training.batch_size: {",
         "model.path: {",
-        "studies/mine.yaml:4: search: model.path: cannot be searched: all trials share one; set it in the experiment",
+        "studies/mine.yaml:4: search: model.path: cannot be searched: all trials share its value; set it in the experiment",
     ),
     "duplicate key": (
         "  batch_size: 32",
@@ -239,7 +239,7 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("evaluation.stop=[a]", "--set: evaluation.stop: cannot be set to ['a'] by name; write it in the experiment's file"),
         (
             "evaluation.num_samples=4",
-            "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response again and again; set temperature "
+            "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response every time; set temperature "
             "above 0, or num_samples to 1",
         ),
         (

@@ -89,14 +89,14 @@ def test_ids_beyond_the_embedding_are_refused_where_a_text_has_them(check: Check
     check(without_image)  # Gemma 3's smallest model has such a token, for images that it never sees
     planted = Problem("3", "Look at <image>.", "It is 2.", "2")
     with pytest.raises(
-        UserError, match=rf"{IMAGE} rows, but the tokenizer of .* makes the id {IMAGE} \(<image>\) in the problem"
+        UserError, match=rf"{IMAGE} rows, but the tokenizer of .* produces the id {IMAGE} \(<image>\) in the problem"
     ):
         check(without_image, problems=(*PROBLEMS, planted))
 
 
 def test_an_eos_beyond_the_embedding_is_refused(check: Check) -> None:
     with pytest.raises(
-        UserError, match=rf"{EOS} rows, but the tokenizer of .* makes the id {EOS} \(<eos>\) for the end of every text"
+        UserError, match=rf"{EOS} rows, but the tokenizer of .* produces the id {EOS} \(<eos>\) for the end of every text"
     ):
         check({"vocab_size": EOS})
     with pytest.raises(UserError, match="for the end of every text"):
@@ -110,7 +110,7 @@ def test_a_tokenizer_that_appends_eos_to_prompts_is_refused(check: Check) -> Non
         check(tokenizer_config={"add_eos_token": True})
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "is no JSON"), ("[]", "holds no JSON object")])
+@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ("[]", "contains no JSON object")])
 def test_a_damaged_configuration_is_named(
     check: Check, tmp_path: Path, experiment: Experiment, content: str, told: str
 ) -> None:

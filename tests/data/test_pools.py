@@ -197,7 +197,7 @@ def test_contradictory_problems_stop_the_start_or_are_left_out(tmp_path):
     assert str(caught.value) == (
         f"{source}: rows of one problem have different gold answers, in 266 of 900 problems (532 rows): 'problem 0' has '0' "
         "in row 1 and '0.5' in row 901; 'problem 1' has '1' in row 2 and '1.5' in row 902; 'problem 2' has '2' in row 3 and "
-        "'2.5' in row 903; …; mend the rows, or leave all of them out with data.contradictions: drop"
+        "'2.5' in row 903; …; correct the rows, or leave all of them out with data.contradictions: drop"
     )
     loaded = load_data(DataSettings(source=source, pools=sizes, contradictions="drop"))
     assert (loaded.quality.num_contradictory, loaded.quality.num_contradictory_rows) == (266, 532)
@@ -231,7 +231,8 @@ def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_p
     )
     quality = load_data(data).quality
     assert (quality.num_rows, quality.num_unreadable) == (330, 3)
-    assert quality.first_unreadable.startswith(f"{data.source}:301: no gold answer can be read ('proof' stands for none)")
+    reason = "no gold answer can be read ('proof' means that there is no answer)"
+    assert quality.first_unreadable.startswith(f"{data.source}:301: {reason}")
 
 
 def test_exact_duplicates_in_train_are_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""ReadProblems become problems with exact golds, or one error that names the row."""
+"""Rows become problems with exact golds, or one error that names the row."""
 
 import gzip
 import hashlib
@@ -140,7 +140,7 @@ def test_what_stands_for_no_answer_is_none(write, answer):
 
 @pytest.mark.parametrize("ending", [r"\boxed{None}", "#### notfound", "#### N/A"])
 def test_a_solution_that_ends_with_no_answer_has_none(write, ending):
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: .*stands for none"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: .*means that there is no answer"):
         load_rows(write(GOOD, {"problem": "p", "solution": f"So {ending}"}))
 
 
@@ -163,13 +163,13 @@ def test_unreadable_rows_are_counted_and_the_first_are_named(write):
     with pytest.raises(UserError) as caught:
         load_rows(source)
     assert str(caught.value) == (
-        f"{source}:2: no gold answer can be read ('proof' stands for none); answer is 'proof'; mend the row: the gold is "
-        "its answer, or the last \\boxed{...} or `#### ...` of its solution; 7 of 9 rows cannot be read, also 4, 5, 7, 8, "
-        "9, …; data.unreadable: drop leaves such rows out"
+        f"{source}:2: no gold answer can be read ('proof' means that there is no answer); answer is 'proof'; correct the "
+        "row: the gold answer is read from answer, or from the last \\boxed{...} or `#### ...` of solution; 7 of 9 rows "
+        "cannot be read, also 4, 5, 7, 8, 9, …; data.unreadable: drop leaves such rows out"
     )
     rows = load_rows(source, "drop")
     assert ([row.number for row in rows.rows], rows.num_unreadable) == ([1, 6], 7)
-    assert rows.first_unreadable.startswith(f"{source}:2: no gold answer can be read ('proof' stands for none)")
+    assert rows.first_unreadable.startswith(f"{source}:2: no gold answer can be read ('proof' means")
 
 
 def test_where_no_row_is_left_dropping_is_no_way_out(write):

@@ -256,7 +256,7 @@ def test_an_engine_is_checked_before_it_scores(report: dict[str, Any]) -> None:
     assert seen["check of a broken swap"].startswith("UserError: model.path: vLLM does not replace all weights of a Qwen2")
     assert "Set evaluation.load to new_engine" in seen["check of a broken swap"]
     assert seen["check of another function"].startswith("UserError: model.path: vLLM computes another function for a Qwen2")
-    assert "differ from the trainer's by 0.25 nats a token" in seen["check of another function"]
+    assert "differ from the trainer's by 0.25 nats per token" in seen["check of another function"]
 
 
 @pytest.mark.slow

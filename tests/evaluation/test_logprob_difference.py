@@ -21,14 +21,14 @@ def test_in_fp32_the_mean_difference_is_bounded() -> None:
     assert compare([0.9e-4, -0.9e-4] * 32, "float32").is_explained
     found = compare([1.1e-4, -1.1e-4] * 32, "float32")
     assert not found.is_explained
-    assert str(found) == "by 0.00011 nats a token, over 64 tokens"
+    assert str(found) == "by 0.00011 nats per token, over 64 tokens"
 
 
 def test_in_bf16_the_difference_of_the_means_is() -> None:
     assert compare([0.2, -0.2] * 32, "bfloat16").is_explained
     found = compare([-0.06] * NUM_TOKENS, "bfloat16")
     assert not found.is_explained
-    assert str(found) == "by 0.06 nats a token, over 64 tokens"
+    assert str(found) == "by 0.06 nats per token, over 64 tokens"
 
 
 @pytest.mark.parametrize("engine_dtype", ["float32", "bfloat16"])

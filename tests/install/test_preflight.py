@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NO_COMPILER = "gcc cannot compile C, which Triton does whenever the CUDA build runs: install gcc and libc's headers"
+NO_COMPILER = "gcc cannot compile C, but Triton needs it for the CUDA build: install gcc and libc's headers"
 FITTING = {
     "uv": 'echo "$0 $*" >>"$0.calls"; [ "$1" = --version ] && echo uv 0.9.7; echo "      --excludes <EXCLUDES>"',
     "df": "echo header; echo /dev/vda 264212084 32242156 20000000 31% /",
@@ -73,7 +73,7 @@ def test_where_nothing_is_wrong_nothing_is_said(hardware: str, changed: dict[str
 @pytest.mark.parametrize(
     ("hardware", "changed", "said"),
     [
-        ("gpu", {}, "HARDWARE=gpu is neither cpu nor cuda: give one of them"),
+        ("gpu", {}, "HARDWARE=gpu is neither cpu nor cuda: set one of them"),
         ("cuda", {"gcc": None}, NO_COMPILER),
         ("cuda", {"gcc": "exit 1"}, NO_COMPILER),
         (
@@ -84,17 +84,17 @@ def test_where_nothing_is_wrong_nothing_is_said(hardware: str, changed: dict[str
         (
             "cpu",
             {"df": "echo header; echo /dev/vda 264212084 32242156 5000000 98% /"},
-            "5.1 GB of disk are free in {folder}, the cpu build needs 6 GB: free some, or move this folder",
+            "5.1 GB of disk are free in {folder}, the cpu build needs 6 GB: free disk space, or move this folder",
         ),
         (
             "cuda",
             {"df": "echo header; echo /dev/vda 264212084 32242156 11000000 96% /"},
-            "11.3 GB of disk are free in {folder}, the cuda build needs 12 GB: free some, or move this folder",
+            "11.3 GB of disk are free in {folder}, the cuda build needs 12 GB: free disk space, or move this folder",
         ),
         (
             "cpu",
             {"uv": "[ $1 = pip ] || echo uv 0.9.7"},
-            "uv 0.9.7 is too old, 0.9.8 is needed: update uv",
+            "uv 0.9.7 is too old, version 0.9.8 is needed: update uv",
         ),
         (
             "cpu",
@@ -104,12 +104,12 @@ def test_where_nothing_is_wrong_nothing_is_said(hardware: str, changed: dict[str
         (
             "cpu",
             {"uv": None, "python3": None},
-            "neither uv nor python3 (to install uv with) is here: install one of them",
+            "neither uv nor python3 (to install uv) is installed: install one of them",
         ),
         (
             "cpu",
             {"uv": None, "python3": "exit 1"},
-            "uv is not here, and python3 lacks its module venv to install it with: install uv, or Debian's python3-venv",
+            "uv is not installed, and python3 has no module venv to install it: install uv, or Debian's python3-venv",
         ),
     ],
 )

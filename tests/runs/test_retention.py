@@ -78,7 +78,7 @@ def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(store: StudyStore, 
         if "weights" in holding.kind
     ]
     assert found == [
-        ("weights", 12, "scored, and not to be kept"),
+        ("weights", 12, "scored, and no longer needed"),
         ("weights that final.keep_every keeps", 4, ""),
         ("weights", 4, ""),
     ]

@@ -33,11 +33,11 @@ def config(sampler: str = "TPESampler", pruner: str = "NopPruner", **given: Any)
         (config("CmaEsSampler"), r"^sampler\.name: CmaEsSampler is refused: it unpickles"),
         (config("BruteForceSampler"), r"^sampler\.name: BruteForceSampler cannot work on this study: .*step"),
         (config("GridSampler"), r"^sampler\.arguments: GridSampler does not take \{\}: .*search_space"),
-        (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not one of Optuna's; known: .*TPESampler"),
+        (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not in Optuna; choose one of .*TPESampler"),
         (config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner"}), r"PatientPruner.*patience"),
         (
             config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "WilcoxonPrunerr", "patience": 2}),
-            r"^pruner\.arguments: wrapped_pruner: 'WilcoxonPrunerr' is not one of Optuna's",
+            r"^pruner\.arguments: wrapped_pruner: 'WilcoxonPrunerr' is not in Optuna",
         ),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_final_run_ends_where_it_gains_little_and_is_a_finished_one(tmp_path: 
     steps = [score.step for score in driver.store.scores(early.name, "validation")]
     all_steps = [score.step for score in whole_driver.store.scores(whole.name, "validation")]
     assert early.state == "finished"
-    found = re.fullmatch(r"ended early at step (\d+): .* at most 4\.\d points above the 3 before", early.reason)
+    found = re.fullmatch(r"ended early at step (\d+): .* at most 4\.\d points above the mean of the 3 before", early.reason)
     assert found and int(found[1]) == steps[-1]
     assert 6 <= len(steps) < len(all_steps) and steps == all_steps[: len(steps)]
     # The toy gained more than that before the run ended, and would have gained less after it.

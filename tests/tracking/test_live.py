@@ -67,11 +67,11 @@ def hear(store: StudyStore, heartbeat: Heartbeat, news: News | str) -> None:
 def test_the_check_of_the_engine_is_one_line(store: StudyStore) -> None:
     [line] = lines_of(store, [(1, EngineCheck(3.2e-6, "Qwen2ForCausalLM", "swap", 2.0))])
     assert line == (
-        "[    1.0s]  vLLM computes this Qwen2ForCausalLM as the trainer does before and after swaps: "
-        "log probabilities within 3e-06 nats a token"
+        "[    1.0s]  vLLM and the trainer agree on this Qwen2ForCausalLM before and after swaps: "
+        "log probabilities differ by at most 3e-06 nats per token"
     )
     [line] = lines_of(store, [(1, EngineCheck(3.2e-6, "MixtralForCausalLM", "new_engine", 2.0))])
-    assert "as the trainer does in a new engine for every checkpoint" in line
+    assert "agree on this MixtralForCausalLM in a new engine for every checkpoint" in line
 
 
 def test_a_study_is_one_plain_line_per_event(store: StudyStore) -> None:

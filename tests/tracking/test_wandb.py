@@ -156,7 +156,7 @@ def test_what_wandb_raises_is_logged_once_and_dropped(
 
     monkeypatch.setattr("wandb.init", refuse)
     observe(store, tmp_path, [TRIAL, step(1), replace(TRIAL, name="trial-1"), step(1, "trial-1")])
-    assert our_warnings(caplog) == ["W&B: RuntimeError: no more runs; this and its like are dropped"]
+    assert our_warnings(caplog) == ["W&B: RuntimeError: no more runs; repetitions are not shown"]
     assert len(store.metrics("trial-0")) == 1
 
 

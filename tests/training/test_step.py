@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training import loss as loss_module
 from mathsft.training.batching.microbatches import common_prefix
+from mathsft.training.model import loss as loss_module
 from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import StepOutcome, TrainingStep
 from tests.native import needs_bf16

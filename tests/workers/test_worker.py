@@ -156,7 +156,7 @@ def test_three_deaths_fail_with_the_end_of_the_log_and_fewer_do_not(team: Team) 
         with pytest.raises(Failed) as caught:
             await worker.call("die", 4)
         message = str(caught.value)
-        assert message.startswith("toy.die: the worker died 3 times without getting further; at last: process ")
+        assert message.startswith("toy.die: the worker died 3 times without progress; the last time: process ")
         assert "was killed by SIGKILL" in message
         assert "toy.log" in message
         assert message.endswith("last words 2")
@@ -166,7 +166,7 @@ def test_three_deaths_fail_with_the_end_of_the_log_and_fewer_do_not(team: Team) 
 
 
 def test_what_cannot_work_in_any_process_fails_with_the_reason_it_gave(team: Team) -> None:
-    with pytest.raises(Failed, match="died 3 times without getting further") as caught:
+    with pytest.raises(Failed, match="died 3 times without progress") as caught:
         run(team.hire().call("break_down"))
     assert str(caught.value).endswith("SystemExit: the engine broke: OutOfMemoryError")
 

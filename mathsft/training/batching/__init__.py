@@ -1,1 +1,1 @@
-"""Which examples every optimizer step reads, and how they are laid out for the model."""
+"""The examples of every optimizer step, and their micro-batches."""

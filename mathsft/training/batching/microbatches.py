@@ -1,10 +1,10 @@
-"""Lays the examples of an optimizer batch out as rows, each one forward pass; computes nothing with a model.
+"""Splits the examples of an optimizer batch into micro-batches, each for one forward and backward pass.
 
-A packed row is a tree of segments. Its root is the preamble that all prompts begin with, a question with several solutions
-is a segment of its own, and an example that shares nothing else is one segment of question and response. A token attends to
-its own segment up to itself and to all of the segments above it; positions go on from the parent. So what examples share is
-computed once per row, and what each of them computes stays the same. Plain rows, for models that cannot do this, hold one
-example a line, padded on the right.
+A packed micro-batch is one row, a tree of segments. The root is the preamble of all prompts. A question with several
+responses is a segment below the root, and each response is a leaf below it. A question with one response is a leaf together
+with this response. A token attends to the tokens up to itself in its segment and to all segments on the path to the root;
+positions continue from the parent. So shared tokens are computed once per row, and each example gets the same hidden states
+as alone. A plain micro-batch, for models that cannot be packed, has one example per row, padded on the right.
 """
 
 import itertools
@@ -18,19 +18,19 @@ from torch import Tensor
 from mathsft.records import Example
 
 NO_TARGET = -100
-"""In place of a target that only rounds their number up; torch's own sign for it."""
+"""Marks padding of targets_N, which rounds its length up to a multiple. Source: ignore_index of torch's cross_entropy."""
 
 _TARGETS_MULTIPLE = 32
 _MIN_SPARED_TOKENS = 16
-"""A shared segment costs every layer a few operations of its own: it must spare this many tokens."""
+"""A segment is shared only if this saves at least this many tokens: each segment costs every layer a few operations."""
 
 
 @dataclass(frozen=True)
 class Packing:
     """How examples become packed rows.
 
-    Segments of like length share a group, and with it every operation of attention, where that takes no more than
-    group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens: kernels are compiled anew for every length.
+    Sibling segments of similar length form a group, which attention computes at once, if that takes at most
+    group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens: kernels are compiled for every new length.
     """
 
     prefix_ids: tuple[int, ...]
@@ -43,8 +43,8 @@ class Packing:
 class Group:
     """Sibling segments of one length, side by side in the row: `count` times `length` tokens from `start` on.
 
-    parent is the index of the group that they continue, -1 for none; a group that is a parent holds one segment. A shorter
-    segment is padded on the right to the group's length: nothing attends to its padding.
+    parent is the index of the parent segment's group, or -1. A parent group has one segment. Shorter segments are padded on
+    the right to the group's length; no other token attends to this padding.
     """
 
     start: int
@@ -55,18 +55,18 @@ class Group:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some examples of an optimizer batch, computed at once.
+    """Some examples of an optimizer batch, computed in one forward and backward pass.
 
-    The hidden state at predictors_N (indices into the flattened B x T) predicts the response token targets_N, but for those
-    that are NO_TARGET. A packed row (B = 1) has positions_BT and groups, in the order of a walk through the tree, parents
-    first; a plain one has neither.
+    The hidden state at predictors_N (indices into the flattened B x T) predicts the response token targets_N, unless that is
+    NO_TARGET. A packed micro-batch (B = 1) has positions_BT, and groups in depth-first order, parents first; a plain one
+    has neither.
     """
 
     ids_BT: Tensor
     predictors_N: Tensor
     targets_N: Tensor
     num_attended_tokens: int
-    """Pairs of a token and one that it attends to, itself among them, padding included: what attention costs."""
+    """Pairs of a token and a token that it attends to (itself included), with padding: the cost of attention."""
     positions_BT: Tensor | None = None
     groups: tuple[Group, ...] = ()
 
@@ -76,49 +76,49 @@ def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
     prompts = [example.prompt_ids for example in examples]
     if not prompts:
         return ()
-    # What the first and the last in order share, all between them share, too.
+    # A prefix that the first and the last prompt in sorted order share is shared by all prompts between them.
     pairs = zip(min(prompts), max(prompts), strict=False)
     return tuple(token for token, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device) -> list[MicroBatch]:
-    """Return the batch in the fewest evenly filled rows within the token budget, a longer example in a row of its own.
+    """Return the batch as the fewest evenly filled packed rows within the token budget; a longer example gets its own row.
 
-    All prompts begin with packing.prefix_ids.
+    All prompts must begin with packing.prefix_ids.
     """
     budget_tokens, num_prefix_tokens = packing.token_budget_tokens, len(packing.prefix_ids)
     fitting: list[_Question] = []
-    trees: list[_RowWriter] = []
+    rows: list[_RowWriter] = []
     for question in _questions(batch, packing):
         if num_prefix_tokens + question.num_tokens > budget_tokens:
-            trees.append(_RowWriter([question], packing))
+            rows.append(_RowWriter([question], packing))
         else:
             fitting.append(question)
     num_tokens = sum(question.num_tokens for question in fitting)
-    # More rows than questions cannot help: at the latest, padding alone is over the budget.
+    # The search ends with one question per row, where a row may exceed the budget because of its padding.
     for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting) + 1):
         parts = _even_parts(fitting, num_parts) if num_parts < len(fitting) else [[question] for question in fitting]
         packed = [_RowWriter(part, packing) for part in parts]
-        if num_parts == len(fitting) or all(tree.num_tokens <= budget_tokens for tree in packed):
-            trees += packed
+        if num_parts == len(fitting) or all(row.num_tokens <= budget_tokens for row in packed):
+            rows += packed
             break
-    return [tree.row(device) for tree in trees]
+    return [row.micro_batch(device) for row in rows]
 
 
 def plain_rows(batch: Sequence[Example], token_budget_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Return the batch in rows of at most token_budget_tokens padded tokens each, or of one longer example."""
+    """Return the batch as plain micro-batches of at most token_budget_tokens with padding, or of one longer example."""
     parts: list[list[Example]] = [[]]
-    # Neighbours of like length need little padding; the longest first, so that memory runs out at once or not at all.
+    # Examples of similar length need little padding. The longest come first: if memory runs out, it does so at once.
     for example in sorted(batch, key=num_inputs, reverse=True):
         if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > token_budget_tokens:
             parts.append([])
         parts[-1].append(example)
-    return [_plain_row(part, device) for part in parts]
+    return [_plain_micro_batch(part, device) for part in parts]
 
 
-def _plain_row(examples: Sequence[Example], device: torch.device) -> MicroBatch:
+def _plain_micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
     width = max(map(num_inputs, examples))
-    # What stands in the padding is never looked at; token 0 exists in every vocabulary.
+    # No token attends to the padding; its value, 0, is a valid id in every vocabulary.
     ids_BT = torch.zeros(len(examples), width, dtype=torch.long)
     predictors: list[int] = []
     targets: list[int] = []
@@ -136,13 +136,13 @@ def _plain_row(examples: Sequence[Example], device: torch.device) -> MicroBatch:
 
 
 def num_inputs(example: Example) -> int:
-    """Return the tokens that are computed for an example: its last response token is predicted but never read."""
+    """Return the number of input tokens of an example; its last response token is a target only."""
     return len(example.prompt_ids) + len(example.response_ids) - 1
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What follows the preamble in a prompt, and the responses to it."""
+    """The part of a prompt after the preamble, and the responses to it."""
 
     ids: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
@@ -153,7 +153,7 @@ class _Question:
 
 
 class _LastSegment(NamedTuple):
-    """A segment that none continues: the part of a prompt that is its own, then the response."""
+    """A leaf of the tree: the part of a prompt that is not shared, then the response."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
@@ -164,21 +164,21 @@ class _LastSegment(NamedTuple):
 
 
 def _questions(batch: Sequence[Example], packing: Packing) -> Iterator[_Question]:
-    """Yield each question once, with all of its responses, or once per response if sharing spares little or fits no row."""
+    """Yield each question once with all of its responses, or once per response if sharing saves little or fits no row."""
     responses: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for example in batch:
         responses.setdefault(example.prompt_ids[len(packing.prefix_ids) :], []).append(example.response_ids)
-    for ids, of_question in responses.items():
-        question = _Question(ids, tuple(of_question))
-        spares = len(ids) * (len(of_question) - 1) >= _MIN_SPARED_TOKENS
-        if spares and _RowWriter([question], packing).num_tokens <= packing.token_budget_tokens:
+    for ids, responses_to_question in responses.items():
+        question = _Question(ids, tuple(responses_to_question))
+        is_worth_sharing = len(ids) * (len(responses_to_question) - 1) >= _MIN_SPARED_TOKENS
+        if is_worth_sharing and _RowWriter([question], packing).num_tokens <= packing.token_budget_tokens:
             yield question
         else:
-            yield from (_Question(ids, (response,)) for response in of_question)
+            yield from (_Question(ids, (response,)) for response in responses_to_question)
 
 
 def _even_parts(questions: Sequence[_Question], num_parts: int) -> list[list[_Question]]:
-    """Cut the questions, the longest first, into at most num_parts parts of about equally many tokens."""
+    """Split the questions, sorted by length, into at most num_parts parts with about equally many tokens."""
     num_tokens = sum(question.num_tokens for question in questions)
     parts: list[list[_Question]] = [[] for _ in range(num_parts)]
     num_before = 0.0
@@ -190,7 +190,7 @@ def _even_parts(questions: Sequence[_Question], num_parts: int) -> list[list[_Qu
 
 
 class _RowWriter:
-    """Some questions of a batch, written segment by segment, each directly followed by those that continue it."""
+    """Writes some questions of a batch into one packed row, each segment directly followed by its descendants."""
 
     def __init__(self, questions: Sequence[_Question], packing: Packing) -> None:
         self._packing = packing
@@ -213,11 +213,11 @@ class _RowWriter:
 
     @property
     def num_tokens(self) -> int:
-        """The length of the row, padding included."""
+        """The length of the row with padding."""
         return _rounded_up(len(self._ids), self._packing.row_multiple_tokens)
 
-    def row(self, device: torch.device) -> MicroBatch:
-        """Return what was written as tensors on the device."""
+    def micro_batch(self, device: torch.device) -> MicroBatch:
+        """Return the row as tensors on the device."""
         padding = [0] * (self.num_tokens - len(self._ids))
         positions = self._positions + padding
         num_no_targets = _rounded_up(len(self._targets), _TARGETS_MULTIPLE) - len(self._targets)
@@ -225,20 +225,20 @@ class _RowWriter:
             ids_BT=torch.tensor([self._ids + padding], device=device),
             predictors_N=torch.tensor(self._predictors + [0] * num_no_targets, device=device),
             targets_N=torch.tensor(self._targets + [NO_TARGET] * num_no_targets, device=device),
-            # However tokens are packed, one at position p attends to p others and to itself.
+            # In every packing, a token at position p attends to p earlier tokens and to itself.
             num_attended_tokens=sum(positions) + len(positions),
             positions_BT=torch.tensor([positions], device=device),
             groups=tuple(self._groups),
         )
 
     def _write_shared(self, ids: tuple[int, ...], parent: int) -> int:
-        """Write a segment that others continue; return its group's index."""
+        """Write a parent segment; return the index of its group."""
         self._begin_group(count=1, length=len(ids), parent=parent)
         self._ids.extend(ids)
         return len(self._groups) - 1
 
     def _write_leaves(self, leaves: Sequence[_LastSegment], parent: int) -> None:
-        """Write the segments in groups of like length, the longest first."""
+        """Write the segments in groups of similar length, the longest first."""
         remaining = sorted(leaves, key=lambda leaf: leaf.num_tokens, reverse=True)
         while remaining:
             length = remaining[0].num_tokens
@@ -251,7 +251,7 @@ class _RowWriter:
         last_of_parent = -1
         if parent >= 0:
             last_of_parent = self._groups[parent].start + self._groups[parent].length - 1
-        if length:  # a response of one token to a shared prompt leaves nothing to read
+        if length:  # a response of one token to a shared prompt has no input token
             self._begin_group(len(leaves), length, parent)
         for leaf in leaves:
             start = len(self._ids)
@@ -265,8 +265,8 @@ class _RowWriter:
     def _begin_group(self, count: int, length: int, parent: int) -> None:
         position = 0
         if parent >= 0:
-            above = self._groups[parent]
-            position = self._positions[above.start] + above.length
+            parent_group = self._groups[parent]
+            position = self._positions[parent_group.start] + parent_group.length
         self._groups.append(Group(len(self._ids), count, length, parent))
         self._positions.extend([*range(position, position + length)] * count)
 

@@ -1,1 +1,1 @@
-"""What makes training on a CPU faster, and how it uses memory."""
+"""Faster layers for training on a CPU, and the memory of the process."""

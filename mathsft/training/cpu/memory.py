@@ -1,4 +1,4 @@
-"""How this process gets memory from the system, how much it has, and how it is told that there is no more."""
+"""Memory of this process: settings of malloc, resident size, and recognition of out-of-memory errors."""
 
 import ctypes
 from pathlib import Path
@@ -10,19 +10,16 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _SHORTAGES = (
     "can't allocate memory",  # torch on a CPU. Source: c10/core/impl/alloc_cpu.cpp
-    "bad_alloc",  # what C++ calls a failing `new`
+    "bad_alloc",  # a failed `new` in C++
     "CUDA error: out of memory",  # a kernel's launch or a stream. Source: CUDA Runtime API, cudaError
     "Triton Error [CUDA]: out of memory",  # loading a kernel. Source: triton, third_party/nvidia/backend/driver.c
     "CUBLAS_STATUS_ALLOC_FAILED",  # a workspace. Source: cuBLAS Library, cublasStatus_t
 )
-"""Words for memory that ran out, where there is no exception of its own."""
+"""Parts of the messages of out-of-memory errors that have no exception class of their own."""
 
 
 def keep_freed_memory() -> None:
-    """Make malloc keep what is freed: steps need the same large blocks again, and fresh pages cost more than some products.
-
-    Does nothing where the C library is not glibc.
-    """
+    """Make glibc keep freed memory, because every step needs the same large blocks and new pages are expensive."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
@@ -31,22 +28,22 @@ def keep_freed_memory() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Tell whether the error means that memory ran out, of the device or of the host; then the process may work on."""
+    """Return whether the error means that the device or the host ran out of memory; the process remains usable after it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in _SHORTAGES)
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds now."""
+    """Return the resident memory of this process."""
     return _status_bytes("VmRSS")
 
 
 def peak_resident_bytes() -> int:
-    """Return the most memory that this process has held at any time."""
+    """Return the peak resident memory of this process."""
     return _status_bytes("VmHWM")
 
 
 def _status_bytes(name: str) -> int:
-    # Not getrusage, whose peak is that of the parent where it was higher when this process began.
+    # getrusage would return the parent's peak if that was higher when this process started.
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
-"""RMS norm (arXiv:1910.07467) on a CPU in a third of the passes over memory; `model.patches` applies it.
+"""RMS norm (arXiv:1910.07467) on a CPU with a third of the passes over memory; `model.patches` applies it.
 
-The models of transformers convert, square, average, scale and round whole tensors, one operation after the other: a tenth of
-a step in narrow models. Here a block of tokens stays in the cache from input to output.
+The models of transformers convert, square, average, scale and round whole tensors, one operation after the other. In narrow
+models this takes a tenth of a step. Here all operations run on one block of tokens that stays in the cache.
 """
 
 import functools
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 _BLOCK_ELEMENTS = 2**17
-"""Three such blocks in fp32 fit a core's second-level cache, and are large beside a call's overhead."""
+"""Three fp32 blocks of this size fit into a core's L2 cache, and the overhead of a call is small in comparison."""
 
 
 @functools.cache
 def patched_class(kind: Any) -> type[nn.Module]:
-    """Return the subclass that computes the norm by blocks on a CPU."""
+    """Return a subclass that computes the norm in blocks on a CPU."""
 
     def forward(norm: nn.Module, hidden_BTE: Tensor) -> Tensor:
         if hidden_BTE.device.type != "cpu":
@@ -29,7 +29,7 @@ def patched_class(kind: Any) -> type[nn.Module]:
 
 @torch.no_grad()
 def covers(module: nn.Module) -> bool:
-    """Tell whether the module is an RMS norm with the values of this one; some models scale by 1 + weight."""
+    """Return whether the module is an RMS norm with the same values as `_RMSNorm`; some models scale by 1 + weight."""
     if not type(module).__name__.endswith("RMSNorm"):
         return False
     weight = getattr(module, "weight", None)
@@ -37,8 +37,8 @@ def covers(module: nn.Module) -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     hidden_BTE = torch.randn(1, 4, len(weight), generator=generator)
-    own = module(hidden_BTE)
-    return isinstance(own, Tensor) and torch.allclose(own, _RMSNorm.apply(hidden_BTE, weight, _epsilon(module)), rtol=1e-5)  # type: ignore[no-untyped-call]
+    out = module(hidden_BTE)
+    return isinstance(out, Tensor) and torch.allclose(out, _RMSNorm.apply(hidden_BTE, weight, _epsilon(module)), rtol=1e-5)  # type: ignore[no-untyped-call]
 
 
 def _epsilon(norm: nn.Module) -> float:

@@ -1,7 +1,7 @@
-"""Rotary positions (arXiv:2104.09864) on a CPU in half the time; `model.patches` applies them.
+"""Rotary position embedding (arXiv:2104.09864) on a CPU in half the time; `model.patches` applies it.
 
-The models of transformers copy queries and keys with their halves exchanged, and the backward pass adds the gradient slice
-by slice. Here each half is written once.
+The models of transformers make a copy of queries and keys with exchanged halves, and the backward pass adds the gradient
+slice by slice. Here each half is written once.
 """
 
 import functools
@@ -12,36 +12,40 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-_OWN = "apply_rotary_pos_emb"
-"""What transformers' models call the function that turns queries and keys."""
+_ROTATE = "apply_rotary_pos_emb"
+"""Name of the function that rotates queries and keys in the models of transformers."""
 
 
 @functools.cache
 def patched_class(kind: Any) -> type[nn.Module]:
-    """Return the subclass whose forward method calls another function under the name apply_rotary_pos_emb.
+    """Return a subclass whose forward method calls the faster function under the name apply_rotary_pos_emb.
 
-    An exchange in the module of transformers would change every model of that kind in this process.
+    Replacing the function in the module of transformers would change every model of that kind in this process.
     """
-    forward, own = kind.forward, kind.forward.__globals__[_OWN]
+    forward, original = kind.forward, kind.forward.__globals__[_ROTATE]
 
     def rotate(
-        query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, *more: Any, **how: Any
+        query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, *args: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        # Some turn a part of each head only, or in fp32.
+        # Some models rotate only a part of each head, or rotate in fp32.
         is_whole = (cos_BTD.shape[-1], cos_BTD.dtype) == (query_BHTD.shape[-1], query_BHTD.dtype)
-        if more or how or not is_whole or query_BHTD.device.type != "cpu":
-            return own(query_BHTD, key_BKTD, cos_BTD, sin_BTD, *more, **how)  # type: ignore[no-any-return]
+        if args or options or not is_whole or query_BHTD.device.type != "cpu":
+            return original(query_BHTD, key_BKTD, cos_BTD, sin_BTD, *args, **options)  # type: ignore[no-any-return]
         return _rotated(query_BHTD, key_BKTD, cos_BTD, sin_BTD)
 
     changed = FunctionType(
-        forward.__code__, {**forward.__globals__, _OWN: rotate}, forward.__name__, forward.__defaults__, forward.__closure__
+        forward.__code__,
+        {**forward.__globals__, _ROTATE: rotate},
+        forward.__name__,
+        forward.__defaults__,
+        forward.__closure__,
     )
     changed.__kwdefaults__ = forward.__kwdefaults__
     return type(kind.__name__, (kind,), {"forward": changed})
 
 
 def covers(module: nn.Module) -> bool:
-    """Tell whether the module is an attention layer that rotates the halves of each head; some rotate neighbours."""
+    """Return whether the module is an attention layer that rotates halves of each head; some rotate adjacent pairs."""
     kind: Any = type(module)
     return _is_covered(kind)
 
@@ -49,17 +53,17 @@ def covers(module: nn.Module) -> bool:
 @functools.cache
 def _is_covered(kind: Any) -> bool:
     forward = getattr(kind, "forward", None)
-    if not isinstance(forward, FunctionType) or _OWN not in forward.__code__.co_names:
+    if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
         return False
     generator = torch.Generator().manual_seed(0)
     query_BHTD, key_BKTD = (torch.randn(1, num_heads, 3, 8, generator=generator) for num_heads in (2, 1))
     cos_BTD, sin_BTD = (torch.randn(1, 3, 8, generator=generator) for _ in range(2))
     try:
-        own = forward.__globals__[_OWN](query_BHTD, key_BKTD, cos_BTD, sin_BTD)
-    except (TypeError, RuntimeError):  # it wants other arguments, or complex numbers
+        expected = forward.__globals__[_ROTATE](query_BHTD, key_BKTD, cos_BTD, sin_BTD)
+    except (TypeError, RuntimeError):  # it takes other arguments, or complex numbers
         return False
-    ours = _rotated(query_BHTD, key_BKTD, cos_BTD, sin_BTD)
-    return isinstance(own, tuple) and all(torch.allclose(*pair) for pair in zip(own, ours, strict=True))
+    actual = _rotated(query_BHTD, key_BKTD, cos_BTD, sin_BTD)
+    return isinstance(expected, tuple) and all(torch.allclose(*pair) for pair in zip(expected, actual, strict=True))
 
 
 def _rotated(query_BHTD: Tensor, key_BKTD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +89,7 @@ class _Rotary(Function):
 
 
 def _turned(x_BHTD: Tensor, cos_BT1D: Tensor, from_second: Tensor, from_first: Tensor) -> Tensor:
-    """Return x cos, to whose halves the other one is added, times its factor."""
+    """Return (x1 cos1 + x2 from_second, x2 cos2 + x1 from_first) for the halves x1 and x2 of every head."""
     x_BTHD = x_BHTD.transpose(1, 2)
     out_BTHD = x_BTHD * cos_BT1D
     (first, second), (out_first, out_second) = x_BTHD.chunk(2, dim=-1), out_BTHD.chunk(2, dim=-1)

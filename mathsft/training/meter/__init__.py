@@ -1,1 +1,1 @@
-"""What training costs: operations, memory and speed, counted or measured."""
+"""The cost of training: operations, memory and speed, predicted or measured."""

@@ -1,4 +1,4 @@
-"""The sizes of a Llama or Qwen2 kind of model, from which operations and memory are counted; counts neither."""
+"""Reads the sizes of a model of the Llama or Qwen2 kind, from which operations and memory are counted."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """A decoder of equal layers, each of full attention and a gated MLP, between an embedding and a head."""
+    """The sizes of a decoder: embedding, equal layers of full attention and a gated MLP, and a head."""
 
     hidden_size: int
     intermediate_size: int
@@ -21,13 +21,13 @@ class Dimensions:
 
     @property
     def num_layer_weights(self) -> int:
-        """Return the entries of a layer's matrices: queries and output, keys and values; gate, up and down."""
+        """Return the number of matrix entries of a layer: query, output, key and value; gate, up and down."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_key_heads)
         return attention + 3 * self.hidden_size * self.intermediate_size
 
 
 def dimensions(config: "PretrainedConfig") -> Dimensions:
-    """Return the sizes in a configuration; raises AttributeError for one of other words."""
+    """Return the sizes in a configuration. Raises AttributeError if the configuration has other names."""
     num_heads = config.num_attention_heads
     return Dimensions(
         hidden_size=config.hidden_size,
@@ -41,11 +41,11 @@ def dimensions(config: "PretrainedConfig") -> Dimensions:
 
 
 def dimensions_of(model: "PreTrainedModel") -> Dimensions | None:
-    """Return a model's sizes, None where it holds other matrices: experts, an MLP without a gate, learned positions."""
+    """Return a model's sizes, or None if it has other matrices: experts, an MLP without a gate, learned positions."""
     try:
-        found = dimensions(model.config)
+        sizes = dimensions(model.config)
     except AttributeError:
         return None
     matrices = sum(weight.numel() for weight in model.base_model.parameters() if weight.ndim >= 2)
-    expected = found.num_layers * found.num_layer_weights + found.vocabulary_size * found.hidden_size
-    return found if matrices == expected else None
+    expected = sizes.num_layers * sizes.num_layer_weights + sizes.vocabulary_size * sizes.hidden_size
+    return sizes if matrices == expected else None

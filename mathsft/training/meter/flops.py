@@ -1,7 +1,7 @@
-"""Counts the floating-point operations that training a model needs, from its configuration; measures and runs nothing.
+"""Counts the floating-point operations that training a model needs, from the model's configuration.
 
-A multiplication and an addition are two operations. What is computed twice (gradient checkpointing) counts once, and norms,
-activations, softmax and the optimizer not at all, as in the papers named below.
+A multiplication and an addition are two operations. Recomputation (gradient checkpointing) is not counted; nor are norms,
+activations, softmax and the optimizer, as in the papers cited below.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FLOPS_PER_WEIGHT = 6
-"""Per token that a matrix is applied to: 2 forward, 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+"""Per weight and token: 2 forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
 
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """Operations of forward and backward pass, by what causes them."""
+    """Operations of a forward and backward pass, by cause."""
 
     per_token: int
-    """For a token in all layers, without its attention to others."""
+    """For a token in all layers, without the products of attention scores and weights."""
     per_attended_token: int
-    """For a token and one that it attends to, itself among them: T causal tokens make T (T + 1) / 2 such pairs."""
+    """For a pair of a token and a token that it attends to (itself included): T causal tokens have T (T + 1) / 2 pairs."""
     per_predicted_token: int
-    """For a token whose successor is predicted: its logits."""
+    """For the logits of one predicted token."""
 
     def total(self, num_tokens: int, num_attended_tokens: int, num_predicted_tokens: int) -> int:
-        """Return the operations of that many tokens, of pairs that attend, and of tokens with logits."""
+        """Return the operations of these numbers of tokens, attending pairs and predicted tokens."""
         return (
             num_tokens * self.per_token
             + num_attended_tokens * self.per_attended_token
@@ -37,11 +37,11 @@ class ModelFlops:
 
 
 def model_flops(config: "PretrainedConfig") -> ModelFlops:
-    """Return the operations of a Llama or Qwen2 kind of model: full attention, gated MLP.
+    """Return the operations of a model of the Llama or Qwen2 kind: full attention, gated MLP.
 
-    Weights cost 6 each per token, embeddings nothing (Kaplan et al. 2020); a pair of tokens in attention costs 12 per layer,
-    head and head dimension (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: 12 L H Q T). Unlike there, only pairs that
-    do attend are counted, not the half that a causal mask hides.
+    Each weight costs 6 operations per token, the embedding none (Kaplan et al. 2020). A pair of tokens in attention costs 12
+    per layer, head and head dimension (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: 12 L H Q T). Unlike that paper,
+    this counts only pairs that attend, not the half that a causal mask hides.
     """
     sizes = dimensions(config)
     return ModelFlops(

@@ -1,6 +1,6 @@
-"""Measures how fast this process multiplies matrices: at its best, for utilisation, and in a moment, as a command.
+"""Measures the rate of matrix products in this process: the best rate, for utilisation, and a quick estimate, as a command.
 
-`python -m mathsft.training.meter.gemm` prints a JSON object: the rates of fp32 and bf16 on the CPU, in operations a second.
+`python -m mathsft.training.meter.gemm` prints the CPU's fp32 and bf16 estimates, in operations per second, as a JSON object.
 """
 
 import json
@@ -11,31 +11,31 @@ from collections.abc import Callable
 import torch
 
 SIZES = (512, 1024, 2048, 4096, 8192)
-"""Of square matrices: a processor core is at its best from 512 on, whatever the shape, many cores or a GPU later."""
+"""Sizes of the square matrices. One core reaches its best rate from 512 on; many cores or a GPU need larger matrices."""
 NUM_REPEATS = 4
 MOMENT_SIZE = 192
-"""Small enough for several products in a tenth of a second where bf16 is emulated."""
+"""Matrix size of the estimate, small enough for several products in a tenth of a second if bf16 is emulated."""
 ENOUGH_SECONDS = 0.1
-"""No larger size is begun after this: a few products at full speed are all that the yardstick needs."""
+"""No larger size is started after this time: a few products at full speed are enough."""
 
 
 def best_gemm_flops_per_second(
     dtype: torch.dtype, device: torch.device, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Return the most floating-point operations per second by the clock, of all sizes, layouts and repeats.
+    """Return the best rate of all sizes, layouts and repeats, in floating-point operations per second of the clock.
 
-    Takes some tenths of a second, on as many threads as torch uses now.
+    Takes some tenths of a second, on the current number of torch threads.
     """
     started, best = time.perf_counter(), 0.0
     for size in SIZES:
         if time.perf_counter() - started > ENOUGH_SECONDS:
             break
-        # Not torch's global generator: training leaves no trace in it.
+        # A separate generator, because training must not change torch's global one.
         generator = torch.Generator(device).manual_seed(0)
         left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-        # A linear layer keeps its weight transposed; the forward pass reads it so, the backward pass as it lies.
+        # A linear layer stores its weight transposed: the forward pass multiplies by right.t(), the backward pass by right.
         for other in (right, right.t()):
-            torch.mm(left, other)  # the first of its kind may compile a kernel
+            torch.mm(left, other)  # the first product of a shape may compile a kernel
             for _ in range(NUM_REPEATS):
                 _synchronize(device)
                 before = clock()
@@ -46,7 +46,7 @@ def best_gemm_flops_per_second(
 
 
 def cpu_flops_per_second(dtype: torch.dtype) -> float:
-    """Return the floating-point operations per second of small products on the CPU; takes a tenth of a second."""
+    """Return the rate of small products on the CPU, in floating-point operations per second; takes a tenth of a second."""
     left, right = (torch.randn(MOMENT_SIZE, MOMENT_SIZE).to(dtype) for _ in range(2))
     torch.mm(left, right)
     started, best = time.perf_counter(), 0.0

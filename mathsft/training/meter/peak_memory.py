@@ -1,9 +1,9 @@
-"""Predicts the most memory that a run's tensors take at once, from shapes alone; measures nothing.
+"""Predicts the peak memory of a run's tensors from their shapes.
 
-A step holds most either when the loss of its largest row is computed (its activations, the head's gradient, a chunk of
-logits) or when that row's backward pass ends (the gradient of every parameter). Counted are the tensors that autograd keeps
-in a layer of the Llama or Qwen2 kind, as its code in transformers reads, in the manner of Korthikanti et al. 2022
-(arXiv:2205.05198, section 4.1). What a process holds beside its tensors is not counted: gaps in the heap, compiled kernels.
+The peak of a step is either at the loss of its largest micro-batch (activations, the head's gradient, a chunk of logits) or
+at the end of the backward pass of this micro-batch (the gradient of every parameter). The activations are the tensors that
+autograd saves in a layer of the Llama or Qwen2 kind, counted from the code in transformers with the method of Korthikanti et
+al. 2022 (arXiv:2205.05198, section 4.1). Memory outside tensors is not counted: gaps in the heap, compiled kernels.
 """
 
 import torch
@@ -21,8 +21,10 @@ from mathsft.training.step import DTYPES
 _FP32_BYTES = 4
 
 
-def predicted_peak(base: BaseModel, training: TrainingSettings, row: MicroBatch, device: torch.device) -> Memory | None:
-    """Return the memory at the peak of a step whose largest row this is; None for a model of another kind."""
+def predicted_peak(
+    base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device
+) -> Memory | None:
+    """Return the memory at the peak of a step with this largest micro-batch, or None for a model of another kind."""
     sizes, dtype = dimensions_of(base.model), DTYPES[training.precision]
     if sizes is None:
         return None
@@ -31,54 +33,54 @@ def predicted_peak(base: BaseModel, training: TrainingSettings, row: MicroBatch,
     weights = held_bytes(num_parameters, training.precision) - gradients - optimizer
     if device.type == "cpu":
         weights += sum(weight.nbytes for weight in base.weights.values())
-    activations = activation_bytes(sizes, row, base.attention, training)
-    logits = _loss_bytes(sizes, row, dtype)
+    activations = activation_bytes(sizes, micro_batch, base.attention, training)
+    logits = _loss_bytes(sizes, micro_batch, dtype)
     computed_gradients = num_parameters * dtype.itemsize
-    if computed_gradients > activations + logits:  # then the peak is where the backward pass ends, which needs neither
+    if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
         return Memory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
     return Memory(weights, gradients, optimizer, activations, logits)
 
 
-def activation_bytes(sizes: Dimensions, row: MicroBatch, attention: str, training: TrainingSettings) -> int:
-    """Return what layers and last norm keep for the backward pass; with checkpointing all inputs, and all of one layer."""
+def activation_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, training: TrainingSettings) -> int:
+    """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations."""
     dtype = DTYPES[training.precision]
-    layer = _layer_bytes(sizes, row, attention, dtype)
-    last_norm = row.ids_BT.numel() * _norm_bytes(sizes, row, dtype)
+    layer = _layer_bytes(sizes, micro_batch, attention, dtype)
+    last_norm = micro_batch.ids_BT.numel() * _norm_bytes(sizes, micro_batch, dtype)
     if training.gradient_checkpointing:
-        inputs = sizes.num_layers * row.ids_BT.numel() * sizes.hidden_size * dtype.itemsize
+        inputs = sizes.num_layers * micro_batch.ids_BT.numel() * sizes.hidden_size * dtype.itemsize
         return inputs + layer + last_norm
     return sizes.num_layers * layer + last_norm
 
 
-def _layer_bytes(sizes: Dimensions, row: MicroBatch, attention: str, dtype: torch.dtype) -> int:
-    """Return what a layer keeps for its backward pass.
+def _layer_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:
+    """Return the bytes that a layer saves for its backward pass.
 
-    Of the two norms what they keep and their outputs; of the MLP the gate, its activation, up and their product; of
-    attention its output and what is its own.
+    These are, for the two norms, their saved tensors and outputs; for the MLP, the gate, its activation, up and their
+    product; for attention, its output and the tensors of `_attention_bytes`.
     """
-    norms = 2 * (_norm_bytes(sizes, row, dtype) + sizes.hidden_size * dtype.itemsize)
+    norms = 2 * (_norm_bytes(sizes, micro_batch, dtype) + sizes.hidden_size * dtype.itemsize)
     mlp = 4 * sizes.intermediate_size * dtype.itemsize
     attended = sizes.num_heads * sizes.head_dim * dtype.itemsize
-    return row.ids_BT.numel() * (norms + mlp + attended) + _attention_bytes(sizes, row, attention, dtype)
+    return micro_batch.ids_BT.numel() * (norms + mlp + attended) + _attention_bytes(sizes, micro_batch, attention, dtype)
 
 
-def _norm_bytes(sizes: Dimensions, row: MicroBatch, dtype: torch.dtype) -> int:
-    """Return what a norm keeps of a token: on a CPU its input and a scale (norms.py), else two copies, the input in fp32."""
-    if row.ids_BT.device.type == "cpu":
+def _norm_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
+    """Return the bytes that a norm saves per token: input and scale on a CPU (cpu/norms.py), else input and fp32 input."""
+    if micro_batch.ids_BT.device.type == "cpu":
         return sizes.hidden_size * dtype.itemsize + _FP32_BYTES
     return sizes.hidden_size * (_FP32_BYTES + dtype.itemsize)
 
 
-def _attention_bytes(sizes: Dimensions, row: MicroBatch, attention: str, dtype: torch.dtype) -> int:
-    """Return the bytes of queries, keys and values and, unless a fused kernel spares them, of the softmax weights."""
-    num_rows, num_columns = row.ids_BT.shape
-    num_queries = num_keys = row.ids_BT.numel()
+def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:
+    """Return the bytes of queries, keys, values and the softmax weights, which a fused kernel does not save."""
+    num_rows, num_columns = micro_batch.ids_BT.shape
+    num_queries = num_keys = micro_batch.ids_BT.numel()
     num_weights = weight_bytes = 0
     if attention == TREE:
-        # A segment keeps the keys and values of its whole path.
-        tree = SegmentTree(row.groups)
+        # Each segment saves the keys and values of its whole path from the root.
+        tree = SegmentTree(micro_batch.groups)
         dtype = tree.dtype(dtype)
-        paths = list(zip(row.groups, tree.path_lengths, strict=True))
+        paths = list(zip(micro_batch.groups, tree.path_lengths, strict=True))
         num_keys = sum(group.count * path_length for group, path_length in paths)
         num_weights = sum(group.count * group.length * path_length for group, path_length in paths)
         weight_bytes = dtype.itemsize
@@ -89,15 +91,15 @@ def _attention_bytes(sizes: Dimensions, row: MicroBatch, attention: str, dtype: 
     return vectors * sizes.head_dim * dtype.itemsize + num_weights * sizes.num_heads * weight_bytes
 
 
-def _loss_bytes(sizes: Dimensions, row: MicroBatch, dtype: torch.dtype) -> int:
-    """Return the bytes of the loss's hidden states and their gradient, of the head's gradient, and of a chunk of logits.
+def _loss_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
+    """Return the bytes of the predicting hidden states, their gradient, the head's gradient and a chunk of logits.
 
-    Where there are several chunks, the head's gradient is summed in fp32 beside the part of one of them.
+    With several chunks, the head's gradient is summed in fp32 while the gradient of one chunk is in the model's dtype.
     """
-    num_targets = len(row.targets_N)
+    num_targets = len(micro_batch.targets_N)
     num_logits = num_targets * sizes.vocabulary_size
     hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
     head_itemsize = dtype.itemsize + (_FP32_BYTES if num_logits > CHUNK_LOGITS else 0)
     head = sizes.vocabulary_size * sizes.hidden_size * head_itemsize
-    in_fp32 = min(BLOCK_LOGITS[row.ids_BT.device.type], num_logits) * _FP32_BYTES
+    in_fp32 = min(BLOCK_LOGITS[micro_batch.ids_BT.device.type], num_logits) * _FP32_BYTES
     return hidden + head + min(CHUNK_LOGITS, num_logits) * dtype.itemsize + in_fp32

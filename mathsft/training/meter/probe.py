@@ -1,6 +1,6 @@
-"""Measures for a forecast, in a few seconds, how fast this computer trains and generates; it keeps and writes nothing.
+"""Measures the speed of training and generation on this computer in a few seconds, for a forecast.
 
-It runs as a worker in the trainer's place: device, cores, threads and precision are those of the study that is forecast.
+The probe runs as a worker in place of the trainer, with the device, cores, threads and precision of the study.
 """
 
 import time
@@ -22,42 +22,42 @@ from mathsft.training.step import TrainingStep
 from mathsft.worker_settings import WorkerSettings
 
 LEAST_REPEATS = {"cpu": 3, "cuda": 5}
-"""Measurements of which the median is taken: on CUDA the first two compile kernels."""
+"""Minimum number of repeats, of which the median is taken; on CUDA the first two repeats compile kernels."""
 ENOUGH_SECONDS = 1.0
-"""No further measurement of a kind begins after that."""
+"""After the minimum, no further repeat starts once this much time has passed."""
 TOO_LONG_SECONDS = 5.0
-"""On a CPU not even one of LEAST_REPEATS begins after that: what takes so long is the same every time."""
+"""On a CPU no repeat at all starts once this much time has passed: long actions take about the same time every time."""
 MANY_STEPS = 10_000
-"""Of the run whose first steps are measured: more than fit into the time."""
+"""Number of steps of the measured run, more than can be taken in the time."""
 READ_TOKENS = 256
-"""In a forward pass over prompts; from there on a token's time hardly depends on their number."""
+"""Tokens of a forward pass over prompts; with more tokens the time per token hardly changes."""
 
 
 class Probe:
-    """Holds the model of settings.experiment as a trainer does, for one measurement."""
+    """Loads the model of settings.experiment as a trainer does, for one measurement."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        hardware = settings.hardware
-        torch.set_num_threads(hardware.num_threads)
-        self._experiment, self._device = settings.experiment, torch.device(hardware.device)
-        self._engine_dtype: torch.dtype = getattr(torch, hardware.engine_dtype)
+        worker_device = settings.hardware
+        torch.set_num_threads(worker_device.num_threads)
+        self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
+        self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._base = load_base(folder, hardware.attention)
+        self._base = load_base(folder, worker_device.attention)
         self._ready_seconds = time.time() - psutil.Process().create_time()
 
     def measure(self, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int) -> Speeds:
-        """Return the speeds of training on the problems in batches of these sizes, and of num_responses generated at once.
+        """Return the speeds of training on the problems with these batch sizes, and of generating num_responses at once.
 
-        Steps of the smallest and of the largest batch tell what a step costs beside its examples; where the largest would
-        take too long, nothing. Raises what a step raises where memory does not suffice.
+        The fixed cost of a step follows from steps with the smallest and the largest batch size; it is 0 if the largest
+        would take too long. Raises TooLittleMemoryError if a step does not fit into memory.
         """
         template, training = load_template(self._experiment.prompt.template), self._experiment.training
         examples = encode(problems, self._tokenizer, template, training.max_length_tokens).examples
         step_seconds, example_seconds = self._train(examples, min(batch_sizes), max(batch_sizes))
         prompt_tokens = fmean(len(example.prompt_ids) for example in examples)
         self._base.model.to(self._device, self._engine_dtype)
-        self._base.model.set_attn_implementation("eager")  # that of packed rows wants to be told of their segments
+        self._base.model.set_attn_implementation("eager")  # attention over packed rows needs their segments as an argument
         return Speeds(
             ready_seconds=self._ready_seconds,
             step_seconds=step_seconds,
@@ -69,13 +69,13 @@ class Probe:
         )
 
     def _train(self, examples: Sequence[Example], smallest: int, largest: int) -> tuple[float, float]:
-        """Return the seconds of a step and of each of its examples, as a line through both batch sizes has them."""
-        of_smallest = self._step_seconds(examples, smallest)
-        if smallest == largest or (self._is_on_cpu and of_smallest * largest / smallest > TOO_LONG_SECONDS):
-            return 0.0, of_smallest / smallest
-        slope = (self._step_seconds(examples, largest) - of_smallest) / (largest - smallest)
-        example_seconds = min(max(slope, 0.0), of_smallest / smallest)
-        return of_smallest - smallest * example_seconds, example_seconds
+        """Return the seconds per step and per example, from a line through the step times of both batch sizes."""
+        smallest_seconds = self._step_seconds(examples, smallest)
+        if smallest == largest or (self._is_on_cpu and smallest_seconds * largest / smallest > TOO_LONG_SECONDS):
+            return 0.0, smallest_seconds / smallest
+        slope = (self._step_seconds(examples, largest) - smallest_seconds) / (largest - smallest)
+        example_seconds = min(max(slope, 0.0), smallest_seconds / smallest)
+        return smallest_seconds - smallest * example_seconds, example_seconds
 
     def _step_seconds(self, examples: Sequence[Example], batch_size: int) -> float:
         training = self._experiment.training.model_copy(update={"batch_size": batch_size})
@@ -84,13 +84,13 @@ class Probe:
 
     @torch.inference_mode()
     def _forward_seconds(self, num_texts: int, num_tokens: int) -> float:
-        """Return the seconds of a forward pass for each of its tokens; the head is computed for a text's last one."""
+        """Return the seconds per token of a forward pass, with logits for the last token of each text only."""
         ids_BT = torch.zeros(num_texts, num_tokens, dtype=torch.long, device=self._device)
         seconds = self._typical_seconds(lambda _: self._base.model(input_ids=ids_BT, use_cache=False, logits_to_keep=1))
         return seconds / ids_BT.numel()
 
     def _typical_seconds(self, action: Callable[[int], object]) -> float:
-        """Return the median duration of the action, which is given the number of its call, from 1 on."""
+        """Return the median duration of the action in seconds. The action takes the number of its call: 1, 2, …"""
         seconds: list[float] = []
         while len(seconds) < LEAST_REPEATS[self._device.type] or sum(seconds) < ENOUGH_SECONDS:
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How well a device is used: the operations that a step needs, against the best matrix products of the same process."""
+"""Computes the utilisation of a device: the rate of a step's operations as a share of the best rate of matrix products."""
 
 import logging
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Utilization:
-    """Rates one model's steps on devices of one kind; the best products are measured once, after a precision's first."""
+    """The utilisation of one model's steps. The best rate is measured after the first step of each precision."""
 
     def __init__(self, model: PreTrainedModel, device: torch.device, num_devices: int = 1) -> None:
         self._flops = model_flops(model.config) if dimensions_of(model) else None
@@ -22,7 +22,7 @@ class Utilization:
         self._gemm_rates: dict[str, float] = {}
 
     def share(self, outcome: StepOutcome, precision: str, seconds: float) -> float | None:
-        """Return the share of the best products' rate at which the step computed its tokens; None for an unknown model."""
+        """Return the rate of the step's operations as a share of the best rate, or None if the operations are unknown."""
         if self._flops is None:
             return None
         needed = self._flops.total(outcome.num_computed_tokens, outcome.num_attended_tokens, outcome.num_response_tokens)
@@ -31,5 +31,5 @@ class Utilization:
     def _gemm_rate(self, precision: str) -> float:
         if precision not in self._gemm_rates:
             self._gemm_rates[precision] = best_gemm_flops_per_second(DTYPES[precision], self._device)
-            logger.info("the best %s products: %.0f GFLOP/s", precision, self._gemm_rates[precision] / 1e9)
+            logger.info("best rate of %s matrix products: %.0f GFLOP/s", precision, self._gemm_rates[precision] / 1e9)
         return self._gemm_rates[precision]

@@ -1,1 +1,1 @@
-"""What this trainer changes in a loaded model: attention, loss and the registry of patches."""
+"""Replaced parts of a loaded model: its attention, its loss, and the registry of patches."""

@@ -1,8 +1,8 @@
-"""Attention over packed rows, registered with transformers; which kind a device uses is placement's choice.
+"""Attention over packed rows, registered with transformers as "tree" (for a CPU) and "flex" (for CUDA).
 
-"tree" is for a CPU: one product, softmax and product per group of segments, whose keys are their own and those above them.
-"flex" is for CUDA: one flex_attention over the whole row, its mask made from the same groups. A model whose attention is
-more than that (a sliding window, ALiBi, soft caps, sinks, states carried along the row) keeps its own and gets plain rows.
+"tree" computes a product, a softmax and a product for each group of segments; a token's keys are those on its path to the
+root. "flex" calls flex_attention once for the whole row, with a mask made from the same groups. A model that needs more than
+a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is not packed: it gets plain micro-batches.
 """
 
 import functools
@@ -26,31 +26,31 @@ TREE = "tree"
 FLEX = "flex"
 PACKED = (TREE, FLEX)
 EAGER = "eager"
-_PLAIN = {TREE: EAGER, FLEX: "sdpa"}
-"""What a model gets on the same device if it cannot be packed: each is the fastest there for short rows."""
+_FALLBACK = {TREE: EAGER, FLEX: "sdpa"}
+"""Attention for models that cannot be packed: the fastest of transformers for short rows on the same device."""
 
 _FP32_UP_TO_TOKENS = 128
-"""oneDNN compiles a bf16 product for every new shape (0.5 to 1 ms), MKL's fp32 product starts at once: faster if short."""
+"""oneDNN compiles a bf16 product for every new shape (0.5 to 1 ms). MKL's fp32 needs none and is faster for short paths."""
 
-_BEYOND_PACKING = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""Arguments by which transformers' models ask their attention for more than a causal softmax."""
+_UNSUPPORTED_ARGUMENTS = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""Arguments with which a model of transformers requests more than a causal softmax."""
 
 
-class _NotCoveredError(Exception):
-    """A model asked its attention for what packed rows do not know."""
+class _UnsupportedAttentionError(Exception):
+    """A model requested an attention that packed rows do not support."""
 
 
 def choose_attention(model: PreTrainedModel, attention: str) -> str:
-    """Make the model use this attention or, if packed rows would change what it computes, a plain one; return which.
+    """Set the model's attention and return its name: this one or, if packing changes the model's outputs, a plain one.
 
-    The model is in fp32 on the host.
+    The model must be in fp32 on the host.
     """
     AttentionInterface.register(TREE, _tree_attention)
     AttentionInterface.register(FLEX, _flex_attention)
     if attention in PACKED:
-        reason = _why_not_packed(model)
+        reason = _reason_against_packing(model)
         if reason:
-            plain = _PLAIN[attention]
+            plain = _FALLBACK[attention]
             logger.warning(
                 "%s cannot be packed: %s; training uses padded rows and %s attention", type(model).__name__, reason, plain
             )
@@ -59,22 +59,22 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
     return attention
 
 
-def attention_arguments(model: PreTrainedModel, row: MicroBatch) -> dict[str, Any]:
-    """Return what the model's forward is to pass on to its attention for this row."""
-    if not row.groups:
+def attention_arguments(model: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, Any]:
+    """Return the arguments of the model's forward method that its attention needs for this micro-batch."""
+    if not micro_batch.groups:
         return {}
     if model.config._attn_implementation == FLEX:
-        return {"position_ids": row.positions_BT, "block_mask": block_mask(row)}
-    return {"position_ids": row.positions_BT, "tree": SegmentTree(row.groups)}
+        return {"position_ids": micro_batch.positions_BT, "block_mask": block_mask(micro_batch)}
+    return {"position_ids": micro_batch.positions_BT, "tree": SegmentTree(micro_batch.groups)}
 
 
 @torch.no_grad()
-def _why_not_packed(model: PreTrainedModel) -> str:
-    """Compare a packed row's hidden states with those of plain rows; return what differs, nothing if they agree."""
+def _reason_against_packing(model: PreTrainedModel) -> str:
+    """Compare hidden states of a packed and a plain micro-batch; return the reason against packing or an empty string."""
     if not model._supports_attention_backend:
-        return "its attention is its own"
+        return "its attention cannot be replaced"
     vocabulary = model.get_input_embeddings().num_embeddings
-    # No token comes twice, so that targets tell which hidden state is which.
+    # No token occurs twice, so that targets identify the hidden states.
     tokens = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0)).tolist()
     prefix, question, other = (tuple(tokens[start : start + 16]) for start in (0, 16, 32))
     responses = (tuple(tokens[48:54]), tuple(tokens[54:66]), tuple(tokens[66:70]))
@@ -87,35 +87,35 @@ def _why_not_packed(model: PreTrainedModel) -> str:
     try:
         model.set_attn_implementation(TREE)
         actual = _hidden_by_target(model, packed_rows(batch, packing, cpu))
-    except _NotCoveredError as error:
+    except _UnsupportedAttentionError as error:
         return str(error)
     same = torch.allclose(actual, expected, rtol=1e-3, atol=1e-4)
-    return "" if same else "what a token computes there depends on its neighbours in the row"
+    return "" if same else "its hidden states in a packed row differ from those of plain rows"
 
 
-def _hidden_by_target(model: PreTrainedModel, rows: list[MicroBatch]) -> Tensor:
-    """Return the hidden states that predict the rows' targets, in the order of the targets."""
+def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -> Tensor:
+    """Return the hidden states that predict the targets, sorted by target id."""
     hidden, targets = [], []
-    for row in rows:
-        is_target_N = row.targets_N != NO_TARGET
+    for micro_batch in micro_batches:
+        is_target_N = micro_batch.targets_N != NO_TARGET
         hidden_BTE = model.base_model(
-            input_ids=row.ids_BT, use_cache=False, **attention_arguments(model, row)
+            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(model, micro_batch)
         ).last_hidden_state
-        hidden.append(hidden_BTE.flatten(0, 1)[row.predictors_N[is_target_N]])
-        targets.append(row.targets_N[is_target_N])
+        hidden.append(hidden_BTE.flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
+        targets.append(micro_batch.targets_N[is_target_N])
     return torch.cat(hidden)[torch.cat(targets).argsort()]
 
 
-def _check_covered(arguments: dict[str, Any]) -> None:
-    for name in _BEYOND_PACKING:
+def _check_supported(arguments: dict[str, Any]) -> None:
+    for name in _UNSUPPORTED_ARGUMENTS:
         if arguments.get(name) is not None:
-            raise _NotCoveredError(f"it uses {name}")
+            raise _UnsupportedAttentionError(f"it uses {name}")
 
 
 def block_mask(row: MicroBatch) -> BlockMask:
-    """Return flex_attention's mask of a packed row: a token sees those before it on the path from the root."""
+    """Return flex_attention's mask for a packed row: a token attends to earlier tokens on the path from the root."""
     length = row.ids_BT.shape[1]
-    # Descendants directly follow their segment, so what may look at a token is all from it up to some end.
+    # Descendants directly follow their segment, so the tokens that attend to a token are a range that starts with it.
     ends = list(range(1, length + 1))
     subtree_ends = _subtree_ends(row.groups)
     for group, subtree_end in zip(row.groups, subtree_ends, strict=True):
@@ -124,10 +124,10 @@ def block_mask(row: MicroBatch) -> BlockMask:
             ends[start : start + group.length] = [end] * group.length
     ends_T = torch.tensor(ends, device=row.ids_BT.device)
 
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends_T[key])
 
-    return create_block_mask(sees, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
+    return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
 
 
 def _subtree_ends(groups: tuple[Group, ...]) -> list[int]:
@@ -149,8 +149,8 @@ def _flex_attention(
     scaling: float | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over a packed row on CUDA; transformers' own repeats keys unless their heads are a power of two."""
-    _check_covered(arguments)
+    """Attend over a packed row on CUDA. The version of transformers copies keys unless their heads are a power of two."""
+    _check_supported(arguments)
     out_BHTD = _compiled_flex()(
         query_BHTD,
         key_BKTD,
@@ -170,14 +170,14 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 @dataclass
 class SegmentTree:
-    """The groups of one row, with what all of its layers share."""
+    """The groups of one packed row, with the masks that all layers share."""
 
     groups: tuple[Group, ...]
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     @functools.cached_property
     def path_lengths(self) -> list[int]:
-        """Of every group: the tokens that its segments' last token sees."""
+        """For every group, the number of tokens on the path from the root to the end of one of its segments."""
         lengths: list[int] = []
         for group in self.groups:
             lengths.append(group.length + (lengths[group.parent] if group.parent >= 0 else 0))
@@ -185,16 +185,16 @@ class SegmentTree:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the row that are in a group; what follows only pads."""
+        """Tokens of the row that are in a group; the rest of the row is padding."""
         last = self.groups[-1]
         return last.start + last.count * last.length
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the precision of the row's products, for a model of the given one."""
+        """Return the dtype in which to compute the row's products, for a model in the given dtype."""
         return torch.float32 if max(self.path_lengths) <= _FP32_UP_TO_TOKENS else dtype
 
     def mask(self, index: int, num_repeats: int, like: Tensor) -> Tensor:
-        """Return what is added to a group's scores, 1 x (num_repeats x M) x L: -inf for tokens yet to come."""
+        """Return the mask that is added to a group's scores, 1 x (num_repeats x M) x L: -inf for later tokens."""
         if index not in self._masks:
             length, path_length = self.groups[index].length, self.path_lengths[index]
             mask_ML = like.new_full((length, path_length), -torch.inf).triu_(path_length - length + 1)
@@ -214,7 +214,7 @@ def _tree_attention(
     **arguments: Any,
 ) -> tuple[Tensor, None]:
     """Attend over a packed row (B = 1)."""
-    _check_covered(arguments)
+    _check_supported(arguments)
     scaling = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
     out_THD: Tensor = _TreeAttention.apply(  # type: ignore[no-untyped-call]
         query_BHTD[0], key_BKTD[0], value_BKTD[0], tree, scaling
@@ -223,10 +223,10 @@ def _tree_attention(
 
 
 class _TreeAttention(Function):
-    """Attention group by group, with a backward of its own: autograd's bookkeeping would cost more than short segments do.
+    """Attention group by group, with its own backward pass, because autograd's overhead is large for short segments.
 
-    Besides T tokens, D dimensions, H query heads and K key heads, shapes have G segments of M tokens each, L tokens on the
-    path from the root to a segment's end, and R = H / K query heads to a key head.
+    Shapes: T tokens, D dimensions, H query heads, K key heads, G segments of M tokens each, L tokens on the path from the
+    root to a segment's end, R = H / K query heads per key head.
     """
 
     @staticmethod
@@ -235,7 +235,7 @@ class _TreeAttention(Function):
     ) -> Tensor:
         num_key_heads, dtype = len(key_KTD), tree.dtype(query_HTD.dtype)
         num_repeats = len(query_HTD) // num_key_heads
-        # Tokens first: so the next layer wants it.
+        # The token dimension comes first in memory, because the output projection reads it in this order.
         out_THD = query_HTD.new_empty(query_HTD.shape[1], query_HTD.shape[0], query_HTD.shape[2])
         out_THD[tree.num_tokens :] = 0
         paths: list[tuple[Tensor, Tensor]] = []
@@ -244,8 +244,10 @@ class _TreeAttention(Function):
             key_KGLD = _by_segment(key_KTD, group, num_key_heads)[:, :, 0].to(dtype)
             value_KGLD = _by_segment(value_KTD, group, num_key_heads)[:, :, 0].to(dtype)
             if group.parent >= 0:
-                above = (path.expand(-1, group.count, -1, -1) for path in paths[group.parent])
-                key_KGLD, value_KGLD = (torch.cat(pair, dim=2) for pair in zip(above, (key_KGLD, value_KGLD), strict=True))
+                parent_path = (path.expand(-1, group.count, -1, -1) for path in paths[group.parent])
+                key_KGLD, value_KGLD = (
+                    torch.cat(pair, dim=2) for pair in zip(parent_path, (key_KGLD, value_KGLD), strict=True)
+                )
             paths.append((key_KGLD, value_KGLD))
             # All query heads of a key head are rows of one product.
             query_NPD = _by_segment(query_HTD, group, num_key_heads).to(dtype).flatten(2, 3).flatten(0, 1)
@@ -270,7 +272,7 @@ class _TreeAttention(Function):
         )
         for grad in (query_grad_HTD, key_grad_KTD, value_grad_KTD):
             grad[:, tree.num_tokens :] = 0
-        saved = ctx.saved_tensors  # under gradient checkpointing they can be asked for only once
+        saved = ctx.saved_tensors  # gradient checkpointing allows only one access
         from_children: dict[int, list[Tensor]] = {}
         for index, group in reversed(list(enumerate(tree.groups))):
             query_NPD, key_NLD, value_NLD, weight_NPL = saved[4 * index : 4 * index + 4]
@@ -304,9 +306,9 @@ class _TreeAttention(Function):
 
 
 def _scaled_product(left_NPL: Tensor, right_NLD: Tensor, scaling: float) -> Tensor:
-    """Return the product times the scaling, which costs nothing where the product is written."""
+    """Return the product times the scaling, without an extra pass over the product."""
     out_NPD = left_NPL.new_empty(len(left_NPL), left_NPL.shape[1], right_NLD.shape[2])
-    return out_NPD.baddbmm_(left_NPL, right_NLD, beta=0, alpha=scaling)  # with beta = 0 nothing is read from it
+    return out_NPD.baddbmm_(left_NPL, right_NLD, beta=0, alpha=scaling)  # beta = 0 ignores the uninitialised values
 
 
 def _by_segment(x_HTD: Tensor, group: Group, num_key_heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss of a row: cross-entropy of the response tokens, whose logits alone are computed, and never all at once."""
+"""Computes the loss of a micro-batch: cross-entropy of the response tokens, with their logits computed in chunks."""
 
 from typing import Any
 
@@ -12,37 +12,37 @@ from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
 from mathsft.training.model.attention import attention_arguments
 
 CHUNK_LOGITS = 2**26
-"""Logits that exist at once, in the model's precision: 128 MiB in bf16, whatever the batch size and the vocabulary."""
+"""Logits per chunk, in the model's precision: 128 MiB in bf16 for every batch size and vocabulary."""
 
 BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**22}
-"""Those of them that exist in fp32, too, by device: they stay in a core's cache from the logits to their gradient."""
+"""Logits of a chunk that are in fp32 at the same time, by device: few enough to stay in a core's cache."""
 
 
 class MicroBatchLoss(nn.Module):
-    """The model with its loss: all that touches the head's weight happens inside this forward, as sharding needs it."""
+    """The model with its loss. Every use of the head's weight is inside this forward, because FSDP2 requires it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, row: MicroBatch, scale: float = 1.0) -> Tensor:
-        """Return scale times the cross-entropy in nats summed over response tokens, EOS included; a scalar in fp32."""
+    def forward(self, micro_batch: MicroBatch, scale: float = 1.0) -> Tensor:
+        """Return scale times the cross-entropy in nats, summed over response tokens (EOS included), an fp32 scalar."""
         hidden_BTE = self.model.base_model(
-            input_ids=row.ids_BT, use_cache=False, **attention_arguments(self.model, row)
+            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(self.model, micro_batch)
         ).last_hidden_state
-        # Logits are a vocabulary wide and most tokens belong to prompts: the head sees only what predicts a response.
-        hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, row.predictors_N)
+        # A token has a logit per vocabulary entry, and most tokens belong to prompts: compute logits for responses only.
+        hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_NE, head.weight, head.bias, row.targets_N, scale
+            hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale
         )
         return loss
 
 
 class _ChunkedCrossEntropy(Function):
-    """Head and cross-entropy in one: the gradient of a chunk's logits takes their place while they are there.
+    """Head and cross-entropy in one function: the forward pass replaces each chunk of logits by its gradient.
 
-    The scale goes into it there: afterwards it would cost a product with the whole gradient of the head.
+    The scale is applied to each chunk, which is cheaper than multiplying the head's whole gradient afterwards.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class _ChunkedCrossEntropy(Function):
             weight_grad_VE = _sum(weight_grad_VE, logits_CV.t() @ hidden_CE)
             if bias_V is not None:
                 bias_grad_V = _sum(bias_grad_V, logits_CV.sum(0))
-        # Not by save_for_backward, which would keep a second hand on them: autograd adds to what it alone holds in place.
+        # save_for_backward would keep another reference, and autograd accumulates in place only if it holds the only one.
         ctx.grads = [hidden_grad_NE, weight_grad_VE, bias_grad_V]
         ctx.dtype = weight_VE.dtype
         return loss
@@ -80,10 +80,10 @@ class _ChunkedCrossEntropy(Function):
 
 
 def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> Tensor:
-    """Return scale times the cross-entropy in nats summed over the targets; put its gradient in the place of the logits."""
+    """Return scale times the cross-entropy in nats, summed over the targets, and overwrite the logits with its gradient."""
     weights_B1 = (targets_B != NO_TARGET)[:, None] * scale
     targets_B1 = targets_B.clamp(min=0)[:, None]
-    # In place, one pass after the other: a log_softmax would take two tensors and a second exponential.
+    # In-place operations on one tensor: log_softmax would need a second tensor and a second exponential.
     gradient_BV = logits_BV.to(torch.float32, copy=True)
     gradient_BV -= gradient_BV.amax(-1, keepdim=True)
     target_logits_B1 = gradient_BV.gather(1, targets_B1)
@@ -96,15 +96,15 @@ def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> T
 
 
 def _times(grad: Tensor, factor: Tensor) -> Tensor:
-    """Return their product; where backward begins at the loss the factor is 1, which a CPU sees without waiting."""
+    """Return the product, without computing it for a factor of 1 on a CPU. On CUDA that check would synchronise."""
     return grad if factor.device.type == "cpu" and factor == 1 else grad * factor
 
 
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:
-    """Return the sum, in fp32 where there are several parts, which may each be in bf16."""
+    """Return the sum, in fp32 if there are several parts; a part may be in bf16."""
     return part if total is None else total.float().add_(part)
 
 
 def _slices(length: int, size: int) -> list[slice]:
-    """Cut a length into slices of the size, or of 1 where that is less."""
+    """Return slices of max(1, size) elements that cover the length."""
     return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]

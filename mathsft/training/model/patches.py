@@ -1,8 +1,8 @@
 """The registry of model patches: every change that training makes to the code of a loaded model.
 
 A patch gives some modules another forward method, which computes the same values in less time. It covers a module only if a
-comparison on random inputs shows the same values. It changes the class of the module, not the class in the library: other
-models of the process keep theirs, and copies of the patched model keep the patch.
+comparison on random inputs shows the same values. It replaces the class of a module by a subclass and does not change the
+library's class: other models of the process are not patched, and copies of the patched model are.
 """
 
 import logging
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelPatch:
-    """Another forward method for the modules that it covers."""
+    """A faster forward method for the modules that it covers."""
 
     name: str
     covers: Callable[[nn.Module], bool]
-    """Tells whether the patch computes what this module computes; the module is in fp32 on the host."""
+    """Returns whether the patch computes the same values as this module, which must be in fp32 on the host."""
     patched_class: Callable[[Any], type[nn.Module]]
-    """Returns the subclass, with the other forward method, of a covered module's class."""
+    """Returns a subclass of a covered module's class, with the faster forward method."""
 
 
 RMS_NORM = ModelPatch("RMS norm in blocks of tokens (CPU)", norms.covers, norms.patched_class)
@@ -34,7 +34,7 @@ PATCHES = (RMS_NORM, ROTARY)
 
 
 def apply_patches(model: nn.Module) -> None:
-    """Apply every patch of the registry to the model, which is in fp32 on the host."""
+    """Apply every patch of the registry to the model, which must be in fp32 on the host."""
     for patch in PATCHES:
         logger.info("%s: %d modules patched: %s", type(model).__name__, apply_patch(patch, model), patch.name)
 

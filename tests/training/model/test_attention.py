@@ -8,8 +8,8 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 from transformers import BloomConfig, BloomForCausalLM
 
 from mathsft.records import Example
-from mathsft.training import attention as attention_module
 from mathsft.training.batching.microbatches import MicroBatch, Packing, packed_rows
+from mathsft.training.model import attention as attention_module
 from mathsft.training.model.attention import attention_arguments, block_mask
 from mathsft.training.state import load_base
 
