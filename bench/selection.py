@@ -5,9 +5,10 @@
 `bench.simulated_study` plays what ships: Search itself with the pruner of the quickstart, 20 trials, the confirm stage, with
 one trainer and with four. `bench.search_peers` are the others; each spends the device time (training and scoring) that ours
 with one trainer took. Naive is TPE that promotes the best score, with more trials or with more problems, whichever has the
-lower regret in that family. Regret is the accuracy of the best setting minus that of the promoted one, over all seeds and problems.
-Optimism is the announced accuracy minus that of the checkpoint over all problems. Coverage is how often the announced 95 %
-interval holds the latter. Standard errors come from the bootstrap over studies; methods of one study stay together.
+lower regret in that family. Regret is the accuracy of the best setting minus that of the promoted one, over all seeds and
+problems. Optimism is the announced accuracy minus that of the checkpoint over all problems. Coverage is how often the
+announced 95 % interval holds the latter. Standard errors come from the bootstrap over studies; methods of one study stay
+together.
 """
 
 import argparse

@@ -75,7 +75,8 @@ def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observe
 def _measured(one: Observed) -> str:
     trial = one.trial
     if not one.pools:
-        return f"{trial.run.name}: {trial.run.state}"
+        predicted = f", predicted to end at {one.accuracy:.1%}" if trial.run.state == "pruned" else ""
+        return f"{trial.run.name}: {trial.run.state}{predicted}"
     accuracy, interval, num_problems = trial.accuracy(one.pools), trial.interval(one.pools), len(trial.solved(one.pools))
     return f"{trial.run.name}: {accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) of {num_problems:,} problems"
 

@@ -113,7 +113,7 @@ class Search:
             if index not in self._frozen(number).intermediate_values:
                 trial.report(score.accuracy, index)
             if (verdict := self._store.prune_verdict(run.name, index)) is None:
-                is_bad = explained(trial.should_prune, "pruner", self._config.pruner)
+                is_bad = bool(explained(trial.should_prune, "pruner", self._config.pruner))  # numpy's
                 verdict = PruneVerdict(run.name, index, self._numbers_told(), is_bad)
                 self._store.write(verdict)
         return index + run.plan.max_unscored if verdict.is_pruned else None
@@ -149,7 +149,7 @@ class Search:
 
     def _ask(self, number: int) -> Run:
         """Create the trial, or draw an interrupted one's missing parameters; the sampler's seed follows from the number."""
-        ask = self._store.ask(number) or Ask(number, self._numbers_told())
+        ask = Ask(number, self._numbers_told())
         self._store.write(ask)
         self.study.sampler = make_sampler(self._config, number)
         if fixed := self._fixed(ask):
