@@ -37,6 +37,7 @@ from mathsft.reporting.study_report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
+from mathsft.runs.weak_signal import weak_signal
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
 from mathsft.study.dashboard import show_trial
@@ -76,7 +77,8 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
             promotion = promote(rule, store, layout)
         with opening.heartbeat.during("writing the report"):
             report = write_report(store, layout)
-            advice = horizon_words(store, config.final.num_examples)
+            notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
+            notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
         console.print(study_table(store))
     if promotion is None:
         console.print(
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),
-        *([advice] if advice else []),
+        *notes,
         f"Report: {report}",
         sep="\n",
     )

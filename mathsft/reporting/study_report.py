@@ -26,6 +26,7 @@ from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface_figures import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
 from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.weak_signal import weak_signal
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
 
@@ -246,6 +247,7 @@ def _study_sections(store: StudyStore, layout: StudyLayout) -> list[str]:
     if not trials:
         return []
     sections = [f"## The study: {len(trials)} trials", _promotion(store), _baseline(store, trials[0].plan.pool)]
+    sections.append(f"{weak}." if (weak := weak_signal(store)) else "")
     sections.append(_figure(layout, "study", study_map(trials)))
     space, observed = recorded_observations(store)
     sections.append(_figure(layout, "surface", surface_map(space, observed, store.promotion())))

@@ -12,7 +12,11 @@ from mathsft.config.schema import Choices, Component, FloatRange, IntRange, Sear
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
 
-REFUSED = {"CmaEsSampler": "it unpickles what it has stored in the database, which can run code"}
+REFUSED = {
+    "CmaEsSampler": "it unpickles what it has stored in the database, which can run code; choose another one",
+    "GridSampler": "the grid follows from the choices in `search`; choose BruteForceSampler",
+    "PartialFixedSampler": "it needs another sampler; to try given settings, list them in `enqueue`",
+}
 SEQUENCE_SAMPLERS = ("QMCSampler",)
 """Samplers whose trials are elements of one sequence; they need the same seed for every trial."""
 NUM_REHEARSED = 12
@@ -101,7 +105,7 @@ def make_component(module: Any, kind: str, component: Component, **arguments: An
     """Build one of Optuna's classes by name; raise UserError for an unknown name or argument."""
     available = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
     if component.name in REFUSED:
-        raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}; choose another one")
+        raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}")
     if component.name not in available:
         raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
     own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
