@@ -39,9 +39,8 @@ class Analysis:
     gold_nll: float | None
     """Nats per token of the training targets."""
     by_subject: dict[str, Share]
-    """Share of correct responses by the problem's subject; empty if the data set has no subjects."""
+    """Share of correct responses by the problem's subject, as by_level; empty if the data set has no subjects."""
     by_level: dict[str, Share]
-    """The same by the problem's level."""
     gained: tuple[str, ...]
     """Ids of the problems that this checkpoint solves and the previous one did not."""
     lost: tuple[str, ...]
@@ -129,7 +128,6 @@ def _solved_by(
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:
-    """Return how often each name occurs, the most frequent first."""
     return dict(Counter(names).most_common())
 
 

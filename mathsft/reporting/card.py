@@ -129,7 +129,7 @@ def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
             "data": provenance.data_hash,
             "seed": str(provenance.seed),
             "device": provenance.device,
-            "mathsft's commit": markdown.commit(provenance),
+            "mathsft's commit": provenance.commit + (" and uncommitted changes" if provenance.diff else ""),
             **provenance.versions,
         }
     rows = [(markdown.cell(name), markdown.cell(value)) for name, value in facts.items()]

@@ -44,10 +44,7 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
     for name in sorted({*before.reasons, *after.reasons}):
         rows.append(shares(markdown.cell(name), lambda response, name=name: objective.reason(response) == name))
     parts = ["### Properties of the responses", markdown.table((f"pool {pool}", *columns), rows), MEANING]
-    for title, old, new in (
-        ("subject", before.by_subject, after.by_subject),
-        ("level", before.by_level, after.by_level),
-    ):
+    for title, old, new in (("subject", before.by_subject, after.by_subject), ("level", before.by_level, after.by_level)):
         if old.keys() == new.keys() and old:
             solved = [(markdown.cell(name), markdown.share(old[name]), markdown.share(new[name])) for name in old]
             parts.append(markdown.table((f"accuracy by {title}", *columns), solved))

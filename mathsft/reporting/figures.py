@@ -7,6 +7,7 @@ from statistics import fmean
 from mathsft.accounting.ledger import IDLE, Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Run, Score, StepMetrics
+from mathsft.reporting import markdown
 from mathsft.reporting.svg import GRID, PAPER, Axis, Chart
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
@@ -47,9 +48,8 @@ def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
         level = scores[0].accuracy
         chart.line([(steps[0], level), (steps[-1], level)], GREY, f"base model {level:.1%}", dashes="6 4")
     chart.line([(score.step, score.accuracy) for score in scores], BLUE, "accuracy")
-    for score, interval in zip(scores, intervals, strict=True):
-        note = f"step {score.step}: {score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%})"
-        chart.dot(score.step, score.accuracy, BLUE, note)
+    for score in scores:
+        chart.dot(score.step, score.accuracy, BLUE, f"step {score.step}: {markdown.accuracy(score)}")
     best = max(scores, key=lambda score: (score.accuracy, -score.step))
     chart.text(best.step, best.accuracy, f"{best.accuracy:.1%}")
     return chart.render()

@@ -31,7 +31,7 @@ class FinalRunFacts:
 
     store: StudyStore
     run: Run | None
-    """None if no final run has a validation score; then all other fields but store and objective are empty."""
+    """None if no final run has a validation score; the fields that describe the run are empty then."""
     validated: Sequence[Score]
     """The run's scores on its own pool, in the order of their steps."""
     base: Sequence[Response]
@@ -59,7 +59,7 @@ class FinalRunFacts:
         return sum(map(self.objective.is_malformed, self.best)) > self.num_incorrect / 2
 
     def gain(self, first: Score, second: Score) -> PairedDifference:
-        """Return the second score's gain in accuracy over the first one, which is on the same problems."""
+        """Return the second score's gain in accuracy over the first; both scores are on the same problems."""
         return compare(*(self.objective.outcomes(self.store.responses(score)) for score in (first, second)))
 
 
@@ -93,8 +93,7 @@ def paired(store: StudyStore, run: Run, pool: str, step: int) -> tuple[PairedDif
 
 
 def _final_against_base(facts: FinalRunFacts) -> str:
-    gains = paired(facts.store, facts.run, facts.pool, facts.best_score.step) if facts.run is not None else None
-    if facts.run is None or gains is None:
+    if facts.run is None or (gains := paired(facts.store, facts.run, facts.pool, facts.best_score.step)) is None:
         return ""
     accuracy, form = gains
     verdict = _verdict(accuracy, "is more accurate than", "is less accurate than", "cannot be distinguished from")
@@ -108,9 +107,8 @@ def _final_against_base(facts: FinalRunFacts) -> str:
 def _main_error(facts: FinalRunFacts) -> str:
     if not facts.num_incorrect:
         return ""
-    failed, place = facts.objective.share(facts.best, facts.objective.is_malformed), "answer"
-    if facts.is_format_the_main_error:
-        place = "format"
+    failed = facts.objective.share(facts.best, facts.objective.is_malformed)
+    place = "format" if facts.is_format_the_main_error else "answer"
     return (
         f"Most errors of the best checkpoint are in the {place}: of its {facts.num_incorrect:,} incorrect responses, "
         f"{failed.num:,} fail the format. That is {markdown.share(failed)} of all its responses."
@@ -157,13 +155,13 @@ def _difference_of_pools(facts: FinalRunFacts) -> str:
 def _change_of_responses(facts: FinalRunFacts) -> str:
     if not facts.base or not facts.best:
         return ""
-    base, best = (fmean(response.num_tokens for response in given) for given in (facts.base, facts.best))
+    responses = (facts.base, facts.best)
+    base, best = (fmean(response.num_tokens for response in given) for given in responses)
     sentences = f"The best checkpoint's responses have {best:.0f} tokens on average (base model: {base:.0f})."
-    entropies = [
-        [response.entropy for response in given if response.entropy is not None] for given in (facts.base, facts.best)
-    ]
+    entropies = [[response.entropy for response in given if response.entropy is not None] for given in responses]
     if all(entropies):
-        sentences += f" Their mean token entropy is {fmean(entropies[1]):.2f} nats (base model: {fmean(entropies[0]):.2f})."
+        base, best = map(fmean, entropies)
+        sentences += f" Their mean token entropy is {best:.2f} nats (base model: {base:.2f})."
     return sentences
 
 

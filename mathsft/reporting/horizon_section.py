@@ -71,12 +71,11 @@ def horizon_curves(store: StudyStore) -> str | None:
         f"on {tried[0].num_problems:,} problems; bars are 95 % intervals (Wilson)",
     )
     for length, color in zip(lengths, (GREY, BLUE), strict=False):
-        curve = [result for result in _ordered(tried) if result.num_examples == length]
-        chart.line([(result.learning_rate, _share(result).share) for result in curve], color, f"{length:,} examples")
-        for result in curve:
-            rate, interval = result.learning_rate, result.interval
-            chart.line([(rate, interval.low), (rate, interval.high)], color, width=1)
-            chart.dot(rate, _share(result).share, color, f"{rate:.3g}: {markdown.share(_share(result))}")
+        curve = [(result.learning_rate, _share(result)) for result in _ordered(tried) if result.num_examples == length]
+        chart.line([(rate, solved.share) for rate, solved in curve], color, f"{length:,} examples")
+        for rate, solved in curve:
+            chart.line([(rate, solved.interval.low), (rate, solved.interval.high)], color, width=1)
+            chart.dot(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
     return chart.render()
 
 
@@ -99,13 +98,13 @@ def _ordered(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda result: (result.num_examples, result.learning_rate))
 
 
-def _row(tried: Tried) -> tuple[str, ...]:
-    counts = f"{tried.num_correct:,} of {tried.num_problems:,}"
-    return f"{tried.learning_rate:.3g}", f"{tried.num_examples:,}", counts, markdown.share(_share(tried))
+def _row(result: Tried) -> tuple[str, ...]:
+    counts = f"{result.num_correct:,} of {result.num_problems:,}"
+    return f"{result.learning_rate:.3g}", f"{result.num_examples:,}", counts, markdown.share(_share(result))
 
 
-def _share(tried: Tried) -> Share:
-    return Share(tried.num_correct, tried.num_problems, tried.interval)
+def _share(result: Tried) -> Share:
+    return Share(result.num_correct, result.num_problems, result.interval)
 
 
 def _bracket(bracket: Bracket) -> str:

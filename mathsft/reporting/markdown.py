@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mathsft.accounting.ledger import Ledger
 from mathsft.config.schema import Scalar
 from mathsft.objective import Share, accuracy_interval
-from mathsft.records import Overrides, Promotion, Provenance, Score
+from mathsft.records import Overrides, Promotion, Score
 from mathsft.statistics.intervals import Interval
 
 MAX_CELL_CHARACTERS = 160
@@ -89,8 +89,3 @@ def device_hours(ledger: Ledger) -> str:
     """Return "0.20 device-hours (75.9 s in pruned runs, 0.0 s in failed runs)"."""
     wasted = f"{seconds(ledger.pruned_seconds)} in pruned runs, {seconds(ledger.lost_seconds)} in failed runs"
     return f"{ledger.device_hours:.2f} device-hours ({wasted})"
-
-
-def commit(provenance: Provenance) -> str:
-    """Return the commit of mathsft's checkout and whether the checkout had other changes; empty without a checkout."""
-    return provenance.commit + (" and uncommitted changes" if provenance.diff else "")

@@ -41,8 +41,8 @@ def settings_section(store: StudyStore, run: Run) -> str:
     """Return the settings that the run overrides, with the source of each; empty if it overrides none."""
     if not run.overrides:
         return ""
-    promotion = store.promotion()
-    settings, rows = store.settings() or {}, []
+    promotion, settings = store.promotion(), store.settings() or {}
+    rows = []
     for name, value in sorted(run.overrides.items()):
         source = "set by the user"
         if promotion is not None and name in promotion.overrides:
@@ -71,8 +71,8 @@ def _workers(worker_calls: list[WorkerCall]) -> list[tuple[str, str, str]]:
 def _environment(provenance: Provenance) -> dict[str, str]:
     settings = {label: str(provenance.settings[name]) for name, label in MODEL.items() if name in provenance.settings}
     versions = ", ".join(f"{package} {number}" for package, number in provenance.versions.items())
-    commit = markdown.commit(provenance) or "not a git checkout"
-    return {**settings, "devices": provenance.device, "versions": versions, "commit": commit}
+    commit = provenance.commit + (" and uncommitted changes" if provenance.diff else "")
+    return {**settings, "devices": provenance.device, "versions": versions, "commit": commit or "not a git checkout"}
 
 
 def _searched(name: str, settings: dict[str, object]) -> str:

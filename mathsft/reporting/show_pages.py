@@ -1,8 +1,9 @@
 """Builds the tables and pages of `mathsft show`, from the store."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from rich import box
@@ -176,16 +177,10 @@ def _reasons_table(last: Analysis) -> RenderableType:
     reason_header, fault_header = "reason (one per response)", "tag faults (may overlap)"
     headers = (reason_header, "responses", fault_header, "responses")
     table = plain_table(f"Format failures at step {last.step}", headers, left=(reason_header, fault_header))
-    for reason, flag in _side_by_side(last.reasons, last.tag_flags):
-        table.add_row(*reason, *flag)
+    columns = ([(name, f"{num:,}") for name, num in counted.items()] for counted in (last.reasons, last.tag_flags))
+    for reason, fault in zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*reason, *fault)
     return table
-
-
-def _side_by_side(left: Mapping[str, int], right: Mapping[str, int]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    columns = [[(name, f"{num:,}") for name, num in counted.items()] for counted in (left, right)]
-    for index in range(max(map(len, columns))):
-        first, second = (column[index] if index < len(column) else ("", "") for column in columns)
-        yield first, second
 
 
 def _shares_table(title: str, counts: Mapping[str, Share]) -> Table:
