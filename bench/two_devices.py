@@ -80,11 +80,11 @@ def main() -> None:
     start_bench()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch:
-        pairs, found = measure(num_pairs, Path(scratch), console)
+        pairs, busy = measure(num_pairs, Path(scratch), console)
     console.print(table(pairs))
-    console.print(words(found), soft_wrap=True)
+    console.print(words(busy), soft_wrap=True)
     console.print(f"Goal: training with evaluation has at least {GOAL:.0%} of the speed without evaluation.")
-    print(result_line(pairs, found))
+    print(result_line(pairs, busy))
 
 
 def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair], Concurrency]:
@@ -114,10 +114,10 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
 
     with StudyWorkers.started(placement, loaded.study.limits) as workers:
         pairs = asyncio.run(paired(StudyContext(store, workers, layout, loaded.experiment)))
-    found = concurrency(store, [f"final-scored-{number}" for number in range(num_pairs)])
+    busy = concurrency(store, [f"final-scored-{number}" for number in range(num_pairs)])
     store.close()
-    assert found is not None
-    return pairs, found
+    assert busy is not None
+    return pairs, busy
 
 
 async def train_alone(run: Run, study: StudyContext) -> None:
@@ -148,27 +148,27 @@ def table(pairs: list[Pair]) -> Table:
     return shown
 
 
-def words(found: Concurrency) -> str:
+def words(busy: Concurrency) -> str:
     """Return sentences on how busy the workers were and how long checkpoints waited in the scored runs."""
-    shares = (part / found.wall_seconds for part in (found.both_seconds, found.trainer_seconds, found.evaluator_seconds))
+    shares = (part / busy.wall_seconds for part in (busy.both_seconds, busy.trainer_seconds, busy.evaluator_seconds))
     both, trainer, evaluator = (f"{share:.1%}" for share in shares)
-    until_scored = statistics.median(wait.until_scored_seconds for wait in found.waits)
+    until_scored = statistics.median(wait.until_scored_seconds for wait in busy.waits)
     return (
-        f"With evaluation, in {found.wall_seconds:.0f} s of wall-clock time: both busy {both}, trainer {trainer}, evaluator "
-        f"{evaluator}. The scoring of {len(found.waits)} checkpoints began after a median wait of "
-        f"{found.median_wait_seconds:.1f} s ({found.max_wait_seconds:.1f} s at most) and ended after {until_scored:.1f} s."
+        f"With evaluation, in {busy.wall_seconds:.0f} s of wall-clock time: both busy {both}, trainer {trainer}, evaluator "
+        f"{evaluator}. The scoring of {len(busy.waits)} checkpoints began after a median wait of "
+        f"{busy.median_wait_seconds:.1f} s ({busy.max_wait_seconds:.1f} s at most) and ended after {until_scored:.1f} s."
     )
 
 
-def result_line(pairs: list[Pair], found: Concurrency) -> str:
+def result_line(pairs: list[Pair], busy: Concurrency) -> str:
     """Return the ratios and waits as one JSON line."""
     return json.dumps(
         {
             "training_speed_share": round(statistics.median(pair.share for pair in pairs), 4),
             "training_processor_share": round(statistics.median(pair.processor_share for pair in pairs), 4),
-            "both_busy_share": round(found.both_busy_share, 4),
-            "median_wait_seconds": round(found.median_wait_seconds, 2),
-            "max_wait_seconds": round(found.max_wait_seconds, 2),
+            "both_busy_share": round(busy.both_busy_share, 4),
+            "median_wait_seconds": round(busy.median_wait_seconds, 2),
+            "max_wait_seconds": round(busy.max_wait_seconds, 2),
         }
     )
 

@@ -77,15 +77,15 @@ def two_devices_section(store: StudyStore) -> str:
     rows = [
         (
             label,
-            markdown.seconds(found.wall_seconds),
-            *(markdown.percent(part / found.wall_seconds) for part in (found.trainer_seconds, found.evaluator_seconds)),
-            markdown.percent(found.both_busy_share),
-            str(len(found.waits)),
-            markdown.seconds(found.median_wait_seconds),
-            markdown.seconds(found.max_wait_seconds),
+            markdown.seconds(busy.wall_seconds),
+            *(markdown.percent(part / busy.wall_seconds) for part in (busy.trainer_seconds, busy.evaluator_seconds)),
+            markdown.percent(busy.both_busy_share),
+            str(len(busy.waits)),
+            markdown.seconds(busy.median_wait_seconds),
+            markdown.seconds(busy.max_wait_seconds),
         )
         for label, runs in _groups(store).items()
-        if (found := concurrency(store, runs)) is not None
+        if (busy := concurrency(store, runs)) is not None
     ]
     if not rows:
         return ""
