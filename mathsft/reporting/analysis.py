@@ -98,7 +98,7 @@ def solved_problems(responses: Iterable[Response], objective: Objective) -> set[
 
 
 def is_cut(response: Response) -> bool:
-    """Tell whether a response was truncated at the limit of tokens."""
+    """Return whether a response was truncated at the limit of tokens."""
     return response.finish_reason == "length"
 
 

@@ -5,7 +5,7 @@ from mathsft.runs.best_checkpoint import BestCheckpoint
 
 
 def best_words(best: BestCheckpoint) -> str:
-    """Return the best checkpoint's step, its validation score, by how much its selection biases that, and its test score."""
+    """Return the best checkpoint's step, its validation score with the bias of that score, and its test score."""
     validated, bias = best.validated, 100 * best.optimism
     sentences = (
         f"The best of {best.num_checkpoints} checkpoints is step {best.step}: it solves {markdown.accuracy(validated)} of "

@@ -25,9 +25,10 @@ SMOOTHED_SHARE = 0.05
 
 
 def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
-    """Return an SVG of a run's accuracy by step with 95 % intervals and the base model's level; None for fewer than 2.
+    """Return an SVG of a run's accuracy by step with 95 % intervals and the base model's level.
 
-    The scores are from one pool, in the order of their steps; a score at step 0 is the base model's.
+    The scores are from one pool, in the order of their steps; a score at step 0 is the base model's. Returns None for fewer
+    than two scores.
     """
     if len(scores) < 2:
         return None

@@ -55,7 +55,7 @@ class FinalRunFacts:
 
     @property
     def is_format_the_main_error(self) -> bool:
-        """Tell whether more than half of the best checkpoint's incorrect responses fail the format."""
+        """Return whether more than half of the best checkpoint's incorrect responses fail the format."""
         return sum(map(self.objective.is_malformed, self.best)) > self.num_incorrect / 2
 
     def gain(self, first: Score, second: Score) -> PairedDifference:
