@@ -162,7 +162,7 @@ def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
             rows.append(_comparison_row(f"promoted {score.run}", score))
     if not rows:
         return "No checkpoint is scored yet."
-    best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}. The pool {TEST_POOL} selects nothing."
+    best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}. No choice uses the pool {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
     parts = [
         "### Base model and final run",
