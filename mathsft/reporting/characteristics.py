@@ -1,6 +1,7 @@
 """Writes the report's section that compares the responses of the base model and of the best checkpoint."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from mathsft.objective import Objective
 from mathsft.records import Response, Run
@@ -42,13 +43,17 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
         ("gold NLL, nats", *(_mean(_known(response.gold_nll for response in given)) for given in responses)),
     ]
     for name in sorted({*before.reasons, *after.reasons}):
-        rows.append(shares(markdown.cell(name), lambda response, name=name: objective.reason(response) == name))
+        rows.append(shares(markdown.cell(name), partial(_has_reason, name, objective)))
     parts = ["### Properties of the responses", markdown.table((f"pool {pool}", *columns), rows), MEANING]
     for title, old, new in (("subject", before.by_subject, after.by_subject), ("level", before.by_level, after.by_level)):
         if old.keys() == new.keys() and old:
             solved = [(markdown.cell(name), markdown.share(old[name]), markdown.share(new[name])) for name in old]
             parts.append(markdown.table((f"accuracy by {title}", *columns), solved))
     return "\n\n".join(parts)
+
+
+def _has_reason(reason: str, objective: Objective, response: Response) -> bool:
+    return objective.reason(response) == reason
 
 
 def _tokens(responses: Sequence[Response], objective: Objective, *, correct: bool) -> list[int]:
