@@ -1,14 +1,16 @@
-"""Studies in simulation: the rule of `mathsft.study.decide` against taking the best score, at equal numbers of responses.
+"""Simulates studies: the rule of `mathsft.study.decide` against promoting the best score, at equal numbers of responses.
 
     python -m bench.selection [--studies 40] [--processes 2]
 
-Optuna's own TPESampler searches simulated surfaces with the quickstart's ranges; trials differ by seed, problems by
-difficulty, and trials are scored on the same problems. Ours runs 20 trials on 200 problems, the last of them where `propose`
-says, then the confirm stage. Naive promotes the best score; it spends what the confirm stage costs on more trials or on
-more search problems, whichever has the lower regret in that family. Regret: the best setting's accuracy minus that of the
-promoted one, both over all seeds and problems; that of the best trial no choice among the trials can save. Optimism: the
-accuracy that is announced minus that of the checkpoint over all problems. Coverage: how often the announced 95 % interval
-holds the latter. Behind ± and in what ends with _error are standard errors, by the bootstrap over studies.
+Optuna's TPESampler searches simulated surfaces with the quickstart's ranges. Trials differ by their seeds and problems by
+their difficulty; all trials are scored on the same problems. "ours" runs 20 trials on 200 problems, the last of them with
+the settings that `propose` returns, and then the confirm stage. "naive" promotes the best score; it spends the cost of the
+confirm stage on more trials or on more search problems, whichever has the lower regret in the family of surfaces.
+
+Regret is the accuracy of the best setting minus that of the promoted setting, both over all seeds and problems; no choice
+among the trials has a lower regret than the best trial. Optimism is the announced accuracy minus the checkpoint's accuracy
+over all problems. Coverage is the share of announced 95 % intervals that contain this accuracy. Values behind ± and in keys
+that end in _error are standard errors by the bootstrap over studies.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from mathsft.study.decide import decide, propose
 NUM_TRIALS = 20
 RULE = Rule(SPACE, SelectionSettings(), NUM_CONFIRM)
 CONFIRM_COST = 9 * 125 + 5 * 250 + 3 * 500
-"""Responses of the confirm stage with trial 0 beside the finalists: what naive gets on top of the search."""
+"""Responses of the confirm stage, with trial 0 beside the finalists; naive gets as many in addition to the search."""
 MORE_TRIALS = NUM_TRIALS + -(-CONFIRM_COST // NUM_SEARCH)
 MORE_PROBLEMS = NUM_SEARCH + -(-CONFIRM_COST // NUM_TRIALS)
 
@@ -46,7 +48,7 @@ OURS, NAIVE_TRIALS, NAIVE_PROBLEMS = "ours", f"{MORE_TRIALS} trials", f"{MORE_PR
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule made of one study; shares of all problems."""
+    """The result of a rule in one study; accuracies are shares of all problems."""
 
     regret: float
     optimism: float
@@ -54,7 +56,7 @@ class Outcome:
     best_trial_regret: float = 0.0
     """The regret of promoting the best of the study's trials."""
     false_proof: bool = False
-    """It announced that the winner beats a trial that is in truth no worse."""
+    """The rule announced that the winner beats a trial whose true accuracy is not lower."""
 
 
 def simulate(study: tuple[str, int]) -> dict[str, Outcome]:
@@ -87,7 +89,7 @@ def _ours(world: World, seed: int) -> Outcome:
 
 
 def _confirmed(trials: list[Trained]) -> Promotion:
-    """Play the driver: score what `decide` asks for until it promotes."""
+    """Return the promotion: give `decide` the scores that it asks for until it promotes a trial."""
     scored: dict[str, tuple[str, ...]] = {trial.run.name: () for trial in trials}
     while True:
         decision = decide([trial.result(scored[trial.run.name]) for trial in trials], RULE)
@@ -99,10 +101,10 @@ def _confirmed(trials: list[Trained]) -> Promotion:
 
 
 def _is_false_proof(promotion: Promotion, by_name: dict[str, Trained]) -> bool:
-    words = promotion.reason.split(" beats ")
-    if len(words) == 1:
+    parts = promotion.reason.split(" beats ")
+    if len(parts) == 1:
         return False
-    beaten = "trial-" + words[1].split()[1]
+    beaten = "trial-" + parts[1].split()[1]
     return by_name[promotion.run].accuracy <= by_name[beaten].accuracy
 
 
@@ -114,7 +116,7 @@ def _naive(world: World, seed: int, num_trials: int, num_problems: int) -> Outco
 
 
 def _search(world: World, seed: int, num_trials: int, num_problems: int) -> list[Trained]:
-    """Return the trials that TPE asks for after the experiment's own settings."""
+    """Return trial 0, with the experiment's own settings, and the trials that TPE asks for after it."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(world.own_settings)
     space = {name: distribution(given) for name, given in SPACE.items()}
@@ -131,8 +133,8 @@ def _search(world: World, seed: int, num_trials: int, num_problems: int) -> list
 
 
 def result_line(outcomes: dict[str, dict[str, list[Outcome]]]) -> str:
-    """Return the last line: ratios of ours to naive over families, each family's naive the better of the two."""
-    every = [outcome for family in outcomes.values() for outcome in family[OURS]]
+    """Return the last line: ratios of ours to naive over families; each family has the better one of the two naive rules."""
+    all_ours = [outcome for family in outcomes.values() for outcome in family[OURS]]
     ratios = {
         "regret_ratio_smooth": _ratio(outcomes, SMOOTH, _regret),
         "regret_ratio_smooth_error": _standard_error(outcomes, SMOOTH),
@@ -140,8 +142,8 @@ def result_line(outcomes: dict[str, dict[str, list[Outcome]]]) -> str:
         "regret_ratio_rough_error": _standard_error(outcomes, ROUGH),
         "regret_ratio_quickstart": _ratio(outcomes, ["quickstart"], _regret),
         "optimism_ratio": _ratio(outcomes, FAMILIES, _optimism),
-        "coverage": fmean([outcome.covered for outcome in every]),
-        "false_proofs": fmean([outcome.false_proof for outcome in every]),
+        "coverage": fmean([outcome.covered for outcome in all_ours]),
+        "false_proofs": fmean([outcome.false_proof for outcome in all_ours]),
     }
     return json.dumps({name: round(value, 3) for name, value in ratios.items()})
 
@@ -155,7 +157,7 @@ def _ratio(
 
 
 def _standard_error(outcomes: dict[str, dict[str, list[Outcome]]], families: Iterable[str]) -> float:
-    """Return that of the ratio of regrets, by the bootstrap over studies; a study's rules stay together."""
+    """Return the standard error of the ratio of regrets, by the bootstrap over studies, each drawn with all its rules."""
     chosen, rng = {name: outcomes[name] for name in families}, np.random.default_rng(0)
 
     def drawn(family: dict[str, list[Outcome]]) -> dict[str, list[Outcome]]:
@@ -184,14 +186,14 @@ def _optimism(outcomes: list[Outcome]) -> float:
 
 def _table(outcomes: dict[str, dict[str, list[Outcome]]]) -> Table:
     num_studies = len(next(iter(outcomes.values()))[OURS])
-    table = Table(title=f"points of accuracy, means of {num_studies} studies a family; naive takes the best score")
+    table = Table(title=f"points of accuracy, means of {num_studies} studies per family; naive promotes the best score")
     table.add_column("surface")
     for rule in (OURS, NAIVE_TRIALS, NAIVE_PROBLEMS):
         name = rule if rule == OURS else f"naive, {rule}"
         table.add_column(f"regret\n{name}", justify="right")
         table.add_column(f"optimism\n{name}", justify="right")
     table.add_column("regret\nbest trial", justify="right")
-    table.add_column("regret\nto naive", justify="right")
+    table.add_column("regret ratio\nours / naive", justify="right")
     table.add_column("coverage\nours", justify="right")
     for name, family in outcomes.items():
         figures = [f"{100 * figure(rule):.2f}" for rule in family.values() for figure in (_regret, _optimism)]
@@ -209,9 +211,9 @@ def main() -> None:
     start_bench()
     studies = [(family, seed) for family in FAMILIES for seed in range(arguments.studies)]
     with new_executor(arguments.processes) as executor:
-        found = list(track(executor.map(simulate, studies, chunksize=5), "simulating", total=len(studies)))
+        results = list(track(executor.map(simulate, studies, chunksize=5), "simulating", total=len(studies)))
     outcomes: dict[str, dict[str, list[Outcome]]] = {}
-    for (family, _), rules in zip(studies, found, strict=True):
+    for (family, _), rules in zip(studies, results, strict=True):
         for rule, outcome in rules.items():
             outcomes.setdefault(family, {}).setdefault(rule, []).append(outcome)
     Console(width=150).print(_table(outcomes))

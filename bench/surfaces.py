@@ -1,4 +1,4 @@
-"""What simulated studies search: accuracy by learning rate and batch size, and trials that are trained and scored on it."""
+"""Simulates what bench.selection searches: accuracy surfaces over learning rate and batch size, and trials on them."""
 
 import json
 import math
@@ -35,21 +35,21 @@ QUICKSTART = Path(__file__).parent / "data" / "quickstart_surface.json"
 
 NUM_SEARCH, NUM_CONFIRM = 200, 875
 MAX_SEARCH = 600
-"""Problems that a world has to search on: the naive rule spends the confirm stage's budget there."""
+"""Search problems of a world: the naive rule spends the confirm stage's budget on them."""
 SEED_SD = 0.012
-"""Standard deviation of the accuracy of trials that differ in their seed alone."""
+"""Standard deviation of the accuracy of trials that differ only in their seed."""
 DIFFICULTY_SD = 1.8
-"""Standard deviation of problems' difficulty, in logits: two trials at 50 % disagree on 30 % of the problems."""
+"""Standard deviation of the problems' difficulty in logits: two trials at 50 % disagree on 30 % of the problems."""
 PLAN = Plan(1, (1.0,), "search", 1, "last")
 EXPERIMENT = Experiment(
     model=ModelSettings(path="simulated"),
     data=DataSettings(source="simulated"),
     training=TrainingSettings(learning_rate=1e-3, batch_size=1),
 )
-"""No trial reads it: what it would train is a surface's."""
+"""A placeholder that no simulated trial reads."""
 
 Point: TypeAlias = NDArray[np.float64]
-"""(2,): the learning rate's and the batch size's position in their ranges, 0 to 1."""
+"""Shape (2,): the positions of learning rate and batch size in their ranges, from 0 to 1."""
 Accuracy: TypeAlias = Callable[[Point], float]
 
 
@@ -64,21 +64,21 @@ GRID = [{RATE: float(rate), BATCH: batch} for rate in np.geomspace(1e-5, 1e-2, 1
 
 
 def quadratic(rng: np.random.Generator) -> Accuracy:
-    """A bowl of any direction, flat at a distance."""
+    """Return a paraboloid of random direction that is flat at a distance."""
     centre, top, drop, width, angle = _centre(rng), *_height(rng), rng.uniform(0.3, 0.6), rng.uniform(-0.8, 0.8)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [0.5 * math.sin(angle), 0.5 * math.cos(angle)]])
     return lambda at: top - drop * min(1.0, float(np.sum((turn @ (at - centre)) ** 2)) / width**2)
 
 
 def plateau(rng: np.random.Generator) -> Accuracy:
-    """Equally good within some distance of the centre, then a cliff."""
+    """Return a surface that is flat near its centre and falls steeply around that."""
     centre, top, drop, width = _centre(rng), *_height(rng), rng.uniform(0.25, 0.5)
     stretch = np.array([1.0, 0.5])
     return lambda at: top - drop * float(expit(8 * (np.linalg.norm(stretch * (at - centre)) / width - 1)))
 
 
 def ridge(rng: np.random.Generator) -> Accuracy:
-    """The best learning rate grows with the batch size; along the ridge little changes."""
+    """Return a ridge: the best learning rate grows with the batch size, and the height along the ridge hardly changes."""
     centre, top, drop, width = _centre(rng), *_height(rng), rng.uniform(0.25, 0.5)
 
     def accuracy(at: Point) -> float:
@@ -89,7 +89,7 @@ def ridge(rng: np.random.Generator) -> Accuracy:
 
 
 def asymmetric(rng: np.random.Generator) -> Accuracy:
-    """Too small a learning rate costs little by little, too large a one everything."""
+    """Return a surface that falls slowly below the best learning rate and steeply above it."""
     centre, top, drop = _centre(rng), *_height(rng)
 
     def accuracy(at: Point) -> float:
@@ -101,7 +101,7 @@ def asymmetric(rng: np.random.Generator) -> Accuracy:
 
 
 def rough(smooth: Callable[[np.random.Generator], Accuracy]) -> Callable[[np.random.Generator], Accuracy]:
-    """Return the family with 25 bumps and dents of up to 5 points, each as wide as a few trials are apart."""
+    """Return the family with 25 added bumps and dents of up to 5 points, each about as wide as the distance of trials."""
 
     def family(rng: np.random.Generator) -> Accuracy:
         below = smooth(rng)
@@ -116,7 +116,7 @@ def rough(smooth: Callable[[np.random.Generator], Accuracy]) -> Callable[[np.ran
 
 
 def quickstart(rng: np.random.Generator) -> Accuracy:
-    """The quickstart's own, straight lines between what was measured; the same whatever is drawn."""
+    """Return the quickstart's measured surface, interpolated linearly; it does not depend on rng."""
     return _measured()
 
 
@@ -157,14 +157,14 @@ class Trained:
 
     run: Run
     setting_accuracy: float
-    """Over all seeds and problems: what a final run may hope for."""
+    """Expected accuracy of the setting over all seeds and problems."""
     accuracy: float
-    """Of this checkpoint over all problems."""
+    """Accuracy of this checkpoint over all problems."""
     search: NDArray[np.bool_]
     confirm: NDArray[np.bool_]
 
     def result(self, slices: tuple[str, ...] = ()) -> TrialResult:
-        """Return what would be recorded once these slices of the confirm pool are scored."""
+        """Return the result that is recorded when these slices of the confirm pool are scored."""
         outcomes = {"search": tuple(self.search[:NUM_SEARCH].tolist())}
         for pool in slices:
             start, stop = map(int, pool.removeprefix("confirm:").split("-"))
@@ -173,7 +173,7 @@ class Trained:
 
 
 class World:
-    """A surface and problems of different difficulty, all of them drawn from the seed."""
+    """A surface and problems of different difficulty, drawn from the seed."""
 
     def __init__(self, family: str, seed: int) -> None:
         self._seed = derive_seed(family, seed)
@@ -185,7 +185,7 @@ class World:
         self._difficulties = rng.normal(0, DIFFICULTY_SD, MAX_SEARCH + NUM_CONFIRM)
 
     def train(self, number: int, settings: Overrides) -> Trained:
-        """Train a trial and let it solve all problems."""
+        """Return a simulated trial with its outcome on each problem."""
         rng = np.random.default_rng([self._seed, number])
         expected = self._surface(settings)
         accuracy = float(np.clip(expected + rng.normal(0, SEED_SD), 0.002, 0.98))
@@ -205,7 +205,7 @@ class World:
 
 
 def _ability(accuracy: float) -> float:
-    """Return the logit at which this share of all problems is solved."""
+    """Return the ability, in logits, that solves this share of all problems."""
     abilities, shares = _ability_table()
     return float(np.interp(accuracy, shares, abilities))
 

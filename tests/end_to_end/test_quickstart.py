@@ -220,8 +220,8 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert finished.layout.report_page.read_text().count("<svg") == len(figures)
     report = finished.layout.report_markdown.read_text()
     for heading in (
-        "Baseline against final",
-        "Why formats fail",
+        "Base model and final run",
+        "Format failures",
         "Response lengths",
         "Time and memory",
         "Settings of all runs",
