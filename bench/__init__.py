@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks with peers: `python -m bench.NAME` prints a table and, last, one JSON line of ratios."""
+"""Benchmarks against peers and goals: `python -m bench.NAME` prints a table and, as its last line, one JSON object."""

@@ -1,9 +1,9 @@
-"""Checks the engine on tiny random models of many architectures, as a study does before its first trial.
+"""Checks the engine on tiny random models of many architectures, with the check that a study makes before its first trial.
 
-`python -m bench.architectures` prints, for each, what became of the check: vLLM computes what the trainer does before and
-after swaps; it computes another function; it keeps old weights after a swap, and what a new engine for every checkpoint does
-about that; or the model is refused. The last line is JSON: how many there are of each outcome. Real workers, about half a
-minute a model on one core.
+`python -m bench.architectures` prints an outcome for each model: "fine" (vLLM and the trainer compute the same log
+probabilities, also after swaps of weights), "another function" (they differ), "keeps old weights" (vLLM does after a swap;
+then a new engine for every checkpoint is tried, too), "refused" or "failed". The last line is JSON with the number of models
+per outcome. The workers are real; a model takes about half a minute on one core.
 """
 
 import argparse
@@ -38,7 +38,8 @@ from mathsft.workers.placement import place
 
 WIDTH, NUM_LAYERS, NUM_HEADS, NUM_POSITIONS = 64, 2, 2, 512
 SPREAD = 0.3
-"""Of the random weights: with transformers' own 0.02 every token is about as likely, and no fault would show."""
+"""Standard deviation of the random weights. With transformers' default, 0.02, all tokens are almost equally likely, and a
+fault would not be visible."""
 
 Outcome = Literal["fine", "another function", "keeps old weights", "refused", "failed"]
 COMMON = {
@@ -61,7 +62,7 @@ GPT2 = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of model as transformers names it, with its configuration and what is done to its folder."""
+    """A model class as transformers names it, its configuration, and a change that is made to its folder."""
 
     name: str
     settings: dict[str, Any]
@@ -69,14 +70,14 @@ class Architecture:
 
 
 def _with_stray_buffer(folder: Path) -> None:
-    """Add what old versions of transformers wrote and no model reads."""
+    """Add a tensor that old versions of transformers wrote and that no model reads."""
     import torch
 
     _rewrite(folder, lambda tensors: {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(WIDTH // 4)})
 
 
 def _in_hub_layout(folder: Path) -> None:
-    """Name GPT-2's tensors as on the hub: without prefix, with the mask as a buffer."""
+    """Name GPT-2's tensors as on the hub: without a prefix, and with the attention mask as a buffer."""
     import torch
 
     def change(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _in_hub_layout(folder: Path) -> None:
 
 
 def _sharded_beside_consolidated(folder: Path) -> None:
-    """Write shards with an index, and all weights once more under names of another layout, as Mistral does."""
+    """Write shards with an index, and a second copy of all weights under other names, as Mistral does."""
     from transformers import AutoModelForCausalLM
 
     consolidated = folder / "consolidated.safetensors"
@@ -133,7 +134,7 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of one check."""
+    """The outcome of one check."""
 
     outcome: Outcome
     detail: str
@@ -158,7 +159,7 @@ def make_model(architecture: Architecture, folder: Path) -> None:
 
 
 def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
-    """Have real workers check the engine for this model."""
+    """Return the outcome of an engine check with real workers; load is the setting evaluation.load."""
     machine = detect_machine()
     experiment = Experiment.model_validate(
         {
@@ -175,8 +176,8 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
     experiment = apply_overrides(experiment, {"training.precision": machine.auto_precision, "evaluation.load": load})
     layout = StudyLayout(study_dir)
     study_dir.mkdir()
-    store, heard = StudyStore.open(layout.database_url, ENGINE_CHECK), _Heard()
-    store.observers.append(heard)
+    store, observer = StudyStore.open(layout.database_url, ENGINE_CHECK), _CheckObserver()
+    store.observers.append(observer)
     placement = place(machine, experiment, layout, "study")
     try:
         check_model(model_folder, experiment, (), on_cpu=not machine.cuda)
@@ -188,12 +189,12 @@ def checked(model_folder: Path, study_dir: Path, load: str) -> Checked:
         return Checked("failed", str(error))
     finally:
         store.close()
-    [found] = heard.checks
-    return Checked("fine", f"within {found.nats:.1g} nats a token, {found.seconds:.1f} s")
+    [check] = observer.checks
+    return Checked("fine", f"within {check.nats:.1g} nats per token, {check.seconds:.1f} s")
 
 
-class _Heard:
-    """An observer that keeps the engine's checks."""
+class _CheckObserver:
+    """A store observer that collects the engine checks."""
 
     def __init__(self) -> None:
         self.checks: list[EngineCheck] = []
@@ -209,36 +210,36 @@ def _outcome(message: str) -> Outcome:
     return "keeps old weights" if "evaluation.load to new_engine" in message else "refused"
 
 
-def table(found: dict[str, dict[str, Checked]]) -> Table:
-    """Return the table of what was found."""
-    made = Table(box=box.SIMPLE, title="Engine checks of tiny random models", title_justify="left")
+def table(results: dict[str, dict[str, Checked]]) -> Table:
+    """Return the outcomes as a table, a row per architecture; results are by architecture and evaluation.load."""
+    shown = Table(box=box.SIMPLE, title="Engine checks of tiny random models", title_justify="left")
     for name in ("architecture", "with swaps", "a new engine for every checkpoint"):
-        made.add_column(name)
-    for name, checks in found.items():
+        shown.add_column(name)
+    for name, checks in results.items():
         other = checks.get("new_engine")
-        made.add_row(name, checks["swap"].outcome, other.outcome if other else "")
-    return made
+        shown.add_row(name, checks["swap"].outcome, other.outcome if other else "")
+    return shown
 
 
 def main() -> None:
-    """Check each architecture, and print what was found."""
-    parser = argparse.ArgumentParser(prog="python -m bench.architectures", description="Which models vLLM serves right.")
+    """Check each architecture and print the outcomes."""
+    parser = argparse.ArgumentParser(prog="python -m bench.architectures", description="Which models vLLM serves correctly.")
     parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, metavar="NAME", help="architectures (default: all)")
     names = parser.parse_args().only or list(ARCHITECTURES)
     start_bench()
     console = Console(highlight=False, soft_wrap=True)
-    found: dict[str, dict[str, Checked]] = {}
+    results: dict[str, dict[str, Checked]] = {}
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             make_model(ARCHITECTURES[name], folder)
-            found[name] = {"swap": checked(folder, Path(scratch) / "swap", "swap")}
-            if found[name]["swap"].outcome == "keeps old weights":
-                found[name]["new_engine"] = checked(folder, Path(scratch) / "new_engine", "new_engine")
-        for load, check in found[name].items():
+            results[name] = {"swap": checked(folder, Path(scratch) / "swap", "swap")}
+            if results[name]["swap"].outcome == "keeps old weights":
+                results[name]["new_engine"] = checked(folder, Path(scratch) / "new_engine", "new_engine")
+        for load, check in results[name].items():
             console.print(f"{name}, {load}: {check.outcome}: {check.detail}")
-    console.print(table(found))
-    counts = Counter(checks["swap"].outcome for checks in found.values())
+    console.print(table(results))
+    counts = Counter(checks["swap"].outcome for checks in results.values())
     print(json.dumps({outcome.replace(" ", "_"): counts[outcome] for outcome in sorted(counts)}), flush=True)
 
 

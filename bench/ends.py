@@ -1,4 +1,4 @@
-"""What a study and its final run came to, and how two of them differ where they must not. Runs nothing."""
+"""Reads the results of a study and its final run, and counts the differences between two of them."""
 
 import json
 from collections.abc import Mapping
@@ -16,38 +16,38 @@ from mathsft.store.study_store import StudyStore
 
 @dataclass(frozen=True)
 class End:
-    """All that must not depend on when what was killed."""
+    """The results of a study and its final run that must not depend on kills."""
 
     runs: dict[str, Run]
     promotion: Promotion | None
     trials: dict[int, Any]
-    """Optuna's: parameters, state, value and what was reported, by number."""
+    """Optuna's trials by number: parameters, state, value and intermediate values."""
     scores: dict[tuple[str, int, str], Any]
-    """Weights' fingerprint, counts and responses by run, step and pool."""
+    """The weights' fingerprint, the counts and the responses by run, step and pool."""
     curves: dict[str, list[Any]]
-    """A run's steps as the trainer saw them, but for the time they took."""
+    """The step metrics of each run, without times."""
     num_repeated_steps: int
-    """Lines of metrics files beyond one a step."""
+    """Lines of metrics files that repeat a step."""
     num_half_files: int
-    """Leftovers of files that were being written, and weights that are not what the store says."""
+    """Partly written files, and weights whose fingerprint differs from the store's."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How one end differs from another; a stopped trial's steps and scores after its stop may be there or not."""
+    """The differences between two ends. Steps and scores of a pruned trial after its stop are not counted."""
 
     lost: int
-    """Runs, trials, scores and steps that are missing."""
+    """Missing runs, trials, scores and steps."""
     doubled: int
-    """Those that are too many."""
+    """Runs, trials, scores and steps that are recorded twice or should not exist."""
     curves_differ: int
-    """Runs whose steps are not the same to the bit."""
+    """Runs whose step metrics are not equal to the bit."""
     results_differ: int
-    """Runs, trials, scores and promotions that are there but not the same."""
+    """Runs, trials, scores and promotions that exist in both ends but are not equal."""
 
 
 def read_end(layout: StudyLayout, study: str) -> End:
-    """Read a study's end from its database and its files."""
+    """Return the results of a study, from its database and its files."""
     store = StudyStore.open(layout.database_url, study)
     runs = {run.name: run for run in store.runs()}
     storage = optuna.storages.RDBStorage(layout.database_url)
@@ -69,7 +69,7 @@ def read_end(layout: StudyLayout, study: str) -> End:
             (score.run, score.step, score.pool): (
                 score.fingerprint,
                 score.counts,
-                [(given.problem_id, given.sample, given.text, given.verdict) for given in store.responses(score)],
+                [(each.problem_id, each.sample, each.text, each.verdict) for each in store.responses(score)],
             )
             for score in store.scores()
         },
@@ -82,13 +82,13 @@ def read_end(layout: StudyLayout, study: str) -> End:
 
 
 def compare(expected: End, actual: End) -> Differences:
-    """Tell how an end differs from the expected one."""
+    """Return the differences of an end from the expected one."""
     lost = doubled = results_differ = 0
     stopped = {run.name for run in actual.runs.values() if run.state == "pruned"}
     tables: list[tuple[Mapping[Any, Any], Mapping[Any, Any]]] = [
         (expected.runs, actual.runs),
         (expected.trials, actual.trials),
-        (_but_of(stopped, expected.scores), _but_of(stopped, actual.scores)),
+        (_without(stopped, expected.scores), _without(stopped, actual.scores)),
         ({"": expected.promotion}, {"": actual.promotion}),
     ]
     for old, new in tables:
@@ -106,7 +106,7 @@ def compare(expected: End, actual: End) -> Differences:
     return Differences(lost, doubled + actual.num_repeated_steps, curves_differ, results_differ)
 
 
-def _but_of(runs: set[str], scores: Mapping[tuple[str, int, str], Any]) -> dict[tuple[str, int, str], Any]:
+def _without(runs: set[str], scores: Mapping[tuple[str, int, str], Any]) -> dict[tuple[str, int, str], Any]:
     return {key: score for key, score in scores.items() if key[0] not in runs}
 
 
@@ -116,5 +116,5 @@ def _steps_on_disk(path: Path) -> list[tuple[str, int]]:
 
 
 def _num_half_files(folder: Path) -> int:
-    """Count our own unpublished files and folders, and safetensors' (.tmp…)."""
+    """Count the unpublished files and folders of mathsft (.partial) and of safetensors (.tmp…)."""
     return sum(path.suffix == ".partial" or path.name.startswith(".tmp") for path in folder.rglob("*"))

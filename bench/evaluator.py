@@ -1,8 +1,8 @@
-"""Times the evaluator on one CPU thread: a swap beside a new engine, and a score beside a bare `LLM.generate`.
+"""Times the evaluator on one CPU thread: a swap of weights against a new engine, and a score against bare `LLM.generate`.
 
-`python -m bench.evaluator` prints a table and, last, one JSON line. For each model the bare engine and ours run in turns in
-processes of their own that have imported vLLM before the clock starts; every figure is a median over its rounds. Seconds
-are the process's CPU-seconds. What the responses say is not looked at.
+`python -m bench.evaluator` prints a table and, as its last line, JSON. For each model the bare engine and mathsft's run
+alternately in two processes, which import vLLM before the clock starts. Each figure is the median of its rounds. Seconds are
+CPU-seconds of the process. The content of the responses is ignored.
 """
 
 import argparse
@@ -46,14 +46,14 @@ POOL = "search"
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, the problems it answers, and how often all is repeated."""
+    """A model, the problems that it answers, and the number of repetitions."""
 
     experiment: Experiment
     num_repeats: int
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the engine; on a CPU, the first is the default."""
+    """The engine's precision; float32 is the default on a CPU."""
     packs: bool = True
-    """Whether the engine packs weights as mathsft has it, or leaves them: swaps are faster then, and answers slower."""
+    """Whether the engine packs weights, which is mathsft's default. Without packing swaps are faster and answers slower."""
 
     @property
     def hardware(self) -> WorkerDevice:
@@ -88,53 +88,53 @@ WORKLOADS["135m bf16"] = replace(WORKLOADS["135m"], dtype="bfloat16", num_repeat
 
 @dataclass(frozen=True)
 class Round:
-    """CPU-seconds of one turn of ours and one of a bare engine."""
+    """CPU-seconds of one round: one turn of mathsft's evaluator and one of a bare engine."""
 
     swap: float
     reload: float
-    """A swap without its checks: loading the weights, packing where the model is wide, and the cache's reset."""
+    """A swap without its checks: loading the weights, packing those of a wide model, and resetting the cache."""
     logprob_check: float
     bare: float
     """LLM.generate with the same prompts and sampling."""
     generate: float
-    """Our engine's generate, entropy included."""
+    """generate of mathsft's engine, which also computes the entropy."""
     score: float
-    """All that the evaluator does but swapping and the gold NLL: logprob_check, responses, progress, grading and storing."""
+    """The evaluator's whole work except the swap and the gold NLL: logprob_check, responses, progress, grading, storing."""
     score_and_gold: float
-    """The same with the gold NLL, which other evaluations do not have."""
+    """The score with the gold NLL, which other evaluators do not compute."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was timed with one workload; ratios are medians of those of single rounds, in which the machine is alike."""
+    """The times of one workload. Ratios are medians over rounds: within a round the machine's speed changes least."""
 
     new_engine: float
     rounds: Sequence[Round]
 
     def median(self, figure: Callable[[Round], float]) -> float:
-        """Return the median of a figure of the rounds."""
+        """Return the median of a figure over the rounds."""
         return statistics.median(map(figure, self.rounds))
 
     @property
     def swap_speedup(self) -> float:
-        return self.new_engine / self.median(lambda one: one.swap)
+        return self.new_engine / self.median(lambda each: each.swap)
 
     @property
     def throughput_share(self) -> float:
-        return self.median(lambda one: one.bare / one.score)
+        return self.median(lambda each: each.bare / each.score)
 
     @property
     def throughput_share_with_gold(self) -> float:
-        return self.median(lambda one: one.bare / one.score_and_gold)
+        return self.median(lambda each: each.bare / each.score_and_gold)
 
     @property
     def entropy_cost(self) -> float:
-        return self.median(lambda one: one.generate / one.bare) - 1
+        return self.median(lambda each: each.generate / each.bare) - 1
 
 
 def main() -> None:
-    """Parse the command line, run the bench and print its table and its JSON line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.evaluator", description="The evaluator beside bare vLLM.")
+    """Run the bench; print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.evaluator", description="The evaluator against bare vLLM.")
     parser.parse_args()
     start_bench()
     os.environ.update(ENVIRONMENT)
@@ -150,13 +150,13 @@ def main() -> None:
         "swap_speedup_tiny": round(tiny.swap_speedup, 1),
         "swap_speedup_135m": round(large.swap_speedup, 1),
         "swap_speedup_135m_unpacked": round(unpacked.swap_speedup, 1),
-        # Against the bare engine that took turns with each: the two did not take turns with each other.
+        # Each is compared with the bare engine of its own rounds, because the two workloads did not run alternately.
         "unpacked_answers_cost": round((1 + unpacked.entropy_cost) / (1 + large.entropy_cost) - 1, 3),
         "swap_speedup_135m_bf16": round(measured["135m bf16"].swap_speedup, 1),
         "throughput_share": round(large.throughput_share, 3),
         "entropy_cost": round(large.entropy_cost, 3),
     }
-    # Not through the console, which would wrap the line.
+    # The console would wrap the line.
     print(json.dumps(result), flush=True)
 
 
@@ -165,7 +165,7 @@ Call = Callable[..., Any]
 
 @contextmanager
 def _processes() -> Iterator[tuple[Call, Call]]:
-    """Yield two functions that run others, with their arguments, in a process each."""
+    """Yield two functions, each of which runs a given function with its arguments in its own process."""
     with new_executor(1) as ours, new_executor(1) as bare:
         yield (
             lambda function, *arguments: ours.submit(function, *arguments).result(),
@@ -189,36 +189,36 @@ def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measu
 
 
 def _table(measured: dict[str, Measurement]) -> Table:
-    table = Table(title="CPU-seconds on one thread, medians", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="Median CPU-seconds on one thread", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in measured:
         table.add_column(name, justify="right")
     rows: list[tuple[str, Callable[[Measurement], str]]] = [
-        ("new engine", lambda one: f"{one.new_engine:.3f}"),
-        ("swap", lambda one: f"{one.median(lambda turn: turn.swap):.4f}"),
-        ("  times faster", lambda one: f"{one.swap_speedup:.0f}"),
-        ("  of it loading", lambda one: f"{one.median(lambda turn: turn.reload):.4f}"),
-        ("logprob_check", lambda one: f"{one.median(lambda turn: turn.logprob_check):.4f}"),
-        ("bare LLM.generate", lambda one: f"{one.median(lambda turn: turn.bare):.3f}"),
-        ("our generate, entropy included", lambda one: f"{one.median(lambda turn: turn.generate):.3f}"),
-        ("  entropy costs", lambda one: f"{one.entropy_cost:.1%}"),
-        ("our score, grading and storing included", lambda one: f"{one.median(lambda turn: turn.score):.3f}"),
-        ("  share of the bare throughput", lambda one: f"{one.throughput_share:.1%}"),
-        ("our score with the gold NLL", lambda one: f"{one.median(lambda turn: turn.score_and_gold):.3f}"),
-        ("  share of the bare throughput", lambda one: f"{one.throughput_share_with_gold:.1%}"),
+        ("new engine", lambda each: f"{each.new_engine:.3f}"),
+        ("swap", lambda each: f"{each.median(lambda turn: turn.swap):.4f}"),
+        ("  times faster than a new engine", lambda each: f"{each.swap_speedup:.0f}"),
+        ("  loading only", lambda each: f"{each.median(lambda turn: turn.reload):.4f}"),
+        ("logprob_check", lambda each: f"{each.median(lambda turn: turn.logprob_check):.4f}"),
+        ("bare LLM.generate", lambda each: f"{each.median(lambda turn: turn.bare):.3f}"),
+        ("mathsft's generate, with entropy", lambda each: f"{each.median(lambda turn: turn.generate):.3f}"),
+        ("  cost of the entropy", lambda each: f"{each.entropy_cost:.1%}"),
+        ("mathsft's score, with grading and storing", lambda each: f"{each.median(lambda turn: turn.score):.3f}"),
+        ("  share of the bare throughput", lambda each: f"{each.throughput_share:.1%}"),
+        ("mathsft's score with the gold NLL", lambda each: f"{each.median(lambda turn: turn.score_and_gold):.3f}"),
+        ("  share of the bare throughput", lambda each: f"{each.throughput_share_with_gold:.1%}"),
     ]
     for row, show in rows:
         table.add_row(row, *map(show, measured.values()))
     return table
 
 
-# ---- in the processes, whose engines live from call to call
+# ---- functions that run in the two processes; _STATE keeps the engines between calls
 
 _STATE: dict[str, Any] = {}
 
 
 def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
-    """Write the model and a slightly different one as checkpoints with their checks."""
+    """Publish the model and a slightly changed copy as checkpoints with their logprob checks."""
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
@@ -242,7 +242,7 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
 
 
 def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[tuple[int, ...]], int]:
-    """Start our evaluator by a first score; return the pool's prompts and the engine's room for prompt and response."""
+    """Start mathsft's evaluator with a first score; return the pool's prompts and the engine's max_model_len."""
     from mathsft.data.pools import load_pools, select
     from mathsft.evaluation.evaluator import Evaluator
 
@@ -260,7 +260,7 @@ def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[t
 
 
 def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
-    """Return the seconds of a swap to the first checkpoint and of what follows, each time with an empty cache."""
+    """Return the seconds of a swap to the first checkpoint, its parts, generate and a score, each with an empty cache."""
     evaluator, (checkpoint, other) = _STATE["evaluator"], checkpoints
     engine = evaluator._engine
 
@@ -281,7 +281,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
 
 
 def start_bare(folder: Path, max_model_len: int, dtype: str) -> float:
-    """Return the seconds of a new engine, as ours but without what is ours; vLLM is imported before, an older one closed."""
+    """Return the seconds of a new bare engine with the options of mathsft's; an earlier engine is closed first."""
     from vllm import LLM
 
     if "llm" in _STATE:
@@ -301,7 +301,7 @@ def start_bare(folder: Path, max_model_len: int, dtype: str) -> float:
 
 
 def time_bare(prompts_ids: list[tuple[int, ...]], sampling: EvaluationSettings) -> float:
-    """Return the seconds of LLM.generate with nothing in the cache."""
+    """Return the seconds of LLM.generate with an empty cache."""
     from vllm import SamplingParams
 
     _STATE["llm"].reset_prefix_cache()

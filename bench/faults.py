@@ -1,8 +1,8 @@
-"""Kills what works: small studies and final runs under random SIGKILLs must end like one that nobody disturbed.
+"""Kills random processes of small studies and final runs, which must end with the same results as an undisturbed one.
 
-`python -m bench.faults --kills K --seed S` runs the quickstart's scripts as a user does, in a temporary folder, kills the
-driver or one of its workers K times, gives the same command again until it is done, and prints a table and, last, one JSON
-line. What dies and when is drawn from the seed, from all writes of the undisturbed run alike. Nothing is timed.
+`python -m bench.faults --kills K --seed S` runs the quickstart's scripts in a temporary folder and kills the driver or a
+worker K times. It repeats each command until the command succeeds, and prints a table and, as its last line, JSON. The seed
+decides who is killed and when; all pauses between two writes of the undisturbed run are equally likely.
 """
 
 import argparse
@@ -49,30 +49,30 @@ SMALL = {
 KILLS_PER_STUDY = 8
 POLL_SECONDS = 0.05
 OUTRUN_SECONDS = 1
-"""Into a command that has nothing left to do, a strike falls at the latest."""
+"""Longest delay of a strike on a command that has no work left."""
 MAX_LIFE_SECONDS = 3600
-"""No command takes that long, however often its workers die."""
+"""A command that takes longer hangs."""
 GONE_SECONDS = 10
-"""How long what a driver started may outlive it."""
+"""How long the processes that a driver started may outlive it."""
 INTERRUPT_PAUSE_SECONDS = 0.2
 BOOT_CPU_SECONDS = 0.1
-"""What Python needs, and more, until a command begins; Ctrl-C before that is answered by Python, with a traceback."""
+"""More than Python needs to start a command. Python itself answers an earlier Ctrl-C, with a traceback."""
 MAX_PAUSE_SECONDS = 5
-"""How long after a write a strike falls at most: else most would fall while the engine starts."""
+"""Longest delay of a strike after a write; without this limit most strikes would fall into the start of the engine."""
 
 DRIVER, TRAINER, EVALUATOR, GRADER, INTERRUPT = "driver", "trainer", "evaluator", "grader", "Ctrl-C twice"
 WEIGHTS = {DRIVER: 2, TRAINER: 4, EVALUATOR: 2, GRADER: 1, INTERRUPT: 1}
-"""How often each is meant; a dead trainer is replaced in seconds, an engine takes twenty."""
+"""Relative frequencies of the victims. Trainers die most often: a new one starts in seconds, an engine in twenty seconds."""
 WORKS_ON = {TRAINER: "runs/*/metrics.jsonl", EVALUATOR: "runs/*/responses/*.jsonl"}
-"""The files in which a worker's progress shows."""
+"""The files that grow with a worker's progress."""
 
 Timeline: TypeAlias = list[tuple[float, int]]
-"""Seconds since a command's start, and the bytes of progress there were from then on; the last entry is its end."""
+"""Seconds since a command's start, and the bytes of progress from then on; the last entry is the command's end."""
 
 
 @dataclass(frozen=True)
 class Strike:
-    """Who is to die, `seconds` after there was so much progress."""
+    """A planned kill of the victim, `seconds` after the progress reached num_bytes."""
 
     victim: str
     num_bytes: int
@@ -81,26 +81,26 @@ class Strike:
 
 @dataclass(frozen=True)
 class Kill:
-    """One that was done; the victim may be the driver in place of one that was not there."""
+    """A kill that took place; the victim is the driver if the planned one was not alive."""
 
     study: int
     command: str
     seconds: float
-    """Since the command was given."""
+    """Since the command's start."""
     num_bytes: int
     victim: str
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the kills did."""
+    """The kills and their effects."""
 
     kills: list[Kill]
     differences: Differences
     num_half_files: int
     num_leftover_processes: int
     num_tracebacks: int
-    """Shown to the user."""
+    """Tracebacks that the user would see."""
 
     def line(self) -> str:
         """Return the result as one JSON object."""
@@ -118,7 +118,7 @@ class Result:
 
 
 def commands(num_trials: int) -> tuple[list[str], list[str]]:
-    """Return the command of a small study and that of its final run."""
+    """Return the commands of a small study and of its final run."""
     small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     return ["run_study.py", "--trials", str(num_trials), *small], ["run_final.py", "--from-best", *small]
 
@@ -136,12 +136,12 @@ class Workplace:
         self.layout = StudyLayout(root / "studies" / STUDY)
         self.kills: list[Kill] = []
         self.num_leftovers = self.num_tracebacks = 0
-        self._said: tuple[Path, ...] = ()
-        """Where the command that runs, or ran last, puts its output and its errors: COMMAND.out and COMMAND.err."""
+        self._logs: tuple[Path, ...] = ()
+        """Files with the output and errors of the latest command: COMMAND.out and COMMAND.err."""
         self._progress_at_kill: dict[str, int] = {}
 
     def run_undisturbed(self, command: Sequence[str]) -> Timeline:
-        """Run a command to its end and return how it got on."""
+        """Run a command to its end and return its timeline."""
         timeline: Timeline = [(0.0, self._num_bytes())]
         with self._started(command) as process:
             for seconds in self._life(process):
@@ -151,7 +151,7 @@ class Workplace:
         return [*timeline, (seconds, self._num_bytes())]
 
     def run_disturbed(self, command: Sequence[str], strikes: Sequence[Strike]) -> None:
-        """Give a command again and again, with a strike now and then, until all are done and it ended well."""
+        """Repeat a command until all strikes are done and it has succeeded."""
         due, is_finished = deque(strikes), False
         while due or not is_finished:
             reached: float | None = None
@@ -164,9 +164,9 @@ class Workplace:
                     num_bytes = self._num_bytes()
                     if reached is None and (is_finished or num_bytes >= due[0].num_bytes):
                         reached, bytes_when_reached = seconds, num_bytes
-                    # What a command outran, because it was faster this time, strikes it when it is given again.
+                    # A command that ended before its strike, because it was faster this time, is struck when it is repeated.
                     wait_seconds = min(due[0].seconds, OUTRUN_SECONDS) if is_finished else due[0].seconds
-                    # The next write ends the pause that was drawn, sooner or later than it did undisturbed.
+                    # A strike falls at the latest at the next write, which may come earlier than it did undisturbed.
                     if reached is not None and (seconds - reached >= wait_seconds or num_bytes > bytes_when_reached):
                         victim = self._strike(process, due.popleft().victim)
                         self.kills.append(Kill(self._number, command[0], seconds, num_bytes, victim))
@@ -180,10 +180,10 @@ class Workplace:
 
     @contextmanager
     def _started(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start a command in a session of its own; when it has ended, wait for what it started to be gone, too."""
+        """Start a command in a new session; at the end kill it, and count and kill the processes that it left."""
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": self._temporary}
-        self._said = tuple(self._root / f"{Path(command[0]).stem}.{stream}" for stream in ("out", "err"))
-        with self._said[0].open("wb") as output, self._said[1].open("wb") as errors:
+        self._logs = tuple(self._root / f"{Path(command[0]).stem}.{stream}" for stream in ("out", "err"))
+        with self._logs[0].open("wb") as output, self._logs[1].open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / command[0]), *command[1:]],
                 cwd=self._root,
@@ -202,30 +202,30 @@ class Workplace:
             self.num_leftovers += len(left)
             for other in left:
                 other.kill()
-        if num_tracebacks := self._words().count("Traceback (most recent call last)"):
+        if num_tracebacks := self._printed().count("Traceback (most recent call last)"):
             self.num_tracebacks += num_tracebacks
-            print(self._words(), file=sys.stderr, flush=True)  # a bug to be found
+            print(self._printed(), file=sys.stderr, flush=True)
 
     def _life(self, process: "subprocess.Popen[bytes]") -> Iterator[float]:
-        """Yield the seconds since now, again and again, until the process has ended."""
+        """Yield the seconds since the call every POLL_SECONDS until the process has ended."""
         began = time.monotonic()
         while process.poll() is None:
             seconds = time.monotonic() - began
             if seconds > MAX_LIFE_SECONDS:
-                raise RuntimeError(f"{self._root} hangs:\n{self._words()}")
+                raise RuntimeError(f"{self._root} hangs:\n{self._printed()}")
             yield seconds
             time.sleep(POLL_SECONDS)
 
     def _expect(self, process: "subprocess.Popen[bytes]", exit_code: int) -> None:
         if process.returncode not in (exit_code, 0):
-            raise RuntimeError(f"{process.args!r} in {self._root} ended with {process.returncode}:\n{self._words()}")
+            raise RuntimeError(f"{process.args!r} in {self._root} ended with {process.returncode}:\n{self._printed()}")
 
     def _strike(self, driver: "subprocess.Popen[bytes]", victim: str) -> str:
-        """Kill the victim, or the driver where there is none; return who it was."""
+        """Kill the victim, or the driver if the victim is not alive; return which of them was killed."""
         if victim == INTERRUPT:
             while driver.poll() is None and sum(psutil.Process(driver.pid).cpu_times()[:2]) < BOOT_CPU_SECONDS:
                 time.sleep(POLL_SECONDS)
-            for _ in range(2):  # to all, as a terminal does
+            for _ in range(2):  # to the whole process group, as a terminal does
                 os.killpg(driver.pid, signal.SIGINT)
                 time.sleep(INTERRUPT_PAUSE_SECONDS)
             return INTERRUPT
@@ -234,7 +234,7 @@ class Workplace:
         return victim if pid else DRIVER
 
     def _pid_of(self, victim: str, driver_pid: int) -> int | None:
-        """Return the process that may die now: three deaths of a worker without progress are rightly a failure."""
+        """Return the process to kill; None for a worker without progress since its last kill: three of them fail a run."""
         if victim == GRADER:
             evaluator = self._worker_pid(EVALUATOR, driver_pid)
             children = psutil.Process(evaluator).children() if evaluator else []
@@ -250,7 +250,7 @@ class Workplace:
         return pid
 
     def _worker_pid(self, name: str, driver_pid: int) -> int | None:
-        """Return the process that a worker's log names last, if it is alive and this driver's."""
+        """Return the process that a worker's log names last, if it is alive and a child of this driver."""
         logs = "".join(path.read_text(errors="replace") for path in self.layout.root.glob(f"logs/{name}*.log"))
         pids = re.findall(rf"{name}\S*: process (\d+) serves", logs)
         try:
@@ -259,24 +259,24 @@ class Workplace:
             return None
 
     def _left_processes(self) -> list[psutil.Process]:
-        """Return the processes that a command's environment was handed down to and that do not end in time."""
-        found = []
+        """Return the processes with this workplace's TMPDIR in their environment that are alive after GONE_SECONDS."""
+        started = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("TMPDIR") == self._temporary:
-                    found.append(process)
+                    started.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        _, alive = psutil.wait_procs(found, timeout=GONE_SECONDS)
+        _, alive = psutil.wait_procs(started, timeout=GONE_SECONDS)
         return alive
 
     @property
     def _temporary(self) -> str:
         return str(self._root / "tmp")
 
-    def _words(self) -> str:
-        """Return what the command that runs, or ran last, has printed."""
-        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self._said)
+    def _printed(self) -> str:
+        """Return the output and errors of the latest command."""
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in self._logs)
 
     def _num_bytes(self) -> int:
         paths = [path for pattern in WORKS_ON.values() for path in self.layout.root.glob(pattern)]
@@ -284,10 +284,10 @@ class Workplace:
 
 
 def main() -> None:
-    """Parse the command line, run the bench and print its table and its JSON line."""
+    """Run the bench; print its table and its JSON line."""
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description="Small studies under random SIGKILLs.")
-    parser.add_argument("--kills", type=int, default=8, help="how often something is killed (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="decides who is killed and when (default 0)")
+    parser.add_argument("--kills", type=int, default=8, help="number of kills (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="decides which processes are killed and when (default 0)")
     parser.add_argument("--trials", type=int, default=3, help="trials of each study (default 3)")
     arguments = parser.parse_args()
     if min(arguments.kills, arguments.trials) < 1:
@@ -301,9 +301,9 @@ def main() -> None:
 
 
 def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: Console) -> Result:
-    """Run one study undisturbed, and others with num_kills kills in all, in the scratch folder; compare their ends."""
+    """Run one study undisturbed and others with num_kills kills in total, in the scratch folder, and compare their ends."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # So it is in a shell's background job, and what we start would ignore it, too.
+        # A shell's background job ignores SIGINT, and the commands would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     undisturbed = Workplace(scratch / "undisturbed", 0, num_trials)
     timelines = [undisturbed.run_undisturbed(command) for command in undisturbed.commands]
@@ -330,7 +330,7 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
 
 
 def _draw(rng: random.Random, num_kills: int, timelines: Sequence[Timeline]) -> list[list[Strike]]:
-    """Draw who is to die and when, for each of the commands: in some pause between two writes, all pauses alike."""
+    """Return random strikes for each command; all pauses between two writes are equally likely."""
     pauses = [
         (command, num_bytes, until - since)
         for command, timeline in enumerate(timelines)
@@ -346,8 +346,8 @@ def _draw(rng: random.Random, num_kills: int, timelines: Sequence[Timeline]) -> 
 
 def _table(result: Result) -> Table:
     table = Table(title="Kills", title_justify="left", box=box.SIMPLE_HEAD)
-    for header in ("study", "command", "seconds after its start", "kB of metrics and responses", "killed"):
-        table.add_column(header, justify="left" if header in ("command", "killed") else "right")
+    for header in ("study", "command", "seconds after its start", "kB of metrics and responses", "victim"):
+        table.add_column(header, justify="left" if header in ("command", "victim") else "right")
     for kill in result.kills:
         table.add_row(str(kill.study), kill.command, f"{kill.seconds:.1f}", f"{kill.num_bytes / 1e3:.1f}", kill.victim)
     return table

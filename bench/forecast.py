@@ -1,9 +1,9 @@
-"""Predicts the quickstart's study in fp32 and in bf16 as `run_study.py --dry-run` does, runs it, and compares.
+"""Compares the predicted and the measured time of the quickstart's study, in fp32 and in bf16.
 
-`python -m bench.forecast` prints a table and, last, one JSON line: predicted over reached seconds of the whole command, by
-precision. While a study runs, the rest of it is predicted anew from its own trials. The numbers are by the clock: other
-programs slow down the study, and only if they also ran during the measurement is that in the prediction. A study that is
-predicted to take longer than LIMIT_SECONDS (bf16 on a CPU that emulates it: over half an hour) is run with fewer trials.
+`python -m bench.forecast` predicts as `run_study.py --dry-run` does, runs the study, and prints a table and, as its last
+line, JSON: predicted divided by measured seconds of the whole command, by precision. While a study runs, the remaining time
+is predicted from its own trials. Times are wall-clock times, so other programs on the machine falsify the result. A study
+with a prediction above LIMIT_SECONDS (bf16 on a CPU that emulates it: over half an hour) is run with fewer trials.
 """
 
 import argparse
@@ -39,17 +39,17 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDY = "quickstart"
 PRECISIONS = ("fp32", "bf16")
 LIMIT_SECONDS = 420
-"""Predicted for a study at most: both, with what they take longer than predicted, have fifteen minutes."""
+"""Longest predicted study: both studies together must take less than 15 minutes, even if a prediction is too low."""
 LEAST = 2
-"""Trials below which a study is not run."""
+"""A study with fewer trials is not run."""
 SHARES = (0.25, 0.5)
-"""Of its trials, after which the rest of a study is predicted."""
+"""Shares of the trials after which the remaining time is predicted."""
 LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One prediction and what became of it, in seconds."""
+    """One predicted and measured time, in seconds."""
 
     precision: str
     what: str
@@ -62,9 +62,9 @@ class Compared:
 
 
 def main() -> None:
-    """Predict and run both studies, and print how they compare."""
-    parser = argparse.ArgumentParser(prog="python -m bench.forecast", description="Predicted and reached time of a study.")
-    parser.add_argument("--trials", type=int, default=20, help=f"trials of each study, from {LEAST} on (default: 20)")
+    """Predict and run both studies; print the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m bench.forecast", description="Predicted and measured time of a study.")
+    parser.add_argument("--trials", type=int, default=20, help=f"trials of each study, at least {LEAST} (default: 20)")
     num_trials = parser.parse_args().trials
     if num_trials < LEAST:
         parser.error(f"--trials must be at least {LEAST}, but is {num_trials}")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _in_precision(precision: str, num_trials: int, console: Console) -> list[Compared]:
-    """Return the whole study's comparison, then those of its parts; none where a study would take too long."""
+    """Return the comparison of the whole study and of its parts; empty if a study would take too long."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("experiments", "studies"):
             Path(scratch, name).mkdir()
@@ -85,7 +85,7 @@ def _in_precision(precision: str, num_trials: int, console: Console) -> list[Com
         prediction = _predicted(loaded, console)
         fewer = fitting_trials(prediction.time, num_trials)
         if fewer < LEAST:
-            console.print(f"{precision}: no study is run, a trial alone is predicted to take too long")
+            console.print(f"{precision}: no study is run, because even {LEAST} trials are predicted to take too long")
             return []
         if fewer < num_trials:
             console.print(f"{precision}: {num_trials} trials are predicted to take too long, so {fewer} are run")
@@ -107,7 +107,7 @@ def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
 
 
 def _predicted(loaded: Loaded, console: Console) -> Prediction:
-    """Return what `--dry-run` would say now."""
+    """Return the prediction that `--dry-run` would make now."""
     machine, folder = detect_machine(), layout_of(loaded)
     with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as store:
         return predicted(Opening(machine, with_precision(loaded, machine, store), heartbeat), folder, store)
@@ -120,7 +120,7 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
     wanted = sorted({max(LEAST_TRIALS, round(share * loaded.study.num_trials)) for share in SHARES})
     rests: dict[int, tuple[float, float]] = {}
     log_path = loaded.study_path.with_suffix(".log")
-    # SIGTERM ends the study, too; here, since asyncio, with which the prediction was made, forgets handlers when it ends.
+    # SIGTERM must end the study, too. asyncio.run, which the prediction uses, removes earlier handlers.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     started = time.time()
     with (
@@ -133,7 +133,7 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
                 if wanted and wanted[0] <= num_ended < loaded.study.num_trials:
                     wanted.pop(0)
                     now, rest = time.time(), _predicted(loaded, console).time
-                    rests[num_ended] = rest.total - rest.start, now  # its workers have started
+                    rests[num_ended] = rest.total - rest.start, now  # the workers have already started
                 time.sleep(LOOK_SECONDS)
         finally:
             process.terminate()
@@ -143,12 +143,12 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
     starting, searching = _phases(loaded)
     predicted_time = prediction.time
     return [
-        Compared(precision, f"{loaded.study.num_trials} trials and all else", predicted_time.total, ended - started),
+        Compared(precision, f"whole study, {loaded.study.num_trials} trials", predicted_time.total, ended - started),
         Compared(precision, "until the base model is scored", predicted_time.start, starting - started),
         Compared(precision, "trials", predicted_time.trials, searching - starting),
         Compared(precision, "confirm stage and report", predicted_time.confirm, ended - searching),
         *(
-            Compared(precision, f"rest after {num_ended} trials, from these", seconds, ended - now)
+            Compared(precision, f"rest, predicted after {num_ended} trials", seconds, ended - now)
             for num_ended, (seconds, now) in rests.items()
         ),
     ]
@@ -156,13 +156,13 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
 
 def _num_ended(loaded: Loaded) -> int:
     if not layout_of(loaded).run("trial-0").exists():
-        return 0  # the database may be in the making
+        return 0  # the database may be incomplete
     with opened_if_begun(loaded, layout_of(loaded)) as store:
         return sum(run.state in FINISHED for run in store.runs("trial")) if store else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:
-    """Return when the first score was there, and the last one of the search."""
+    """Return the times of the first score and of the last score of the search."""
     with opened_if_begun(loaded, layout_of(loaded)) as store:
         assert store is not None
         scored = [call for call in store.worker_calls() if call.pool]
@@ -170,18 +170,18 @@ def _phases(loaded: Loaded) -> tuple[float, float]:
 
 
 def table(rows: Sequence[Compared]) -> Table:
-    """Return the comparisons, one a row."""
-    shown = Table(title="Predicted and reached", title_justify="left", box=box.SIMPLE_HEAD)
-    for header, justify in (("precision", "left"), ("what", "left"), ("predicted", "right"), ("reached", "right")):
+    """Return the comparisons as a table."""
+    shown = Table(title="Predicted and measured time", title_justify="left", box=box.SIMPLE_HEAD)
+    for header, justify in (("precision", "left"), ("part", "left"), ("predicted", "right"), ("measured", "right")):
         shown.add_column(header, justify=justify)
-    shown.add_column("predicted / reached", justify="right")
+    shown.add_column("predicted / measured", justify="right")
     for row in rows:
         shown.add_row(row.precision, row.what, f"{row.predicted:.0f} s", f"{row.reached:.0f} s", f"{row.ratio:.2f}")
     return shown
 
 
 def result_line(compared: Mapping[str, Sequence[Compared]]) -> str:
-    """Return the bench's last line: one JSON object, null for a study that was not run."""
+    """Return the bench's last line: one JSON object, in which a study that was not run is null."""
     return json.dumps({f"{name}_ratio": round(rows[0].ratio, 2) if rows else None for name, rows in compared.items()})
 
 

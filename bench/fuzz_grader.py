@@ -1,7 +1,7 @@
-"""Grades hostile answers: none may hang, kill this process, or make it or its children allocate past their limits.
+"""Grades hostile answers: none may hang, end this process, or make it or its children exceed their memory limits.
 
-`python -m bench.fuzz_grader --count 100000 --seed 0` prints counts by family of answers and, last, one JSON line. Whether
-verdicts are right is the business of the labelled cases; here only the time and the memory that they take is looked at.
+`python -m bench.fuzz_grader --count 100000 --seed 0` prints counts by family of answers and, as its last line, JSON. It
+measures time and memory only; the labelled cases check that verdicts are right.
 """
 
 import argparse
@@ -31,10 +31,10 @@ CASES = Path(__file__).parents[1] / "tests" / "answers"
 NUM_AT_ONCE = 200
 LIMITS = Limits()
 SLACK_SECONDS = 5
-"""What a process that is past its limit may need to be noticed and killed on a busy machine."""
+"""Time in which a busy machine notices and kills a process that exceeded its limit."""
 
 HANG_SECONDS = 60
-"""When the rules take so much longer than the sandbox may, this process is stuck."""
+"""If the rules take this much longer than the sandbox may, this process hangs."""
 
 MAX_CHARACTERS = 10_000
 UNITS = r"""
@@ -94,7 +94,7 @@ WRAPPERS = (
 
 @dataclass
 class Summary:
-    """What the answers of one family came to."""
+    """The verdicts and times of one family of answers."""
 
     categories: Counter[str] = field(default_factory=Counter)
     num_hangs: int = 0
@@ -109,7 +109,7 @@ class Summary:
 
 
 def main() -> None:
-    """Parse the command line, fuzz and print the summary and its JSON line."""
+    """Run the bench; print its table and its JSON line."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz_grader", description="Grade hostile answers.")
     parser.add_argument("--count", type=int, default=100_000, help="answers to grade (default 100000)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the answers (default 0)")
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def fuzz(count: int, seed: int) -> tuple[dict[str, Summary], int]:
-    """Grade that many answers; return the summaries by family, and by how many bytes this process's peak grew."""
+    """Grade `count` answers; return the summaries by family, and the growth in bytes of this process's peak memory."""
     chance = random.Random(seed)
     cases = list(_cases())
     answers = [answer for answer, _ in cases]
@@ -149,14 +149,14 @@ def fuzz(count: int, seed: int) -> tuple[dict[str, Summary], int]:
     before_bytes = _peak_bytes(resource.RUSAGE_SELF)
     with Grader(num_processes=len(os.sched_getaffinity(0)), limits=LIMITS) as grader:
         for start in track(range(0, count, NUM_AT_ONCE), "Fuzzing", console=Console(stderr=True), transient=True):
-            asked, completions = [], []
+            hostile_answers, completions = [], []
             for _ in range(min(NUM_AT_ONCE, count - start)):
                 family, (answer, gold) = chance.choice(list(families)), chance.choice(cases)
                 hostile = families[family](answer)
-                asked.append((family, hostile))
+                hostile_answers.append((family, hostile))
                 completions.append(Completion(f"</think> <answer>{hostile}</answer>", "stop", gold))
             faulthandler.dump_traceback_later(HANG_SECONDS + NUM_AT_ONCE * LIMITS.wall_seconds, exit=True)
-            for (family, hostile), graded in zip(asked, grader.grade(completions), strict=True):
+            for (family, hostile), graded in zip(hostile_answers, grader.grade(completions), strict=True):
                 summaries[family].add(hostile, graded)
             faulthandler.cancel_dump_traceback_later()
     return summaries, _peak_bytes(resource.RUSAGE_SELF) - before_bytes
@@ -169,7 +169,7 @@ def _tower(chance: random.Random) -> str:
 
 
 def _repeat(chance: random.Random) -> str:
-    """Return one or two units again and again, at times closed, at times as long as an answer may be or longer."""
+    """Return one to three units, repeated up to MAX_CHARACTERS; a repeated opening bracket is closed."""
     unit = "".join(chance.choices([*UNITS.split(), *INVISIBLE], k=chance.choice((1, 1, 2, 3))))
     length = chance.choice((20, 200, 1_990, MAX_CHARACTERS))
     text = (unit * length)[:length]
@@ -186,7 +186,7 @@ def _matrix(chance: random.Random) -> str:
 
 
 def _mutated(text: str, chance: random.Random, answers: list[str]) -> str:
-    """Return a labelled answer with a few pieces taken out, put in, doubled, or taken from another."""
+    """Return a labelled answer with a few pieces removed, inserted, doubled, or taken from another answer."""
     for _ in range(chance.randrange(1, 5)):
         start = chance.randrange(len(text) + 1)
         end = min(len(text), start + chance.randrange(6))
@@ -209,7 +209,7 @@ def _cases() -> Iterator[tuple[str, str]]:
             case: dict[str, Any] = json.loads(line)
             try:
                 gold = extract_gold(case["gold"], "") if "gold_kind" not in case else extract_gold(None, case["gold"])
-            except ValueError:  # a case about golds that cannot be
+            except ValueError:  # a case whose gold answer is invalid on purpose
                 continue
             yield case.get("answer", case.get("response", "")), gold
 
@@ -224,7 +224,7 @@ def _table(summaries: dict[str, Summary]) -> Table:
     categories: Iterable[str] = ("correct", "wrong_answer", "format_failure", "ungraded")
     for header in (*categories, "hangs", "slowest"):
         table.add_column(header, justify="right")
-    table.add_column("the slowest")
+    table.add_column("slowest answer")
     for family, summary in summaries.items():
         counts = (f"{summary.categories[category]:,}" for category in categories)
         table.add_row(

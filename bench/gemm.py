@@ -1,10 +1,10 @@
-"""The yardstick of utilisation on one thread, by CPU-seconds: other processes do not make it look slower than it is."""
+"""Measures the best rate of matrix products on one thread, by CPU-seconds, so that other processes do not falsify it."""
 
 import time
 
 
 def best_gemm_flops_per_second(precision: str) -> float:
-    """Return the most floating-point operations per CPU-second that this machine's products reach, bf16 or fp32."""
+    """Return the highest rate of this machine's matrix products in bf16 or fp32, in FLOP per CPU-second."""
     import torch
 
     from mathsft.training.meter import gemm

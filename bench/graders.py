@@ -1,9 +1,8 @@
-"""Counts how often graders agree with the labelled cases of tests/answers: ours, math-verify and lm-evaluation-harness.
+"""Counts how often graders agree with the labelled cases of tests/answers: mathsft, math-verify, lm-evaluation-harness.
 
-`python -m bench.graders [--lm-eval PYTHON]` prints the counts by category, then every case that one of them gets wrong, and
-last one JSON line. Ours grades the cases as they are (`python -m mathsft grade`). The others know nothing of our response
-format: they are asked whether the answer equals the gold answer, both already extracted, where there is an answer. Time is
-not measured.
+`python -m bench.graders [--lm-eval PYTHON]` prints the counts by category, every case that a grader gets wrong, and, as its
+last line, JSON. mathsft grades the cases as they are (`python -m mathsft grade`). The other graders do not know mathsft's
+response format: they compare the extracted answer with the extracted gold answer, and cases without an answer are left out.
 """
 
 import argparse
@@ -30,7 +29,7 @@ CASES = Path(__file__).parents[1] / "tests" / "answers"
 OURS = "ours"
 
 MAX_SECONDS = 30
-"""For one pair; the peers' own limits are 5 s for each thing that they parse or compare."""
+"""Limit for one pair; the peers' own limits are 5 s for each expression that they parse or compare."""
 
 START_SECONDS = 300
 SHOWN_CHARACTERS = 44
@@ -38,11 +37,11 @@ SHOWN_CHARACTERS = 44
 
 @dataclass(frozen=True)
 class Case:
-    """One line of a file of labelled cases, with the pair that it comes down to."""
+    """One line of a file of labelled cases, with its answer and gold answer."""
 
     line: dict[str, Any]
     pair: tuple[str, str] | None
-    """Answer and gold answer; None where the format fails, so that there is no answer."""
+    """Answer and gold answer; None if the response fails the format and has no answer."""
 
     @property
     def id(self) -> str:
@@ -59,7 +58,7 @@ def main() -> None:
         "--lm-eval",
         metavar="PYTHON",
         default=sys.executable,
-        help="the Python of an environment with lm-eval[math], which wants an older ANTLR than math-verify and we do",
+        help="the Python of an environment with lm-eval[math], which needs an older ANTLR than math-verify and mathsft",
     )
     arguments = parser.parse_args()
     start_bench()
@@ -79,7 +78,7 @@ def main() -> None:
 
 
 def make_case(line: dict[str, Any]) -> Case:
-    """Return the case with its answer and gold answer extracted from its response and solution."""
+    """Return the case with the answer of its response and the gold answer of its solution."""
     from_solution = line.get("gold_kind", "answer") != "answer"
     gold = extract_gold(None, line["gold"]) if from_solution else line["gold"]
     answer = line["answer"] if line["kind"] == "answer" else parse(line["response"], line["finish_reason"]).body
@@ -89,21 +88,21 @@ def make_case(line: dict[str, Any]) -> Case:
 def grade_by_ours(cases: Sequence[Case]) -> dict[str, Outcome]:
     """Return the verdicts of `python -m mathsft grade`."""
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "cases.jsonl", Path(folder) / "verdicts.jsonl"
-        asked.write_text("".join(json.dumps(case.line) + "\n" for case in cases), encoding="utf-8")
-        command = [sys.executable, "-m", "mathsft", "grade", str(asked), "--out", str(answered)]
-        # It fails where a gold answer is none, but grades the other cases.
+        cases_path, verdicts_path = Path(folder) / "cases.jsonl", Path(folder) / "verdicts.jsonl"
+        cases_path.write_text("".join(json.dumps(case.line) + "\n" for case in cases), encoding="utf-8")
+        command = [sys.executable, "-m", "mathsft", "grade", str(cases_path), "--out", str(verdicts_path)]
+        # The exit code is not 0 if a gold answer is invalid; the other cases are graded nevertheless.
         messages = subprocess.run(command, check=False, capture_output=True, text=True).stderr
-        if not answered.exists():
+        if not verdicts_path.exists():
             raise RuntimeError(messages)
-        verdicts = {verdict["id"]: verdict for verdict in map(json.loads, _lines(answered))}
+        verdicts = {verdict["id"]: verdict for verdict in map(json.loads, _lines(verdicts_path))}
     refused = {"category": "refused", "correct": None}
-    found = {case.id: verdicts.get(case.id, refused) for case in cases}
-    return {id: verdict["category"] if verdict["correct"] is None else verdict["correct"] for id, verdict in found.items()}
+    by_id = {case.id: verdicts.get(case.id, refused) for case in cases}
+    return {id: verdict["category"] if verdict["correct"] is None else verdict["correct"] for id, verdict in by_id.items()}
 
 
 def grade_by_peer(peer: str, python: str, pairs: dict[str, tuple[str, str]]) -> dict[str, Outcome]:
-    """Return a peer's verdicts; its process is killed and started anew where a pair takes too long; raises ImportError."""
+    """Return a peer's verdicts; if a pair takes too long, its process is replaced. Raises ImportError without the peer."""
     outcomes: dict[str, Outcome] = {}
     process = None
     for id, pair in pairs.items():
@@ -117,7 +116,7 @@ def grade_by_peer(peer: str, python: str, pairs: dict[str, tuple[str, str]]) -> 
 
 
 class _Process:
-    """One peer in a process of its own, until it hangs or dies."""
+    """A process that runs one peer."""
 
     def __init__(self, peer: str, python: str) -> None:
         command = [python, "-m", "bench.peer_graders", peer]
@@ -152,7 +151,7 @@ class _Process:
 
 
 def counts_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> Table:
-    """Return how many labels each grader agrees with, by category, of those cases that it was asked."""
+    """Return how many labels each grader agrees with, by category, of the cases that it graded."""
     table = Table("category", "cases", *outcomes, box=box.SIMPLE)
     for category in _categories(cases):
         members = [case for case in cases if case.line["cat"] == category]
@@ -173,10 +172,9 @@ def counts_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]])
 
 
 def differences_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> Table:
-    """Return the cases where a grader differs from the label, by category, each with who differs and the label's reason."""
-    table = Table(
-        "case", "answer", "gold", "label", "differ", "why the label", box=box.SIMPLE, title="Differences from the labels"
-    )
+    """Return the cases in which a grader differs from the label, by category, with these graders and the label's reason."""
+    title = "Graders that differ from a label, and the reason of the label"
+    table = Table("case", "answer", "gold", "label", "graders", "reason", box=box.SIMPLE, title=title)
     for category in _categories(cases):
         for case in cases:
             differing = [_differing(name, case, of_grader) for name, of_grader in outcomes.items()]
@@ -189,15 +187,15 @@ def differences_table(cases: Sequence[Case], outcomes: dict[str, dict[str, Outco
 
 
 def share_right(cases: Iterable[Case], outcomes: dict[str, Outcome]) -> float:
-    """Return the share of the labels that a grader agrees with, of those cases that it was asked."""
+    """Return the share of labels that a grader agrees with, of the cases that it graded."""
     agreeing = [outcomes[case.id] is case.label for case in cases if case.id in outcomes]
     return round(sum(agreeing) / len(agreeing), 4)
 
 
 def _agreement(cases: Sequence[Case], outcomes: dict[str, Outcome]) -> str:
-    asked = [case for case in cases if case.id in outcomes]
-    agreeing = sum(outcomes[case.id] is case.label for case in asked)
-    return f"{agreeing} of {len(asked)}" if asked else ""
+    graded = [case for case in cases if case.id in outcomes]
+    agreeing = sum(outcomes[case.id] is case.label for case in graded)
+    return f"{agreeing} of {len(graded)}" if graded else ""
 
 
 def _differing(name: str, case: Case, outcomes: dict[str, Outcome]) -> str:

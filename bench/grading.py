@@ -1,8 +1,8 @@
-"""Times the grading of 5,000 responses: mathsft's grader beside math-verify alone.
+"""Times the grading of 5,000 responses: mathsft's grader against math-verify alone.
 
-`python -m bench.grading` prints a table, examples of where the verdicts differ and, last, one JSON line. math-verify is
-called as its page says, in one process, which is killed when a pair takes too long; it knows no response format, so it is
-given the answers that our format found. All verdicts are also counted against the labels that the responses were made with.
+`python -m bench.grading` prints a table, examples of different verdicts and, as its last line, JSON. math-verify is called
+as its documentation says, in one process, which is killed if a pair takes too long. It has no response format, so it gets
+the answers that mathsft's format extracts. The verdicts are also compared with the labels of the generated responses.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from mathsft.answers.sandbox import Pair
 from mathsft.records import Category
 
 MAX_SECONDS = 10
-"""A pair that takes longer hangs; math-verify's own limits are 5 s for each thing that it parses or compares."""
+"""A pair that takes longer hangs; math-verify's own limits are 5 s for each expression that it parses or compares."""
 
 NUM_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one grader made of the responses."""
+    """One grader's time and verdicts."""
 
     seconds: float
     verdicts: list[Category]
@@ -44,8 +44,8 @@ class Run:
 
 
 def main() -> None:
-    """Parse the command line, run the bench and print its table and its JSON line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.grading", description="Our grader beside math-verify alone.")
+    """Run the bench; print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.grading", description="mathsft's grader against math-verify.")
     parser.add_argument("--count", type=int, default=5000, help="responses to grade (default 5000)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the responses (default 0)")
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
     console = Console(highlight=False, width=140)
     responses = make_responses(arguments.count, arguments.seed)
     ours = run_ours(responses)
-    console.print(f"mathsft: {ours.seconds:.1f} s; now math-verify, which takes longer")
+    console.print(f"mathsft: {ours.seconds:.1f} s; math-verify follows and takes longer")
     theirs = run_math_verify(responses)
     differing = [
         (response, our, their)
@@ -77,17 +77,17 @@ def main() -> None:
 
 
 def run_ours(responses: Sequence[Labelled]) -> Run:
-    """Grade with as many processes as there are cores; their start counts."""
+    """Grade with one process per core; the time includes the start of the processes."""
     started = time.perf_counter()
     with Grader(num_processes=len(os.sched_getaffinity(0))) as grader:
         graded = grader.grade([response.completion for response in responses])
         seconds = time.perf_counter() - started
-    num_hangs = sum(one.seconds > MAX_SECONDS for one in graded)
-    return Run(seconds, [one.verdict.category for one in graded], num_hangs)
+    num_hangs = sum(each.seconds > MAX_SECONDS for each in graded)
+    return Run(seconds, [each.verdict.category for each in graded], num_hangs)
 
 
 def run_math_verify(responses: Sequence[Labelled]) -> Run:
-    """Compare the answers one after the other; what a process takes to start does not count."""
+    """Compare the answers one after the other; the time does not include the start of a process."""
     process, connection = _start()
     verdicts: list[Category] = []
     seconds, num_hangs = 0.0, 0
@@ -118,7 +118,7 @@ def _start() -> tuple[BaseProcess, Connection]:
     process = context.Process(target=_serve_math_verify, args=(theirs, os.getpid()), daemon=True)
     process.start()
     theirs.close()
-    connection.recv()  # it has imported what it needs
+    connection.recv()  # the process has finished its imports
     return process, connection
 
 
@@ -126,7 +126,7 @@ def _serve_math_verify(connection: Connection, bench_pid: int) -> None:
     end_with(bench_pid)
     from math_verify import parse, verify
 
-    logging.disable()  # it logs what it cannot read
+    logging.disable()  # math-verify logs every answer that it cannot parse
     connection.send(None)
     while True:
         pair = connection.recv()
@@ -153,8 +153,8 @@ def _table(responses: Sequence[Labelled], ours: Run, theirs: Run) -> Table:
 
 
 def _differences(differing: Sequence[tuple[Labelled, Category, Category]]) -> Table:
-    """Return one example of each kind and each way to differ."""
-    title = "Where they differ, an example of each kind"
+    """Return one example for each kind of answer and verdict of mathsft among the differing verdicts."""
+    title = "Different verdicts, one example of each kind"
     table = Table(
         "kind", "answer", "gold", "label", "mathsft", "math-verify", title=title, title_justify="left", box=box.SIMPLE_HEAD
     )

@@ -1,7 +1,7 @@
-"""What bench.grading grades: responses with known verdicts, as models write them to GSM8K- and MATH-like problems.
+"""Generates the responses that bench.grading grades, with known verdicts, in the style of GSM8K and MATH.
 
-data/answer_forms.jsonl holds, by kind of answer, a gold answer and right and wrong ways to answer it, with names such as <n>
-for numbers; here they get numbers, reasoning (GSM8K's own) and tags.
+data/answer_forms.jsonl has for each kind of answer a gold answer and right and wrong forms of it, with names such as <n> in
+place of numbers. This module fills in numbers and adds reasoning from GSM8K and tags.
 """
 
 import json
@@ -55,7 +55,7 @@ _NAME = re.compile("<([a-z]+)>")
 
 @dataclass(frozen=True)
 class Labelled:
-    """A completion and the verdict that it deserves."""
+    """A completion and its correct verdict."""
 
     kind: str
     completion: Completion
@@ -63,15 +63,15 @@ class Labelled:
 
 
 def make_responses(count: int, seed: int) -> list[Labelled]:
-    """Return that many responses, every HOSTILE_EVERYth with a hostile answer; the same for the same seed."""
+    """Return `count` responses, each HOSTILE_EVERYth with a hostile answer; the seed determines them."""
     chance = random.Random(seed)
     forms = _rows("answer_forms.jsonl")
-    words = [form for form in forms if form["kind"] == "word problem"]
+    word_problems = [form for form in forms if form["kind"] == "word problem"]
     formulas = [form for form in forms if form["kind"] != "word problem"]
     thoughts = [row["answer"].partition("####")[0].strip() for row in _rows("gsm8k_rows.jsonl")]
     responses = []
     for place in range(count):
-        form = chance.choice(words if chance.random() < WORD_PROBLEM_SHARE else formulas)
+        form = chance.choice(word_problems if chance.random() < WORD_PROBLEM_SHARE else formulas)
         numbers = _numbers(chance)
         category = _category(chance)
         answer = _fill(chance.choice(form["right" if category == "correct" else "wrong"]), numbers)
@@ -93,7 +93,7 @@ def _category(chance: random.Random) -> Category:
 
 
 def _numbers(chance: random.Random) -> dict[str, str]:
-    """Return what the names in the forms stand for; a < b are digits, p and q different primes, m is next to n."""
+    """Return the numbers by their names in the forms; a < b are digits, p and q different primes, and m is n + 1."""
     a, b = sorted(chance.sample(range(2, 10), 2))
     p, q = chance.sample(PRIMES, 2)
     n, long = chance.randrange(12, 1000), chance.randrange(1000, 100_000)

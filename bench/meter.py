@@ -1,4 +1,4 @@
-"""Meters one contender's training in its own process: CPU-seconds, peak memory, and what its model was made to compute."""
+"""Measures a contender's training in its own process: CPU-seconds, peak memory, and the tokens that its model computes."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ PROCESS = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One training of some of the workload's batches."""
+    """The measured training on some of the workload's batches."""
 
     cpu_seconds: float
     num_examples: int
@@ -25,9 +25,9 @@ class Measurement:
     """Tokens of the examples, prompt and response, without padding."""
     num_steps: int
     loss: float
-    """Nats per response token, the mean of all steps, each before its update."""
+    """Nats per response token: the mean over steps of the loss before the update."""
     peak_memory_bytes: int
-    """Most that the training held at any time, weights and optimizer included, imports not."""
+    """Peak memory of the training, with weights and optimizer, without imports."""
     num_computed_tokens: int
     """Tokens that went through the layers, padding included."""
     num_attended_tokens: int
@@ -37,7 +37,7 @@ class Measurement:
 
 
 class Counter:
-    """Counts what goes through a Hugging Face causal language model, whoever calls it."""
+    """Counts the tokens that go through a Hugging Face causal language model."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.num_computed_tokens = 0
@@ -48,7 +48,7 @@ class Counter:
         ids_BT = inputs["input_ids"] if "input_ids" in inputs else args[0]
         positions_BT = inputs.get("position_ids")
         self.num_computed_tokens += ids_BT.numel()
-        # However tokens are packed, one at position p attends to p others and to itself.
+        # A token at position p attends to itself and to p others, also in packed rows.
         if positions_BT is None:
             num_rows, num_columns = ids_BT.shape
             self.num_attended_tokens += num_rows * num_columns * (num_columns + 1) // 2
@@ -57,7 +57,7 @@ class Counter:
 
 
 class Meter:
-    """Times one training and takes its memory: make it before the model, start it after, stop it at the end."""
+    """Measures the time and memory of one training. Create it before the model, start it after, stop it at the end."""
 
     def __init__(self) -> None:
         give_back_memory()
@@ -67,9 +67,9 @@ class Meter:
         self.peak_memory_bytes = 0
 
     def start(self) -> None:
-        """Start the clock, after what came with building the model has been given back."""
+        """Return the memory that building the model left, and start the clock."""
         give_back_memory()
-        (PROCESS / "clear_refs").write_text("5")  # the peak starts anew at what is held now
+        (PROCESS / "clear_refs").write_text("5")  # resets the peak to the present size
         self._started = time.process_time()
 
     def stop(self) -> None:
@@ -79,7 +79,7 @@ class Meter:
 
 
 def give_back_memory() -> None:
-    """Return to the system what nobody in this process holds any more."""
+    """Return this process's unused memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,8 +1,8 @@
-"""The pipeline that everyone writes, as bench.study's other side: Optuna's objective does it all, one trial after the other.
+"""Runs the naive pipeline that bench.study compares with: an Optuna objective that does everything, trial after trial.
 
-Each trial: transformers' Trainer with its defaults on padded batches, save_pretrained, a new vLLM engine with vLLM's
-defaults, 200 responses, grades. Nothing is shared between trials but this process, whose imports are done before the clock
-starts.
+Each trial trains with transformers' Trainer and its defaults on padded batches, calls save_pretrained, starts a new vLLM
+engine with vLLM's defaults, and generates and grades 200 responses. Trials share only this process, which does its imports
+before the clock starts.
 """
 
 import gc
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # the default takes a share of all memory
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # the default is a share of all memory
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -42,11 +42,11 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 
 MICRO_BATCH = 8
-"""The Trainer's default batch on a device; larger batches accumulate."""
+"""The Trainer's default micro-batch; larger batches use gradient accumulation."""
 
 
 class Pipeline:
-    """What all trials read, and the trials themselves."""
+    """The data that all trials share, and the trials' results."""
 
     def __init__(self, num_examples: int, settings: list[tuple[float, int]]) -> None:
         self._experiment = load_settings("quickstart", None, []).experiment
@@ -68,7 +68,7 @@ class Pipeline:
         self.trials: list[dict[str, Any]] = []
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Train, save, start an engine, generate, grade."""
+        """Run one trial and return its accuracy."""
         learning_rate, batch_size = self._settings[trial.number]
         seconds: dict[str, float] = {}
         started = time.perf_counter()
@@ -104,7 +104,7 @@ class Pipeline:
         with _timed(seconds, "end engine"):
             del engine
             gc.collect()
-        accuracy = sum(one.verdict.category == "correct" for one in graded) / len(graded)
+        accuracy = sum(each.verdict.category == "correct" for each in graded) / len(graded)
         wall_seconds = time.perf_counter() - started
         self.trials.append({"accuracy": accuracy, "wall_seconds": wall_seconds, "seconds": seconds})
         return accuracy
@@ -138,7 +138,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def main(out: Path, num_examples: int, settings: list[tuple[float, int]]) -> None:
-    """Run all trials and write what they took."""
+    """Run all trials and write their times to the file `out`."""
     transformers.utils.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pipeline = Pipeline(num_examples, settings)
@@ -149,10 +149,10 @@ def main(out: Path, num_examples: int, settings: list[tuple[float, int]]) -> Non
 
 
 def _cpu_seconds() -> float:
-    """Return what this process and its ended children took."""
+    """Return the CPU-seconds of this process and its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), [tuple(one) for one in json.loads(sys.argv[3])])
+    main(Path(sys.argv[1]), int(sys.argv[2]), [tuple(pair) for pair in json.loads(sys.argv[3])])

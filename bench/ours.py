@@ -1,4 +1,4 @@
-"""mathsft in bench.training: the same steps as in a study, and their gradients beside those of a plain padded batch."""
+"""mathsft as a contender of bench.training, and the error of its gradients against those of plain padded batches."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -22,17 +22,17 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 CPU = torch.device("cpu")
 
 ATTENTION = "tree"
-"""As placement chooses it for a CPU."""
+"""The attention that placement chooses for a CPU."""
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"})
-"""The profiler's names for matrix products; a layer with a bias has its own."""
+"""The profiler's names of matrix products; a layer with a bias has a different name."""
 
 PLAIN_ROWS = 4
-"""Padded rows whose logits are held at once where gradients are computed the textbook way."""
+"""Padded rows whose logits plain_gradients holds at once."""
 
 
 def run_ours(workload: Workload, precision: Precision) -> Measurement:
-    """Train the workload's batches, one step each."""
+    """Train one step on each of the workload's batches."""
     meter = Meter()
     base = load_base(workload.model_folder, ATTENTION)
     examples = workload.examples
@@ -44,7 +44,7 @@ def run_ours(workload: Workload, precision: Precision) -> Measurement:
     num_computed_tokens = sum(outcome.num_computed_tokens for outcome in outcomes)
     num_attended_tokens = sum(outcome.num_attended_tokens for outcome in outcomes)
     if (counter.num_computed_tokens, counter.num_attended_tokens) != (num_computed_tokens, num_attended_tokens):
-        raise RuntimeError("the model saw other tokens than the steps say they computed")
+        raise RuntimeError("the model computed other tokens than the steps report")
     num_response_tokens = sum(outcome.num_response_tokens for outcome in outcomes)
     return Measurement(
         cpu_seconds=meter.cpu_seconds,
@@ -60,7 +60,7 @@ def run_ours(workload: Workload, precision: Precision) -> Measurement:
 
 
 def product_share(workload: Workload, precision: Precision) -> float:
-    """Return the share of a step's time that matrix products take, of the last batch's: the others warm up."""
+    """Return the share of matrix products in the time of the last batch's step; the earlier batches are a warm-up."""
     step = _step(load_base(workload.model_folder, ATTENTION), workload, precision)
     *before, last = workload.batches
     for number, batch in enumerate(before, start=1):
@@ -77,7 +77,7 @@ def _step(base: BaseModel, workload: Workload, precision: Precision) -> Training
 
 
 def max_gradient_error(workload: Workload) -> float:
-    """Return the largest relative L2 error of a parameter's gradient in fp32, over the first batch, against a plain one."""
+    """Return the largest relative L2 error of a parameter's gradient in fp32, first batch, against plain_gradients."""
     batch = workload.batches[0]
     ours, plain = our_gradients(workload, batch), plain_gradients(workload, batch)
     if ours.keys() != plain.keys():
@@ -86,7 +86,7 @@ def max_gradient_error(workload: Workload) -> float:
 
 
 def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Tensor]:
-    """Return the gradient of the batch's mean loss by parameter, as one step of ours computes it in fp32.
+    """Return the gradient of the batch's mean loss by parameter, as a training step of mathsft computes it in fp32.
 
     With beta1 = 0 and no clipping AdamW's first moment after one step is the gradient itself.
     """
@@ -100,9 +100,9 @@ def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Ten
 
 
 def plain_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Tensor]:
-    """Return the same gradient the textbook way: padded rows, an attention mask, all logits, stock attention, fp32.
+    """Return the same gradient from padded rows, an attention mask, all logits and stock attention in fp32.
 
-    All the rows at once would hold 16 GiB for a model of 135M: their losses are added up a few rows at a time.
+    All rows together need 16 GiB for a model of 135M, so the gradients of PLAIN_ROWS rows at a time are accumulated.
     """
     model = AutoModelForCausalLM.from_pretrained(
         workload.model_folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
@@ -118,7 +118,7 @@ def plain_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, T
     for part in range(0, len(batch), PLAIN_ROWS):
         rows = slice(part, part + PLAIN_ROWS)
         logits_BTV = model(input_ids=ids_BT[rows], attention_mask=mask_BT[rows], use_cache=False).logits
-        # In fp64: torch's fp32 log_softmax is off by 3e-6 on a CPU, and gradients, in which most of it cancels, by 1e-3.
+        # In fp64: torch's fp32 log_softmax has an error of 3e-6 on a CPU, and gradients, where terms cancel, one of 1e-3.
         logits_NV = logits_BTV[:, :-1].flatten(0, 1).double()
         sum_loss = cross_entropy(logits_NV, labels_BT[rows, 1:].flatten(), reduction="sum")
         torch.autograd.backward(sum_loss / num_targets)

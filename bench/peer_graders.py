@@ -1,7 +1,7 @@
-"""Answer equality as a well-known grader decides it: `python -m bench.peer_graders NAME`, lines of JSON in and out.
+"""Compares answers with a well-known grader: `python -m bench.peer_graders NAME` reads and writes lines of JSON.
 
-Each is called in its default way; no code of a peer is copied. It runs in a process that may be killed, and maybe in another
-environment than ours, so it imports nothing of mathsft. Who is right is none of its business.
+Each grader is called in its default way, and no code of it is copied. This process may be killed and may run in another
+environment than mathsft's, so it imports nothing of mathsft.
 """
 
 import json
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 
 Outcome = bool | str
-"""Whether an answer was called right, or why there is no verdict."""
+"""Whether an answer is right, or the reason why there is no verdict."""
 
 Grader = Callable[[str, str], Outcome]
-"""Compares an answer and the gold answer, in this order."""
+"""A function of an answer and the gold answer."""
 
 
 def math_verify() -> Grader:
@@ -47,19 +47,19 @@ PEERS: dict[str, Callable[[], Grader]] = {
 
 
 def main(peer: str) -> None:
-    """Answer each [answer, gold] with an Outcome; the first line of all says why the peer cannot be had, or is null."""
-    logging.disable()  # Peers log every answer that they cannot read.
+    """Write an Outcome for each line [answer, gold]. The first line is null, or the reason why the peer is not available."""
+    logging.disable()  # Peers log every answer that they cannot parse.
     replies, sys.stdout = sys.stdout, sys.stderr
     obstacle = None
     try:
         grader = PEERS[peer]()
-    except (ImportError, AssertionError) as error:  # lm-eval asserts its version of ANTLR.
+    except (ImportError, AssertionError) as error:  # lm-eval asserts a version of ANTLR.
         obstacle = str(error)
     print(json.dumps(obstacle), file=replies, flush=True)
     for line in [] if obstacle else sys.stdin:
         try:
             outcome = grader(*json.loads(line))
-        except Exception as error:  # Whatever a peer raises is its outcome.
+        except Exception as error:  # A peer's error is its outcome.
             outcome = type(error).__name__
         print(json.dumps(outcome), file=replies, flush=True)
 

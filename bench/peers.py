@@ -1,4 +1,4 @@
-"""The peers, each as well as it can be set on one CPU thread: one example per step, HF Trainer, TRL's SFTTrainer."""
+"""Trains with the peers of bench.training: a loop of one example per step, HF Trainer and TRL's SFTTrainer."""
 
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from bench.workload import BATCH_SIZE, LEARNING_RATE, MAX_LENGTH_TOKENS, Workloa
 from mathsft.records import Example
 
 NUM_LOOP_EXAMPLES = 8
-"""What the loop of one example per step trains on: its steps are all alike, and slow."""
+"""Number of examples of the loop with one example per step: its steps are equal, and slow."""
 
 COMMON: dict[str, Any] = {
     "num_train_epochs": 1,
@@ -38,7 +38,7 @@ COMMON: dict[str, Any] = {
 
 
 def run_one_example_per_step(workload: Workload, dtype: str) -> Measurement:
-    """Train as the published recipe does, one example per step and checkpointed, but without its padding."""
+    """Train like the published recipe, one example per step with gradient checkpointing, but without its padding."""
     meter = Meter()
     model = _load(workload, getattr(torch, dtype), "sdpa")
     model.gradient_checkpointing_enable()
@@ -63,7 +63,7 @@ def run_one_example_per_step(workload: Workload, dtype: str) -> Measurement:
 
 
 def run_hf(workload: Workload, dtype: str, attention: str, per_device: int) -> Measurement:
-    """Train with transformers' Trainer, weights in the dtype, examples of like length together."""
+    """Train with transformers' Trainer, weights in the dtype, batches of examples with similar lengths."""
     meter = Meter()
     model = _load(workload, getattr(torch, dtype), attention)
     examples = workload.examples
@@ -82,7 +82,7 @@ def run_hf(workload: Workload, dtype: str, attention: str, per_device: int) -> M
 
 
 def run_trl(workload: Workload, dtype: str, attention: str, per_device: int, **settings: Any) -> Measurement:
-    """Train with TRL's SFTTrainer: its defaults, but for the settings."""
+    """Train with TRL's SFTTrainer and its defaults, except for the settings."""
     meter = Meter()
     model = _load(workload, getattr(torch, dtype), attention)
     examples = workload.examples
@@ -96,8 +96,8 @@ def run_trl(workload: Workload, dtype: str, attention: str, per_device: int, **s
         return _train(trainer, meter, examples)
 
 
-class _Watch(TrainerCallback):
-    """Meters from the first step to the last, so that making data loaders and reports is not counted against a trainer."""
+class _MeterCallback(TrainerCallback):
+    """Measures from the first step to the last, without the time for data loaders and reports."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -118,12 +118,12 @@ class _Watch(TrainerCallback):
 
 
 def _train(trainer: Trainer, meter: Meter, examples: Sequence[Example]) -> Measurement:
-    watch = _Watch(meter)
+    callback = _MeterCallback(meter)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
+    trainer.add_callback(callback)
     counter = Counter(trainer.model)
     trainer.train()
-    loss = sum(watch.losses) / len(watch.losses)
+    loss = sum(callback.losses) / len(callback.losses)
     return _measurement(meter, counter, examples, trainer.state.global_step, loss)
 
 
@@ -137,7 +137,7 @@ def _measurement(meter: Meter, counter: Counter, examples: Sequence[Example], nu
         peak_memory_bytes=meter.peak_memory_bytes,
         num_computed_tokens=counter.num_computed_tokens,
         num_attended_tokens=counter.num_attended_tokens,
-        # On a CPU each of them computes the logits of all tokens.
+        # On a CPU each peer computes the logits of all tokens.
         num_predicted_tokens=counter.num_computed_tokens,
     )
 

@@ -1,4 +1,4 @@
-"""Ends with a bench what it started: after its last line, on an error, on Ctrl-C and SIGTERM, and when it is killed."""
+"""Ends the processes that a bench started when the bench ends: normally, by an error, Ctrl-C or SIGTERM, or killed."""
 
 import multiprocessing
 import os
@@ -14,33 +14,33 @@ from mathsft.workers.host import die_with
 
 
 def start_bench() -> None:
-    """Print the CPU's line; from now on Ctrl-C and SIGTERM end all that this process started, and then itself."""
+    """Print the CPU's line, and make Ctrl-C and SIGTERM end all child processes and then this process."""
     print(cpu_line(), flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Ignored is how a shell starts what runs in its background: Ctrl-C is meant for another command.
+        # A shell starts background jobs with SIGINT ignored, because Ctrl-C is meant for the foreground job.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
 
 
 def new_executor(num_processes: int) -> ProcessPoolExecutor:
-    """Return an executor of new processes, no forks, that the kernel kills when this one ends in whatever way."""
+    """Return an executor of spawned processes, which the kernel kills when this process ends, also if it is killed."""
     return ProcessPoolExecutor(
         num_processes, multiprocessing.get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
     )
 
 
 def end_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends; Ctrl-C, which a terminal sends to both, is the parent's."""
+    """Make the kernel kill this process when its parent ends, and ignore Ctrl-C, which the parent handles."""
     die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     """Kill all children, then leave this process through its `with` blocks, which remove temporary folders."""
-    # The children first: executors wait for what they are at.
+    # Executors wait for running calls, so the children must end first.
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            # multiprocessing's own helper ends when nobody is left, and is started anew, with a warning, if it is missed.
+            # multiprocessing's resource tracker ends by itself, and a killed one would be restarted with a warning.
             if "resource_tracker" not in " ".join(child.cmdline()):
                 child.kill()
     raise SystemExit(128 + number)

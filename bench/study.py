@@ -1,10 +1,10 @@
-"""Runs the same eight settings through the pipeline that everyone writes and through run_study, side by side.
+"""Compares the time of run_study.py with that of a naive pipeline, on the same eight settings.
 
-`python -m bench.study` prints a table and, last, one JSON line. (a) is one script: an in-process Optuna objective,
-transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine with vLLM's defaults that
-scores its weights. (b) is run_study.py on the quickstart. Both train each setting on as many examples, in as many steps, and
-score it once on the same 200 problems. The first two trials of (b), with the start of its processes, are left out;
-(a), which starts its engine anew in each trial, does not run these two. What the settings learn is shown, not compared.
+`python -m bench.study` prints a table and, as its last line, JSON. The naive pipeline (bench.naive_study) is one script: an
+in-process Optuna objective, transformers' Trainer with its defaults on padded batches, and for each trial a new vLLM engine
+with vLLM's defaults. Both sides train each setting on the same number of examples and steps, and score it once on the same
+200 problems. The first two trials of run_study.py are left out with the start of its processes; the naive pipeline does not
+run them, because it starts an engine in each trial. Accuracies are shown but not compared.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from mathsft.workers.host import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ((1e-3, 32), (3e-4, 16), (1e-3, 64), (3e-3, 64), (3e-3, 32), (1e-3, 16), (3e-4, 8), (3e-3, 128))
-"""Learning rate and batch size of each trial; the first is the experiment's own, which is any study's trial 0."""
+"""Learning rate and batch size of each trial; the first pair is the experiment's, which trial 0 of every study has."""
 NUM_EXAMPLES = 1536
 NUM_FIRST = 2
-"""Trials left out on both sides: before the evaluator's first answer ours trains two, the third waits for it."""
+"""Trials that both sides leave out: run_study trains two before the evaluator's first score, and the third waits for it."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took for the trials after the second, in what activities, and CPU-seconds a trial of those it ran."""
+    """One side's wall-clock seconds for the trials after the second, its activities, and its CPU-seconds per trial."""
 
     name: str
     wall_seconds: float
@@ -53,8 +53,8 @@ class Side:
 
 
 def main() -> None:
-    """Run both sides in turn and print the comparison."""
-    parser = argparse.ArgumentParser(prog="python -m bench.study", description="A study beside the naive pipeline.")
+    """Run both sides one after the other and print the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m bench.study", description="A study against the naive pipeline.")
     parser.add_argument("--trials", type=int, default=len(SETTINGS), help=f"trials of each side, 3 to {len(SETTINGS)}")
     num_trials = parser.parse_args().trials
     if not 3 <= num_trials <= len(SETTINGS):
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side, float]:
-    """Run the settings with run_study.py; return what they took, and the driver's overhead."""
+    """Run the settings with run_study.py; return its side of the comparison and the driver's overhead."""
     for name in ("experiments", "studies"):
         (scratch / name).mkdir()
     shutil.copy(ROOT / "experiments" / "quickstart.yaml", scratch / "experiments")
@@ -96,16 +96,16 @@ def run_ours(settings: Sequence[tuple[float, int]], scratch: Path) -> tuple[Side
 
 
 def _read_ours(folder: StudyLayout, cpu_seconds: float) -> tuple[Side, float]:
-    """Read the study's times from its records: from when both workers are warm to the last tell."""
+    """Return the study's times from its records, from the start of the third trial to the end of the last."""
     store = StudyStore.open(folder.database_url, folder.root.name)
     try:
         trials = store.runs("trial")
         later = [run.name for run in trials[NUM_FIRST:]]
-        train = sum(sum(one.costs.seconds.values()) for name in later for one in store.checkpoints(name))
-        evaluate = sum(sum(one.costs.seconds.values()) for name in later for one in store.scores(name))
+        train = sum(sum(each.costs.seconds.values()) for name in later for each in store.checkpoints(name))
+        evaluate = sum(sum(each.costs.seconds.values()) for name in later for each in store.scores(name))
         activities = {
             f"{account.worker}: {activity}": seconds
-            for account in cost_ledger(store).accounts
+            for account in cost_ledger(store).worker_times
             for activity, seconds in account.seconds.items()
             if activity != IDLE
         }
@@ -124,12 +124,12 @@ def _known(moment: datetime | None) -> datetime:
 
 
 def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:
-    """Run the settings after the second through the naive pipeline in a process of its own."""
+    """Run the settings after the second with the naive pipeline, in its own process."""
     out = scratch / "naive.json"
     command = [sys.executable, "-m", "bench.naive_study", str(out), str(NUM_EXAMPLES), json.dumps(settings[NUM_FIRST:])]
     _run(command, scratch)
-    found = json.loads(out.read_text(encoding="utf-8"))
-    trials = found["trials"]
+    report = json.loads(out.read_text(encoding="utf-8"))
+    trials = report["trials"]
     activities: dict[str, float] = {}
     for trial in trials:
         for name, seconds in trial["seconds"].items():
@@ -137,14 +137,14 @@ def run_naive(settings: Sequence[tuple[float, int]], scratch: Path) -> Side:
     return Side(
         "naive pipeline",
         sum(trial["wall_seconds"] for trial in trials),
-        found["cpu_seconds"] / len(trials),
+        report["cpu_seconds"] / len(trials),
         activities,
         tuple(trial["accuracy"] for trial in trials),
     )
 
 
 def _run(command: Sequence[str], scratch: Path) -> float:
-    """Run a command to its end; return the CPU-seconds of it and of all that it started. Raises on failure."""
+    """Run a command; return the CPU-seconds of it and of its child processes. Raises RuntimeError if it fails."""
     before = _children_seconds()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     ends_with_bench = partial(die_with, os.getpid())
@@ -161,7 +161,7 @@ def _children_seconds() -> float:
 
 def _table(sides: Sequence[Side]) -> Table:
     table = Table(title="Trials after the second", title_justify="left", box=box.SIMPLE_HEAD)
-    for header in ("", "wall", "CPU-s a trial", "where the time of its trials goes", "accuracies"):
+    for header in ("", "wall", "CPU-s per trial", "time by activity", "accuracies"):
         table.add_column(header)
     for side in sides:
         spent = sorted(side.activities.items(), key=lambda item: -item[1])

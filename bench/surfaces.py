@@ -25,7 +25,7 @@ SPACE: dict[str, SearchRange] = {
 QUICKSTART = Path(__file__).parent / "data" / "quickstart_surface.json"
 
 Point: TypeAlias = NDArray[np.float64]
-"""(2,): the learning rate's and the batch size's position in their ranges, 0 to 1."""
+"""Shape (2,): the positions of learning rate and batch size in their ranges, from 0 to 1."""
 Accuracy: TypeAlias = Callable[[Point], float]
 
 
@@ -40,21 +40,21 @@ GRID = [{RATE: float(rate), BATCH: batch} for rate in np.geomspace(1e-5, 1e-2, 1
 
 
 def quadratic(rng: np.random.Generator) -> Accuracy:
-    """A bowl of any direction, flat at a distance."""
+    """Return a paraboloid of random direction that is flat at a distance."""
     centre, top, drop, width, angle = _centre(rng), *_height(rng), rng.uniform(0.3, 0.6), rng.uniform(-0.8, 0.8)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [0.5 * math.sin(angle), 0.5 * math.cos(angle)]])
     return lambda at: top - drop * min(1.0, float(np.sum((turn @ (at - centre)) ** 2)) / width**2)
 
 
 def plateau(rng: np.random.Generator) -> Accuracy:
-    """Equally good within some distance of the centre, then a cliff."""
+    """Return a surface that is flat near its centre and falls steeply around that."""
     centre, top, drop, width = _centre(rng), *_height(rng), rng.uniform(0.25, 0.5)
     stretch = np.array([1.0, 0.5])
     return lambda at: top - drop * float(expit(8 * (np.linalg.norm(stretch * (at - centre)) / width - 1)))
 
 
 def ridge(rng: np.random.Generator) -> Accuracy:
-    """The best learning rate grows with the batch size; along the ridge little changes."""
+    """Return a ridge: the best learning rate grows with the batch size, and the height along the ridge hardly changes."""
     centre, top, drop, width = _centre(rng), *_height(rng), rng.uniform(0.25, 0.5)
 
     def accuracy(at: Point) -> float:
@@ -65,7 +65,7 @@ def ridge(rng: np.random.Generator) -> Accuracy:
 
 
 def asymmetric(rng: np.random.Generator) -> Accuracy:
-    """Too small a learning rate costs little by little, too large a one everything."""
+    """Return a surface that falls slowly below the best learning rate and steeply above it."""
     centre, top, drop = _centre(rng), *_height(rng)
 
     def accuracy(at: Point) -> float:
@@ -77,7 +77,7 @@ def asymmetric(rng: np.random.Generator) -> Accuracy:
 
 
 def rough(smooth: Callable[[np.random.Generator], Accuracy]) -> Callable[[np.random.Generator], Accuracy]:
-    """Return the family with 25 bumps and dents of up to 5 points, each as wide as a few trials are apart."""
+    """Return the family with 25 added bumps and dents of up to 5 points, each about as wide as the distance of trials."""
 
     def family(rng: np.random.Generator) -> Accuracy:
         below = smooth(rng)
@@ -92,7 +92,7 @@ def rough(smooth: Callable[[np.random.Generator], Accuracy]) -> Callable[[np.ran
 
 
 def quickstart(rng: np.random.Generator) -> Accuracy:
-    """The quickstart's own, straight lines between what was measured; the same whatever is drawn."""
+    """Return the quickstart's measured surface, interpolated linearly; it does not depend on rng."""
     return _measured()
 
 

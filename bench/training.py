@@ -1,11 +1,11 @@
-"""Times SFT on one CPU thread: mathsft beside the plain loop, transformers' Trainer and TRL's SFTTrainer.
+"""Times SFT on one CPU thread: mathsft against a plain loop, transformers' Trainer and TRL's SFTTrainer.
 
-`python -m bench.training --model 50m|135m --precision fp32|bf16` prints a table and, last, one JSON line. All contenders
-train the same batches of GSM8K with the r1_zero prompt, in the same precision, each in a process of its own, in turns.
-Where it is not plain which setting of a peer is best, candidates run a batch each, and the fastest goes on. Every repeat
-trains two batches that its process has not seen: in a run of hundreds of steps the libraries' first calls, which compile
-kernels for new shapes, are few, so the heats are not counted. Those that are several times slower than the rest run once,
-one batch. Speed, memory and the exactness of gradients are measured, not what is learned.
+`python -m bench.training --model 50m|135m --precision fp32|bf16` prints a table and, as its last line, JSON. All contenders
+train the same batches of GSM8K with the r1_zero prompt in the same precision, alternately, each in its own process. A peer
+may have several candidate settings: each trains one batch (a heat), and the fastest one is the contender. Every repeat
+trains two new batches. Heats are not counted, because the libraries compile kernels for new shapes in their first calls,
+which are few in a run of hundreds of steps. A contender that is several times slower than the others trains one batch once.
+The bench measures speed, memory and the error of the gradients.
 """
 
 import argparse
@@ -32,38 +32,38 @@ from bench.workload import BATCH_SIZE, MODELS, Workload, load_config, make_workl
 from mathsft.training.meter.flops import ModelFlops, model_flops
 
 NUM_BATCHES = 2
-"""Of a repeat; a heat has one. Between calls a process gives its memory back, and takes it again with the first batch."""
+"""Batches per repeat; a heat has one. A process returns its memory after a call, so the first batch allocates it again."""
 
 MAX_SECONDS = 13 * 60
-"""No repeat is begun that would probably end later than this; the gradients' comparison comes after it."""
+"""A repeat that would probably end later is not started; the comparison of the gradients follows the repeats."""
 
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 QUIET = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-"""glibc keeps what is freed instead of returning it to the kernel, which would fill it with zeros again and again."""
+"""glibc keeps freed memory. Otherwise it would return the memory to the kernel, which zeroes it at each new allocation."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to train, by the function of this package that does it."""
+    """One way to train: a function of this package and its settings."""
 
     group: str
     name: str
     function: str
     settings: dict[str, Any] = field(default_factory=dict)
     is_slow: bool = False
-    """Several times slower than the rest: it has no warm-up and runs once."""
+    """Several times slower than the others: it has no heat and runs once."""
     environment: dict[str, str] = field(default_factory=lambda: KEEP_MEMORY)
 
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""Of a peer's weights and arithmetic, by precision."""
+"""The dtype of a peer's weights and arithmetic, by precision."""
 
 
 def all_contenders(precision: str) -> tuple[Contender, ...]:
-    """Return all that take part, in this precision; only TRL's own default is bf16 arithmetic on fp32 weights."""
+    """Return all contenders in this precision; only TRL's default uses bf16 arithmetic on fp32 weights."""
     dtype = DTYPES[precision]
-    # Where bf16 is emulated TRL's default would take longer than all else together.
+    # On a CPU that emulates bf16, TRL's default would take longer than all other contenders together.
     trl_default = {"bf16": False} if precision == "fp32" else {}
     hf = {"dtype": dtype, "attention": "eager"}
     trl = {"dtype": dtype, "attention": "eager", "bf16": False, "gradient_checkpointing": False}
@@ -109,23 +109,22 @@ def all_contenders(precision: str) -> tuple[Contender, ...]:
 
 
 def main() -> None:
-    """Parse the command line, run the bench and print its table and its JSON line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.training", description="SFT on one CPU thread, beside its peers.")
+    """Run the bench; print its table and its JSON line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description="SFT on one CPU thread, against peers.")
     parser.add_argument("--model", choices=MODELS, default="50m", help="Qwen2 of 50 million parameters, or SmolLM2 135M")
-    parser.add_argument("--repeats", type=int, default=3, help="of two batches by every contender, in turns (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of two batches by every contender (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the batches and the 50m model's weights (default 0)")
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
         default="bf16" if native_bf16() else "fp32",
-        help="of weights and arithmetic (default: bf16 where this CPU multiplies it, else fp32)",
+        help="precision of weights and arithmetic (default: bf16 if this CPU has bf16 matrix products, else fp32)",
     )
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, but is {arguments.repeats}")
     start_bench()
     os.environ.update(SINGLE_THREADED | QUIET)
-    # Into a file lines are as long as they are.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
         workload = make_workload(arguments.model, 1 + NUM_BATCHES * arguments.repeats, arguments.seed, Path(scratch))
@@ -134,10 +133,10 @@ def main() -> None:
 
 def _compare(console: Console, model: str, precision: str, workload: Workload, num_repeats: int) -> None:
     started = time.monotonic()
-    entered = all_contenders(precision)
-    with _processes(entered) as call:
-        console.print("Heats: a batch each, which warms up; the fastest of a kind goes on")
-        contenders = _run_heats(console, call, entered, workload)
+    candidates = all_contenders(precision)
+    with _processes(candidates) as call:
+        console.print("Heats of one batch, which also warm up; the fastest candidate of each group is a contender")
+        contenders = _run_heats(console, call, candidates, workload)
         ours = next(contender for contender in contenders if contender.group == "ours")
         measurements: dict[str, list[Measurement]] = {contender.group: [] for contender in contenders}
         gemm_rates = []
@@ -145,7 +144,7 @@ def _compare(console: Console, model: str, precision: str, workload: Workload, n
         for repeat in range(num_repeats):
             repeat_started = time.monotonic()
             if repeat_started - started + repeat_seconds > MAX_SECONDS:
-                console.print(f"No time for repeat {repeat + 1} of {num_repeats}")
+                console.print(f"There is no time for repeat {repeat + 1} of {num_repeats}")
                 break
             gemm_rates.append(call(ours, "bench.gemm:best_gemm_flops_per_second", precision))
             console.print(f"Repeat {repeat + 1} of {num_repeats}; {precision} GEMM {gemm_rates[-1] / 1e9:.0f} GFLOP/s")
@@ -158,7 +157,7 @@ def _compare(console: Console, model: str, precision: str, workload: Workload, n
                 _print_progress(console, contender, measurement)
             repeat_seconds = time.monotonic() - repeat_started
         products = call(ours, "bench.ours:product_share", workload.part(0, 2), **ours.settings)
-        console.print("Gradients of the first batch in fp32, ours against plain padded rows")
+        console.print("Gradients of the first batch in fp32, mathsft against plain padded rows")
         max_grad_error = call(ours, "bench.ours:max_gradient_error", workload)
 
     flops, gemm_rate = model_flops(load_config(workload)), max(gemm_rates)
@@ -166,10 +165,10 @@ def _compare(console: Console, model: str, precision: str, workload: Workload, n
     ratios = {group: _median_ratio(taken, measurements["ours"]) for group, taken in measurements.items() if group != "ours"}
     share = _gemm_share(measurements["ours"], flops, gemm_rate)
     console.print(
-        f"Of our time {products:.0%} are matrix products: with all else free TRL's best would take "
+        f"Matrix products are {products:.0%} of mathsft's time. If all other work took no time, TRL's best would take "
         f"{ratios['TRL best'] / products:.2f} times as long, the strongest peer {min(ratios.values()) / products:.2f} times"
     )
-    # Not through the console, which would wrap the line.
+    # The console would wrap the line.
     line = result_line(model, precision, ratios["TRL best"], min(ratios.values()), share, products, max_grad_error)
     print(line, flush=True)
 
@@ -184,7 +183,7 @@ def _processes(contenders: Sequence[Contender]) -> Iterator[Call]:
         executors = {contender.name: stack.enter_context(new_executor(1)) for contender in contenders}
 
         def call(contender: Contender, function: str, *arguments: Any, **settings: Any) -> Any:
-            # The process starts with the first call, and takes over the environment of that moment.
+            # The process starts with the first call and inherits the environment of that moment.
             with _environment(contender.environment):
                 future = executors[contender.name].submit(_call, function, arguments, settings)
             return future.result()
@@ -211,14 +210,14 @@ def _call(function: str, arguments: tuple[Any, ...], settings: dict[str, Any]) -
     try:
         return getattr(importlib.import_module(module), name)(*arguments, **settings)
     finally:
-        # Processes that wait must not hold what others need: all would have their peak at once.
+        # A waiting process must not hold its peak memory, because the others need it.
         give_back_memory()
 
 
-def _run_heats(console: Console, call: Call, entered: Sequence[Contender], workload: Workload) -> list[Contender]:
-    """Return the fastest contender of each group, in the order given; slow ones are alone in theirs, and not run."""
+def _run_heats(console: Console, call: Call, candidates: Sequence[Contender], workload: Workload) -> list[Contender]:
+    """Return the fastest candidate of each group, in the given order; a slow one is alone in its group and is not run."""
     heats: dict[str, list[tuple[float, Contender]]] = {}
-    for contender in entered:
+    for contender in candidates:
         if contender.is_slow:
             heats[contender.group] = [(0.0, contender)]
             continue
@@ -230,7 +229,7 @@ def _run_heats(console: Console, call: Call, entered: Sequence[Contender], workl
 
 def _print_progress(console: Console, contender: Contender, measurement: Measurement) -> None:
     console.print(
-        f"  {contender.name:<40} {_batch_seconds(measurement):6.2f} CPU-seconds a batch, "
+        f"  {contender.name:<40} {_batch_seconds(measurement):6.2f} CPU-seconds per batch, "
         f"{measurement.num_examples} examples in {measurement.num_steps} steps, loss {measurement.loss:.3f}"
     )
 
@@ -244,12 +243,12 @@ def _table(
     gemm_rate: float,
 ) -> Table:
     title = (
-        f"SFT of {model} in {precision} on one thread, batches of {BATCH_SIZE}: medians of repeats: "
-        f"{len(measurements['ours'])}. Best {precision} GEMM: {gemm_rate / 1e9:.0f} GFLOP/s\n{cpu_line()}"
+        f"SFT of {model} in {precision} on one thread, batches of {BATCH_SIZE}; medians of "
+        f"{len(measurements['ours'])} repeats. Best {precision} GEMM: {gemm_rate / 1e9:.0f} GFLOP/s\n{cpu_line()}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    headers = ("CPU-s / batch", "ours is", "useful tokens/s", "peak memory", "loss", "GEMM share", "computed / useful")
+    headers = ("CPU-s / batch", "vs mathsft", "useful tokens/s", "peak memory", "loss", "GEMM share", "computed / useful")
     for header in headers:
         table.add_column(header, justify="right")
     for contender in contenders:
@@ -258,29 +257,29 @@ def _table(
             contender.name,
             f"{_median(taken, _batch_seconds):.2f}",
             f"{_median_ratio(taken, measurements['ours']):.2f}x",
-            f"{_median(taken, lambda one: one.num_useful_tokens / one.cpu_seconds):,.0f}",
-            f"{_median(taken, lambda one: one.peak_memory_bytes) / 2**20:,.0f} MiB",
-            f"{_median(taken, lambda one: one.loss):.3f}",
+            f"{_median(taken, lambda each: each.num_useful_tokens / each.cpu_seconds):,.0f}",
+            f"{_median(taken, lambda each: each.peak_memory_bytes) / 2**20:,.0f} MiB",
+            f"{_median(taken, lambda each: each.loss):.3f}",
             f"{_gemm_share(taken, flops, gemm_rate):.0%}",
-            f"{_median(taken, lambda one: one.num_computed_tokens / one.num_useful_tokens):.2f}",
+            f"{_median(taken, lambda each: each.num_computed_tokens / each.num_useful_tokens):.2f}",
         )
     return table
 
 
 def _gemm_share(taken: Sequence[Measurement], flops: ModelFlops, gemm_rate: float) -> float:
-    """Return the share of the GEMM rate at which the model's operations on the computed tokens ran."""
+    """Return the rate of the model's operations on the computed tokens as a share of the GEMM rate."""
 
-    def share(one: Measurement) -> float:
-        needed = flops.total(one.num_computed_tokens, one.num_attended_tokens, one.num_predicted_tokens)
-        return needed / one.cpu_seconds / gemm_rate
+    def share(run: Measurement) -> float:
+        operations = flops.total(run.num_computed_tokens, run.num_attended_tokens, run.num_predicted_tokens)
+        return operations / run.cpu_seconds / gemm_rate
 
     return _median(taken, share)
 
 
 def _median_ratio(taken: Sequence[Measurement], ours: Sequence[Measurement]) -> float:
-    """Return how many times our CPU-seconds a batch a contender needs, the median over repeats."""
+    """Return a contender's CPU-seconds per batch divided by mathsft's, the median over repeats."""
     # A slow contender ran in the first repeat only.
-    return statistics.median(_batch_seconds(one) / _batch_seconds(our) for one, our in zip(taken, ours, strict=False))
+    return statistics.median(_batch_seconds(their) / _batch_seconds(our) for their, our in zip(taken, ours, strict=False))
 
 
 def _median(taken: Sequence[Measurement], figure: Callable[[Measurement], float]) -> float:

@@ -1,10 +1,10 @@
-"""Measures what scoring on a second device costs training on the first, and how far both work at once.
+"""Measures how much scoring on a second device slows training on the first, and how long both are busy at once.
 
-`python -m bench.two_devices` prints a table and, last, one JSON line. A pair trains the same final run of the quickstart
-twice, to the same checkpoints: once with nobody scoring them, once with the evaluator at work on them meanwhile. Both are
-done by the very workers, placement and loop of run_final.py; on a machine with two cores trainer and evaluator have one
-each. The training's share of its own speed is the median over the pairs, whose order alternates. By the clock it is true on
-an idle machine only; by the trainer's processor seconds other programs hardly touch it, but then nor does waiting count.
+`python -m bench.two_devices` prints a table and, as its last line, JSON. A pair trains the same final run of the quickstart
+twice, to the same checkpoints: once without scoring, and once while the evaluator scores them. Both use the workers,
+placement and loop of run_final.py; on a machine with two cores trainer and evaluator have one each. The result is the speed
+with scoring as a share of the speed without, the median over the pairs, whose order alternates. By wall-clock time it holds
+on an idle machine only. By the trainer's processor seconds other programs have little effect, but waiting does not count.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from mathsft.workers.placement import place
 NUM_PAIRS = 5
 WARM_UP = "final-warm-up"
 SHORTER = ("final.num_examples=3072", "data.pools.validation=500", "training.batch_size=8")
-"""Of the quickstart's final run a quarter of its examples, and half of the problems that score its checkpoints: the
-evaluator has more to do than there, and all pairs take minutes."""
+"""A quarter of the examples of the quickstart's final run and half of its validation problems: relative to training, the
+evaluator has more work than in the quickstart, and all pairs take minutes."""
 GOAL = 0.9
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens of examples that one training took in, a second by the clock and a second of its processor."""
+    """Trained tokens of examples per wall-clock second and per processor second of the trainer."""
 
     by_clock: float
     by_processor: float
@@ -54,24 +54,24 @@ class Speed:
 
 @dataclass(frozen=True)
 class Pair:
-    """A training without scoring meanwhile, and one with it."""
+    """The speeds of a training without scoring and of one with scoring."""
 
     alone: Speed
     scored: Speed
 
     @property
     def share(self) -> float:
-        """Return how fast training with scoring is, of its speed alone."""
+        """Return the wall-clock speed with scoring as a share of the speed without."""
         return self.scored.by_clock / self.alone.by_clock
 
     @property
     def processor_share(self) -> float:
-        """Return the same by the trainer's processor seconds: what takes these from it, it does not show."""
+        """Return the same share by the trainer's processor seconds, which do not include waiting."""
         return self.scored.by_processor / self.alone.by_processor
 
 
 def main() -> None:
-    """Run the pairs and print how they compare."""
+    """Run the pairs and print the comparison."""
     parser = argparse.ArgumentParser(prog="python -m bench.two_devices", description="Training with and without scoring.")
     parser.add_argument("--pairs", type=int, default=NUM_PAIRS, help=f"pairs of runs (default: {NUM_PAIRS})")
     num_pairs = parser.parse_args().pairs
@@ -80,15 +80,15 @@ def main() -> None:
     start_bench()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as scratch:
-        pairs, found = measure(num_pairs, Path(scratch), console)
+        pairs, busy = measure(num_pairs, Path(scratch), console)
     console.print(table(pairs))
-    console.print(words(found), soft_wrap=True)
-    console.print(f"Goal: training with evaluation on is at least {GOAL:.0%} as fast as without.")
-    print(result_line(pairs, found))
+    console.print(words(busy), soft_wrap=True)
+    console.print(f"Goal: training with evaluation has at least {GOAL:.0%} of the speed without evaluation.")
+    print(result_line(pairs, busy))
 
 
 def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair], Concurrency]:
-    """Return the pairs, and how far both workers worked at once in the runs that were scored."""
+    """Return the pairs, and the concurrency of trainer and evaluator in the scored runs."""
     loaded = load_settings("quickstart", None, SHORTER)
     experiment = with_local_model(loaded.experiment, Heartbeat(console))
     layout = StudyLayout(folder)
@@ -100,7 +100,7 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 
     async def paired(study: StudyContext) -> list[Pair]:
-        await drive(SingleRun(replace(run, name=WARM_UP), store), study)  # processes, engine and encoded examples are there
+        await drive(SingleRun(replace(run, name=WARM_UP), store), study)  # starts processes and engine, encodes examples
         pairs = []
         for number in range(num_pairs):
             speeds = {}
@@ -109,19 +109,19 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
                 await (drive(SingleRun(named, store), study) if kind == "scored" else train_alone(named, study))
                 speeds[kind] = training_speed(store, named.name)
             pairs.append(Pair(**speeds))
-            console.print(f"pair {number + 1}: training at {pairs[-1].share:.1%} of its speed alone")
+            console.print(f"pair {number + 1}: training has {pairs[-1].share:.1%} of its speed without evaluation")
         return pairs
 
     with StudyWorkers.started(placement, loaded.study.limits) as workers:
         pairs = asyncio.run(paired(StudyContext(store, workers, layout, loaded.experiment)))
-    found = concurrency(store, [f"final-scored-{number}" for number in range(num_pairs)])
+    busy = concurrency(store, [f"final-scored-{number}" for number in range(num_pairs)])
     store.close()
-    assert found is not None
-    return pairs, found
+    assert busy is not None
+    return pairs, busy
 
 
 async def train_alone(run: Run, study: StudyContext) -> None:
-    """Train the run to the same checkpoints, which nobody scores."""
+    """Train the run to the same checkpoints without scoring them."""
     study.store.write(run)
     async with study.workers.trainers.lease() as trainer:
         for step in run.eval_steps:
@@ -130,7 +130,7 @@ async def train_alone(run: Run, study: StudyContext) -> None:
 
 
 def training_speed(store: StudyStore, run: str) -> Speed:
-    """Return the speed from the run's first request for training to its last answer."""
+    """Return the training speed from the start of the run's first training call to the end of its last."""
     worker_calls = [call for call in store.worker_calls() if call.run == run and not call.pool]
     num_tokens = sum(checkpoint.costs.num_tokens for checkpoint in store.checkpoints(run))
     by_clock = num_tokens / (worker_calls[-1].ended - worker_calls[0].began)
@@ -138,9 +138,9 @@ def training_speed(store: StudyStore, run: str) -> Speed:
 
 
 def table(pairs: list[Pair]) -> Table:
-    """Return the pairs, one a row."""
-    shown = Table(title="Training speed, tokens of examples a second", title_justify="left", box=box.SIMPLE_HEAD)
-    for header in ("pair", "evaluation off", "evaluation on", "share", "share by processor seconds"):
+    """Return the pairs as a table."""
+    shown = Table(title="Training speed, tokens of examples per second", title_justify="left", box=box.SIMPLE_HEAD)
+    for header in ("pair", "without evaluation", "with evaluation", "share", "share by processor seconds"):
         shown.add_column(header, justify="right")
     for number, pair in enumerate(pairs, 1):
         speeds = (f"{pair.alone.by_clock:,.0f}", f"{pair.scored.by_clock:,.0f}")
@@ -148,27 +148,27 @@ def table(pairs: list[Pair]) -> Table:
     return shown
 
 
-def words(found: Concurrency) -> str:
-    """Return how busy the workers were, and how long checkpoints waited, in the runs that were scored."""
-    shares = (part / found.wall_seconds for part in (found.both_seconds, found.trainer_seconds, found.evaluator_seconds))
+def words(busy: Concurrency) -> str:
+    """Return sentences on how busy the workers were and how long checkpoints waited in the scored runs."""
+    shares = (part / busy.wall_seconds for part in (busy.both_seconds, busy.trainer_seconds, busy.evaluator_seconds))
     both, trainer, evaluator = (f"{share:.1%}" for share in shares)
-    until_scored = statistics.median(wait.until_scored_seconds for wait in found.waits)
+    until_scored = statistics.median(wait.until_scored_seconds for wait in busy.waits)
     return (
-        f"With evaluation on, of {found.wall_seconds:.0f} s by the clock: both busy {both}, trainer {trainer}, evaluator "
-        f"{evaluator}. {len(found.waits)} checkpoints waited {found.median_wait_seconds:.1f} s (median) until their scoring "
-        f"began, {found.max_wait_seconds:.1f} s at most, and {until_scored:.1f} s (median) for their score."
+        f"With evaluation, in {busy.wall_seconds:.0f} s of wall-clock time: both busy {both}, trainer {trainer}, evaluator "
+        f"{evaluator}. The scoring of {len(busy.waits)} checkpoints began after a median wait of "
+        f"{busy.median_wait_seconds:.1f} s ({busy.max_wait_seconds:.1f} s at most) and ended after {until_scored:.1f} s."
     )
 
 
-def result_line(pairs: list[Pair], found: Concurrency) -> str:
+def result_line(pairs: list[Pair], busy: Concurrency) -> str:
     """Return the ratios and waits as one JSON line."""
     return json.dumps(
         {
             "training_speed_share": round(statistics.median(pair.share for pair in pairs), 4),
             "training_processor_share": round(statistics.median(pair.processor_share for pair in pairs), 4),
-            "both_busy_share": round(found.both_busy_share, 4),
-            "median_wait_seconds": round(found.median_wait_seconds, 2),
-            "max_wait_seconds": round(found.max_wait_seconds, 2),
+            "both_busy_share": round(busy.both_busy_share, 4),
+            "median_wait_seconds": round(busy.median_wait_seconds, 2),
+            "max_wait_seconds": round(busy.max_wait_seconds, 2),
         }
     )
 

@@ -1,4 +1,4 @@
-"""What every contender of bench.training trains on: a model's folder and batches of encoded examples; times nothing."""
+"""Makes the workload of bench.training: a model's folder and batches of encoded examples, the same for all contenders."""
 
 import json
 import random
@@ -25,7 +25,7 @@ MODELS = ("50m", "135m")
 
 @dataclass(frozen=True)
 class Workload:
-    """One model and its batches of BATCH_SIZE examples, the same for every contender."""
+    """One model and its batches of BATCH_SIZE examples."""
 
     model_folder: Path
     batches: tuple[tuple[Example, ...], ...]
@@ -36,17 +36,17 @@ class Workload:
         return [example for batch in self.batches for example in batch]
 
     def part(self, start: int, num_batches: int) -> "Workload":
-        """Return the workload of this many batches from the one at start."""
+        """Return the workload of num_batches batches that begin with the batch at start."""
         return Workload(self.model_folder, self.batches[start : start + num_batches])
 
 
 def choose_problems(problems: Sequence[Problem], num_batches: int, seed: int) -> list[Problem]:
-    """Return BATCH_SIZE different problems per batch; another seed gives others, or the same in another order."""
+    """Return BATCH_SIZE different problems per batch; the seed determines them and their order."""
     return random.Random(seed).sample(problems, num_batches * BATCH_SIZE)
 
 
 def make_workload(model: str, num_batches: int, seed: int, scratch: Path) -> Workload:
-    """Return the workload of "50m" (random weights, made in the folder scratch) or "135m" (SmolLM2)."""
+    """Return the workload of "50m" (random weights, written to the folder scratch) or "135m" (SmolLM2)."""
     from transformers import AutoTokenizer
 
     smollm2_folder = resolve_model("smollm2-135m")
@@ -66,7 +66,7 @@ def load_config(workload: Workload) -> "PretrainedConfig":
 
 
 def _make_50m(tokenizer_folder: Path, folder: Path, seed: int) -> Path:
-    """Write a Qwen2 of 49 million parameters, tied, with SmolLM2's vocabulary and random weights; bf16."""
+    """Write a Qwen2 of 49 million parameters with tied embeddings, SmolLM2's vocabulary and random bf16 weights."""
     import torch
     import transformers
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -100,7 +100,7 @@ def result_line(
     product_share: float,
     max_grad_error: float,
 ) -> str:
-    """Return the bench's last line: one JSON object, rounded to what the figures are good for."""
+    """Return the bench's last line: one JSON object with rounded figures."""
     return json.dumps(
         {
             "model": model,

@@ -58,7 +58,7 @@ def test_overrides_meet_an_experiment_in_one_place() -> None:
         for where, node in sources("config/load.py")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "apply_overrides"
     }
-    assert callers == {"runs/made.py", "commands/precision.py"}  # the latter resolves "auto", before there is a run
+    assert callers == {"runs/new_run.py", "commands/precision.py"}  # the latter resolves "auto", before there is a run
 
 
 @pytest.mark.parametrize("folder", [Path("studies/a"), Path("/x/y")])

@@ -1,1 +1,1 @@
-"""What a study found, told from its store alone."""
+"""The report, model cards, tables and pages that show a study's results, all of them from the study's store."""

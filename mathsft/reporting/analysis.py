@@ -1,4 +1,4 @@
-"""What a checkpoint's responses say, and what changed since the one before; counted from the store at each asking."""
+"""Analyses a checkpoint's responses: categories, lengths, entropy, and the problems gained and lost since the last one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ from mathsft.records import Category, Problem, Response, Score
 from mathsft.store.study_store import StudyStore
 
 UNKNOWN = "unknown"
-"""Where a data set says nothing of a problem's subject or level."""
+"""The subject or level of a problem for which the data set has none."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One checkpoint on one pool; means are None where there is nothing to take them of."""
+    """One checkpoint on one pool; a mean of no values is None."""
 
     run: str
     step: int
@@ -24,30 +24,31 @@ class Analysis:
     categories: dict[Category, Share]
     format_ok: Share
     strictly_correct: Share
-    """Correct by the strict format rule, too."""
+    """Responses that are correct and also meet the strict format rule."""
     reasons: dict[str, int]
-    """Why formats fail and responses are ungraded, one reason for each."""
+    """Responses by the reason for which they fail the format or are ungraded; each has one reason."""
     tag_flags: dict[str, int]
-    """What is amiss with tags; one response may count several times."""
+    """Responses by the fault of their tags; one response may have several faults."""
     mean_tokens: float
     mean_tokens_correct: float | None
     mean_tokens_incorrect: float | None
     num_cut: int
-    """Responses that reached the limit of tokens."""
+    """Responses that were truncated at the limit of tokens."""
     mean_entropy: float | None
     """Nats per generated token."""
     gold_nll: float | None
     """Nats per token of the training targets."""
     by_subject: dict[str, Share]
-    """Correct responses of all, by the problem's subject; empty where the data set names none."""
+    """Share of correct responses by the problem's subject, as by_level; empty if the data set has no subjects."""
     by_level: dict[str, Share]
     gained: tuple[str, ...]
-    """Ids of the problems solved here but not at the previous checkpoint."""
+    """Ids of the problems that this checkpoint solves and the previous one did not."""
     lost: tuple[str, ...]
+    """Ids of the problems that the previous checkpoint solved and this one does not."""
 
 
 def analyse_run(store: StudyStore, run: str, pool: str) -> list[Analysis]:
-    """Return the analysis of each of a run's checkpoints on a pool, by step."""
+    """Return the analysis of each of a run's checkpoints on a pool, in the order of their steps."""
     problems = store.problems()
     objective = Objective.of(store.settings())
     analyses, before = [], None
@@ -65,7 +66,7 @@ def analyse(
     before: Sequence[Response] | None,
     objective: Objective,
 ) -> Analysis:
-    """Analyse a checkpoint's responses, compared with those of the checkpoint before, where there is one."""
+    """Return the analysis of a checkpoint's responses; before holds the previous checkpoint's, None if it is the first."""
     correct = [response for response in responses if objective.is_correct(response)]
     incorrect = [response for response in responses if not objective.is_correct(response)]
     solved, solved_before = solved_problems(responses, objective), solved_problems(before or (), objective)
@@ -81,7 +82,7 @@ def analyse(
         mean_tokens=fmean(response.num_tokens for response in responses),
         mean_tokens_correct=_mean(response.num_tokens for response in correct),
         mean_tokens_incorrect=_mean(response.num_tokens for response in incorrect),
-        num_cut=sum(response.finish_reason == "length" for response in responses),
+        num_cut=sum(map(is_cut, responses)),
         mean_entropy=_mean(response.entropy for response in responses if response.entropy is not None),
         gold_nll=_mean(response.gold_nll for response in responses if response.gold_nll is not None),
         by_subject=_solved_by(responses, problems, lambda problem: problem.subject, objective),
@@ -92,8 +93,13 @@ def analyse(
 
 
 def solved_problems(responses: Iterable[Response], objective: Objective) -> set[str]:
-    """Return the ids of the problems that at least one response solved."""
+    """Return the ids of the problems that have at least one correct response."""
     return {response.problem_id for response in responses if objective.is_correct(response)}
+
+
+def is_cut(response: Response) -> bool:
+    """Return whether a response was truncated at the limit of tokens."""
+    return response.finish_reason == "length"
 
 
 def _share_of(category: Category, responses: Sequence[Response], objective: Objective) -> Share:
@@ -106,14 +112,16 @@ def _solved_by(
     attribute: Callable[[Problem], object],
     objective: Objective,
 ) -> dict[str, Share]:
-    def named(response: Response) -> str:
+    """Return the share of correct responses by an attribute of their problems; empty if no problem has the attribute."""
+
+    def value_of(response: Response) -> str:
         problem = problems.get(response.problem_id)
         value = attribute(problem) if problem is not None else None
         return UNKNOWN if value is None else str(value)
 
     by_name: dict[str, list[Response]] = {}
     for response in responses:
-        by_name.setdefault(named(response), []).append(response)
+        by_name.setdefault(value_of(response), []).append(response)
     if set(by_name) <= {UNKNOWN}:
         return {}
     return {name: objective.share(by_name[name]) for name in sorted(by_name)}
@@ -124,5 +132,5 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    given = list(values)
-    return fmean(given) if given else None
+    numbers = list(values)
+    return fmean(numbers) if numbers else None

@@ -1,18 +1,19 @@
-"""Says in words which checkpoint of a final run is the best one, and what its scores are worth."""
+"""Describes a final run's best checkpoint in words: its validation score, the bias of that score, and its test score."""
 
 from mathsft.reporting import markdown
 from mathsft.runs.best_checkpoint import BestCheckpoint
 
 
 def best_words(best: BestCheckpoint) -> str:
-    """Return the best checkpoint's validation score, how much the choice flatters it, and its test score."""
-    validated, points = best.validated, 100 * best.optimism
-    flattered = f"about {points:.1f} points" if points >= 0.05 else "less than 0.1 points"
-    said = (
-        f"The best of {best.num_checkpoints} checkpoints is that of step {best.step}, by its {markdown.accuracy(validated)} "
-        f"of {validated.num_problems:,} {validated.pool} problems. Who is chosen for a score is flattered by it, here by "
-        f"{flattered}: {markdown.percent(best.corrected_accuracy)} may be expected"
+    """Return the best checkpoint's step, its validation score with the bias of that score, and its test score."""
+    validated, bias = best.validated, 100 * best.optimism
+    sentences = (
+        f"The best of {best.num_checkpoints} checkpoints is step {best.step}: it solves {markdown.accuracy(validated)} of "
+        f"{validated.num_problems:,} {validated.pool} problems. It was selected by this score, so the score is too high by "
+        f"{f'about {bias:.1f}' if bias >= 0.05 else 'less than 0.1'} points on average: expect "
+        f"{markdown.percent(best.corrected_accuracy)} on other problems."
     )
     if best.tested is None:
-        return f"{said}."
-    return f"{said}. The {best.tested.pool} problems chose nothing: {markdown.accuracy(best.tested)}."
+        return sentences
+    tested = f"It solves {markdown.accuracy(best.tested)} of the {best.tested.pool} problems"
+    return f"{sentences} {tested}, which were not used for the selection."

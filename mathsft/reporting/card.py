@@ -1,4 +1,4 @@
-"""Writes the model card of a final run's checkpoint from the store alone, so that the folder says by itself what it is."""
+"""Writes the model card of a final run's checkpoint: its scores, its use, its settings and its provenance."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
-    """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM load as it is."""
+    """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM can load."""
     provenance = store.provenance(run.name)
     settings = {**(provenance.settings if provenance else store.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
@@ -42,12 +42,13 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
     parts = [
         _front_matter(settings),
         f"# {markdown.cell(base)}, fine-tuned on math",
-        f"Step {checkpoint.step} of the run {run.name} of the study {markdown.cell(store.study)}, trained with "
+        f"This is step {checkpoint.step} of the run {run.name} of the study {markdown.cell(store.study)}. It was trained "
+        "with "
         f"{markdown.settings(run.overrides)}. The base model is {markdown.cell(base)}.",
         "## Accuracy",
         _scores(store, run, checkpoint),
-        _what_was_measured(store, run, settings),
-        "## How to use it",
+        _pools(store, run, settings),
+        "## Usage",
         f"```python\n{_snippet(settings)}```",
         "## Prompt",
         _prompt(str(settings.get("prompt.template", ""))),
@@ -71,40 +72,38 @@ def _scores(store: StudyStore, run: Run, checkpoint: Checkpoint) -> str:
     rows = []
     for pool in (TEST_POOL, run.plan.pool):
         by_step = {score.step: score for score in store.scores(run.name, pool)}
-        named = {"base model": by_step.get(0), "this model": by_step.get(checkpoint.step)}
-        for name, score in named.items():
+        for name, score in (("base model", by_step.get(0)), ("this model", by_step.get(checkpoint.step))):
             if score is not None:
-                counted = f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
-                rows.append(
-                    (name, markdown.cell(pool), counted, markdown.accuracy(score), markdown.percent(score.format_accuracy))
-                )
+                shares = (markdown.accuracy(score), markdown.percent(score.format_accuracy))
+                rows.append((name, markdown.cell(pool), markdown.num_correct(score), *shares))
     return markdown.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
 
 
-def _what_was_measured(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
-    """Return where the problems come from, how many each pool has, and what the pools are for."""
+def _pools(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
+    """Return the source of the problems, the number of problems in each pool, and the purpose of the pools."""
     source, test_source = (_named(settings.get(name)) for name in ("data.source", "data.test_source"))
-    num_tested, num_watched = (
+    num_tested, num_validated = (
         max((score.num_problems for score in store.scores(run.name, pool)), default=0) for pool in (TEST_POOL, run.plan.pool)
     )
-    where = f"The {TEST_POOL} problems are from {test_source or source}, "
-    where += f"the others from {source}." if test_source else "as are the others; no problem is in two pools."
+    sources = f"All problems are from {source}; no problem is in two pools."
+    if test_source:
+        sources = f"The {TEST_POOL} problems are from {test_source}, all others from {source}."
     return (
-        f"{markdown.cell(where)} The checkpoint was chosen on the pool {run.plan.pool} ({num_watched:,} problems); "
-        f"nothing was ever chosen on {TEST_POOL} ({num_tested:,} problems). A response counts where its format is right and "
-        "its answer equals the problem's."
+        f"{markdown.cell(sources)} The checkpoint was selected on the pool {run.plan.pool} ({num_validated:,} problems). "
+        f"Nothing was selected on the pool {TEST_POOL} ({num_tested:,} problems). A response is correct if its format is "
+        "right and its answer equals the problem's gold answer."
     )
 
 
 def _snippet(settings: Mapping[str, Any]) -> str:
-    """Return Python code that asks the model in this folder as training and scoring did."""
+    """Return Python code that prompts the model in this folder in the same way as training and scoring."""
     prompt = load_template(str(settings.get("prompt.template", ""))).replace(PLACEHOLDER, EXAMPLE)
     stop = list(settings.get("evaluation.stop", ["</answer>"]))
     return SNIPPET.format(prompt=prompt, max_tokens=settings.get("evaluation.max_tokens", 1024), stop=stop)
 
 
 def _prompt(template: str) -> str:
-    """Return the template as an indented block, in which nothing is markup."""
+    """Return the template as an indented block, in which Markdown has no markup."""
     return "\n".join(f"    {line}" for line in load_template(template).splitlines())
 
 
@@ -117,9 +116,9 @@ def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _named(value: Any) -> str:
-    """Return a setting that may be a path; of an absolute one only the last part, which says nothing of the machine."""
-    given = "" if value is None else str(value)
-    return Path(given).name if Path(given).is_absolute() or given.startswith("~") else given
+    """Return a setting as text; an absolute path loses its folders, which the card must not show."""
+    text = "" if value is None else str(value)
+    return Path(text).name if Path(text).is_absolute() or text.startswith("~") else text
 
 
 def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
@@ -133,6 +132,5 @@ def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
             "mathsft's commit": provenance.commit + (" and uncommitted changes" if provenance.diff else ""),
             **provenance.versions,
         }
-    return "## Provenance\n\n" + markdown.table(
-        ("", ""), [(markdown.cell(k), markdown.cell(v)) for k, v in facts.items()], num_left=2
-    )
+    rows = [(markdown.cell(name), markdown.cell(value)) for name, value in facts.items()]
+    return "## Provenance\n\n" + markdown.table(("", ""), rows, num_left=2)

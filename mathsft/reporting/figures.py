@@ -1,4 +1,4 @@
-"""The report's figures: a final run's accuracy, answers and loss by step, and the trials' accuracy by their two settings."""
+"""Draws the report's figures as SVG: a final run by step, the trials by two settings, and the workers' time by activity."""
 
 import math
 from collections.abc import Sequence
@@ -7,26 +7,28 @@ from statistics import fmean
 from mathsft.accounting.ledger import IDLE, Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Run, Score, StepMetrics
+from mathsft.reporting import markdown
 from mathsft.reporting.svg import GRID, PAPER, Axis, Chart
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
 CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}
 ACTIVITY_COLORS = ("#9dc3e6", "#f7d488", "#a8d5ba", "#e6b8c2", "#c9b8e6")
 NAMED_SHARE = 0.08
-"""Share of a bar from which on a part has room for its name."""
+"""A part of a bar with a larger share than this has room for its name."""
 LOW_COLOR, HIGH_COLOR = (214, 226, 240), (8, 48, 107)
 X_SETTING, Y_SETTING = "training.learning_rate", "training.batch_size"
 MAX_MARKS = 6
 LOG_RATIO = 4
-"""An axis whose ends differ by more than this factor shows the logarithm."""
+"""An axis whose ends differ by more than this factor is logarithmic."""
 SMOOTHED_SHARE = 0.05
-"""Share of a run's steps that a point of its smoothed loss is the mean of."""
+"""A point of the smoothed loss is the mean of this share of the run's steps."""
 
 
 def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
-    """Return an SVG of a run's accuracy by step with 95 % intervals and the base model's, None where there is no line.
+    """Return an SVG of a run's accuracy by step with 95 % intervals and the base model's level.
 
-    The scores are of one pool, by step; one at step 0 is the base model's.
+    The scores are from one pool, in the order of their steps; a score at step 0 is the base model's. Returns None for fewer
+    than two scores.
     """
     if len(scores) < 2:
         return None
@@ -47,21 +49,20 @@ def accuracy_curve(run: Run, scores: Sequence[Score]) -> str | None:
         level = scores[0].accuracy
         chart.line([(steps[0], level), (steps[-1], level)], GREY, f"base model {level:.1%}", dashes="6 4")
     chart.line([(score.step, score.accuracy) for score in scores], BLUE, "accuracy")
-    for score, interval in zip(scores, intervals, strict=True):
-        note = f"step {score.step}: {score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%})"
-        chart.dot(score.step, score.accuracy, BLUE, note)
+    for score in scores:
+        chart.dot(score.step, score.accuracy, BLUE, f"step {score.step}: {markdown.accuracy(score)}")
     best = max(scores, key=lambda score: (score.accuracy, -score.step))
     chart.text(best.step, best.accuracy, f"{best.accuracy:.1%}")
     return chart.render()
 
 
 def category_shares(run: Run, scores: Sequence[Score]) -> str | None:
-    """Return an SVG of what became of a run's responses by step, stacked; None where there is one score or none."""
+    """Return an SVG of the shares of a run's response categories by step, stacked; None for fewer than two scores."""
     if len(scores) < 2:
         return None
     steps = [score.step for score in scores]
     chart = Chart(
-        f"{run.name}: what became of the responses",
+        f"{run.name}: categories of the responses",
         Axis("optimizer step", steps[0], steps[-1]),
         Axis("share of responses", 0.0, 1.0, form="{:.0%}".format),
         f"on {scores[0].num_problems:,} problems of the pool {scores[0].pool}",
@@ -78,7 +79,7 @@ def category_shares(run: Run, scores: Sequence[Score]) -> str | None:
 
 
 def loss_curve(run: Run, metrics: Sequence[StepMetrics]) -> str | None:
-    """Return an SVG of a run's training loss by step, each step's and smoothed; None for fewer than two steps."""
+    """Return an SVG of a run's training loss by step, raw and smoothed; None for fewer than two steps."""
     losses = [step.loss for step in metrics]
     window = max(1, round(len(losses) * SMOOTHED_SHARE))
     smoothed = [fmean(losses[max(0, index - window + 1) : index + 1]) for index in range(len(losses))]
@@ -87,8 +88,8 @@ def loss_curve(run: Run, metrics: Sequence[StepMetrics]) -> str | None:
     if chart is None:
         return None
     steps = [step.step for step in metrics]
-    chart.line(_points(steps, losses), GREY, "a step's own batch", width=1)
-    chart.line(_points(steps, smoothed), BLUE, f"mean of the last {window}")
+    chart.line(_points(steps, losses), GREY, "one step", width=1)
+    chart.line(_points(steps, smoothed), BLUE, f"mean of {window} steps")
     return chart.render()
 
 
@@ -115,9 +116,9 @@ def _points(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, 
 
 
 def study_map(trials: Sequence[Run]) -> str | None:
-    """Return an SVG of the trials by learning rate and batch size, darker where more accurate; None where none was scored.
+    """Return an SVG of the trials by learning rate and batch size; a darker dot is more accurate. None without a score.
 
-    Trials that searched neither or only one of the two are left out.
+    Trials that do not override both settings are left out.
     """
     placed = [trial for trial in trials if _is_number(trial, X_SETTING) and _is_number(trial, Y_SETTING)]
     values = [trial.value for trial in placed if trial.value is not None]
@@ -145,23 +146,22 @@ def study_map(trials: Sequence[Run]) -> str | None:
             shown = "no score" if trial.value is None else f"{trial.value:.1%}"
             color = PAPER if trial.value is None else shade(trial.value, min(values), max(values))
             chart.dot(*where, color, f"{trial.name}: {shown}, {trial.state}", radius, ring, "" if index else label)
-    for trial in sorted(
-        finished, key=lambda trial: -(trial.value or 0.0)
-    ):  # the best first: where it is tight, some go without
+    # The best trials come first: a label that would cover an earlier one is left out.
+    for trial in sorted(finished, key=lambda trial: -(trial.value or 0.0)):
         chart.text(_number(trial, X_SETTING), _number(trial, Y_SETTING), f"{trial.value or 0.0:.1%}", above=13)
     return chart.render()
 
 
 def _setting_axis(label: str, values: Sequence[float], form: str) -> Axis:
-    """Return an axis with room around the values; few whole numbers get a tick each."""
+    """Return an axis with a margin around the values; up to MAX_MARKS different integers get a tick each."""
     low, high = min(values), max(values)
-    different = sorted(set(values))
-    marks = tuple(different) if len(different) <= MAX_MARKS and all(value.is_integer() for value in different) else ()
+    distinct = sorted(set(values))
+    marks = tuple(distinct) if len(distinct) <= MAX_MARKS and all(value.is_integer() for value in distinct) else ()
     if low > 0 and (high / low > LOG_RATIO or low == high):
-        room = max((high / low) ** 0.08, 1.2)
-        return Axis(label, low / room, high * room, log=True, form=form.format, marks=marks)
-    room = (high - low) * 0.1 or 1.0
-    return Axis(label, low - room, high + room, form=form.format, marks=marks)
+        factor = max((high / low) ** 0.08, 1.2)
+        return Axis(label, low / factor, high * factor, log=True, form=form.format, marks=marks)
+    margin = (high - low) * 0.1 or 1.0
+    return Axis(label, low - margin, high + margin, form=form.format, marks=marks)
 
 
 def shade(value: float, low: float, high: float) -> str:
@@ -180,15 +180,15 @@ def _number(trial: Run, name: str) -> float:
 
 
 def ledger_bars(ledger: Ledger) -> str | None:
-    """Return an SVG of what each kind of worker was held for, by activity, idle last; None where nothing was held."""
+    """Return an SVG of the time of each kind of worker by activity, idle last; None if no worker was held."""
     worker_times = [account for account in ledger.worker_times if account.held_seconds]
     if not worker_times:
         return None
     chart = Chart(
-        "What the workers' time went into",
+        "The workers' time by activity",
         Axis("minutes", 0.0, max(account.held_seconds for account in worker_times) / 60),
         Axis("", 0.0, float(len(worker_times)), form=lambda _: "", marks=(0.0,)),
-        "each bar is the time that one kind of worker was held; shares under the pointer",
+        "each bar is the time that one kind of worker was held; hover to see shares",
     )
     for place, account in enumerate(reversed(worker_times)):
         start = 0.0

@@ -1,64 +1,86 @@
-"""The report's findings and next steps: sentences made by rules, each with the figures it rests on.
+"""Writes the report's key findings and next steps: rules turn the store's figures into sentences.
 
-A rule says nothing where the store lacks what it rests on; what it says turns with the figures, and none is fixed.
+A rule returns "" if the store lacks the records that it needs, or if its figures are unremarkable.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mathsft.accounting.ledger import IDLE, Ledger, cost_ledger
+from mathsft.accounting.ledger import IDLE, cost_ledger
 from mathsft.invocation import command
 from mathsft.objective import Objective, difference_of_pools, shares
 from mathsft.records import Response, Run, Score
 from mathsft.reporting import markdown
-from mathsft.reporting.characteristics import is_cut
+from mathsft.reporting.analysis import is_cut
+from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.study_store import StudyStore
 
 NUM_COMPARED = 3
-"""Scores whose responses are compared with those of as many before, to tell whether a curve still rises."""
+"""The mean of the last scores is compared with the mean of as many scores before them."""
 MUCH_IDLE, MUCH_LOST, MUCH_CUT = 0.5, 0.2, 0.05
-"""Shares of time or responses from which on idle workers, time lost on stopped runs, and cut responses are worth a word."""
+"""Shares above which the report mentions a worker's idle time, the time of failed runs, and truncated responses."""
 
 
 @dataclass(frozen=True)
 class FinalRunFacts:
-    """The latest final run that is scored, if there is one, with what every rule asks of the store."""
+    """The records that the rules read: the latest final run that has a validation score, and its responses."""
 
     store: StudyStore
     run: Run | None
+    """None if no final run has a validation score; the fields that describe the run are empty then."""
     validated: Sequence[Score]
-    """Its scores on its own pool, by step."""
+    """The run's scores on its own pool, in the order of their steps."""
     base: Sequence[Response]
-    """The base model's, on the test pool where the best checkpoint is scored there, too, else on the run's own."""
+    """The base model's responses on `pool`."""
     best: Sequence[Response]
-    """The best checkpoint's, on the same pool."""
+    """The best checkpoint's responses on `pool`."""
     pool: str
+    """The test pool if the base model and the best checkpoint have test scores, else the run's own pool."""
     objective: Objective
+
+    @property
+    def best_score(self) -> Score:
+        """Return the best checkpoint's score on the run's own pool."""
+        step = best_step(self.validated)
+        return next(score for score in self.validated if score.step == step)
+
+    @property
+    def num_incorrect(self) -> int:
+        """Return how many of the best checkpoint's responses are not correct."""
+        return sum(not self.objective.is_correct(response) for response in self.best)
+
+    @property
+    def is_format_the_main_error(self) -> bool:
+        """Return whether more than half of the best checkpoint's incorrect responses fail the format."""
+        return sum(map(self.objective.is_malformed, self.best)) > self.num_incorrect / 2
+
+    def gain(self, first: Score, second: Score) -> PairedDifference:
+        """Return the second score's gain in accuracy over the first; both scores are on the same problems."""
+        return compare(*(self.objective.outcomes(self.store.responses(score)) for score in (first, second)))
 
 
 def findings_section(store: StudyStore) -> str:
-    """Return what the figures say and what to do next; empty where no rule has anything to say."""
+    """Return the sections "Key findings" and "Next steps"; a section without sentences is left out."""
     facts = _facts(store)
-    said = [sentence for rule in FINDINGS if (sentence := rule(facts))]
-    steps = [sentence for rule in NEXT_STEPS if (sentence := rule(facts))]
-    parts = []
-    if said:
-        parts += ["## Key findings", "\n".join(f"- {sentence}" for sentence in said)]
-    if steps:
-        parts += ["## Next steps", "\n".join(f"- {sentence}" for sentence in steps)]
-    return "\n\n".join(parts)
+    sections = []
+    for heading, rules in (("Key findings", FINDINGS), ("Next steps", NEXT_STEPS)):
+        sentences = [sentence for rule in rules if (sentence := rule(facts))]
+        if sentences:
+            sections += [f"## {heading}", "\n".join(f"- {sentence}" for sentence in sentences)]
+    return "\n\n".join(sections)
 
 
 def paired(store: StudyStore, run: Run, pool: str, step: int) -> tuple[PairedDifference, PairedDifference] | None:
-    """Return the checkpoint's gain over the base model on the same problems, in accuracy and in format accuracy."""
+    """Return the checkpoint's gain over the base model on the same problems, in accuracy and in format accuracy.
+
+    Returns None for the base model itself, and if one of the two has no score on the pool or has other problems.
+    """
     before, after = store.score(run.name, 0, pool), store.score(run.name, step, pool)
-    if before is None or after is None or step == 0:
-        return None
-    if before.num_problems != after.num_problems:
+    if before is None or after is None or step == 0 or before.num_problems != after.num_problems:
         return None
     objective, responses = Objective.of(store.settings()), (store.responses(before), store.responses(after))
     return (
@@ -71,97 +93,87 @@ def paired(store: StudyStore, run: Run, pool: str, step: int) -> tuple[PairedDif
 
 
 def _final_against_base(facts: FinalRunFacts) -> str:
-    found = _gain_of_best(facts)
-    if facts.run is None or found is None:
+    if facts.run is None or (gains := paired(facts.store, facts.run, facts.pool, facts.best_score.step)) is None:
         return ""
-    gain, form = found
-    verb = "gains" if gain.low > 0 else "loses" if gain.high < 0 else "cannot be told from the base model:"
+    accuracy, form = gains
+    verdict = _verdict(accuracy, "is more accurate than", "is less accurate than", "cannot be distinguished from")
     return (
-        f"On the same {gain.num_problems:,} {facts.pool} problems the best checkpoint of {facts.run.name} {verb} "
-        f"{points(gain)} of accuracy ({gain.num_gained:,} problems gained, {gain.num_lost:,} lost) and {points(form)} of "
-        "format accuracy against the base model."
+        f"The best checkpoint of {facts.run.name} {verdict} the base model on the same {accuracy.num_problems:,} "
+        f"{facts.pool} problems: {points(accuracy)} of accuracy ({accuracy.num_gained:,} problems gained, "
+        f"{accuracy.num_lost:,} lost) and {points(form)} of format accuracy."
     )
 
 
-def _where_errors_lie(facts: FinalRunFacts) -> str:
-    num_wrong = sum(not facts.objective.is_correct(response) for response in facts.best)
-    if not num_wrong:
+def _main_error(facts: FinalRunFacts) -> str:
+    if not facts.num_incorrect:
         return ""
     failed = facts.objective.share(facts.best, facts.objective.is_malformed)
-    what = "the format" if failed.num > num_wrong / 2 else "the answers"
+    place = "format" if facts.is_format_the_main_error else "answer"
     return (
-        f"What is left to learn is mostly {what}: of its {num_wrong:,} responses that are not correct, {failed.num:,} fail "
-        f"the format, {markdown.share(failed)} of all."
+        f"Most errors of the best checkpoint are in the {place}: of its {facts.num_incorrect:,} incorrect responses, "
+        f"{failed.num:,} fail the format. That is {markdown.share(failed)} of all its responses."
     )
 
 
 def _length_of_training(facts: FinalRunFacts) -> str:
     promotion = facts.store.promotion()
-    if promotion is None or facts.run is None or not facts.validated:
+    if promotion is None or facts.run is None:
         return ""
-    trial = facts.store.scores(promotion.run, facts.run.plan.pool)
-    reached = next(score for score in facts.validated if score.step == best_step(facts.validated))
-    if not trial or trial[-1].num_problems != reached.num_problems:
+    pool, trial_scores = facts.run.plan.pool, facts.store.scores(promotion.run, facts.run.plan.pool)
+    if not trial_scores or trial_scores[-1].num_problems != facts.best_score.num_problems:
         return ""
-    found = compare(*(_solved(facts.store, score) for score in (trial[-1], reached)))
-    verdict = "was worth it" if found.low > 0 else "was harmful" if found.high < 0 else "cannot be told to help"
+    gain = facts.gain(trial_scores[-1], facts.best_score)
+    verdict = _verdict(gain, "increased the accuracy", "decreased the accuracy", "made no measurable difference")
     return (
-        f"Training longer than the trial {promotion.run} {verdict}: {points(found)} on the same {found.num_problems:,} "
-        f"{facts.run.plan.pool} problems."
+        f"Training longer than {promotion.run} {verdict}: {points(gain)} on the same {gain.num_problems:,} {pool} problems."
     )
 
 
-def _luck_of_the_best(facts: FinalRunFacts) -> str:
-    chosen = best_checkpoint(facts.store, facts.run) if facts.run is not None else None
-    if chosen is None:
-        return ""
-    return (
-        f"The best of {chosen.num_checkpoints} checkpoints is flattered by {100 * chosen.optimism:.1f} points: "
-        f"{markdown.percent(chosen.validated.accuracy)} as measured, {markdown.percent(chosen.corrected_accuracy)} expected."
-    )
+def _selection_bias(facts: FinalRunFacts) -> str:
+    best = best_checkpoint(facts.store, facts.run) if facts.run is not None else None
+    return best_words(best) if best is not None else ""
 
 
-def _another_mix_of_problems(facts: FinalRunFacts) -> str:
-    """Say so where the best checkpoint's scores on its own pool and on test differ by more than chance explains."""
-    if facts.run is None or not facts.validated:
+def _difference_of_pools(facts: FinalRunFacts) -> str:
+    """Return the difference of the best checkpoint's scores on its own pool and on test, if chance does not explain it."""
+    if facts.run is None:
         return ""
-    step, pool = best_step(facts.validated), facts.run.plan.pool
-    validated, tested = (facts.store.score(facts.run.name, step, name) for name in (pool, TEST_POOL))
-    if validated is None or tested is None:
+    validated, tested = facts.best_score, facts.store.score(facts.run.name, facts.best_score.step, TEST_POOL)
+    if tested is None:
         return ""
     low, high = difference_of_pools(validated, tested)
     if low <= 0 <= high:
         return ""
     return (
         f"The best checkpoint solves {markdown.percent(tested.accuracy)} of the {TEST_POOL} problems and "
-        f"{markdown.percent(validated.accuracy)} of those of the pool {pool}. They differ by {100 * low:+.1f} to "
-        f"{100 * high:+.1f} points (95 %), more than chance explains: the pools have another mix of problems. Compare "
-        "scores on one pool only."
+        f"{markdown.percent(validated.accuracy)} of the {validated.pool} problems. The difference is {100 * low:+.1f} to "
+        f"{100 * high:+.1f} points (95 % interval). Chance does not explain it: the two pools are not equally hard. "
+        "Compare scores within one pool only."
     )
 
 
 def _change_of_responses(facts: FinalRunFacts) -> str:
     if not facts.base or not facts.best:
         return ""
-    lengths = [fmean(response.num_tokens for response in given) for given in (facts.base, facts.best)]
-    said = f"Responses have {lengths[1]:.0f} tokens on average, {lengths[0]:.0f} before"
-    entropies = [
-        [response.entropy for response in given if response.entropy is not None] for given in (facts.base, facts.best)
-    ]
+    responses = (facts.base, facts.best)
+    base, best = (fmean(response.num_tokens for response in given) for given in responses)
+    sentences = f"The best checkpoint's responses have {best:.0f} tokens on average (base model: {base:.0f})."
+    entropies = [[response.entropy for response in given if response.entropy is not None] for given in responses]
     if all(entropies):
-        said += f"; their tokens' entropy is {fmean(entropies[1]):.2f} nats, {fmean(entropies[0]):.2f} before"
-    return f"{said}."
+        base, best = map(fmean, entropies)
+        sentences += f" Their mean token entropy is {best:.2f} nats (base model: {base:.2f})."
+    return sentences
 
 
 def _ungraded(facts: FinalRunFacts) -> str:
-    counted = [(score, score.counts.get("ungraded", 0)) for score in facts.store.scores()]
-    total = sum(number for _, number in counted)
+    numbers = [(score, score.counts.get("ungraded", 0)) for score in facts.store.scores()]
+    total = sum(number for _, number in numbers)
     if not total:
         return ""
-    worst = max(counted, key=lambda pair: pair[1])[0]
+    worst, most = max(numbers, key=lambda pair: pair[1])
     return (
-        f"{total:,} responses could not be graded in time, most of them in {worst.run} at step {worst.step} on "
-        f"{worst.pool}; they count as not correct."
+        f"{total:,} responses could not be graded within the limits of time and memory. They count as not correct. "
+        f"{worst.run} at step {worst.step} has the most of them: {most:,} on the pool {worst.pool}."
     )
 
 
@@ -172,28 +184,31 @@ def _train_longer(facts: FinalRunFacts) -> str:
     if facts.run is None or facts.run.state != "finished" or len(facts.validated) < 2 * NUM_COMPARED:
         return ""
     late = facts.validated[-2 * NUM_COMPARED :]
-    means = [fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:])]
-    found = compare(*(_solved(facts.store, score) for score in (late[0], late[-1])))
-    measured = (
-        f"the last {NUM_COMPARED} scores average {markdown.percent(means[1])}, the {NUM_COMPARED} before "
-        f"{markdown.percent(means[0])}, and from step {late[0].step} to {late[-1].step} it is {points(found)}"
+    before, last = (fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:]))
+    gain = facts.gain(late[0], late[-1])
+    advice = (
+        "Train longer (`final.num_examples`): the accuracy still rises."
+        if gain.low > 0
+        else "There is no evidence that longer training helps."
     )
-    if found.low > 0:
-        return f"Train longer (`final.num_examples`): the curve still rises; {measured}."
-    return f"Training longer promises little: {measured}."
+    return (
+        f"{advice} The mean of the last {NUM_COMPARED} scores is {markdown.percent(last)}, the mean of the {NUM_COMPARED} "
+        f"scores before them {markdown.percent(before)}. From step {late[0].step} to step {late[-1].step} the accuracy "
+        f"changed by {points(gain)}."
+    )
 
 
-def _keep_the_best(facts: FinalRunFacts) -> str:
-    if facts.run is None or len(facts.validated) < 2:
+def _use_the_best(facts: FinalRunFacts) -> str:
+    if facts.run is None or facts.best_score.step == facts.validated[-1].step:
         return ""
-    best, last = best_step(facts.validated), facts.validated[-1]
-    if best == last.step:
-        return ""
-    reached = next(score for score in facts.validated if score.step == best)
-    found = compare(*(_solved(facts.store, score) for score in (reached, last)))
-    if found.high < 0:
-        return f"Use the checkpoint of step {best}, not the last: that one is {points(found)} against it."
-    return f"Step {best} scores best, but the last one cannot be told from it ({points(found)})."
+    best, last = facts.best_score, facts.validated[-1]
+    change = facts.gain(best, last)
+    advice = (
+        f"Use the checkpoint of step {best.step}, not the last one (step {last.step})"
+        if change.high < 0
+        else f"Step {best.step} has the highest score, but the last checkpoint (step {last.step}) may be as good"
+    )
+    return f"{advice}: between them the accuracy changed by {points(change)}."
 
 
 def _longer_responses(facts: FinalRunFacts) -> str:
@@ -204,59 +219,56 @@ def _longer_responses(facts: FinalRunFacts) -> str:
         return ""
     return (
         f"Raise `evaluation.max_tokens`: {cut.num:,} of {cut.of:,} responses of the best checkpoint, {markdown.share(cut)}, "
-        "were cut at it."
+        "reached this limit and were truncated."
     )
 
 
 def _use_devices(facts: FinalRunFacts) -> str:
-    ledger: Ledger = cost_ledger(facts.store)
-    for account in ledger.worker_times:
-        idle = account.seconds.get(IDLE, 0.0)
-        if account.held_seconds and idle > MUCH_IDLE * account.held_seconds:
+    for worker in cost_ledger(facts.store).worker_times:
+        idle = worker.seconds.get(IDLE, 0.0)
+        if worker.held_seconds and idle > MUCH_IDLE * worker.held_seconds:
             return (
-                f"The {account.worker} was idle for {markdown.percent(idle / account.held_seconds)} of "
-                f"{markdown.seconds(account.held_seconds)}: a smaller device would do for it."
+                f"Consider a smaller device for the {worker.worker}: it was idle for "
+                f"{markdown.percent(idle / worker.held_seconds)} of {markdown.seconds(worker.held_seconds)}."
             )
     return ""
 
 
 def _spend_less(facts: FinalRunFacts) -> str:
     ledger = cost_ledger(facts.store)
-    worked = sum(account.held_seconds - account.seconds.get(IDLE, 0.0) for account in ledger.worker_times)
-    lost = ledger.lost_seconds
-    if not worked or lost < MUCH_LOST * worked:
+    busy = sum(worker.held_seconds - worker.seconds.get(IDLE, 0.0) for worker in ledger.worker_times)
+    if not busy or ledger.lost_seconds < MUCH_LOST * busy:
         return ""
     return (
-        f"Look into the failed runs first: {markdown.seconds(lost)} of {markdown.seconds(worked)} of work were lost on them."
+        f"Find out why runs failed: {markdown.seconds(ledger.lost_seconds)} of the workers' busy time, "
+        f"{markdown.seconds(busy)}, went into failed runs."
     )
 
 
-def _look_at_errors(facts: FinalRunFacts) -> str:
-    num_wrong = sum(not facts.objective.is_correct(response) for response in facts.best)
-    if facts.run is None or not num_wrong:
+def _read_errors(facts: FinalRunFacts) -> str:
+    if facts.run is None or not facts.num_incorrect:
         return ""
-    num_format = sum(map(facts.objective.is_malformed, facts.best))
-    category = "format_failure" if num_format > num_wrong / 2 else "wrong_answer"
+    category = "format_failure" if facts.is_format_the_main_error else "wrong_answer"
     show = command("show", markdown.cell(facts.store.study), "final", "--responses", category)
-    return f"Read what went wrong: `{show}`."
+    return f"Read the incorrect responses: `{show}`."
 
 
 FINDINGS: tuple[Callable[[FinalRunFacts], str], ...] = (
     _final_against_base,
-    _another_mix_of_problems,
+    _difference_of_pools,
     _length_of_training,
-    _where_errors_lie,
+    _main_error,
     _change_of_responses,
-    _luck_of_the_best,
+    _selection_bias,
     _ungraded,
 )
 NEXT_STEPS: tuple[Callable[[FinalRunFacts], str], ...] = (
     _train_longer,
-    _keep_the_best,
+    _use_the_best,
     _longer_responses,
     _spend_less,
     _use_devices,
-    _look_at_errors,
+    _read_errors,
 )
 
 
@@ -275,17 +287,11 @@ def _facts(store: StudyStore) -> FinalRunFacts:
     return FinalRunFacts(store, None, (), (), (), "", objective)
 
 
-def _gain_of_best(facts: FinalRunFacts) -> tuple[PairedDifference, PairedDifference] | None:
-    if facts.run is None or not facts.validated:
-        return None
-    return paired(facts.store, facts.run, facts.pool, best_step(facts.validated))
+def _verdict(gain: PairedDifference, better: str, worse: str, undecided: str) -> str:
+    """Return the words for a gain whose interval lies above 0, below 0, or around it."""
+    return better if gain.low > 0 else worse if gain.high < 0 else undecided
 
 
-def _solved(store: StudyStore, score: Score) -> tuple[float, ...]:
-    """Return each problem's share of correct responses, problems in one order for all scores."""
-    return Objective.of(store.settings()).outcomes(store.responses(score))
-
-
-def points(found: PairedDifference) -> str:
+def points(gain: PairedDifference) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
-    return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return f"{100 * gain.difference:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

@@ -1,106 +1,110 @@
-"""The report's section on the horizon: how the best learning rate moves with length, and what came of the prediction."""
+"""Writes the report's section on the horizon: how the best learning rate depends on the length of a run."""
 
 from collections.abc import Sequence
 
-from mathsft.records import Run, Score
+from mathsft.objective import Share
+from mathsft.records import Run
 from mathsft.reporting import markdown
 from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
 from mathsft.runs.horizon_runs import recorded_horizon
+from mathsft.statistics.intervals import Interval
 from mathsft.statistics.rate_scaling import Bracket, Horizon, Tried, fit_horizon
 from mathsft.store.study_store import StudyStore
 
 
 def horizon_of(store: StudyStore, num_examples: int) -> Horizon | None:
-    """Return what the study's runs at two lengths say of a run of num_examples; None where they do not tell."""
+    """Return the estimate for a run of num_examples; None if the study's runs at two lengths do not allow one."""
     tried = recorded_horizon(store)
-    return fit_horizon(tried, num_examples) if len({one.num_examples for one in tried}) == 2 else None
+    return fit_horizon(tried, num_examples) if len({result.num_examples for result in tried}) == 2 else None
 
 
 def horizon_words(store: StudyStore, num_examples: int) -> str:
-    """Return what to do about a run of that length; empty where the study did not look at the horizon."""
+    """Return which learning rate to use for a run of num_examples; empty if the study has no horizon runs."""
     tried = recorded_horizon(store)
     if not tried:
         return ""
     horizon = horizon_of(store, num_examples)
     if horizon is None:
         return (
-            f"Horizon: {len(tried)} runs at two lengths show no best learning rate inside the rates tried, so there is no "
-            "telling how it moves; keep the promoted one."
+            "Horizon: the data do not show whether the best learning rate depends on the length of a run. The accuracies of "
+            f"the {len(tried)} runs have no clear maximum between the tried learning rates. Keep the promoted learning rate."
         )
     factor, rate = horizon.factor_per_doubling, horizon.learning_rate
+    (num_shorter, shorter), (num_longer, longer) = horizon.optima
     measured = (
-        f"Horizon: from {horizon.optima[0][0]:,} to {horizon.optima[1][0]:,} examples the best learning rate goes from "
-        f"{_bracket(horizon.optima[0][1])} to {_bracket(horizon.optima[1][1])}, {factor.middle:.2f} times per doubling "
-        f"({factor.low:.2f} – {factor.high:.2f})"
+        f"Horizon: the best learning rate is {_bracket(shorter)} for {num_shorter:,} examples and {_bracket(longer)} for "
+        f"{num_longer:,} examples. Each doubling of the length multiplies it by {factor.middle:.2f} (95 % interval "
+        f"{factor.low:.2f} – {factor.high:.2f}). For {num_examples:,} examples the estimate is {_bracket(rate)}."
     )
-    ahead = f"for {num_examples:,} examples that makes {_bracket(rate)}"
     if horizon.moves:
-        return f"{measured}; {ahead}: let the final run follow it with --horizon adjust."
-    return f"{measured}: no proof that it moves, so keep the promoted one ({ahead})."
+        return f"{measured} Use this learning rate for the final run with --horizon adjust."
+    return f"{measured} The factor's interval includes 1, so keep the promoted learning rate."
 
 
 def horizon_section(store: StudyStore) -> str:
-    """Return the section without its figure; empty where the study did not look at the horizon."""
+    """Return the section without its figure; empty if the study has no horizon runs."""
     tried, finals = recorded_horizon(store), store.runs("final")
     if not tried:
         return ""
-    # Before there is a final run, of one twice as long as a trial.
-    num_examples = finals[-1].plan.num_examples if finals else 2 * max(one.num_examples for one in tried)
+    # Without a final run the section is about a run that is twice as long as a trial.
+    num_examples = finals[-1].plan.num_examples if finals else 2 * max(result.num_examples for result in tried)
     headers = ("learning rate", "examples", "correct", "accuracy (95 % interval)")
-    rows = [_row(one) for one in sorted(tried, key=lambda one: (one.num_examples, one.learning_rate))]
+    rows = [_row(result) for result in _ordered(tried)]
     parts = ["## Horizon", horizon_words(store, num_examples), markdown.table(headers, rows, num_left=0)]
-    parts += [_reached(store, run) for run in finals]
+    parts += [_prediction(store, run) for run in finals]
     return "\n\n".join(part for part in parts if part)
 
 
 def horizon_curves(store: StudyStore) -> str | None:
-    """Return an SVG of accuracy by learning rate, a curve for each length; None where there is no curve."""
+    """Return an SVG of accuracy by learning rate, a curve for each length; None for fewer than two runs."""
     tried = recorded_horizon(store)
-    lengths = sorted({one.num_examples for one in tried})
+    lengths = sorted({result.num_examples for result in tried})
     if len(tried) < 2:
         return None
-    rates = [one.learning_rate for one in tried]
-    top = max(_interval(one)[2] for one in tried)
+    rates = [result.learning_rate for result in tried]
+    top = max(result.interval.high for result in tried)
     chart = Chart(
-        "Accuracy by learning rate, for runs of different length",
+        "Accuracy by learning rate and length of the run",
         Axis("learning rate", min(rates) / 1.2, max(rates) * 1.2, log=True, form="{:.0e}".format),
         Axis("accuracy", 0.0, min(1.0, top * 1.08), form="{:.0%}".format),
         f"on {tried[0].num_problems:,} problems; bars are 95 % intervals (Wilson)",
     )
     for length, color in zip(lengths, (GREY, BLUE), strict=False):
-        curve = sorted((one for one in tried if one.num_examples == length), key=lambda one: one.learning_rate)
-        chart.line([(one.learning_rate, _interval(one)[0]) for one in curve], color, f"{length:,} examples")
-        for one in curve:
-            share, low, high = _interval(one)
-            chart.line([(one.learning_rate, low), (one.learning_rate, high)], color, width=1)
-            chart.dot(one.learning_rate, share, color, f"{one.learning_rate:.3g}: {share:.1%} ({low:.1%} – {high:.1%})")
+        curve = [(result.learning_rate, _share(result)) for result in _ordered(tried) if result.num_examples == length]
+        chart.line([(rate, solved.share) for rate, solved in curve], color, f"{length:,} examples")
+        for rate, solved in curve:
+            chart.line([(rate, solved.interval.low), (rate, solved.interval.high)], color, width=1)
+            chart.dot(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
     return chart.render()
 
 
-def _reached(store: StudyStore, run: Run) -> str:
-    """Return what was predicted for a final run of the promoted settings but for its learning rate, and what came of it."""
-    scores: Sequence[Score] = store.scores(run.name, run.plan.pool)
+def _prediction(store: StudyStore, run: Run) -> str:
+    """Return a final run's accuracy and the one predicted for the best learning rate; empty before the run is finished."""
+    scores = store.scores(run.name, run.plan.pool)
     horizon = horizon_of(store, run.plan.num_examples)
     if run.state != "finished" or not scores or horizon is None:
         return ""
     predicted, reached = horizon.accuracy, scores[-1]
     where = "inside" if predicted.low <= reached.accuracy <= predicted.high else "outside"
     return (
-        f"{run.name} ({markdown.settings(run.overrides)}): at the best learning rate {markdown.percent(predicted.middle)} "
-        f"({markdown.percent(predicted.low)} – {markdown.percent(predicted.high)}) was predicted; "
-        f"{markdown.accuracy(reached)} of the {reached.pool} problems was reached, {where} of that."
+        f"{run.name} ({markdown.settings(run.overrides)}) solves {markdown.accuracy(reached)} of the {reached.pool} "
+        f"problems. This is {where} the interval that was predicted for the best learning rate: "
+        f"{markdown.percent(predicted.middle)} ({markdown.bounds(Interval(predicted.low, predicted.high))})."
     )
 
 
-def _row(one: Tried) -> tuple[str, ...]:
-    share, low, high = _interval(one)
-    accuracy = f"{markdown.percent(share)} ({markdown.percent(low)} – {markdown.percent(high)})"
-    return f"{one.learning_rate:.3g}", f"{one.num_examples:,}", f"{one.num_correct:,} of {one.num_problems:,}", accuracy
+def _ordered(tried: Sequence[Tried]) -> list[Tried]:
+    return sorted(tried, key=lambda result: (result.num_examples, result.learning_rate))
 
 
-def _interval(one: Tried) -> tuple[float, float, float]:
-    return one.num_correct / one.num_problems, one.interval.low, one.interval.high
+def _row(result: Tried) -> tuple[str, ...]:
+    counts = f"{result.num_correct:,} of {result.num_problems:,}"
+    return f"{result.learning_rate:.3g}", f"{result.num_examples:,}", counts, markdown.share(_share(result))
+
+
+def _share(result: Tried) -> Share:
+    return Share(result.num_correct, result.num_problems, result.interval)
 
 
 def _bracket(bracket: Bracket) -> str:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it: the Markdown rendered, its figures inside."""
+"""Renders the report's Markdown as one self-contained HTML page, with the figures inside."""
 
 import re
 from html import escape
@@ -16,18 +16,18 @@ tbody tr:hover { background: #f5f7fa; }
 svg { max-width: 100%; height: auto; }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""No script runs and nothing is fetched, whatever a model has written."""
+"""The browser runs no script and fetches nothing, whatever text of a model is in the page."""
 
 FIGURE = re.compile(r'<p><img src="([\w.-]+\.svg)" alt="[^"]*"\s*/></p>')
 
 
 def render_html(title: str, markdown: str, folder: Path) -> str:
-    """Return a page with the Markdown's text and, in place of the images that it names, the SVG files in the folder.
+    """Return the Markdown as a page, in which each image of a figure is replaced by the SVG file in the folder.
 
     HTML in the Markdown is shown as text.
     """
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = FIGURE.sub(lambda found: _figure(folder / found[1], found[0]), body)
+    body = FIGURE.sub(lambda match: _figure(folder / match[1], match[0]), body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

@@ -1,7 +1,8 @@
-"""How the report writes numbers, tables and foreign text in Markdown. It knows nothing of studies."""
+"""Formats numbers, tables, records and untrusted text as Markdown."""
 
 from collections.abc import Sequence
 
+from mathsft.accounting.ledger import Ledger
 from mathsft.config.schema import Scalar
 from mathsft.objective import Share, accuracy_interval
 from mathsft.records import Overrides, Promotion, Score
@@ -11,7 +12,7 @@ MAX_CELL_CHARACTERS = 160
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """Return a Markdown table whose first num_left columns are aligned left, the others right."""
+    """Return a Markdown table; the first num_left columns are left-aligned, the others right-aligned."""
     rules = ["---" if index < num_left else "---:" for index in range(len(headers))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows))
 
@@ -36,42 +37,55 @@ def share(counted: Share) -> str:
     return f"{percent(counted.share)} ({bounds(counted.interval)})"
 
 
+def num_correct(score: Score) -> str:
+    """Return "49 of 200": the score's correct responses and all its responses."""
+    return f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
+
+
 def expectation(promotion: Promotion) -> str:
-    """Return what to expect of the promoted settings, beside the best score as it was measured."""
-    known = promotion.evidence
-    best, corrected = known["raw_best_accuracy"], known["corrected_best_accuracy"]
-    raw = f"the search's best as measured {best:.1%}, without its luck {corrected:.1%}"
-    if "num_problems" not in known:
-        return f"Expected accuracy {known['accuracy']:.1%}; {raw}."
-    interval = f"{known['low']:.1%} – {known['high']:.1%}"
-    return f"Accuracy on {known['num_problems']:.0f} fresh problems {known['accuracy']:.1%} ({interval}); {raw}."
+    """Return the promoted settings' expected accuracy, and the best search score as measured and corrected."""
+    evidence = promotion.evidence
+    best = (
+        f"The best search score is {evidence['raw_best_accuracy']:.1%} as measured and "
+        f"{evidence['corrected_best_accuracy']:.1%} when corrected for the selection of the best trial."
+    )
+    if "num_problems" not in evidence:
+        return f"Expected accuracy: {evidence['accuracy']:.1%}. {best}"
+    interval = f"{evidence['low']:.1%} – {evidence['high']:.1%}"
+    return f"Accuracy on {evidence['num_problems']:.0f} fresh problems: {evidence['accuracy']:.1%} ({interval}). {best}"
 
 
 def value(setting: Scalar) -> str:
-    """Return a setting's value, floats to three digits."""
+    """Return a setting's value; a float has three significant digits."""
     return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
 
 
 def settings(overrides: Overrides) -> str:
     """Return "learning_rate 0.0012, batch_size 16"."""
-    given = [f"{name.removeprefix('training.')} {value(setting)}" for name, setting in sorted(overrides.items())]
-    return cell(", ".join(given) or "the experiment's own settings")
+    pairs = [f"{name.removeprefix('training.')} {value(setting)}" for name, setting in sorted(overrides.items())]
+    return cell(", ".join(pairs) or "the experiment's own settings")
 
 
 def cell(text: str) -> str:
-    """Return the first line of a text that may come from anywhere, short and unable to break out of a table's cell."""
+    """Return the first line of an untrusted text, shortened and escaped so that it stays inside a table's cell."""
     first = next(iter(text.splitlines()), "")
     short = first if len(first) <= MAX_CELL_CHARACTERS else first[: MAX_CELL_CHARACTERS - 1] + "…"
     return short.translate({ord(character): f"\\{character}" for character in "\\|`<>[]!"})
 
 
-def seconds(given: float) -> str:
-    """Return "12.3 s", "11.0 min" or "2.5 h"."""
-    if given < 600:
-        return f"{given:.1f} s"
-    return f"{given / 60:.1f} min" if given < 7200 else f"{given / 3600:.1f} h"
+def seconds(duration: float) -> str:
+    """Return "12.3 s", "11.0 min" or "2.5 h"; duration is in seconds."""
+    if duration < 600:
+        return f"{duration:.1f} s"
+    return f"{duration / 60:.1f} min" if duration < 7200 else f"{duration / 3600:.1f} h"
 
 
 def size(num_bytes: float) -> str:
-    """Return "1.25 GiB", or "12.5 MiB" below that."""
+    """Return "1.25 GiB", or "12.5 MiB" for less than 1 GiB."""
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def device_hours(ledger: Ledger) -> str:
+    """Return "0.20 device-hours (75.9 s in pruned runs, 0.0 s in failed runs)"."""
+    wasted = f"{seconds(ledger.pruned_seconds)} in pruned runs, {seconds(ledger.lost_seconds)} in failed runs"
+    return f"{ledger.device_hours:.2f} device-hours ({wasted})"

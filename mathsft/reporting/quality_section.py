@@ -1,29 +1,29 @@
-"""Says what was found in a study's data when they were read: lines for the terminal, a section for the report."""
+"""Shows the defects that were found in a study's data: as lines for the terminal, and as a section of the report."""
 
 from mathsft.records import Quality
 from mathsft.reporting import markdown
 from mathsft.store.study_store import StudyStore
 
-FREQUENT_GOLDS = "gold answers that are no numbers and may stand for none"
+FREQUENT_GOLDS = "frequent gold answers that are not numbers and may mean that there is no answer"
 MAX_GOLDS = 4
 
 
 def quality_lines(quality: Quality) -> list[str]:
-    """Return a line for all that is not as it should be in the data; none for most data sets."""
-    lines = [f"Data: {what}: {count}" for what, count in _counts(quality) if count != "0"]
+    """Return a line for each kind of defect in the data; most data sets have none."""
+    lines = [f"Data: {defect}: {count}" for defect, count in _counts(quality) if count != "0"]
     golds = [f"{gold}: {count}" for gold, count in _golds(quality)]
     return [*lines, f"Data: {FREQUENT_GOLDS}: {'; '.join(golds)}"] if golds else lines
 
 
 def data_section(store: StudyStore) -> str:
-    """Return what was found in the data; empty where nothing is known."""
+    """Return the number of rows and of defects of each kind; empty if the store has no record of the data."""
     quality = store.quality()
     if quality is None:
         return ""
     golds = [(f"{FREQUENT_GOLDS}: {gold}", count) for gold, count in _golds(quality)]
     rows = [("rows read", f"{quality.num_rows:,}"), *_counts(quality), *golds]
     return "## Data\n\n" + markdown.table(
-        ("found in the data", "number"), [(markdown.cell(what), count) for what, count in rows]
+        ("found in the data", "number"), [(markdown.cell(defect), count) for defect, count in rows]
     )
 
 
@@ -36,8 +36,8 @@ def _counts(quality: Quality) -> list[tuple[str, str]]:
         (f"rows left out because they cannot be read{first}", f"{quality.num_unreadable:,}"),
         ("problems left out because their rows have different gold answers", contradictory),
         ("problems removed from all other pools because the test split has them", f"{quality.num_overlapping:,}"),
-        ("texts that are another spelling of a problem, and stay in its pool", f"{quality.num_variants:,}"),
-        ("rows to train on that repeat another one exactly", f"{quality.num_repeated:,}"),
+        ("problem texts that are another spelling of a problem and stay in its pool", f"{quality.num_variants:,}"),
+        ("training rows that are exact copies of another row", f"{quality.num_repeated:,}"),
     ]
 
 

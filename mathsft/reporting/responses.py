@@ -1,4 +1,4 @@
-"""The report's sections on responses: why their format failed, and how long they are. Nothing of their text is shown."""
+"""Writes the report's sections on format failures and on response lengths, without the text of any response."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,34 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from mathsft.objective import Objective
 from mathsft.records import Response
 from mathsft.reporting import markdown
+from mathsft.reporting.analysis import is_cut
+
+REASONS_MEANING = "Failed responses by reason. Each counts once, under the first reason that applies."
+FLAGS_MEANING = "Responses by fault of their tags. One response may have several faults."
+LENGTHS_MEANING = "Mean number of tokens of a response, and the number of responses that were truncated at the limit."
 
 
 def failure_section(responses: Mapping[int, Sequence[Response]], objective: Objective) -> str:
-    """Return why formats fail, from responses by step: one reason for each failure, and tag flags, which overlap."""
+    """Return two tables of responses by step: by the one reason of a format failure, and by tag faults, which overlap."""
     reasons = {step: Counter(_reasons(given, objective)) for step, given in responses.items()}
     flags = {step: Counter(flag for response in given for flag in response.tag_flags) for step, given in responses.items()}
-    parts = ["### Why formats fail"]
     if not any(reasons.values()):
-        return f"{parts[0]}\n\nNo response failed its format."
-    parts += ["Responses by their one reason, the first that applies:", _counts_by_step(reasons, responses)]
+        return "### Format failures\n\nNo response failed its format."
+    parts = ["### Format failures", REASONS_MEANING, _counts_by_step(reasons, responses)]
     if any(flags.values()):
-        parts += ["Responses by what is amiss with their tags; one response may count several times:"]
-        parts.append(_counts_by_step(flags, responses))
+        parts += [FLAGS_MEANING, _counts_by_step(flags, responses)]
     return "\n\n".join(parts)
 
 
 def length_section(responses: Mapping[int, Sequence[Response]], objective: Objective) -> str:
-    """Return mean response lengths from responses by step."""
+    """Return a table of mean response lengths by step."""
     rows = []
     for step, given in responses.items():
         correct = [response.num_tokens for response in given if objective.is_correct(response)]
         incorrect = [response.num_tokens for response in given if not objective.is_correct(response)]
-        num_cut = sum(response.finish_reason == "length" for response in given)
-        rows.append(
-            (str(step), _mean([*correct, *incorrect]), _mean(correct), _mean(incorrect), f"{num_cut:,}", f"{len(given):,}")
-        )
-    headers = ("step", "all", "correct", "incorrect", "cut at the limit", "responses")
-    return "### Response lengths\n\nMean tokens of a response.\n\n" + markdown.table(headers, rows, num_left=0)
+        means = (_mean([*correct, *incorrect]), _mean(correct), _mean(incorrect))
+        rows.append((str(step), *means, f"{sum(map(is_cut, given)):,}", f"{len(given):,}"))
+    headers = ("step", "all", "correct", "incorrect", "truncated", "responses")
+    return "\n\n".join(("### Response lengths", LENGTHS_MEANING, markdown.table(headers, rows, num_left=0)))
 
 
 def _reasons(responses: Iterable[Response], objective: Objective) -> Iterable[str]:

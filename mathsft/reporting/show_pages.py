@@ -1,8 +1,9 @@
-"""The tables and pages of `mathsft show`, from the store alone: for people who do not open a dashboard."""
+"""Builds the tables and pages of `mathsft show`, from the store."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from rich import box
@@ -15,12 +16,13 @@ from mathsft.objective import Objective, Share
 from mathsft.records import Problem, Response, Run
 from mathsft.reporting import markdown
 from mathsft.reporting.analysis import Analysis
+from mathsft.reporting.terminal import plain_table
 from mathsft.store.study_store import StudyStore
 
 NUM_EXAMPLES = 2
-"""Responses shown of each category."""
+"""Number of responses shown per category."""
 NUM_CHANGED = 8
-"""Problems named of those gained or lost."""
+"""Number of problems listed of those gained, and of those lost."""
 EXCERPT_CHARACTERS = 400
 
 _ANSWER = re.compile(r"<answer>.*?(?:</answer>|\Z)", re.DOTALL)
@@ -29,12 +31,12 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
     0x7F: "␡",
     **dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�"),
 }
-"""Control characters and changes of direction: a terminal would obey them."""
+"""Visible replacements for control characters and changes of direction, which a terminal would execute."""
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """One line of the list of studies."""
+    """One row of the list of studies."""
 
     study: str
     num_trials: int
@@ -47,7 +49,7 @@ class StudySummary:
 
 
 def summarise(store: StudyStore, folder: Path) -> StudySummary:
-    """Return a study's line."""
+    """Return a study's row; folder is its results folder."""
     trials, promotion = store.runs("trial"), store.promotion()
     values = [trial.value for trial in trials if trial.value is not None]
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -63,14 +65,14 @@ def summarise(store: StudyStore, folder: Path) -> StudySummary:
 
 
 def studies_table(summaries: Sequence[StudySummary]) -> Table:
-    """Return all studies, a line each."""
-    table = _table("Studies")
-    for header in ("study", "trials", "finished", "best accuracy", "promoted", "final runs", "disk"):
-        table.add_column(header, justify="left" if header in ("study", "promoted") else "right", no_wrap=True)
-    for one in summaries:
-        best = "" if one.best is None else markdown.percent(one.best)
-        cells = (str(one.num_trials), str(one.num_finished), best, one.promoted or "", str(one.num_final_runs))
-        table.add_row(one.study, *cells, markdown.size(one.size_bytes))
+    """Return the list of studies."""
+    headers = ("study", "trials", "finished", "best accuracy", "promoted", "final runs", "disk")
+    table = plain_table("Studies", headers, left=("study", "promoted"))
+    for summary in summaries:
+        best = "" if summary.best is None else markdown.percent(summary.best)
+        counts = (str(summary.num_trials), str(summary.num_finished), best)
+        more = (summary.promoted or "", str(summary.num_final_runs), markdown.size(summary.size_bytes))
+        table.add_row(summary.study, *counts, *more)
     return table
 
 
@@ -81,7 +83,7 @@ def run_page(
     problems: Mapping[str, Problem],
     objective: Objective,
 ) -> Group:
-    """Return one run: its settings, its scores by step, and the analysis and examples of its last checkpoint."""
+    """Return a run's settings, its scores by step, and the analysis and example responses of its last checkpoint."""
     ended = f"{run.state}: {run.reason}" if run.reason else run.state
     parts: list[RenderableType] = [
         Text(f"{run.name}: {ended}\n{markdown.settings(run.overrides)}; {run.plan.num_examples:,} examples; seed {run.seed}")
@@ -90,11 +92,9 @@ def run_page(
         return Group(*parts, Text("No checkpoint is scored yet."))
     last = analyses[-1]
     parts += [progress_table(analyses), lengths_table(analyses), _reasons_table(last)]
-    parts += [
-        _shares_table(title, counts)
-        for title, counts in (("By subject", last.by_subject), ("By level", last.by_level))
-        if counts
-    ]
+    for title, counts in (("By subject", last.by_subject), ("By level", last.by_level)):
+        if counts:
+            parts.append(_shares_table(title, counts))
     parts += [_changes(last, problems)] if len(analyses) > 1 else []
     parts.append(Text(f"\nExamples of each category at step {last.step}:"))
     for category in last.categories:
@@ -104,48 +104,46 @@ def run_page(
 
 
 def progress_table(analyses: Sequence[Analysis]) -> Table:
-    """Return by step what became of the responses, and how many problems were gained and lost since the step before."""
-    table = _table(f"On the pool {analyses[-1].pool}, {analyses[-1].format_ok.of:,} responses")
+    """Return the shares of the response categories by step, and the problems gained and lost since the previous step."""
+    title = f"On the pool {analyses[-1].pool}, {analyses[-1].format_ok.of:,} responses"
     headers = ("step", "accuracy", "95 % interval", "format", "strict", "wrong", "failed", "ungraded", "gained", "lost")
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    for one in analyses:
-        correct = one.categories["correct"]
+    table = plain_table(title, headers)
+    for analysis in analyses:
+        correct = analysis.categories["correct"]
         table.add_row(
-            str(one.step),
+            str(analysis.step),
             markdown.percent(correct.share),
             markdown.bounds(correct.interval),
-            markdown.percent(one.format_ok.share),
-            markdown.percent(one.strictly_correct.share),
-            markdown.percent(one.categories["wrong_answer"].share),
-            markdown.percent(one.categories["format_failure"].share),
-            str(one.categories["ungraded"].num),
-            str(len(one.gained)),
-            str(len(one.lost)),
+            markdown.percent(analysis.format_ok.share),
+            markdown.percent(analysis.strictly_correct.share),
+            markdown.percent(analysis.categories["wrong_answer"].share),
+            markdown.percent(analysis.categories["format_failure"].share),
+            str(analysis.categories["ungraded"].num),
+            str(len(analysis.gained)),
+            str(len(analysis.lost)),
         )
     return table
 
 
 def lengths_table(analyses: Sequence[Analysis]) -> Table:
-    """Return by step how long responses are, and how sure the model is."""
-    table = _table("Mean tokens of a response; entropy and gold NLL in nats per token")
-    for header in ("step", "all", "correct", "incorrect", "cut at the limit", "entropy", "gold NLL"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for one in analyses:
-        means = (one.mean_tokens, one.mean_tokens_correct, one.mean_tokens_incorrect)
-        sureness = (_decimal(one.mean_entropy, 3), _decimal(one.gold_nll, 3))
-        table.add_row(str(one.step), *(_decimal(mean, 1) for mean in means), str(one.num_cut), *sureness)
+    """Return mean response lengths, the number of truncated responses, mean token entropy and gold NLL by step."""
+    title = "Mean tokens of a response; entropy and gold NLL in nats per token"
+    table = plain_table(title, ("step", "all", "correct", "incorrect", "truncated", "entropy", "gold NLL"))
+    for analysis in analyses:
+        means = (analysis.mean_tokens, analysis.mean_tokens_correct, analysis.mean_tokens_incorrect)
+        nats = (_decimal(analysis.mean_entropy, 3), _decimal(analysis.gold_nll, 3))
+        table.add_row(str(analysis.step), *(_decimal(mean, 1) for mean in means), str(analysis.num_cut), *nats)
     return table
 
 
 def response_panel(
     response: Response, problems: Mapping[str, Problem], objective: Objective, max_characters: int | None = None
 ) -> Panel:
-    """Return one response with its problem, its gold answer and the verdict; the answer in it is marked."""
+    """Return one response with its problem, gold answer and verdict; the answer in the response is highlighted."""
     category, problem = objective.category(response), problems.get(response.problem_id)
-    asked = [("problem  ", problem.problem), ("gold     ", problem.answer)] if problem is not None else []
+    fields = [("problem  ", problem.problem), ("gold     ", problem.answer)] if problem is not None else []
     body = Text()
-    for label, value in asked:
+    for label, value in fields:
         body.append(label, style="dim").append(harmless(value)).append("\n")
     body.append("response ", style="dim").append(marked(response.text, max_characters)).append("\n")
     why = objective.reason(response) or {"wrong_answer": "the answer is not the gold one"}.get(category, "")
@@ -158,43 +156,35 @@ def response_panel(
 
 
 def marked(response: str, max_characters: int | None = None) -> Text:
-    """Return a response made harmless, its answer in bold; a long one loses its middle, since its answer is at its end."""
+    """Return a response without control characters, its answer highlighted; a long response is shortened in its middle."""
     shown = harmless(response)
     if max_characters is not None and len(shown) > max_characters:
         half = max_characters // 2
         shown = f"{shown[:half]} … {shown[-half:]}"
-    found = Text(shown)
-    found.highlight_regex(_ANSWER, "bold reverse")
-    return found
+    text = Text(shown)
+    text.highlight_regex(_ANSWER, "bold reverse")
+    return text
 
 
-def harmless(foreign: str) -> str:
-    """Return a text that a terminal shows instead of obeying it."""
-    return foreign.translate(_CONTROL)
+def harmless(untrusted: str) -> str:
+    """Return a text in which visible characters replace those that would control a terminal."""
+    return untrusted.translate(_CONTROL)
 
 
 def _reasons_table(last: Analysis) -> RenderableType:
     if not last.reasons and not last.tag_flags:
         return Text("No response failed its format.")
-    table = _table(f"Why formats fail at step {last.step}")
-    for header in ("reason (one each)", "responses", "tags (may overlap)", "responses"):
-        table.add_column(header, justify="right" if header == "responses" else "left", no_wrap=True)
-    for reason, flag in _side_by_side(last.reasons, last.tag_flags):
-        table.add_row(*reason, *flag)
+    reason_header, fault_header = "reason (one per response)", "tag faults (may overlap)"
+    headers = (reason_header, "responses", fault_header, "responses")
+    table = plain_table(f"Format failures at step {last.step}", headers, left=(reason_header, fault_header))
+    columns = ([(name, f"{num:,}") for name, num in counted.items()] for counted in (last.reasons, last.tag_flags))
+    for reason, fault in zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*reason, *fault)
     return table
 
 
-def _side_by_side(left: Mapping[str, int], right: Mapping[str, int]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    columns = [[(name, f"{num:,}") for name, num in counted.items()] for counted in (left, right)]
-    for index in range(max(map(len, columns))):
-        first, second = (column[index] if index < len(column) else ("", "") for column in columns)
-        yield first, second
-
-
 def _shares_table(title: str, counts: Mapping[str, Share]) -> Table:
-    table = _table(title)
-    for header in ("", "responses", "correct", "accuracy", "95 % interval"):
-        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    table = plain_table(title, ("", "responses", "correct", "accuracy", "95 % interval"), left=("",))
     for name, counted in counts.items():
         measured = (markdown.percent(counted.share), markdown.bounds(counted.interval))
         table.add_row(harmless(name), f"{counted.of:,}", f"{counted.num:,}", *measured)
@@ -202,13 +192,13 @@ def _shares_table(title: str, counts: Mapping[str, Share]) -> Table:
 
 
 def _changes(last: Analysis, problems: Mapping[str, Problem]) -> Text:
-    lines = Text("\nSince the checkpoint before:")
+    lines = Text("\nSince the previous checkpoint:")
     for label, ids in (("gained", last.gained), ("lost", last.lost)):
         lines.append(f"\n  {label} {len(ids)} problems")
         for problem_id in ids[:NUM_CHANGED]:
             problem = problems.get(problem_id)
-            asked = harmless(problem.problem.replace("\n", " "))[:80] if problem is not None else ""
-            lines.append(f"\n    {problem_id}  {asked}")
+            text = harmless(problem.problem.replace("\n", " "))[:80] if problem is not None else ""
+            lines.append(f"\n    {problem_id}  {text}")
         if len(ids) > NUM_CHANGED:
             lines.append(f"\n    … and {len(ids) - NUM_CHANGED} more")
     return lines
@@ -216,7 +206,3 @@ def _changes(last: Analysis, problems: Mapping[str, Problem]) -> Text:
 
 def _decimal(value: float | None, num_digits: int) -> str:
     return "" if value is None else f"{value:.{num_digits}f}"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -1,10 +1,10 @@
-"""Writes report.md and report.html from the store alone. It says what was measured, on how many problems, and no more."""
+"""Writes a study's report, report.md and report.html, from its store."""
 
 from pathlib import Path
 
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.layout import StudyLayout
-from mathsft.objective import Objective
+from mathsft.objective import Objective, Share
 from mathsft.records import Finalist, Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.characteristics import characteristics_section
@@ -27,23 +27,24 @@ from mathsft.reporting.surface_figures import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
 from mathsft.runs.retention import TEST_POOL, best_step
 from mathsft.runs.weak_signal import weak_signal
+from mathsft.statistics.intervals import Interval
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
 
 INTERVALS = (
-    "In brackets: the 95 % interval of the score for itself (Wilson's; clustered by problem where a problem has several "
-    "responses). Two such intervals say little about a difference: scores on the same problems are compared by problem."
+    "In brackets: the 95 % interval of the value before it. A score has Wilson's interval, clustered by problem if a "
+    "problem has several responses. Do not compare two scores by their intervals: scores on the same problems are compared "
+    "problem by problem."
 )
 
 
 def write_report(store: StudyStore, layout: StudyLayout) -> Path:
-    """Write report.md, its figures, and report.html, which holds them; return the latter's path.
+    """Write report.md, its figures, and report.html, which contains the figures; return the path of report.html.
 
-    Works on whatever the store has so far.
+    The store may be incomplete: sections without records are left out.
     """
-    finals = store.runs("final")
     sections = [f"# {markdown.cell(store.study)}", f"**{conclusion(store)}**", INTERVALS, findings_section(store)]
-    for run in reversed(finals):  # the latest first
+    for run in reversed(store.runs("final")):  # the latest first
         sections += _final_sections(store, run, layout)
     sections += _study_sections(store, layout)
     sections += [horizon_section(store), _figure(layout, "horizon", horizon_curves(store))]
@@ -59,7 +60,7 @@ def write_report(store: StudyStore, layout: StudyLayout) -> Path:
 
 
 def conclusion(store: StudyStore) -> str:
-    """Return what to take away, by rule: of the latest final run its test, else validation scores; else the best trial."""
+    """Return the main result: the latest final run's test scores, else its validation scores, else the best trial."""
     for run in reversed(store.runs("final")):
         for pool in (TEST_POOL, run.plan.pool):
             scores = store.scores(run.name, pool)
@@ -69,25 +70,25 @@ def conclusion(store: StudyStore) -> str:
 
 
 def _chosen(store: StudyStore, run: Run, scores: list[Score]) -> Score:
-    """Return the score of the checkpoint that was best on the validation pool; on that pool itself, of the last."""
+    """Return the score of the checkpoint that was best on the run's own pool; on that pool itself, the last score."""
     if scores[-1].pool == run.plan.pool:
-        return scores[-1]  # the best one was chosen by these very scores, which flatter it
+        return scores[-1]  # the best score would be biased: it selected the checkpoint
     best = best_step(store.scores(run.name, run.plan.pool))
     return next((score for score in scores if score.step == best), scores[-1])
 
 
 def _conclude_final(store: StudyStore, run: Run, base: Score, chosen: Score) -> str:
-    found = (
+    sentences = (
         f"Fine-tuned with {markdown.settings(run.overrides)}, the model solves {markdown.accuracy(chosen)} of "
         f"{chosen.num_problems:,} {chosen.pool} problems at step {chosen.step}; the base model solves "
-        f"{markdown.accuracy(base)}"
+        f"{markdown.accuracy(base)}."
     )
-    compared = paired(store, run, chosen.pool, chosen.step)
-    if compared is None:
-        return f"{found}."
-    gain, _ = compared
-    verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not distinguishable"
-    return f"{found}. On the same problems that is {verdict}: {points(gain)}."
+    gains = paired(store, run, chosen.pool, chosen.step)
+    if gains is None:
+        return sentences
+    gain, _ = gains
+    verdict = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not distinguishable from"
+    return f"{sentences} On the same problems the fine-tuned model is {verdict} the base model: {points(gain)}."
 
 
 def _conclude_study(store: StudyStore) -> str:
@@ -96,17 +97,16 @@ def _conclude_study(store: StudyStore) -> str:
         (run, scores[-1]) for run in trials if run.state == "finished" and (scores := store.scores(run.name, run.plan.pool))
     ]
     if not scored:
-        return f"Nothing was trained to its end yet ({len(trials)} trials begun), so there is nothing to conclude."
+        return f"There is no result yet: {len(trials)} trials have begun, and none has finished."
     best, score = max(scored, key=lambda pair: (pair[1].accuracy, -(pair[0].number or 0)))
     objective = Objective.of(store.settings())
     solved = {run.name: objective.outcomes(store.responses(score)) for run, score in scored}
-    compared = [compare(outcomes, solved[best.name]) for name, outcomes in solved.items() if name != best.name]
-    num_alike = sum(gain.low <= 0 for gain in compared)
+    gains = [compare(outcomes, solved[best.name]) for name, outcomes in solved.items() if name != best.name]
+    num_alike = sum(gain.low <= 0 for gain in gains)
     return (
         f"The most accurate of {len(scored)} finished trials is {best.name} ({markdown.settings(best.overrides)}): "
-        f"{markdown.accuracy(score)} of {score.num_problems:,} {score.pool} problems. "
-        f"On the same problems {num_alike} of the other {len(scored) - 1} are not distinguishable from it. "
-        "There is no final run yet."
+        f"{markdown.accuracy(score)} of {score.num_problems:,} {score.pool} problems. {num_alike} of the other "
+        f"{len(scored) - 1} cannot be distinguished from it on these problems. There is no final run yet."
     )
 
 
@@ -125,19 +125,17 @@ def _final_sections(store: StudyStore, run: Run, layout: StudyLayout) -> list[st
     ]
     if not validated:
         return sections
+    responses = {score.step: store.responses(score) for score in validated}
+    objective, metrics = Objective.of(store.settings()), store.metrics(run.name)
     sections += [
         f"### Progress on the pool {validated[0].pool} ({validated[0].num_problems:,} problems)",
         _progress(validated),
-    ]
-    sections += [
         _figure(layout, f"accuracy-{run.name}", accuracy_curve(run, validated)),
         _figure(layout, f"responses-{run.name}", category_shares(run, validated)),
+        characteristics_section(store, run),
+        failure_section(responses, objective),
+        length_section(responses, objective),
     ]
-    responses = {score.step: store.responses(score) for score in validated}
-    objective = Objective.of(store.settings())
-    sections += [characteristics_section(store, run)]
-    sections += [failure_section(responses, objective), length_section(responses, objective)]
-    metrics = store.metrics(run.name)
     curves = [
         _figure(layout, f"loss-{run.name}", loss_curve(run, metrics)),
         _figure(layout, f"learning-rate-{run.name}", learning_rate_curve(run, metrics)),
@@ -145,31 +143,30 @@ def _final_sections(store: StudyStore, run: Run, layout: StudyLayout) -> list[st
     return [*sections, "### Training", *curves] if any(curves) else sections
 
 
-def _figure(layout: StudyLayout, name: str, drawn: str | None) -> str:
-    """Write a figure, if there is one, and return the Markdown that shows it."""
-    if drawn is None:
+def _figure(layout: StudyLayout, name: str, svg: str | None) -> str:
+    """Write a figure and return the Markdown that shows it; empty without a figure."""
+    if svg is None:
         return ""
-    layout.figure(name).write_text(drawn, encoding="utf-8")
+    layout.figure(name).write_text(svg, encoding="utf-8")
     return f"![{name}]({name}.svg)"
 
 
 def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
-    """Return the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
+    """Return the scores of the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
     rows = []
     promotion = store.promotion()
     for pool in (TEST_POOL, run.plan.pool):
         for score in store.scores(run.name, pool):
-            role = _role(score, validated)
-            if role:
+            if role := _role(score, validated):
                 rows.append(_comparison_row(role, score))
         for score in store.scores(promotion.run, pool) if promotion is not None else []:
             rows.append(_comparison_row(f"promoted {score.run}", score))
     if not rows:
         return "No checkpoint is scored yet."
-    best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}; nothing was chosen on {TEST_POOL}."
+    best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}. No choice uses the pool {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
     parts = [
-        "### Baseline against final",
+        "### Base model and final run",
         best,
         markdown.table(headers, rows, num_left=2),
         _improvement(store, run, validated),
@@ -178,23 +175,19 @@ def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
 
 
 def _improvement(store: StudyStore, run: Run, validated: list[Score]) -> str:
-    """Return what best and last checkpoint gain over the base model, problem by problem."""
+    """Return the gain of the best and of the last checkpoint over the base model, compared problem by problem."""
     rows = []
     for pool in (TEST_POOL, run.plan.pool):
         for role, step in (("best", best_step(validated)), ("last", validated[-1].step)) if validated else ():
-            found = paired(store, run, pool, step)
-            if found is not None:
-                gains = [f"{100 * gain.difference:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})" for gain in found]
-                rows.append(
-                    (role, markdown.cell(pool), str(step), *gains, f"{found[0].num_gained:,}", f"{found[0].num_lost:,}")
-                )
+            gains = paired(store, run, pool, step)
+            if gains is not None:
+                counts = (f"{gains[0].num_gained:,}", f"{gains[0].num_lost:,}")
+                rows.append((role, markdown.cell(pool), str(step), *map(points, gains), *counts))
     if not rows:
         return ""
-    headers = ("gain over the base model", "pool", "step", "accuracy, points", "format, points", "gained", "lost")
-    meaning = (
-        "Points with Tango's 95 % interval of the paired difference; problems gained and lost are those of the accuracy."
-    )
-    return markdown.table(headers, rows, num_left=2) + f"\n\n{meaning}"
+    headers = ("gain over the base model", "pool", "step", "accuracy", "format accuracy", "problems gained", "problems lost")
+    meaning = "Gains have 95 % intervals for paired differences: Tango's, or Student's if problems have several responses."
+    return f"{markdown.table(headers, rows, num_left=2)}\n\n{meaning}"
 
 
 def _role(score: Score, validated: list[Score]) -> str:
@@ -206,26 +199,19 @@ def _role(score: Score, validated: list[Score]) -> str:
 
 
 def _comparison_row(role: str, score: Score) -> tuple[str, ...]:
-    correct = f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
-    return (
-        role,
-        markdown.cell(score.pool),
-        str(score.step),
-        correct,
-        markdown.accuracy(score),
-        markdown.percent(score.format_accuracy),
-    )
+    measured = (markdown.num_correct(score), markdown.accuracy(score), markdown.percent(score.format_accuracy))
+    return role, markdown.cell(score.pool), str(score.step), *measured
 
 
 def _progress(scores: list[Score]) -> str:
     rows = []
     for score in scores:
         num_responses = sum(score.counts.values())
-        counted = (
+        errors = (
             f"{markdown.percent(score.counts[category] / num_responses)} ({score.counts[category]:,})"
             for category in ("wrong_answer", "format_failure")
         )
-        shares = (markdown.accuracy(score), markdown.percent(score.format_accuracy), *counted)
+        shares = (markdown.accuracy(score), markdown.percent(score.format_accuracy), *errors)
         rows.append((str(score.step), *shares, f"{score.counts['ungraded']:,}", f"{num_responses:,}"))
     headers = (
         "step",
@@ -246,12 +232,7 @@ def _study_sections(store: StudyStore, layout: StudyLayout) -> list[str]:
     trials = store.runs("trial")
     if not trials:
         return []
-    sections = [f"## The study: {len(trials)} trials", _promotion(store), _baseline(store, trials[0].plan.pool)]
-    sections.append(f"{weak}." if (weak := weak_signal(store)) else "")
-    sections.append(_figure(layout, "study", study_map(trials)))
     space, observed = recorded_observations(store)
-    sections.append(_figure(layout, "surface", surface_map(space, observed, store.promotion())))
-    sections.append(_figure(layout, "importance", importance_bars(space, observed)))
     names = sorted({name for trial in trials for name in trial.overrides})
     ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
     headers = (
@@ -262,21 +243,30 @@ def _study_sections(store: StudyStore, layout: StudyLayout) -> list[str]:
         "step",
         "state",
     )
-    return [*sections, markdown.table(headers, [_trial_row(store, trial, names) for trial in ranked])]
+    return [
+        f"## The study: {len(trials)} trials",
+        _promotion(store),
+        _baseline(store, trials[0].plan.pool),
+        f"{weakness}." if (weakness := weak_signal(store)) else "",
+        _figure(layout, "study", study_map(trials)),
+        _figure(layout, "surface", surface_map(space, observed, store.promotion())),
+        _figure(layout, "importance", importance_bars(space, observed)),
+        markdown.table(headers, [_trial_row(store, trial, names) for trial in ranked]),
+    ]
 
 
 def _promotion(store: StudyStore) -> str:
     promotion = store.promotion()
     if promotion is None:
-        return "No trial was promoted yet."
-    # The reason compares trials and says where the winner lies: too much for one cell.
+        return "No trial is promoted yet."
+    # A whole reason is longer than the limit of a cell.
     reason = "; ".join(map(markdown.cell, promotion.reason.split("; ")))
     parts = [f"Promoted: **{promotion.run}** ({markdown.settings(promotion.overrides)}): {reason}."]
     if promotion.evidence:
         parts.append(markdown.expectation(promotion))
     rows = [_finalist_row(finalist, finalist.run == promotion.run) for finalist in promotion.finalists]
     if rows:
-        headers = ("finalist", "search", "smoothed", "fresh problems", "accuracy on them (95 % interval)", "")
+        headers = ("finalist", "search", "smoothed", "fresh problems", "accuracy on fresh problems (95 % interval)", "")
         parts.append(markdown.table(headers, rows))
     return "\n\n".join(parts)
 
@@ -286,9 +276,8 @@ def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
     mark = "promoted" if is_promoted else ""
     if finalist.low is None or finalist.high is None:
         return finalist.run, *measured, "", "", mark
-    share = markdown.percent(finalist.num_correct / finalist.num_responses)
-    confirmed = f"{share} ({markdown.percent(finalist.low)} – {markdown.percent(finalist.high)})"
-    return finalist.run, *measured, f"{finalist.num_correct:,} of {finalist.num_responses:,}", confirmed, mark
+    confirmed = Share(finalist.num_correct, finalist.num_responses, Interval(finalist.low, finalist.high))
+    return finalist.run, *measured, f"{confirmed.num:,} of {confirmed.of:,}", markdown.share(confirmed), mark
 
 
 def _baseline(store: StudyStore, pool: str) -> str:
@@ -305,8 +294,7 @@ def _trial_row(store: StudyStore, trial: Run, names: list[str]) -> tuple[str, ..
     if not scores:
         return trial.name, *values, "", "", "", state
     last = scores[-1]
-    counted = f"{last.counts['correct']:,} of {sum(last.counts.values()):,}"
-    return trial.name, *values, markdown.accuracy(last), counted, str(last.step), state
+    return trial.name, *values, markdown.accuracy(last), markdown.num_correct(last), str(last.step), state
 
 
 # ---- settings

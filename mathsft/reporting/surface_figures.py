@@ -1,4 +1,4 @@
-"""The report's figures of the smoothed surface through a study's trials: a map of it, and what each setting does to it."""
+"""Draws the report's figures of the surface fitted to a study's trials: a map, and the importance of each setting."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from mathsft.config.schema import Choices, FloatRange, SearchRange
 from mathsft.records import Promotion
+from mathsft.reporting import markdown
 from mathsft.reporting.figures import AMBER, BLUE, X_SETTING, Y_SETTING, shade
 from mathsft.reporting.svg import PAPER, Axis, Chart
 from mathsft.runs.contest import Observed
@@ -15,15 +16,15 @@ from mathsft.statistics.surface import predict
 
 NUM_COLUMNS = 48
 MIN_TRIALS = 5
-"""A surface through fewer would show little but its assumptions."""
-WIDE = NormalDist().inv_cdf(0.975)
+"""A surface that is fitted to fewer trials shows little more than its prior."""
+Z_95 = NormalDist().inv_cdf(0.975)
 
 
 def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], promotion: Promotion | None) -> str | None:
-    """Return an SVG of the surface over learning rate and batch size with the trials on it; None where it has too few.
+    """Return an SVG of the surface over learning rate and batch size with the trials on it; None for too few trials.
 
-    Other searched settings are as promoted. Colour is the surface's mean, and under the pointer is its 95 % interval. A
-    trial's colour is what the surface takes its accuracy for; under the pointer is what it reached on its own problems.
+    The other searched settings have their promoted values. A cell's colour is the surface's mean, and its note has the 95 %
+    interval. A dot's colour is the accuracy that the surface was fitted to; its note has the trial's measured accuracy.
     """
     rates, sizes = space.get(X_SETTING), space.get(Y_SETTING)
     if len(observed) < MIN_TRIALS or not isinstance(rates, FloatRange) or not isinstance(sizes, Choices):
@@ -35,36 +36,36 @@ def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], 
     surface = predict(space, observed, [{name: cell[name] for name in space} for cell in cells])
     low, high = max(0.0, min(surface.means)), max(surface.means)
     edges = [_between(rates, column / NUM_COLUMNS) for column in range(NUM_COLUMNS + 1)]
-    middles = [math.sqrt(one * other) for one, other in pairwise(rows)]
+    middles = [math.sqrt(lower * upper) for lower, upper in pairwise(rows)]
     heights = [rows[0] / math.sqrt(2), *middles, rows[-1] * math.sqrt(2)]
     chart = Chart(
         "Smoothed accuracy by learning rate and batch size",
         Axis("learning rate", rates.low, rates.high, log=rates.log, form="{:.0e}".format),
         Axis("batch size", heights[0], heights[-1], log=True, marks=tuple(rows)),
-        f"through {len(observed)} trials, from {low:.1%} (light) to {high:.1%} (dark); 95 % intervals under the pointer",
+        f"fitted to {len(observed)} trials, from {low:.1%} (light) to {high:.1%} (dark); hover to see 95 % intervals",
     )
     for place, (mean, sd) in enumerate(zip(surface.means, surface.sds, strict=True)):
         row, column = divmod(place, NUM_COLUMNS)
-        note = f"{mean:.1%} ({max(0.0, mean - WIDE * sd):.1%} – {min(1.0, mean + WIDE * sd):.1%})"
+        note = f"{mean:.1%} ({max(0.0, mean - Z_95 * sd):.1%} – {min(1.0, mean + Z_95 * sd):.1%})"
         chart.cell(edges[column], edges[column + 1], heights[row], heights[row + 1], shade(mean, low, high), note)
-    for one in observed:
-        ring = AMBER if promotion is not None and promotion.run == one.trial.run.name else PAPER
-        where = float(one.settings[X_SETTING]), float(one.settings[Y_SETTING])
-        chart.dot(*where, shade(one.accuracy, low, high), _measured(one), radius=6, ring=ring)
+    for observation in observed:
+        ring = AMBER if promotion is not None and promotion.run == observation.trial.run.name else PAPER
+        rate, size = float(observation.settings[X_SETTING]), float(observation.settings[Y_SETTING])
+        chart.dot(rate, size, shade(observation.accuracy, low, high), _measured(observation), radius=6, ring=ring)
     return chart.render()
 
 
 def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observed]) -> str | None:
-    """Return an SVG of each searched setting's share of the surface's variance; None where it has too few trials."""
+    """Return an SVG of each searched setting's share of the surface's variance; None for too few trials."""
     if len(observed) < MIN_TRIALS:
         return None
     shares = importance(space, observed)
     names = sorted(shares, key=lambda name: shares[name])
     chart = Chart(
-        "What each setting does to accuracy by itself",
+        "Effect of each setting alone on the accuracy",
         Axis("share of the smoothed surface's variance over the searched ranges", 0.0, 1.0, form="{:.0%}".format),
         Axis("", 0.0, float(len(names)), form=lambda _: "", marks=(0.0,)),
-        f"from {len(observed)} trials; what settings do only together is in none of them",
+        f"from {len(observed)} trials; interactions between settings are not included",
     )
     for place, name in enumerate(names):
         chart.cell(0.0, max(shares[name], 0.002), place + 0.3, place + 0.7, BLUE, f"{shares[name]:.0%}")
@@ -72,18 +73,20 @@ def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observe
     return chart.render()
 
 
-def _measured(one: Observed) -> str:
-    trial = one.trial
-    if not one.pools:
-        predicted = f", predicted to end at {one.accuracy:.1%}" if trial.run.state == "pruned" else ""
+def _measured(observation: Observed) -> str:
+    """Return a trial's accuracy on the problems that it was scored on."""
+    trial, pools = observation.trial, observation.pools
+    if not pools:
+        predicted = f", predicted to end at {observation.accuracy:.1%}" if trial.run.state == "pruned" else ""
         return f"{trial.run.name}: {trial.run.state}{predicted}"
-    accuracy, interval, num_problems = trial.accuracy(one.pools), trial.interval(one.pools), len(trial.solved(one.pools))
-    return f"{trial.run.name}: {accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) of {num_problems:,} problems"
+    accuracy, interval, num_problems = trial.accuracy(pools), trial.interval(pools), len(trial.solved(pools))
+    return f"{trial.run.name}: {accuracy:.1%} ({markdown.bounds(interval)}) of {num_problems:,} problems"
 
 
-def _between(given: FloatRange, share: float) -> float:
-    return given.low * (given.high / given.low) ** share if given.log else given.low + (given.high - given.low) * share
+def _between(rates: FloatRange, share: float) -> float:
+    """Return the value at a share of a range: 0 is its low end, 1 its high end."""
+    return rates.low * (rates.high / rates.low) ** share if rates.log else rates.low + (rates.high - rates.low) * share
 
 
-def _choice(given: Choices, value: float) -> bool | int | float | str:
-    return next(choice for choice in given.choices if isinstance(choice, int | float) and float(choice) == value)
+def _choice(sizes: Choices, value: float) -> bool | int | float | str:
+    return next(choice for choice in sizes.choices if isinstance(choice, int | float) and float(choice) == value)

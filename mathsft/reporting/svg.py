@@ -1,4 +1,4 @@
-"""A small chart in SVG: two axes with ticks, and lines, bands and dots in data units. It knows nothing of what they show."""
+"""Draws a chart as SVG: two axes with ticks, and lines, bands, cells, dots and texts in data units."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ CHARACTER_WIDTH, TEXT_HEIGHT = 6.6, 14
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it shows, its ends, and whether it shows the logarithm."""
+    """One axis: its label, its ends, and whether it is logarithmic."""
 
     label: str
     low: float
@@ -22,18 +22,18 @@ class Axis:
     log: bool = False
     form: Callable[[float], str] = "{:g}".format
     marks: tuple[float, ...] = ()
-    """Where the ticks are; empty for round values."""
+    """The positions of the ticks; if empty, ticks are at round values."""
 
     def share(self, value: float) -> float:
-        """Return where a value lies between the ends: 0 at the low one, 1 at the high one."""
+        """Return the position of a value between the ends: 0 at the low end, 1 at the high end."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Return the values, between the ends, that are written on the axis."""
-        found = self.marks or (self._log_ticks() if self.log else self._linear_ticks())
-        return [tick for tick in found if -1e-9 <= self.share(tick) <= 1 + 1e-9]
+        """Return the values of the ticks between the ends."""
+        ticks = self.marks or (self._log_ticks() if self.log else self._linear_ticks())
+        return [tick for tick in ticks if -1e-9 <= self.share(tick) <= 1 + 1e-9]
 
     def _linear_ticks(self) -> list[float]:
         rough = (self.high - self.low) / 6
@@ -50,7 +50,7 @@ class Axis:
 
 @dataclass
 class Chart:
-    """A chart that is drawn on in order and then rendered; coordinates are in the axes' units."""
+    """A chart: its methods draw in the order of their calls, in the units of the axes; render returns the SVG."""
 
     title: str
     x: Axis
@@ -82,29 +82,29 @@ class Chart:
         self._explain(f'<rect x="0" y="-10" width="22" height="12" {fill}/>', label)
 
     def cell(self, left: float, right: float, bottom: float, top: float, color: str, note: str) -> None:
-        """Fill a rectangle, with a note that appears under the pointer."""
+        """Fill a rectangle; its note is shown when the mouse points at it."""
         (x1, y1), (x2, y2) = self._place(left, bottom), self._place(right, top)
         shape = f'x="{x1:.1f}" y="{y2:.1f}" width="{x2 - x1:.1f}" height="{y1 - y2:.1f}" fill="{color}"'
         self._marks.append(f"<rect {shape}><title>{escape(note)}</title></rect>")
 
     def dot(self, x: float, y: float, color: str, note: str, radius: float = 4, ring: str = PAPER, label: str = "") -> None:
-        """Draw a dot with a note that appears under the pointer."""
+        """Draw a dot; its note is shown when the mouse points at it."""
         shape = f'r="{radius:g}" fill="{color}" stroke="{ring}" stroke-width="2"'
         across, down = self._place(x, y)
         self._marks.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" {shape}><title>{escape(note)}</title></circle>')
         self._explain(f'<circle cx="11" cy="-4" {shape}/>', label)
 
     def text(self, x: float, y: float, text: str, above: float = 10) -> None:
-        """Write a small text centred above a point (`above` in pixels), unless it would cover an earlier one."""
+        """Write a small text, centred `above` pixels above a point, unless it would cover an earlier text."""
         across, down = self._place(x, y)
-        room = len(text) * CHARACTER_WIDTH
-        if any(abs(across - other) < room and abs(down - height) < TEXT_HEIGHT for other, height in self._written):
+        width = len(text) * CHARACTER_WIDTH
+        if any(abs(across - other) < width and abs(down - height) < TEXT_HEIGHT for other, height in self._written):
             return
         self._written.append((across, down))
         self._marks.append(_text(across, down - above, text, size=11, color=INK, anchor="middle"))
 
     def render(self) -> str:
-        """Return the SVG file's text."""
+        """Return the content of the SVG file."""
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
             f'role="img" aria-label={quoteattr(self.title)} font-family="{FONT}">',

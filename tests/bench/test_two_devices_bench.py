@@ -29,7 +29,7 @@ def test_a_reader_sees_every_pair_and_what_the_workers_did() -> None:
     output = io.StringIO()
     Console(file=output, width=120).print(table(PAIRS))
     assert "40.0%" in output.getvalue()
-    assert "of 100 s by the clock: both busy 55.0%, trainer 60.0%, evaluator 90.0%" in words(FOUND)
+    assert "in 100 s of wall-clock time: both busy 55.0%, trainer 60.0%, evaluator 90.0%" in words(FOUND)
 
 
 def test_speed_is_by_the_clock_with_all_that_lies_between_two_requests(store: StudyStore) -> None:

@@ -58,8 +58,9 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
         "the last \\boxed{...} or `#### ...` of solution): 1",
         "Data: problems left out because their rows have different gold answers: 1 (in 2 rows)",
         "Data: problems removed from all other pools because the test split has them: 19",
-        "Data: texts that are another spelling of a problem, and stay in its pool: 1",
-        f"Data: gold answers that are no numbers and may stand for none: 'see [b]' (the first in {source}:305): 12 of 315",
+        "Data: problem texts that are another spelling of a problem and stay in its pool: 1",
+        f"Data: frequent gold answers that are not numbers and may mean that there is no answer: 'see [b]' (the first in "
+        f"{source}:305): 12 of 315",
     ]
 
 

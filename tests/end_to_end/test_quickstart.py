@@ -125,7 +125,7 @@ def test_ctrl_c_ends_a_study_in_order_and_a_second_driver_is_refused(tmp_path: P
         with started(STUDY_COMMAND, tmp_path) as second:
             assert second.wait(300) == 2
             assert second.stdout is not None
-            assert f"process {process.pid} is already at work" in second.stdout.read()
+            assert f"process {process.pid} is already using it" in second.stdout.read()
         code, rest = end(process, signal.SIGINT)
     assert code == 130
     assert re.search(rf"Go on with: \S+ \S*run_study\.py --trials {NUM_TRIALS}", rest)
@@ -220,8 +220,8 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert finished.layout.report_page.read_text().count("<svg") == len(figures)
     report = finished.layout.report_markdown.read_text()
     for heading in (
-        "Baseline against final",
-        "Why formats fail",
+        "Base model and final run",
+        "Format failures",
         "Response lengths",
         "Time and memory",
         "Settings of all runs",

@@ -53,8 +53,8 @@ def test_a_card_says_what_the_weights_are_worth_and_where_they_come_from(
     assert (["mathsft's commit", "abc and uncommitted changes"] in rows) == has_provenance
     assert "    User: {problem}\n    Assistant: <think>" in body
     assert "The base model is or\\|g/base." in body
-    assert "The test problems are from a.jsonl, as are the others" in body
-    assert "chosen on the pool validation (200 problems)" in body and "on test (200 problems)" in body
+    assert "All problems are from a.jsonl; no problem is in two pools." in body
+    assert "on the pool validation (200 problems)" in body and "on the pool test (200 problems)" in body
     assert "/home" not in card
 
 

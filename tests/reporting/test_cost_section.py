@@ -85,7 +85,7 @@ def test_predicted_memory_is_shown_by_component_in_the_cost_section(store: Study
     assert ["final-x", *["1.00 GiB"] * 5] in [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()
     ]
-    assert section.count("### Two devices") == section.count("### What the workers used") == 1
+    assert section.count("### Concurrency of trainer and evaluator") == section.count("### Resources that the workers") == 1
 
 
 @pytest.mark.parametrize(("last_correct", "marks"), [(50, {2: "best", 4: "last"}), (70, {4: "best, last"})])

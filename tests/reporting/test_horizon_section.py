@@ -31,9 +31,9 @@ def test_a_rate_that_moves_is_to_be_adjusted_and_one_that_stays_kept(store: Stud
     horizon = horizon_of(store, 8192)
     assert horizon is not None and horizon.factor_per_doubling.high < 1
     assert horizon.learning_rate.low < horizon.learning_rate.middle < 1e-3
-    assert horizon_words(store, 8192).endswith("let the final run follow it with --horizon adjust.")
+    assert horizon_words(store, 8192).endswith("Use this learning rate for the final run with --horizon adjust.")
     write(store, STAYS)
-    assert "no proof that it moves, so keep the promoted one" in horizon_words(store, 8192)
+    assert "The factor's interval includes 1, so keep the promoted learning rate." in horizon_words(store, 8192)
 
 
 def test_without_a_best_rate_among_those_tried_the_promoted_one_stays(store: StudyStore) -> None:
@@ -41,7 +41,7 @@ def test_without_a_best_rate_among_those_tried_the_promoted_one_stays(store: Stu
     assert horizon_curves(store) is None
     write(store, MOVES)
     assert horizon_of(store, 8192) is None
-    assert "keep the promoted one" in horizon_words(store, 8192)
+    assert "Keep the promoted learning rate." in horizon_words(store, 8192)
 
 
 def test_the_section_holds_what_was_predicted_against_what_was_reached(store: StudyStore) -> None:
@@ -52,8 +52,8 @@ def test_the_section_holds_what_was_predicted_against_what_was_reached(store: St
         store.write(make_final(PROMOTED, plan, name=name, value=num_correct / 800))
     section = horizon_section(store)
     assert "| 0.00025 | 512 | 120 of 800 | 15.0% (12.7% – 17.6%) |" in section
-    assert section.count("was predicted; ") == 2
-    assert "65.0% (61.6% – 68.2%) of the validation problems was reached, inside of that" in section
-    assert "10.0% (8.1% – 12.3%) of the validation problems was reached, outside of that" in section
+    assert section.count("that was predicted for the best learning rate: ") == 2
+    assert "solves 65.0% (61.6% – 68.2%) of the validation problems. This is inside the interval" in section
+    assert "solves 10.0% (8.1% – 12.3%) of the validation problems. This is outside the interval" in section
     curves = horizon_curves(store)
     assert curves is not None and "2,048 examples" in curves

@@ -102,10 +102,11 @@ def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
         ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
         ["problems left out because their rows have different gold answers", "133 (in 266 rows)"],
         ["problems removed from all other pools because the test split has them", "37"],
-        ["texts that are another spelling of a problem, and stay in its pool", "4"],
-        ["rows to train on that repeat another one exactly", "5"],
+        ["problem texts that are another spelling of a problem and stay in its pool", "4"],
+        ["training rows that are exact copies of another row", "5"],
         [
-            r"gold answers that are no numbers and may stand for none: 'see \| *b*' (the first in train.jsonl:7)",
+            r"frequent gold answers that are not numbers and may mean that there is no answer: 'see \| *b*' (the first in "
+            "train.jsonl:7)",
             "31 of 1,400",
         ],
     ]
@@ -118,8 +119,8 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
 
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
-    assert "the base model solves 5.0% (2.7% – 9.0%). On the same problems that is better: +55.0 points (+" in conclusion
-    models = [(row[0], row[1], row[3]) for row in section(report, "### Baseline against final")[1:]]
+    assert "the base model solves 5.0% (2.7% – 9.0%). On the same problems the fine-tuned model is better" in conclusion
+    models = [(row[0], row[1], row[3]) for row in section(report, "### Base model and final run")[1:]]
     assert models[:3] == [
         ("base model", "test", "10 of 200"),
         ("best", "test", "120 of 200"),
@@ -128,18 +129,18 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
 
     progress = section(report, "### Progress on the pool validation")
     assert progress[2] == ["20", "60.0% (53.1% – 66.5%)", "90.0%", "30.0% (60)", "10.0% (20)", "0", "200"]
-    failures = section(report, "### Why formats fail")
+    failures = section(report, "### Format failures")
     assert failures[0] == ["step", "incomplete_generation", "missing_think_close", "responses"]
     assert failures[1] == ["0", "90", "90", "200"]
     assert failures[5] == ["0", "180", "180", "200"], "flags overlap: more of them than failures"
     assert section(report, "### Response lengths")[2] == ["20", "18.0", "10.0", "30.0", "10", "200"]
 
     assert "**trial-0** (batch_size 8, learning_rate 0.001): trials 0 and 1 cannot be told apart; 0 promoted" in report
-    assert "Accuracy on 500 fresh problems 31.0% (27.0% – 35.0%); the search's best as measured 30.0%" in report
+    assert "Accuracy on 500 fresh problems: 31.0% (27.0% – 35.0%). The best search score is 30.0% as measured" in report
     finalists = section(report, "## The study: 4 trials")[:3]
     assert finalists[1] == ["trial-0", "30.0%", "29.0%", "155 of 500", "31.0% (27.1% – 35.2%)", "promoted"]
     assert finalists[2] == ["trial-1", "25.0%", "24.0%"]
-    ledger = section(report, "## Ledger")
+    ledger = section(report, "## Cost")
     assert ["trainer", "train", "18.0 s", "30.0%"] in ledger
     assert ["evaluator", "idle", "35.0 s", "58.3%"] in ledger
 
@@ -163,7 +164,11 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("num_correct", "verdict"), [(11, "not distinguishable: +0.5 points (-"), (120, "that is better: +55.0 points (+")]
+    ("num_correct", "verdict"),
+    [
+        (11, "is not distinguishable from the base model: +0.5 points (-"),
+        (120, "is better than the base model: +55.0 points (+"),
+    ],
 )
 def test_only_a_final_run(num_correct: int, verdict: str, store: StudyStore, tmp_path: Path) -> None:
     write_final(store, num_correct)
@@ -183,11 +188,11 @@ def test_only_a_study(store: StudyStore, tmp_path: Path) -> None:
     write_study(store)
     conclusion = markdown_of(store, tmp_path).splitlines()[2]
     assert "of 3 finished trials is trial-0 (batch_size 8, learning_rate 0.001): 30.0%" in conclusion
-    assert "On the same problems 0 of the other 2 are not distinguishable from it" in conclusion
+    assert "0 of the other 2 cannot be distinguished from it on these problems" in conclusion
 
 
-def test_an_empty_book(store: StudyStore, tmp_path: Path) -> None:
-    assert "nothing to conclude" in markdown_of(store, tmp_path)
+def test_an_empty_store(store: StudyStore, tmp_path: Path) -> None:
+    assert "There is no result yet: 0 trials have begun" in markdown_of(store, tmp_path)
 
 
 def test_the_figures_show_every_score_and_trial_and_are_linked(store: StudyStore, tmp_path: Path) -> None:
@@ -222,11 +227,11 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(store: StudySto
     titles = re.findall(r'<svg [^>]*aria-label="([^"]*)"', html)
     assert titles == [
         "final-0123abcd: accuracy by optimizer step",
-        "final-0123abcd: what became of the responses",
+        "final-0123abcd: categories of the responses",
         "final-0123abcd: training loss by optimizer step",
         "final-0123abcd: learning rate by optimizer step",
         "Trials by learning rate and batch size",
-        "What the workers' time went into",
+        "The workers' time by activity",
     ]
     assert "<td>120 of 200</td>" in html.replace(' style="text-align:right"', "")
     assert not re.search(r"<(img|script|link|iframe)|\b(src|href)=", html)

@@ -36,9 +36,10 @@ def test_equal_checkpoints_flatter_their_best_and_a_clear_one_is_not_flattered(s
     assert clear.tested is not None and clear.tested.accuracy == 0.9
     words = best_words(clear)
     assert words.startswith(
-        "The best of 10 checkpoints is that of step 9, by its 95.0% (88.8% – 97.8%) of 100 validation problems."
+        "The best of 10 checkpoints is step 9: it solves 95.0% (88.8% – 97.8%) of 100 validation problems."
     )
-    assert words.endswith("The test problems chose nothing: 90.0% (82.6% – 94.5%).")
+    assert f"expect {clear.corrected_accuracy:.1%} on other problems." in words
+    assert words.endswith("It solves 90.0% (82.6% – 94.5%) of the test problems, which were not used for the selection.")
     assert f"about {100 * flattered.optimism:.1f} points" in best_words(flattered)
 
 

@@ -26,8 +26,8 @@ def test_own_settings_outside_of_the_ranges_are_no_trial(experiment: Experiment)
     ("enqueued", "complaint"),
     [
         ({"training.beta1": 0.5}, "is not searched"),
-        ({RATE: 1.0}, "outside of its range"),
-        ({SIZE: 9}, "outside of its range"),
+        ({RATE: 1.0}, "outside its range"),
+        ({SIZE: 9}, "outside its range"),
     ],
 )
 def test_what_cannot_be_tried_cannot_be_enqueued(enqueued: dict[str, Any], complaint: str) -> None:

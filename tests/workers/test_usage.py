@@ -25,7 +25,7 @@ def test_a_process_counts_with_all_that_it_started() -> None:
     ) as parent:
         assert parent.stdout is not None
         assert {parent.stdout.readline(), parent.stdout.readline()} == {"1\n", "2\n"}  # both are up
-        alone = psutil.WorkerProcess(parent.pid).memory_info().rss
+        alone = psutil.Process(parent.pid).memory_info().rss
         cpu_seconds, resident_bytes = read_processes([parent.pid])
         parent.kill()
     assert cpu_seconds[parent.pid] > 0

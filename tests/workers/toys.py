@@ -98,7 +98,7 @@ class Toy:
         self._semaphore = multiprocessing.get_context("spawn").Semaphore()
 
     def grandchild(self) -> int:
-        child = multiprocessing.get_context("spawn").WorkerProcess(target=_nothing)
+        child = multiprocessing.get_context("spawn").Process(target=_nothing)
         child.start()
         child.join()
         return child.exitcode or 0

@@ -30,7 +30,7 @@ def test_a_plain_causal_softmax_is_packed(make_model: MakeModel, caplog: pytest.
     settings = {"sliding_window": None} if kind == "mistral" else {}
     for attention in ("tree", "flex"):
         assert load_base(make_model(kind, **settings), attention).attention == attention
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_alibi_gets_plain_rows(make_model: MakeModel, tmp_path: Path) -> None:
