@@ -23,8 +23,8 @@ from mathsft.answers.polynomials import (
     multiply,
     rational_whole_power,
     scaled,
-    settled,
-    spelled,
+    simplified,
+    to_text,
 )
 
 _MAX_WHOLE_POWER_OF_SUM = 30
@@ -57,7 +57,7 @@ class ExactValue:
         return quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
 
     def __str__(self) -> str:
-        return spelled(self.upper) if self.lower == ONE else f"({spelled(self.upper)})/({spelled(self.lower)})"
+        return to_text(self.upper) if self.lower == ONE else f"({to_text(self.upper)})/({to_text(self.lower)})"
 
     @property
     def rational(self) -> Fraction | None:
@@ -93,9 +93,9 @@ def number(value: Fraction | int) -> ExactValue:
     return ExactValue(checked({(): Fraction(value)})) if value else ExactValue({})
 
 
-def atom(atom: Atom) -> ExactValue:
+def atom(single: Atom) -> ExactValue:
     """Return an atom as an ExactValue."""
-    return ExactValue({((atom, Fraction(1)),): Fraction(1)})
+    return ExactValue({((single, Fraction(1)),): Fraction(1)})
 
 
 def symbol(name: str) -> ExactValue:
@@ -118,7 +118,7 @@ def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
     if not powers:
         return ExactValue(scaled(upper, 1 / coefficient))
     inverse = tuple((atom, -exponent) for atom, exponent in powers)
-    return ExactValue(multiply(upper, settled(inverse, 1 / coefficient)))
+    return ExactValue(multiply(upper, simplified(inverse, 1 / coefficient)))
 
 
 def same_value(first: ExactValue, second: ExactValue) -> bool | None:
@@ -193,20 +193,20 @@ def rational_power(base: ExactValue, exponent: Fraction) -> ExactValue:
 def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> ExactValue:
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
-        return ExactValue(settled(raised, rational_whole_power(coefficient, int(exponent))))
+        return ExactValue(simplified(raised, rational_whole_power(coefficient, int(exponent))))
     root_of_sign: Polynomial = ONE
     if coefficient < 0:
         if exponent.denominator == 2:
-            root_of_sign = settled(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
+            root_of_sign = simplified(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
         elif exponent.denominator % 2:
             root_of_sign = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
         else:
             raise CannotComputeError("an even root of a negative number")
     roots = [(prime, times * exponent) for prime, times in factors(abs(coefficient.numerator)).items()]
     roots += [(prime, -times * exponent) for prime, times in factors(coefficient.denominator).items()]
-    result = multiply(settled(raised, Fraction(1)), root_of_sign)
+    result = multiply(simplified(raised, Fraction(1)), root_of_sign)
     for prime, times in roots:
-        result = multiply(result, settled(((Atom(str(prime)), times),), Fraction(1)))
+        result = multiply(result, simplified(((Atom(str(prime)), times),), Fraction(1)))
     return ExactValue(result)
 
 
@@ -229,7 +229,7 @@ def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
     inner = ExactValue(scaled(base.upper, 1 / common))
     root = _denested(inner) if exponent == Fraction(1, 2) else None
     if root is None:
-        root = ExactValue(settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
+        root = ExactValue(simplified(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
     return rational_power(number(common), exponent) * root
 
 

@@ -12,16 +12,16 @@ from mathsft.answers.relations import as_relation, same_relation
 from mathsft.answers.sentences import without_one_sentence
 from mathsft.answers.structures import (
     Choice,
-    Clock,
-    Family,
+    IntegerFamily,
     Items,
     Matrix,
     Named,
+    NoValue,
     ParsedAnswer,
     Relation,
     Text,
-    Unread,
-    Valueless,
+    TimeOfDay,
+    Unparsed,
     text_key,
 )
 
@@ -59,7 +59,7 @@ def _compare_or_none(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
 
 def _compare_answers(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare whole answers: here y = 4 and 4 are equal, but not inside a list."""
-    if isinstance(first, Family) and isinstance(second, Family):
+    if isinstance(first, IntegerFamily) and isinstance(second, IntegerFamily):
         return _compare_answers(first.content, second.content) if first.letter == second.letter else False
     numbered, other_numbered = _numbered_values(first), _numbered_values(second)
     # If both are numbered lists, or one is a point, each value has its own position.
@@ -92,7 +92,7 @@ def _compare(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
         return same_relation(first, second)
     if isinstance(first, Choice) and isinstance(second, Choice):
         return first.letter == second.letter
-    return True if first == second else None if isinstance(first, Unread) else False
+    return True if first == second else None if isinstance(first, Unparsed) else False
 
 
 def _same_word(first: str, second: str) -> bool:
@@ -104,9 +104,9 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare answers of two kinds, in either order."""
     for left, right in ((first, second), (second, first)):
         match left, right:
-            case Text(), Unread():
+            case Text(), Unparsed():
                 return left.key == text_key(right.text)
-            case Valueless(), _:
+            case NoValue(), _:
                 return False
             case BasedNumber(), Quantity():
                 return same_based_number(left, right)
@@ -119,9 +119,9 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
             case Choice(), _:
                 # Keep the order of the two: if one may be a ratio or a time, the gold answer decides.
                 return _compare(*(side.content if isinstance(side, Choice) else side for side in (first, second)))
-            case Clock(), Items("h:m"):
-                return _compare_clock(left, right)
-            case Clock(), _:
+            case TimeOfDay(), Items("h:m"):
+                return _compare_time(left, right)
+            case TimeOfDay(), _:
                 return False
             case Named(), Relation():
                 relation = as_relation(left)
@@ -135,7 +135,7 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
                 return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), right)
             case Items("⦃⦄", (single,)), _ if not isinstance(right, Items):
                 return _compare(single, right)
-    return None if isinstance(first, Unread) or isinstance(second, Unread) else False
+    return None if isinstance(first, Unparsed) or isinstance(second, Unparsed) else False
 
 
 def _compare_named(first: Named, second: Named) -> bool | None:
@@ -146,14 +146,14 @@ def _compare_named(first: Named, second: Named) -> bool | None:
     return same_relation(left, right) if left and right and len(left.difference.symbols) > 1 else False
 
 
-def _compare_clock(clock: Clock, ratio: Items) -> bool:
+def _compare_time(time: TimeOfDay, ratio: Items) -> bool:
     """Compare with a time such as 3:45, which may leave out a.m. or p.m."""
     numbers = [item.value.rational for item in ratio.items if isinstance(item, Quantity)]
     if len(numbers) != 2 or None in numbers:
         return False
     hour, minute = (int(number or 0) for number in numbers)
     minutes = 60 * hour + minute
-    return minutes == clock.minutes or (hour <= 12 and (minutes - clock.minutes) % _HALF_A_DAY == 0)
+    return minutes == time.minutes or (hour <= 12 and (minutes - time.minutes) % _HALF_A_DAY == 0)
 
 
 def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:

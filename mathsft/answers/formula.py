@@ -17,10 +17,10 @@ from mathsft.answers.functions import (
     factorial,
     floor,
     log_to_base,
-    raised,
+    power_with_euler,
     sqrt,
 )
-from mathsft.answers.numerals import read_numeral
+from mathsft.answers.numerals import parse_numeral
 from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E
 
 _MAX_DEPTH = 30
@@ -52,7 +52,7 @@ class NotAFormulaError(ValueError):
     """The text is not a formula, or uses notation that is not supported."""
 
 
-def read_formula(text: str, *, commas_group: bool) -> ExactValue:
+def parse_formula(text: str, *, commas_group: bool) -> ExactValue:
     """Return the value of the whole normalised text. Raises NotAFormulaError, or NoValueError if it has no value.
 
     With `commas_group`, 1,234 is one number; without it, a formula has no commas.
@@ -108,13 +108,13 @@ class _Parser:
         return number(sign) * self._power()
 
     def _power(self) -> ExactValue:
-        """Read an atom with its factorials, degree sign and exponents, which associate to the right."""
+        """Parse an atom with its factorials, degree sign and exponents, which associate to the right."""
         operands = [self._factorials(self._atom())]
         while self._take_text("^"):
             operands.append(self._factorials(self._argument()))
         value = operands.pop()
         while operands:
-            value = raised(operands.pop(), value)
+            value = power_with_euler(operands.pop(), value)
         return self._factorials(value)
 
     def _factorials(self, value: ExactValue) -> ExactValue:
@@ -127,23 +127,23 @@ class _Parser:
                 return value
 
     def _atom(self) -> ExactValue:
-        """Read the smallest unit: a number, a letter, a command or a group."""
-        return self._nested(self._read_atom)
+        """Parse the smallest unit: a number, a letter, a command or a group."""
+        return self._nested(self._parse_atom)
 
-    def _nested(self, read: Callable[[], ExactValue]) -> ExactValue:
-        """Read one level deeper; every recursion passes through this method, which limits the depth."""
+    def _nested(self, parse: Callable[[], ExactValue]) -> ExactValue:
+        """Parse one level deeper; every recursion passes through this method, which limits the depth."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotAFormulaError("nesting")
-        value = read()
+        value = parse()
         self._depth -= 1
         return value
 
-    def _read_atom(self) -> ExactValue:
+    def _parse_atom(self) -> ExactValue:
         self._skip_space()
         here = self._text[self._place : self._place + 1]
         if here.isdigit() or here == ".":
-            return self._read_number()
+            return self._parse_number()
         if here and here in "([{|":
             return self._group(here)
         if letter := self._take(_LETTER_IN_TEXT):
@@ -170,14 +170,14 @@ class _Parser:
         return _Parser(text, self._commas_group).whole()
 
     def _argument(self) -> ExactValue:
-        """Read the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
+        """Parse the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
             return self._nested(self._signed)
         return self._atom()
 
-    def _read_number(self) -> ExactValue:
-        found = read_numeral(self._text, self._place, commas_group=self._commas_group)
+    def _parse_number(self) -> ExactValue:
+        found = parse_numeral(self._text, self._place, commas_group=self._commas_group)
         if found is None:
             raise NotAFormulaError(self._text)
         value, self._place = found
@@ -212,7 +212,7 @@ class _Parser:
         return power(self._argument(), number(1) / degree)
 
     def _word(self, word: str) -> ExactValue:
-        """Read letters: a function, a name, or the product of at most three symbols."""
+        """Parse letters: a function, a name, or the product of at most three symbols."""
         if word in FUNCTIONS:
             return self._function(word)
         if word in _PLAIN_NAMES:
@@ -252,7 +252,7 @@ class _Parser:
         return power(value, exponent)
 
     def _function_argument(self) -> ExactValue:
-        """Read a group, or a product that ends at a sum, a bracket or another function: sin 2x cos x."""
+        """Parse a group, or a product that ends at a sum, a bracket or another function: sin 2x cos x."""
         self._skip_space()
         if self._text.startswith(("(", "[", "{", "|"), self._place):
             return self._atom()

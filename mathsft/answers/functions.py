@@ -66,7 +66,7 @@ def sin(argument: ExactValue) -> ExactValue:
     return number(factor) * unevaluated("sin", positive)
 
 
-def raised(base: ExactValue, exponent: ExactValue) -> ExactValue:
+def power_with_euler(base: ExactValue, exponent: ExactValue) -> ExactValue:
     """Return base ** exponent; e to i times an angle by Euler's formula if the angle's cosine and sine are exact."""
     half_turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
     if half_turns is not None:
@@ -193,7 +193,7 @@ FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
     "ln": log,
     "log": lambda argument: log_to_base(number(10), argument),
     "lg": lambda argument: log_to_base(number(10), argument),
-    "exp": lambda argument: raised(atom(E), argument),
+    "exp": lambda argument: power_with_euler(atom(E), argument),
     "sqrt": sqrt,
     "abs": absolute,
 }

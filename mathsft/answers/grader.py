@@ -11,7 +11,7 @@ from typing import Self
 
 from mathsft.answers.equal import comparable, decide
 from mathsft.answers.normalise import closing_brace
-from mathsft.answers.response_format import parse
+from mathsft.answers.response_format import parse_response
 from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
 
@@ -53,7 +53,7 @@ class Grader:
 
     def grade(self, completions: Sequence[Completion]) -> list[Graded]:
         """Return the result for each completion, in order; no completion can make this raise or hang."""
-        parsed = [parse(completion.text, completion.finish_reason) for completion in completions]
+        parsed = [parse_response(completion.text, completion.finish_reason) for completion in completions]
         pairs = [
             Pair(response.body, completion.gold)
             for response, completion in zip(parsed, completions, strict=True)

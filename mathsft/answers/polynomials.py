@@ -94,7 +94,7 @@ def scaled(polynomial: Polynomial, factor: Fraction) -> Polynomial:
 
 
 def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
-    """Return the product, with its terms simplified by `settled`."""
+    """Return the product, with its terms simplified by `simplified`."""
     if first == ONE or second == ONE:
         return second if first == ONE else first
     if len(first) * len(second) > _MAX_PRODUCTS:
@@ -105,12 +105,12 @@ def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
             exponents = dict(powers)
             for atom, exponent in other_powers:
                 exponents[atom] = exponents.get(atom, Fraction(0)) + exponent
-            for product, factor in settled(tuple(exponents.items()), coefficient * other_coefficient).items():
+            for product, factor in simplified(tuple(exponents.items()), coefficient * other_coefficient).items():
                 total[product] = total.get(product, Fraction(0)) + factor
     return checked(total)
 
 
-def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
+def simplified(powers: Powers, coefficient: Fraction) -> Polynomial:
     """Return the term with whole powers of primes, i², sin² and squares of roots evaluated."""
     left: dict[Atom, Fraction] = {}
     sums: list[Polynomial] = []
@@ -163,7 +163,7 @@ def rational_whole_power(base: Fraction, exponent: int) -> Fraction:
     return base**exponent if abs(base) != 1 else base ** (exponent % 2)
 
 
-def spelled(polynomial: Polynomial) -> str:
+def to_text(polynomial: Polynomial) -> str:
     """Return the polynomial as text; equal polynomials have the same text."""
     terms = [
         f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}"

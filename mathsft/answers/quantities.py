@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, field
 
 from mathsft.answers.algebra import ExactValue, number, same_value
-from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.functions import ANGLE_FUNCTIONS
-from mathsft.answers.units import NO_UNIT, Unit, read_unit
+from mathsft.answers.units import NO_UNIT, Unit, parse_unit
 
 _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
@@ -44,8 +44,8 @@ class BasedNumber:
         return int(self.digits, self.base)
 
 
-def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
-    """Return the whole normalised text as a number with its unit, or None; raises NoValueError as `read_formula` does.
+def parse_quantity(text: str, *, commas_group: bool) -> Quantity | None:
+    """Return the whole normalised text as a number with its unit, or None; raises NoValueError as `parse_formula` does.
 
     With `commas_group`, 1,234 is one number; without it, a comma ends a number.
     """
@@ -53,7 +53,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
     if currency:
         text = currency["sign"] + text[currency.end() :]
     for place in _places_of_unit(text):
-        found = read_unit(text[place:])
+        found = parse_unit(text[place:])
         value = _value_of(text[:place], commas_group) if found else None
         # "2x in" is a product of symbols; after symbols, a unit needs \text or a sign such as %.
         if found is None or value is None or (value.symbols and _IS_UNMARKED.match(text, place)):
@@ -63,7 +63,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
     return None
 
 
-def read_based_number(text: str) -> BasedNumber | None:
+def parse_based_number(text: str) -> BasedNumber | None:
     """Return the whole normalised text as a number with its base, or None."""
     found = _IN_BASE.fullmatch(text)
     if not found:
@@ -112,6 +112,6 @@ def _places_of_unit(text: str) -> list[int]:
 
 def _value_of(text: str, commas_group: bool) -> ExactValue | None:
     try:
-        return read_formula(text, commas_group=commas_group)
+        return parse_formula(text, commas_group=commas_group)
     except NotAFormulaError:
         return None

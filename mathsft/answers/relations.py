@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
-from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.polynomials import Atom, CannotComputeError
 from mathsft.answers.quantities import Quantity
 from mathsft.answers.structures import INFINITY, Items, Named, ParsedAnswer, Relation, Text, text_key
@@ -20,20 +20,20 @@ _NAME = re.compile(
 )
 
 
-def read_relation(text: str, *, commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
-    """Return the equation or inequality in the text, or None if there is none; `read` parses a value of any kind.
+def parse_relation(text: str, *, commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
+    """Return the equation or inequality in the text, or None if there is none; `parse` parses a value of any kind.
 
-    A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `read_formula` does.
+    A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `parse_formula` does.
     """
     sides, signs = _sides(text)
     if not signs or not all(sides):
         return None
     if set(signs) == {"="}:
-        return _equation(text, sides, commas_group, read)
+        return _equation(text, sides, commas_group, parse)
     if signs == [r"\in"]:
-        return Named(text_key(sides[0]), read(sides[1])) if _NAME.fullmatch(sides[0]) else None
+        return Named(text_key(sides[0]), parse(sides[1])) if _NAME.fullmatch(sides[0]) else None
     try:
-        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        values = [parse_formula(side, commas_group=commas_group) for side in sides]
         relations = [_inequality(values[place], signs[place], values[place + 1]) for place in range(len(signs))]
     except (NotAFormulaError, CannotComputeError):
         return None
@@ -109,14 +109,14 @@ def _sides(text: str) -> tuple[list[str], list[str]]:
     return [*sides, text[start:].strip()], signs
 
 
-def _equation(text: str, sides: list[str], commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
+def _equation(text: str, sides: list[str], commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()
     if len(sides) == 2 and _NAME.fullmatch(sides[0]):
-        return Named(_name(sides[0]), read(sides[1]))
+        return Named(_name(sides[0]), parse(sides[1]))
     name = _name(sides.pop(0)) if _NAME.fullmatch(sides[0]) else None
     try:
-        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        values = [parse_formula(side, commas_group=commas_group) for side in sides]
         differences = [values[0] - value for value in values[1:]]
     except (NotAFormulaError, CannotComputeError):
         return None

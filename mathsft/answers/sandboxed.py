@@ -43,11 +43,11 @@ def main() -> None:
     while message := channel.recv(MAX_MESSAGE_BYTES):
         answer, gold = json.loads(message)
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + cpu_seconds)
-        is_equal = agree(answer, gold)
+        is_equal = math_verify_equal(answer, gold)
         channel.send(json.dumps(is_equal if _peak_bytes() < memory_bytes else None).encode())
 
 
-def agree(answer: str, gold: str) -> bool:
+def math_verify_equal(answer: str, gold: str) -> bool:
     """Return whether math-verify can show that two LaTeX expressions are equal; False if it cannot read one of them."""
     from math_verify import verify
 

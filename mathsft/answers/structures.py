@@ -17,14 +17,14 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Unread:
+class Unparsed:
     """Mathematics that the rules cannot read, without its spaces."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Valueless:
+class NoValue:
     """An undefined number, a number too large to compute, or brackets nested too deeply: no valid answer."""
 
     text: str
@@ -39,7 +39,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeOfDay:
     """A time of day in minutes after midnight."""
 
     minutes: int
@@ -54,7 +54,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Family:
+class IntegerFamily:
     r"""One value for each integer, as π/4 + kπ with k in \mathbb{Z}."""
 
     letter: str
@@ -94,7 +94,18 @@ class Matrix:
 
 
 ParsedAnswer: TypeAlias = (
-    Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Family | Relation | Items | Matrix
+    Quantity
+    | BasedNumber
+    | Text
+    | Unparsed
+    | NoValue
+    | Choice
+    | TimeOfDay
+    | Named
+    | IntegerFamily
+    | Relation
+    | Items
+    | Matrix
 )
 
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{2})")

@@ -91,7 +91,7 @@ class Unit:
 NO_UNIT = Unit()
 
 
-def read_unit(text: str) -> tuple[int, Unit] | None:
+def parse_unit(text: str) -> tuple[int, Unit] | None:
     """Return the scale ("million") and the unit in the normalised text after a number, or None if it is no unit.
 
     The unit is `NO_UNIT` if the words name the things that are counted.

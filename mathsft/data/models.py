@@ -77,7 +77,7 @@ def _check(folder: Path, path: str) -> None:
         )
 
 
-def resolving(path: str) -> Callable[[], str]:
+def progress_text(path: str) -> Callable[[], str]:
     """Return a function whose text describes the progress of `resolve_model` for this name."""
     if path == "smollm2-135m" and not _smollm2_folder().is_dir():
         return lambda: "converting SmolLM2-135M (once)"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings
-from mathsft.data.problems import NumberedProblem, ReadProblems, load_rows
-from mathsft.data.quality import Solutions, distinct, quality_of
+from mathsft.data.problems import DataSetRows, NumberedProblem, load_problems
+from mathsft.data.quality import Solutions, distinct_problems, quality_of
 from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
 from mathsft.records import Problem, Quality
@@ -54,15 +54,15 @@ def load_data(data: DataSettings) -> LoadedData:
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
-        sizes["test"], test_rows = data.pools.test, ReadProblems("", ())
+        sizes["test"], test_rows = data.pools.test, DataSetRows("", ())
     else:
         _refuse_one_source(data.source, data.test_source)
-        test_rows = load_rows(data.test_source, data.unreadable, need_solutions=False)
+        test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
     if data.source == QUICKSTART:
         rows = _quickstart_rows(data, sum(sizes.values()))
     else:
-        rows = load_rows(data.source, data.unreadable)
-    source, test_split = (distinct(data_set, data.contradictions) for data_set in (rows, test_rows))
+        rows = load_problems(data.source, data.unreadable)
+    source, test_split = (distinct_problems(data_set, data.contradictions) for data_set in (rows, test_rows))
 
     problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
     num_overlapping = len(source.problems) - len(problems)
@@ -79,7 +79,7 @@ def load_data(data: DataSettings) -> LoadedData:
     return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"]))
 
 
-def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
+def select_pool(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
     """Return a pool, or for "confirm:0-125" its problems 0 to 124; raises ValueError if the pool or slice does not exist."""
     match = re.fullmatch(r"(\w+)(?::(\d+)-(\d+))?", name)
     if match is None or match[1] not in pools:
@@ -95,10 +95,10 @@ def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem
     return pool[start:stop]
 
 
-def _quickstart_rows(data: DataSettings, num_held_out: int) -> ReadProblems:
+def _quickstart_rows(data: DataSettings, num_held_out: int) -> DataSetRows:
     """Return generated rows; held-out problems have the lowest positions, so the held-out pools are cut from them."""
     problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
-    return ReadProblems(
+    return DataSetRows(
         data.source, tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
     )
 

@@ -39,7 +39,7 @@ class NumberedProblem:
 
 
 @dataclass(frozen=True)
-class ReadProblems:
+class DataSetRows:
     """The readable rows of a data set, and the number of unreadable ones."""
 
     source: str
@@ -57,7 +57,9 @@ class _UnreadableError(Exception):
     """The row has no problem with a gold answer; the message gives the reason and what to change."""
 
 
-def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> ReadProblems:
+def load_problems(
+    source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True
+) -> DataSetRows:
     """Return the rows of a JSONL file or hub data set, in order; without `need_solutions`, solutions may be empty.
 
     Raises UserError if there is no readable row, or if unreadable rows are an error; it counts these and names the first.
@@ -75,7 +77,7 @@ def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, ne
         raise UserError(first_unreadable + _others(unreadable_numbers[1:], len(rows)))
     if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
-    return ReadProblems(source, tuple(rows), len(unreadable_numbers), first_unreadable)
+    return DataSetRows(source, tuple(rows), len(unreadable_numbers), first_unreadable)
 
 
 def problem_id(text: str) -> str:

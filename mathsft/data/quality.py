@@ -12,7 +12,7 @@ from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
 from mathsft.data.pool_positions import pool_position
-from mathsft.data.problems import NumberedProblem, ReadProblems
+from mathsft.data.problems import DataSetRows, NumberedProblem
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
@@ -29,7 +29,7 @@ MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Distinct:
+class DistinctProblems:
     """The distinct problems of a data set by key, sorted by pool_position, and counts of what was found in its rows."""
 
     problems: dict[str, Solutions]
@@ -40,7 +40,7 @@ class Distinct:
     num_contradictory_rows: int
 
 
-def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -> Distinct:
+def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "drop"]) -> DistinctProblems:
     """Return the distinct problems; problems with different gold answers are dropped, or raise UserError."""
     groups: dict[str, list[NumberedProblem]] = {}
     for row in data_set.rows:
@@ -57,7 +57,7 @@ def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -
     remaining = {key: [row.problem for row in group if row.number not in left_out] for key, group in groups.items()}
     kept = {key: problems for key, problems in remaining.items() if problems}
     ranked = sorted(kept, key=lambda key: min((pool_position(problem.problem), problem.problem) for problem in kept[key]))
-    return Distinct(
+    return DistinctProblems(
         problems={key: tuple(sorted(kept[key], key=_solution_order)) for key in ranked},
         num_variants=sum(len({problem.problem for problem in problems}) - 1 for problems in kept.values()),
         num_contradictory=len(contradictory),
@@ -66,23 +66,23 @@ def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -
 
 
 def quality_of(
-    sources: Sequence[ReadProblems], distinct_problems: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
+    sources: Sequence[DataSetRows], data_sets: Sequence[DistinctProblems], num_overlapping: int, train: Sequence[Problem]
 ) -> Quality:
     """Return the counts for all sources together, and for the pool train."""
     return Quality(
         num_rows=sum(len(source.rows) for source in sources),
         num_unreadable=sum(source.num_unreadable for source in sources),
         first_unreadable=next((source.first_unreadable for source in sources if source.first_unreadable), ""),
-        num_contradictory=sum(data_set.num_contradictory for data_set in distinct_problems),
-        num_contradictory_rows=sum(data_set.num_contradictory_rows for data_set in distinct_problems),
-        num_variants=sum(data_set.num_variants for data_set in distinct_problems),
+        num_contradictory=sum(data_set.num_contradictory for data_set in data_sets),
+        num_contradictory_rows=sum(data_set.num_contradictory_rows for data_set in data_sets),
+        num_variants=sum(data_set.num_variants for data_set in data_sets),
         num_overlapping=num_overlapping,
         num_repeated=len(train) - len({(problem.problem, problem.solution, problem.answer) for problem in train}),
         frequent_golds=tuple(chain.from_iterable(map(_frequent_golds, sources))),
     )
 
 
-def _frequent_golds(data_set: ReadProblems) -> list[FrequentGold]:
+def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     """Return the gold texts that are no number and occur in many rows, the most frequent first."""
     num_rows, first_rows = len(data_set.rows), {row.problem.answer: row.number for row in reversed(data_set.rows)}
     counts = Counter(problem.answer for problem in data_set.problems).most_common()
