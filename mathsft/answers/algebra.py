@@ -22,7 +22,6 @@ from mathsft.answers.polynomials import (
     factors,
     multiply,
     rational_whole_power,
-    scaled,
     simplified,
     to_text,
 )
@@ -45,7 +44,7 @@ class ExactValue:
         return quotient(upper, multiply(self.lower, other.lower))
 
     def __neg__(self) -> "ExactValue":
-        return ExactValue(scaled(self.upper, Fraction(-1)), self.lower)
+        return number(-1) * self
 
     def __sub__(self, other: "ExactValue") -> "ExactValue":
         return self + -other
@@ -115,8 +114,6 @@ def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
     if len(lower) > 1:
         return ExactValue(upper, lower)
     ((powers, coefficient),) = lower.items()
-    if not powers:
-        return ExactValue(scaled(upper, 1 / coefficient))
     inverse = tuple((atom, -exponent) for atom, exponent in powers)
     return ExactValue(multiply(upper, simplified(inverse, 1 / coefficient)))
 
@@ -147,12 +144,12 @@ def sign(value: ExactValue) -> int | None:
     if value.symbols:
         return None
     try:
-        approximation = value.approximate()
+        rounded = value.approximate()
     except (ArithmeticError, ValueError):
         return None
-    if not abs(approximation.real) > _ROUNDING or abs(approximation.imag) > _ROUNDING:
+    if not abs(rounded.real) > _ROUNDING or abs(rounded.imag) > _ROUNDING:
         return None
-    return 1 if approximation.real > 0 else -1
+    return 1 if rounded.real > 0 else -1
 
 
 def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
@@ -160,7 +157,7 @@ def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
     rational = exponent.rational
     if rational is not None:
         return rational_power(base, rational)
-    if exponent.lower != ONE or base.term is None or base.rational == 0:
+    if exponent.lower != ONE or base.term is None:
         return unevaluated("power", base, exponent)
     result = number(1)
     for powers, coefficient in exponent.upper.items():
@@ -182,12 +179,13 @@ def rational_power(base: ExactValue, exponent: Fraction) -> ExactValue:
     if base.term is not None:
         return _power_of_term(*base.term, exponent)
     if exponent.denominator == 1:
-        return _whole_power(base, int(exponent))
-    return (
-        rational_power(ExactValue(base.upper), exponent) / rational_power(ExactValue(base.lower), exponent)
-        if base.lower != ONE
-        else _root_of_sum(base, exponent)
-    )
+        if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
+            raise NoValueError("power of a sum")
+        product = math.prod([base] * abs(exponent.numerator), start=number(1))
+        return product if exponent >= 0 else number(1) / product
+    if base.lower != ONE:
+        return rational_power(ExactValue(base.upper), exponent) / rational_power(ExactValue(base.lower), exponent)
+    return _root_of_sum(base, exponent)
 
 
 def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> ExactValue:
@@ -202,21 +200,11 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
             root_of_sign = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
         else:
             raise CannotComputeError("an even root of a negative number")
-    roots = [(prime, times * exponent) for prime, times in factors(abs(coefficient.numerator)).items()]
-    roots += [(prime, -times * exponent) for prime, times in factors(coefficient.denominator).items()]
+    primes = factors(abs(coefficient))
     result = multiply(simplified(raised, Fraction(1)), root_of_sign)
-    for prime, times in roots:
-        result = multiply(result, simplified(((Atom(str(prime)), times),), Fraction(1)))
+    for prime, times in primes.items():
+        result = multiply(result, simplified(((Atom(str(prime)), times * exponent),), Fraction(1)))
     return ExactValue(result)
-
-
-def _whole_power(base: ExactValue, exponent: int) -> ExactValue:
-    if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
-        raise NoValueError("power of a sum")
-    result = number(1)
-    for _ in range(abs(exponent)):
-        result *= base
-    return result if exponent >= 0 else number(1) / result
 
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
@@ -226,7 +214,7 @@ def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
         math.gcd(*(coefficient.numerator for coefficient in coefficients)),
         math.lcm(*(coefficient.denominator for coefficient in coefficients)),
     )
-    inner = ExactValue(scaled(base.upper, 1 / common))
+    inner = base / number(common)
     root = _denested(inner) if exponent == Fraction(1, 2) else None
     if root is None:
         root = ExactValue(simplified(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
@@ -252,9 +240,8 @@ def _symbolic_power(base: tuple[Powers, Fraction], exponent: ExactValue, coeffic
     powers, factor = base
     if factor < 0:
         raise CannotComputeError("a negative number to an unknown power")
-    bases = [(ExactValue({((atom, Fraction(1)),): Fraction(1)}), times) for atom, times in powers]
-    bases += [(number(prime), Fraction(times)) for prime, times in factors(factor.numerator).items()]
-    bases += [(number(prime), Fraction(-times)) for prime, times in factors(factor.denominator).items()]
+    bases = [(atom(single), times) for single, times in powers]
+    bases += [(number(prime), Fraction(times)) for prime, times in factors(factor).items()]
     result = number(1)
     for single_base, times in bases:
         name = f"({single_base})^({exponent})"

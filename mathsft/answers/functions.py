@@ -35,12 +35,10 @@ def log(argument: ExactValue) -> ExactValue:
     if coefficient < 0:
         raise NoValueError("the logarithm of a negative number")
     result = number(0)
-    for prime, times in factors(coefficient.numerator).items():
+    for prime, times in factors(coefficient).items():
         result += number(times) * unevaluated("log", number(prime))
-    for prime, times in factors(coefficient.denominator).items():
-        result -= number(times) * unevaluated("log", number(prime))
-    for single_atom, exponent in powers:
-        result += number(exponent) * _log_of_atom(atom(single_atom))
+    for single, exponent in powers:
+        result += number(exponent) * (number(1) if single == E else unevaluated("log", atom(single)))
     return result
 
 
@@ -51,15 +49,13 @@ def log_to_base(base: ExactValue, argument: ExactValue) -> ExactValue:
 
 def cos(argument: ExactValue) -> ExactValue:
     """Return the cosine, exact at the multiples of π whose cosine is a sum of square roots."""
-    half_turns = _in_pi(argument)
-    exact = None if half_turns is None else _cosine_of_half_turns(half_turns)
+    exact = _exact_cosine(argument)
     return exact if exact is not None else unevaluated("cos", _without_minus(argument)[1])
 
 
 def sin(argument: ExactValue) -> ExactValue:
     """Return the sine, exact if the cosine of π/2 minus the argument is exact."""
-    half_turns = _in_pi(argument)
-    exact = None if half_turns is None else _cosine_of_half_turns(Fraction(1, 2) - half_turns)
+    exact = _exact_cosine(argument, Fraction(1, 2))
     if exact is not None:
         return exact
     factor, positive = _without_minus(argument)
@@ -68,9 +64,9 @@ def sin(argument: ExactValue) -> ExactValue:
 
 def power_with_euler(base: ExactValue, exponent: ExactValue) -> ExactValue:
     """Return base ** exponent; e to i times an angle by Euler's formula if the angle's cosine and sine are exact."""
-    half_turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
-    if half_turns is not None:
-        real, imaginary = _cosine_of_half_turns(half_turns), _cosine_of_half_turns(Fraction(1, 2) - half_turns)
+    if base == atom(E):
+        angle = exponent / atom(IMAGINARY)
+        real, imaginary = _exact_cosine(angle), _exact_cosine(angle, Fraction(1, 2))
         if real is not None and imaginary is not None:
             return real + atom(IMAGINARY) * imaginary
     return power(base, exponent)
@@ -117,15 +113,10 @@ def binomial(whole: ExactValue, part: ExactValue) -> ExactValue:
     return number(math.comb(int(n), int(k)))
 
 
-def _log_of_atom(argument: ExactValue) -> ExactValue:
-    return number(1) if argument == atom(E) else unevaluated("log", argument)
-
-
-def _in_pi(argument: ExactValue) -> Fraction | None:
-    """Return the argument divided by π if that is rational, else None."""
-    if argument.rational == 0:
-        return Fraction(0)
-    return (argument / atom(PI)).rational
+def _exact_cosine(argument: ExactValue, shift: Fraction = Fraction(0)) -> ExactValue | None:
+    """Return the cosine of argument - shift * π, or None if it is not known exactly."""
+    half_turns = (argument / atom(PI)).rational
+    return None if half_turns is None else _cosine_of_half_turns(half_turns - shift)
 
 
 def _cosine_of_half_turns(half_turns: Fraction) -> ExactValue | None:
