@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 from mathsft.answers.algebra import same_value
 from mathsft.answers.normalise import normalise
@@ -157,12 +158,9 @@ def _compare_time(time: TimeOfDay, ratio: Items) -> bool:
 
 
 def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
-    if first.is_determinant != second.is_determinant or [len(row) for row in first.rows] != [
-        len(row) for row in second.rows
-    ]:
+    if first.is_determinant != second.is_determinant or list(map(len, first.rows)) != list(map(len, second.rows)):
         return False
-    pairs = zip(first.rows, second.rows, strict=True)
-    return _all(_compare(left, right) for row, other_row in pairs for left, right in zip(row, other_row, strict=True))
+    return _all(map(_compare, chain(*first.rows), chain(*second.rows)))
 
 
 def _compare_items(first: Items, second: Items) -> bool | None:
@@ -173,7 +171,7 @@ def _compare_items(first: Items, second: Items) -> bool | None:
     if first.is_ordered or second.is_ordered:
         if first.brackets != second.brackets:
             return False
-        return _all(_compare(left, right) for left, right in zip(first.items, second.items, strict=True))
+        return _all(map(_compare, first.items, second.items))
     if "∪" in (first.brackets, second.brackets) and first.brackets != second.brackets:
         return False
     verdicts = [[_compare(left, right) for right in second.items] for left in first.items]
@@ -184,13 +182,12 @@ def _compare_items(first: Items, second: Items) -> bool | None:
 
 def _compare_ratios(answer: Items, gold: Items) -> bool | None:
     """Compare by value; part by part if a part is zero or the gold answer may be a time, since both meanings must agree."""
-    pairs = list(zip(answer.items, gold.items, strict=True))
     if gold.brackets == "h:m" or _has_zero(answer) or _has_zero(gold):
-        return _all(_compare(left, right) for left, right in pairs)
-    values = [
-        (left.value, right.value) for left, right in pairs if isinstance(left, Quantity) and isinstance(right, Quantity)
-    ]
-    return _all(same_value(values[0][0] * right, values[0][1] * left) for left, right in values[1:])
+        return _all(map(_compare, answer.items, gold.items))
+    (first, *others), (gold_first, *gold_others) = (
+        [item.value for item in ratio.items if isinstance(item, Quantity)] for ratio in (answer, gold)
+    )
+    return _all(same_value(first * right, gold_first * left) for left, right in zip(others, gold_others, strict=True))
 
 
 def _has_zero(ratio: Items) -> bool:

@@ -21,20 +21,18 @@ from mathsft.answers.functions import (
     sqrt,
 )
 from mathsft.answers.numerals import parse_numeral
-from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E
+from mathsft.answers.polynomials import PI, CannotComputeError
 
 _MAX_DEPTH = 30
 
-_SPACE = re.compile(" *")
 _SUM_SIGN = re.compile(r"[+-]")
 _TIMES = re.compile(r"\*|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\ast(?![A-Za-z])")
 _DIVIDED = re.compile(r"/|\\div(?![A-Za-z])")
-_NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div|choose)(?![A-Za-z])")
+_NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div)(?![A-Za-z])")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _NAME_OR_BRACKET = re.compile(r"\\?([A-Za-z]+)|[(\[|]")
 _WORD = re.compile(r"[A-Za-z]+")
 _SUBSCRIPT = re.compile(r" ?_ ?\{([A-Za-z0-9]{1,10})\}")
-_CHOOSE = re.compile(r"\{([^{}]+)\\choose(?![A-Za-z])([^{}]+)\}")
 _LETTER_IN_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
 _GREEK = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi
@@ -141,9 +139,10 @@ class _Parser:
 
     def _parse_atom(self) -> ExactValue:
         self._skip_space()
+        if numeral := parse_numeral(self._text, self._place, commas_group=self._commas_group):
+            value, self._place = numeral
+            return number(value)
         here = self._text[self._place : self._place + 1]
-        if here.isdigit() or here == ".":
-            return self._parse_number()
         if here and here in "([{|":
             return self._group(here)
         if letter := self._take(_LETTER_IN_TEXT):
@@ -155,8 +154,6 @@ class _Parser:
         raise NotAFormulaError(self._text)
 
     def _group(self, opening: str) -> ExactValue:
-        if opening == "{" and (choose := self._take(_CHOOSE)):
-            return binomial(*(self._inner(part) for part in choose.groups()))
         self._place += len(opening)
         self._open_bars += opening == "|"
         value = self._sum()
@@ -166,22 +163,12 @@ class _Parser:
         functions: dict[str, Callable[[ExactValue], ExactValue]] = {"|": absolute, r"\lfloor": floor, r"\lceil": ceil}
         return functions[opening](value) if opening in functions else value
 
-    def _inner(self, text: str) -> ExactValue:
-        return _Parser(text, self._commas_group).whole()
-
     def _argument(self) -> ExactValue:
         """Parse the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
             return self._nested(self._signed)
         return self._atom()
-
-    def _parse_number(self) -> ExactValue:
-        found = parse_numeral(self._text, self._place, commas_group=self._commas_group)
-        if found is None:
-            raise NotAFormulaError(self._text)
-        value, self._place = found
-        return number(value)
 
     def _command(self, name: str) -> ExactValue:
         if name == "frac":
@@ -196,7 +183,7 @@ class _Parser:
             self._place -= len(name) + 1
             return self._group(f"\\{name}")
         if name == "pi":
-            return atom(PI)
+            return symbol(r"\pi")
         if name in FUNCTIONS:
             return self._function(name)
         if name in _GREEK.split():
@@ -224,10 +211,8 @@ class _Parser:
         return self._letter(word[0])
 
     def _letter(self, letter: str) -> ExactValue:
-        if letter == "i":
-            return atom(IMAGINARY)
-        if letter == "e":
-            return atom(E)
+        if letter in ("i", "e"):
+            return symbol(letter)
         if letter in _FUNCTIONS_OF_LETTERS and self._text.startswith("(", self._place):
             return symbol(f"{letter}({self._group('(')})")
         return self._subscripted(letter)
@@ -281,8 +266,8 @@ class _Parser:
             raise NotAFormulaError("a number that touches what precedes it")
 
     def _skip_space(self) -> None:
-        if spaces := _SPACE.match(self._text, self._place):
-            self._place = spaces.end()
+        while self._text.startswith(" ", self._place):
+            self._place += 1
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         self._skip_space()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mathsft.answers.equal import comparable, decide
-from mathsft.answers.normalise import closing_brace
+from mathsft.answers.normalise import BOX, closing_brace
 from mathsft.answers.response_format import parse_response
 from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
@@ -19,7 +19,7 @@ _MAX_CACHED = 20_000
 """Largest number of math-verify's rulings that a grader caches."""
 
 _LATEX = str.maketrans({"⦃": r"\{", "⦄": r"\}", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ "})
-_MISREAD = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|[0-9)}\]] ?_|'|\\prime")
+_MISREAD = re.compile(BOX.pattern + r"|[0-9)}\]] ?_|'|\\prime")
 """math-verify takes only the last of several boxes, only the 17 of 17_8, and only the f of f'."""
 
 

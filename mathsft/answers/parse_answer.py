@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from mathsft.answers.algebra import ExactValue
+from mathsft.answers.brackets import BRACKET, nesting, outer_brackets, split_outside_brackets
 from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
 from mathsft.answers.number_words import without_number_words
@@ -31,13 +32,11 @@ from mathsft.answers.structures import (
 _MAX_NESTING = 20
 _MAX_ITEMS = 50
 
-_OPENING, _CLOSING = "([{⟨⦃", ")]}⟩⦄"
-_BRACKET = r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])"
 _CONJUNCTION = r"(?:(?:and|or) )?"
-_WIDE_SEPARATOR = re.compile(rf"{_BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_ANY_SEPARATOR = re.compile(rf"{_BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_UNION = re.compile(rf"{_BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
-_COLON = re.compile(rf"{_BRACKET}| ?: ?| to ")
+_WIDE_SEPARATOR = re.compile(rf"{BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_ANY_SEPARATOR = re.compile(rf"{BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_UNION = re.compile(rf"{BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
+_COLON = re.compile(rf"{BRACKET}| ?: ?| to ")
 
 _MATRIX = re.compile(
     r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
@@ -81,7 +80,7 @@ _WORD = re.compile(r"[A-Za-z]{4,}")
 
 def parsed_answers(text: str) -> list[ParsedAnswer]:
     """Return all meanings of normalised text: 100,200 is one number or two. Never raises."""
-    if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
+    if nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
         return [NoValue(text)]
     spellings = [text, text.replace("!=", r"\ne ")] if "!=" in text else [text]
     options = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
@@ -175,11 +174,11 @@ class _Parser:
         matrix = _MATRIX.fullmatch(text)
         if not matrix or r"\begin" in matrix["cells"]:
             return None
-        factor = self._parse_factor(matrix["factor"])
-        if factor is None:
+        factor = self._parse_quantity(matrix["factor"] or "1")
+        if not isinstance(factor, Quantity):
             return None
         rows = [row for row in matrix["cells"].split(r"\\") if row.strip()]
-        cells = tuple(tuple(_times(factor, self.parse(cell.strip())) for cell in row.split("&")) for row in rows)
+        cells = tuple(tuple(_times(factor.value, self.parse(cell.strip())) for cell in row.split("&")) for row in rows)
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
 
     def _parse_system(self, text: str) -> ParsedAnswer | None:
@@ -199,11 +198,6 @@ class _Parser:
             case Items("()" | "[]", items) if not any(isinstance(item, Items) for item in items):
                 return Matrix(False, tuple((item,) for item in items))
         return None
-
-    def _parse_factor(self, text: str) -> ExactValue | None:
-        """Return the factor before a matrix: 1 for an empty text, None if the text is no number."""
-        factor = self._parse_quantity(text or "1")
-        return factor.value if isinstance(factor, Quantity) else None
 
     def _parse_union(self, text: str) -> ParsedAnswer | None:
         parts = _split(text, _UNION)
@@ -230,7 +224,7 @@ class _Parser:
         return _list_of([self.parse(upper), self.parse(lower)], is_union=False)
 
     def _parse_bracketed(self, text: str) -> ParsedAnswer | None:
-        brackets = _outer_brackets(text)
+        brackets = outer_brackets(text)
         if not brackets:
             return None
         content = text[1:-1].strip()
@@ -305,34 +299,5 @@ def _is_prose(text: str) -> bool:
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split where the separator matches outside brackets; do not split if a part would be empty."""
-    parts, start, depth = [], 0, 0
-    for found in separator.finditer(text):
-        if found["open"]:
-            depth += 1
-        elif found["close"]:
-            depth -= 1
-        elif depth == 0:
-            parts.append(text[start : found.start()].strip())
-            start = found.end()
-    parts.append(text[start:].strip())
+    parts, _ = split_outside_brackets(text, separator)
     return parts if all(parts) else [text]
-
-
-def _outer_brackets(text: str) -> str | None:
-    """Return the brackets that enclose the whole text, such as "[)", or None."""
-    if len(text) < 3 or text[0] not in "([⟨⦃" or text[-1] not in ({"⟨": "⟩", "⦃": "⦄"}.get(text[0], ")]")):
-        return None
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character in _OPENING) - (character in _CLOSING)
-        if depth == 0:
-            return text[0] + text[-1] if place == len(text) - 1 else None
-    return None
-
-
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth = max(0, depth + (character in _OPENING) - (character in _CLOSING))
-        deepest = max(deepest, depth)
-    return deepest

@@ -6,12 +6,13 @@ from fractions import Fraction
 from itertools import pairwise
 
 from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
+from mathsft.answers.brackets import BRACKET, split_outside_brackets
 from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.polynomials import Atom, CannotComputeError
 from mathsft.answers.quantities import Quantity
 from mathsft.answers.structures import INFINITY, Items, Named, ParsedAnswer, Relation, Text, text_key
 
-_SIGN = re.compile(r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])| ?(?P<sign><=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
+_SIGN = re.compile(rf"{BRACKET}| ?(?:<=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
 _SIGNS = {"<=": r"\le", ">=": r"\ge"}
 _TURNED = {"<": ">", r"\le": r"\ge"}
 _NAME = re.compile(
@@ -25,7 +26,8 @@ def parse_relation(text: str, *, commas_group: bool, parse: Callable[[str], Pars
 
     A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `parse_formula` does.
     """
-    sides, signs = _sides(text)
+    sides, separators = split_outside_brackets(text, _SIGN)
+    signs = [_SIGNS.get(separator, separator) for separator in separators]
     if not signs or not all(sides):
         return None
     if set(signs) == {"="}:
@@ -97,18 +99,6 @@ def _has_functions(*values: ExactValue) -> bool:
     return any(atom.function for value in values for atom in value.atoms)
 
 
-def _sides(text: str) -> tuple[list[str], list[str]]:
-    """Split at the relation signs outside brackets; return the sides and the signs."""
-    sides, signs, start, depth = [], [], 0, 0
-    for found in _SIGN.finditer(text):
-        depth += (found["open"] is not None) - (found["close"] is not None)
-        if found["sign"] and depth == 0:
-            sides.append(text[start : found.start()].strip())
-            signs.append(_SIGNS.get(found["sign"], found["sign"]))
-            start = found.end()
-    return [*sides, text[start:].strip()], signs
-
-
 def _equation(text: str, sides: list[str], commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()
@@ -152,19 +142,14 @@ def _solved(difference: ExactValue) -> tuple[str, ExactValue, int] | None:
     if len(difference.symbols) != 1 or len(difference.lower) > 1:
         return None
     (name,) = difference.symbols
-    unknown = ((Atom(name), Fraction(1)),)
-    if any(
-        atom.name != name and name in ExactValue({((atom, exponent),): coefficient}).symbols
-        for powers, coefficient in difference.upper.items()
-        for atom, exponent in powers
-    ):
+    if any(argument.symbols for powers in difference.upper for atom, _ in powers for argument in atom.arguments):
         return None
     slope, constant = {}, {}
     for powers, coefficient in difference.upper.items():
         rest = tuple((atom, exponent) for atom, exponent in powers if atom.name != name)
         if rest == powers:
             constant[powers] = coefficient
-        elif set(powers) - set(rest) == set(unknown):
+        elif (Atom(name), Fraction(1)) in powers:
             slope[rest] = coefficient
         else:
             return None

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from mathsft.answers.normalise import closing_brace, normalise
+from mathsft.answers.normalise import BOX, closing_brace, normalise
 
 THINK_CLOSE = "</think>"
 ANSWER_OPEN = "<answer>"
@@ -13,7 +13,6 @@ STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
 GOLD_MARKER = "####"
 """GSM8K's marker before a gold answer."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
 _THOUSANDS_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
@@ -105,7 +104,7 @@ def _why_failed(flags: tuple[str, ...], finish_reason: str) -> str:
 
 
 def _gold_of_solution(solution: str) -> str:
-    boxes = list(_BOX.finditer(solution))
+    boxes = list(BOX.finditer(solution))
     if boxes:
         return _boxed(solution, boxes[-1].end())
     if GOLD_MARKER not in solution:
