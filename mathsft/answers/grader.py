@@ -28,7 +28,8 @@ class Completion:
     """A model's completion, its finish reason, and the gold answer."""
 
     text: str
-    finish_reason: str
+    finish_reason: str | None
+    """None for a bare answer, which has no format."""
     gold: str
 
 
@@ -66,7 +67,7 @@ class Grader:
                 verdict, seconds = Verdict("format_failure", response.reason), 0.0
             else:
                 ruling = next(rulings)
-                verdict, seconds = Verdict(category(ruling), ruling.reason, response.body), ruling.seconds
+                verdict, seconds = Verdict(_category(ruling), ruling.reason, response.body), ruling.seconds
             graded.append(Graded(verdict, response.tag_flags, response.is_strict, seconds))
         return graded
 
@@ -93,8 +94,7 @@ class Grader:
         self.close()
 
 
-def category(ruling: Ruling) -> Category:
-    """Return the category of an answer with this ruling."""
+def _category(ruling: Ruling) -> Category:
     if ruling.is_equal is None:
         return "ungraded"
     return "correct" if ruling.is_equal else "wrong_answer"

@@ -21,7 +21,6 @@ _THOUSANDS_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 class ParsedResponse:
     """A completion, parsed by the response format."""
 
-    format_ok: bool
     reason: str
     """Why the format failed; empty if it holds."""
     body: str | None
@@ -36,13 +35,15 @@ def render_target(solution: str, answer: str) -> str:
     return f" {solution} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
 
 
-def parse_response(text: str, finish_reason: str) -> ParsedResponse:
-    """Parse a completion; it begins inside the think block that the prompt opened."""
+def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
+    """Parse a completion, which begins inside the think block that the prompt opened; without finish_reason, a bare answer."""
+    if finish_reason is None:
+        return ParsedResponse(reason="", body=text, tag_flags=(), is_strict=True)
     body = _answer_body(text)
     flags = tag_flags(text)
     reason = _why_failed(flags, finish_reason) if body is None else ""
     is_strict = body is not None and STRICT_JOINT in text.partition(ANSWER_CLOSE)[0]
-    return ParsedResponse(format_ok=body is not None, reason=reason, body=body, tag_flags=flags, is_strict=is_strict)
+    return ParsedResponse(reason=reason, body=body, tag_flags=flags, is_strict=is_strict)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:

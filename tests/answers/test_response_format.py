@@ -27,7 +27,7 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
     except ValueError:
         return
     parsed = parse_response(render_target(solution, gold), finish_reason)
-    assert parsed.format_ok and parsed.is_strict
+    assert parsed.is_strict
     assert parsed.body == gold
     assert parsed.reason == ""
 
@@ -37,16 +37,16 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
 )
 def test_the_strict_format_has_exactly_one_space_between_the_tags(joint: str, is_strict: bool) -> None:
     parsed = parse_response(f"so </think>{joint}<answer> 4 </answer> then </think> <answer>", "stop")
-    assert (parsed.format_ok, parsed.is_strict) == (True, is_strict)
+    assert (parsed.body, parsed.is_strict) == ("4", is_strict)
 
 
 @repeatable
 @given(texts_with_tags, st.sampled_from(["stop", "length"]))
 def test_a_body_a_reason_and_the_format_go_together(text: str, finish_reason: str) -> None:
     parsed = parse_response(text, finish_reason)
-    assert parsed.format_ok == (parsed.body is not None) == (parsed.reason == "")
-    assert parsed.format_ok or not parsed.is_strict
-    if not parsed.format_ok and finish_reason == "length":
+    assert (parsed.body is not None) == (parsed.reason == "")
+    assert parsed.body is not None or not parsed.is_strict
+    if parsed.body is None and finish_reason == "length":
         assert parsed.reason == "incomplete_generation"
 
 
