@@ -36,7 +36,7 @@ def render_target(solution: str, answer: str) -> str:
 
 
 def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
-    """Parse a completion, which begins inside the think block that the prompt opened; without finish_reason, a bare answer."""
+    """Parse a completion, which begins inside the think block that the prompt opened, or a bare answer (no finish_reason)."""
     if finish_reason is None:
         return ParsedResponse(reason="", body=text, tag_flags=(), is_strict=True)
     body = _answer_body(text)

@@ -79,13 +79,12 @@ def encode_cached(
 def _pack(encoded: Encoded, problems: Sequence[Problem]) -> Arrays:
     """Return the examples as flat arrays; `places` has the index of each example's problem."""
     places = {problem.id: place for place, problem in enumerate(problems)}
-    return {
-        "places": np.array([places[example.problem_id] for example in encoded.examples], dtype=np.int32),
-        "prompt_tokens": _flat([example.prompt_ids for example in encoded.examples]),
-        "prompt_ends": _ends([example.prompt_ids for example in encoded.examples]),
-        "response_tokens": _flat([example.response_ids for example in encoded.examples]),
-        "response_ends": _ends([example.response_ids for example in encoded.examples]),
-    }
+    arrays: dict[str, Array] = {"places": np.array([places[one.problem_id] for one in encoded.examples], dtype=np.int32)}
+    prompts, responses = ([one.prompt_ids for one in encoded.examples], [one.response_ids for one in encoded.examples])
+    for part, ids in (("prompt", prompts), ("response", responses)):
+        arrays[f"{part}_tokens"] = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
+        arrays[f"{part}_ends"] = np.cumsum(list(map(len, ids)), dtype=np.int64)
+    return arrays
 
 
 def _unpack(arrays: Arrays, problems: Sequence[Problem]) -> Encoded:
@@ -96,14 +95,6 @@ def _unpack(arrays: Arrays, problems: Sequence[Problem]) -> Encoded:
         for place, prompt, response in zip(arrays["places"].tolist(), prompts, responses, strict=True)
     )
     return Encoded(examples, num_dropped=len(problems) - len(examples))
-
-
-def _flat(ids: Sequence[tuple[int, ...]]) -> Array:
-    return np.fromiter(chain.from_iterable(ids), dtype=np.int32)
-
-
-def _ends(ids: Sequence[tuple[int, ...]]) -> Array:
-    return np.cumsum([len(tokens) for tokens in ids], dtype=np.int64)
 
 
 def _split(tokens: Array, ends: Array) -> list[tuple[int, ...]]:

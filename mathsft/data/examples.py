@@ -75,15 +75,16 @@ def encode(
     targets = [render_target(problem.solution, problem.answer) for problem in problems]
     prompt_ids = _token_ids(problems, prompts, render_prompt(template, ""), tokenizer, add_special_tokens=True)
     target_ids = _token_ids(problems, targets, render_target("", ""), tokenizer, add_special_tokens=False)
+    lengths = [len(prompt) + len(target) + 1 for prompt, target in zip(prompt_ids, target_ids, strict=True)]
     examples = tuple(
         Example(problem_id=problem.id, prompt_ids=tuple(prompt), response_ids=(*target, eos_id))
-        for problem, prompt, target in zip(problems, prompt_ids, target_ids, strict=True)
-        if len(prompt) + len(target) + 1 <= max_length_tokens
+        for problem, prompt, target, length in zip(problems, prompt_ids, target_ids, lengths, strict=True)
+        if length <= max_length_tokens
     )
     if not examples:
         raise UserError(
             f"none of {len(problems)} examples fits into training.max_length_tokens = {max_length_tokens}; "
-            f"raise it (the shortest has {min(map(_length, prompt_ids, target_ids))} tokens)"
+            f"raise it (the shortest has {min(lengths)} tokens)"
         )
     return Encoded(examples=examples, num_dropped=len(problems) - len(examples))
 
@@ -156,8 +157,3 @@ def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     # all_special_ids has only tokens with a role, such as EOS; Mistral's own tokenizer lists all special tokens there.
     marked = {token_id for token_id, token in added.items() if token.special} if isinstance(added, dict) else set()
     return ({*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
-
-
-def _length(prompt_ids: "Sequence[int]", target_ids: "Sequence[int]") -> int:
-    """Return the number of tokens of prompt, response and EOS."""
-    return len(prompt_ids) + len(target_ids) + 1

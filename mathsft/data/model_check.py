@@ -26,7 +26,8 @@ BATCH_TEXTS = 256
 
 def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
     """Raise UserError if the base model in `folder` cannot be trained or served with the experiment's settings."""
-    config = _text_config(_read(folder / "config.json"))
+    config = _read(folder / "config.json")
+    config |= config.get("text_config", {})  # the language model of a model that has another part for images
     num_positions = _first(config, "max_position_embeddings", "n_positions")
     max_length_tokens = experiment.training.max_length_tokens
     if num_positions is not None and max_length_tokens > num_positions:
@@ -91,11 +92,6 @@ def _check_ids(
             if found := next((token_id for token_id in encoded.ids if token_id in ids_without_row), None):
                 where = f"in the problem {excerpt(problem.problem)}"
                 raise no_embedding(str(folder), num_rows, found, ids_without_row[found], where)
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the language model, also if the model has another part for images."""
-    return {**config, **config.get("text_config", {})}
 
 
 def _first(config: dict[str, Any], *names: str) -> int | None:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -59,7 +59,9 @@ def load_data(data: DataSettings) -> LoadedData:
         _refuse_one_source(data.source, data.test_source)
         test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
     if data.source == QUICKSTART:
-        rows = _quickstart_rows(data, sum(sizes.values()))
+        # The held-out problems have the lowest positions, so the held-out pools are cut from them.
+        generated = generate(data.pools.train or NUM_QUICKSTART_TRAIN, sum(sizes.values()))
+        rows = DataSetRows(data.source, tuple(map(NumberedProblem, count(1), generated)))
     else:
         rows = load_problems(data.source, data.unreadable)
     source, test_split = (distinct_problems(data_set, data.contradictions) for data_set in (rows, test_rows))
@@ -93,14 +95,6 @@ def select_pool(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Pr
     if not start < stop <= len(pool):
         raise ValueError(f"there is no slice {name!r}: the pool holds {len(pool)} problems, and a slice holds at least one")
     return pool[start:stop]
-
-
-def _quickstart_rows(data: DataSettings, num_held_out: int) -> DataSetRows:
-    """Return generated rows; held-out problems have the lowest positions, so the held-out pools are cut from them."""
-    problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
-    return DataSetRows(
-        data.source, tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
-    )
 
 
 def _one_each(problems: Iterable[Solutions]) -> tuple[Problem, ...]:

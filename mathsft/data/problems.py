@@ -85,6 +85,11 @@ def problem_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def pool_position(text: str) -> float:
+    """Return a number between 0 and 1, uniform over texts, that depends only on the problem's text."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
+
+
 def _others(numbers: list[int], num_readable: int) -> str:
     """Return the part of the message with the other unreadable rows, and the setting that leaves them out."""
     counts = ""

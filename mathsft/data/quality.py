@@ -11,8 +11,7 @@ from mathsft.answers.normalise import normalise
 from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.pool_positions import pool_position
-from mathsft.data.problems import DataSetRows, NumberedProblem
+from mathsft.data.problems import DataSetRows, NumberedProblem, pool_position
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
