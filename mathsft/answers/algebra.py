@@ -192,19 +192,13 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
         return ExactValue(simplified(raised, rational_whole_power(coefficient, int(exponent))))
-    root_of_sign: Polynomial = ONE
-    if coefficient < 0:
-        if exponent.denominator == 2:
-            root_of_sign = simplified(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
-        elif exponent.denominator % 2:
-            root_of_sign = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
-        else:
-            raise CannotComputeError("an even root of a negative number")
-    primes = factors(abs(coefficient))
-    result = multiply(simplified(raised, Fraction(1)), root_of_sign)
-    for prime, times in primes.items():
-        result = multiply(result, simplified(((Atom(str(prime)), times * exponent),), Fraction(1)))
-    return ExactValue(result)
+    roots = [(Atom(str(prime)), times * exponent) for prime, times in factors(abs(coefficient)).items()]
+    root_of_sign = Fraction(1)
+    if coefficient < 0 and exponent.denominator % 2:
+        root_of_sign = Fraction(-1 if exponent.numerator % 2 else 1)
+    elif coefficient < 0:
+        roots.append((IMAGINARY, 2 * exponent))
+    return ExactValue(multiply(simplified(raised, root_of_sign), simplified(tuple(roots), Fraction(1))))
 
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
@@ -242,8 +236,5 @@ def _symbolic_power(base: tuple[Powers, Fraction], exponent: ExactValue, coeffic
         raise CannotComputeError("a negative number to an unknown power")
     bases = [(atom(single), times) for single, times in powers]
     bases += [(number(prime), Fraction(times)) for prime, times in factors(factor).items()]
-    result = number(1)
-    for single_base, times in bases:
-        name = f"({single_base})^({exponent})"
-        result *= ExactValue({((Atom(name, "power", (single_base, exponent)), times * coefficient),): Fraction(1)})
-    return result
+    atoms = [(Atom(f"({one})^({exponent})", "power", (one, exponent)), times * coefficient) for one, times in bases]
+    return ExactValue(checked({tuple(sorted(atoms)): Fraction(1)}))

@@ -8,7 +8,7 @@ from mathsft.answers.algebra import same_value
 from mathsft.answers.normalise import normalise
 from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.polynomials import CannotComputeError, NoValueError
-from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
+from mathsft.answers.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
 from mathsft.answers.relations import as_relation, same_relation
 from mathsft.answers.sentences import without_one_sentence
 from mathsft.answers.structures import (
@@ -18,7 +18,6 @@ from mathsft.answers.structures import (
     Matrix,
     Named,
     NoValue,
-    ParsedAnswer,
     Relation,
     Text,
     TimeOfDay,

@@ -67,9 +67,7 @@ class _Parser:
     def __init__(self, text: str, commas_group: bool) -> None:
         self._text = text
         self._commas_group = commas_group
-        self._place = 0
-        self._depth = 0
-        self._open_bars = 0
+        self._place = self._depth = self._open_bars = 0
         self._angles_are_radians = False
 
     def whole(self) -> ExactValue:

@@ -3,17 +3,9 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
-from mathsft.answers.algebra import (
-    ExactValue,
-    atom,
-    number,
-    power,
-    rational_power,
-    same_value,
-    sign,
-    unevaluated,
-)
+from mathsft.answers.algebra import ExactValue, atom, number, power, rational_power, same_value, sign, unevaluated
 from mathsft.answers.polynomials import IMAGINARY, MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
 _MAX_FACTORIAL = 1_500
@@ -150,24 +142,18 @@ def _tan(argument: ExactValue) -> ExactValue:
     return sin(argument) / cos(argument)
 
 
-def _inverse(
-    function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int
-) -> Callable[[ExactValue], ExactValue]:
-    """Return the inverse of a function of angles, exact for 13 angles: from_twelfth * π/12 and the next 12 twelfths of π."""
-
-    def inverse(argument: ExactValue) -> ExactValue:
-        if argument.symbols or any(atom.function for atom in argument.atoms):
-            return unevaluated(name, argument)
-        for twelfths in range(from_twelfth, from_twelfth + 13):
-            angle = number(Fraction(twelfths, 12)) * atom(PI)
-            try:
-                if same_value(function(angle), argument):
-                    return angle
-            except (CannotComputeError, NoValueError):
-                continue
+def _inverse(function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int, argument: ExactValue) -> ExactValue:
+    """Apply the inverse of a function of angles, exact for 13 angles: from_twelfth * π/12 and the next 12 twelfths of π."""
+    if argument.symbols or any(atom.function for atom in argument.atoms):
         return unevaluated(name, argument)
-
-    return inverse
+    for twelfths in range(from_twelfth, from_twelfth + 13):
+        angle = number(Fraction(twelfths, 12)) * atom(PI)
+        try:
+            if same_value(function(angle), argument):
+                return angle
+        except (CannotComputeError, NoValueError):
+            continue
+    return unevaluated(name, argument)
 
 
 FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
@@ -178,9 +164,9 @@ FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
     "sec": lambda argument: number(1) / cos(argument),
     "csc": lambda argument: number(1) / sin(argument),
     "cis": lambda argument: cos(argument) + atom(IMAGINARY) * sin(argument),
-    "arcsin": _inverse(sin, "arcsin", -6),
-    "arccos": _inverse(cos, "arccos", 0),
-    "arctan": _inverse(_tan, "arctan", -6),
+    "arcsin": partial(_inverse, sin, "arcsin", -6),
+    "arccos": partial(_inverse, cos, "arccos", 0),
+    "arctan": partial(_inverse, _tan, "arctan", -6),
     "ln": log,
     "log": lambda argument: log_to_base(number(10), argument),
     "lg": lambda argument: log_to_base(number(10), argument),

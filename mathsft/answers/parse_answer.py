@@ -12,7 +12,7 @@ from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
 from mathsft.answers.number_words import without_number_words
 from mathsft.answers.polynomials import NoValueError
-from mathsft.answers.quantities import Quantity, parse_based_number, parse_quantity
+from mathsft.answers.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
 from mathsft.answers.relations import intersection, is_interval, parse_relation, real_line_without
 from mathsft.answers.structures import (
     EMPTY,
@@ -22,7 +22,6 @@ from mathsft.answers.structures import (
     Matrix,
     Named,
     NoValue,
-    ParsedAnswer,
     Text,
     TimeOfDay,
     Unparsed,
@@ -116,8 +115,7 @@ class _Parser:
         )
         try:
             for parse in parsers:
-                parsed = parse(text)
-                if parsed is not None:
+                if (parsed := parse(text)) is not None:
                     return parsed
         except NoValueError:
             return NoValue(text.replace(" ", ""))
@@ -207,10 +205,8 @@ class _Parser:
         parts = self._split_list(text)
         if len(parts) == 1:
             return None
-        items: list[ParsedAnswer] = []
-        for part in parts:
-            # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
-            items.extend(_items_of(self.parse(part)))
+        # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
+        items = [item for part in parts for item in _items_of(self.parse(part))]
         if len(items) > _MAX_ITEMS:
             return Text(text)
         return (None if " or " in text else intersection(items)) or _list_of(items, is_union=" or " in text)
@@ -291,9 +287,8 @@ def _list_of(items: list[ParsedAnswer], *, is_union: bool) -> ParsedAnswer:
 def _is_prose(text: str) -> bool:
     """Return whether text that cannot be read is words, a hedge or unbalanced brackets, rather than mathematics."""
     words = _WORD.findall(_COMMAND.sub(" ", without_text_commands(text)))
-    is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count(
-        "]"
-    )
+    count = text.count
+    is_balanced = count("{") == count("}") and count("(") + count("[") == count(")") + count("]")
     return any(word not in FUNCTIONS for word in words) or _HEDGE.search(text) is not None or not is_balanced
 
 

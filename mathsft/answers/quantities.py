@@ -22,8 +22,12 @@ _IN_BASE = re.compile(
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
+class ParsedAnswer:
+    """A parsed answer of any kind; `structures` has the other kinds."""
+
+
 @dataclass(frozen=True)
-class Quantity:
+class Quantity(ParsedAnswer):
     """An exact value and its unit."""
 
     value: ExactValue
@@ -33,7 +37,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class BasedNumber:
+class BasedNumber(ParsedAnswer):
     """Digits with their base; the same digits written without a base are equal to it."""
 
     digits: str

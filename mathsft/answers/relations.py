@@ -9,8 +9,8 @@ from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
 from mathsft.answers.brackets import BRACKET, split_outside_brackets
 from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.polynomials import Atom, CannotComputeError
-from mathsft.answers.quantities import Quantity
-from mathsft.answers.structures import INFINITY, Items, Named, ParsedAnswer, Relation, Text, text_key
+from mathsft.answers.quantities import ParsedAnswer, Quantity
+from mathsft.answers.structures import INFINITY, Items, Named, Relation, Text, text_key
 
 _SIGN = re.compile(rf"{BRACKET}| ?(?:<=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
 _SIGNS = {"<=": r"\le", ">=": r"\ge"}

@@ -36,14 +36,15 @@ def render_target(solution: str, answer: str) -> str:
 
 
 def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
-    """Parse a completion, which begins inside the think block that the prompt opened, or a bare answer (no finish_reason)."""
+    """Parse a completion, which begins inside the think block that the prompt opened; without finish_reason, an answer."""
     if finish_reason is None:
-        return ParsedResponse(reason="", body=text, tag_flags=(), is_strict=True)
-    body = _answer_body(text)
-    flags = tag_flags(text)
-    reason = _why_failed(flags, finish_reason) if body is None else ""
-    is_strict = body is not None and STRICT_JOINT in text.partition(ANSWER_CLOSE)[0]
-    return ParsedResponse(reason=reason, body=body, tag_flags=flags, is_strict=is_strict)
+        return ParsedResponse("", text, (), is_strict=True)
+    body, flags = _answer_body(text), tag_flags(text)
+    if body is not None:
+        return ParsedResponse("", body, flags, is_strict=STRICT_JOINT in text.partition(ANSWER_CLOSE)[0])
+    # `tag_flags` returns its flags in order of priority.
+    reason = "incomplete_generation" if finish_reason == "length" else next(iter(flags), "malformed")
+    return ParsedResponse(reason, None, flags, is_strict=False)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:
@@ -95,13 +96,6 @@ def _answer_body(text: str) -> str | None:
     if body == answer_block or any(tag in body for tag in TAGS):
         return None
     return body.strip()
-
-
-def _why_failed(flags: tuple[str, ...], finish_reason: str) -> str:
-    """Return the first reason that applies; `tag_flags` returns its flags in order of priority."""
-    if finish_reason == "length":
-        return "incomplete_generation"
-    return flags[0] if flags else "malformed"
 
 
 def _gold_of_solution(solution: str) -> str:

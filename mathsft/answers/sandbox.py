@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mathsft.answers.sandboxed import MAX_MESSAGE_BYTES
 
@@ -25,8 +26,7 @@ _START_SECONDS = 120
 _WARM_UP_INDEX = -1
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An answer and the gold answer that it is compared with."""
 
     answer: str
@@ -81,8 +81,8 @@ class Sandbox:
                 while len(self._processes) < min(self._num_processes, len(pairs) - len(rulings)):
                     self._processes.append(_GraderProcess(self._limits))
                 for process in self._processes:
-                    if process.is_idle and waiting:
-                        process.send(*waiting.popleft())
+                    if process.index is None and waiting:
+                        process.send(*waiting.popleft(), self._limits.wall_seconds)
                 for process in self._ready_processes():
                     index, ruling = process.index, process.finish()
                     if ruling.is_equal is None:
@@ -131,14 +131,7 @@ class _GraderProcess:
                 env={**os.environ, "PYTHONHASHSEED": "0"},  # makes sympy's order of terms, and so its verdicts, reproducible
                 start_new_session=True,  # so that Ctrl-C reaches this process only
             )
-        self.index: int | None = None
-        self.deadline = math.inf
-        self._sent = 0.0
-        self._send(_WARM_UP_INDEX, _WARM_UP, _START_SECONDS)
-
-    @property
-    def is_idle(self) -> bool:
-        return self.index is None
+        self.send(_WARM_UP_INDEX, _WARM_UP, _START_SECONDS)
 
     def is_alive(self) -> bool:
         """Return whether the process still runs; release its resources if it does not."""
@@ -147,16 +140,13 @@ class _GraderProcess:
         self.kill()
         return False
 
-    def send(self, index: int, pair: Pair) -> None:
-        """Send a pair to the idle process."""
-        self._send(index, pair, self._limits.wall_seconds)
-
-    def _send(self, index: int, pair: Pair, seconds: float) -> None:
-        self.index = index
+    def send(self, index: int, pair: Pair, seconds: float) -> None:
+        """Send a pair to the idle process, which must answer within the given time."""
+        self.index: int | None = index
         self._sent = time.monotonic()
         self.deadline = self._sent + seconds
         with suppress(ConnectionError):  # the process has just ended; `finish` detects this
-            self.channel.send(json.dumps([pair.answer, pair.gold]).encode())
+            self.channel.send(json.dumps(pair).encode())
 
     def finish(self) -> Ruling:
         """Return the ruling on the current pair; a process that gave no verdict is killed."""
@@ -172,16 +162,14 @@ class _GraderProcess:
         if message in (b"true", b"false"):
             return Ruling(message == b"true", seconds=seconds)
         self.kill()
-        return Ruling(None, self._memory_reason() if message else self._end_reason(), seconds)
+        memory_reason = f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
+        return Ruling(None, memory_reason if message else self._end_reason(), seconds)
 
     def kill(self) -> None:
         """Kill the process if it still runs, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
         self.channel.close()
-
-    def _memory_reason(self) -> str:
-        return f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
 
     def _end_reason(self) -> str:
         code = self._process.returncode

@@ -125,7 +125,7 @@ def parse_unit(text: str) -> tuple[int, Unit] | None:
             else:
                 power_of_next *= _POWER_WORDS[word]
             continue
-        spelling = _spelling(word)
+        spelling = word if word in _UNITS or len(word) == 1 else word.lower()
         # A single letter without a space before it, as in 5m, is a symbol.
         is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not (word.isascii() and word.isalpha()))
         if not is_known and not _may_be_counted(word, is_marked, is_spaced):
@@ -145,10 +145,6 @@ def _product_of_powers(powers: list[tuple[str, int]]) -> Unit:
         size *= factor**power
         exponents[dimension] = exponents.get(dimension, 0) + power
     return Unit(tuple(sorted(exponents.items())), size)
-
-
-def _spelling(word: str) -> str:
-    return word if word in _UNITS or len(word) == 1 else word.lower()
 
 
 def _may_be_counted(word: str, is_marked: bool, is_spaced: bool) -> bool:

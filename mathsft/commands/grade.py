@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -35,18 +35,6 @@ Item: TypeAlias = tuple[str | int, Completion]
 """The id of a line of input, and its answer or response with the extracted gold answer."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One line of output."""
-
-    id: str | int
-    category: Category
-    correct: bool | None
-    format_ok: bool | None
-    reason: str
-    seconds: float
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Grade the file's lines, write one verdict per line, and print the counts by category.
 
@@ -64,9 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         ):
             graded += grader.grade([completion for _, completion in items[start : start + NUM_AT_ONCE]])
     outcomes = list(map(_outcome, items, graded))
-    _write("".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes), out)
-    strict = Counter(one.verdict.category if one.is_strict else "format_failure" for one in graded)
-    console.print(_table(outcomes, strict))
+    _write("".join(json.dumps(outcome) + "\n" for outcome in outcomes), out)
+    by_strict = Counter(one.verdict.category if one.is_strict else "format_failure" for one in graded)
+    console.print(_table(outcomes, by_strict))
     if mistakes:
         shown = mistakes[:MAX_MISTAKES]
         more = [f"… and {len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
@@ -119,12 +107,18 @@ def _text(row: dict[str, Any], key: str) -> str:
     return text
 
 
-def _outcome(item: Item, graded: Graded) -> Outcome:
+def _outcome(item: Item, graded: Graded) -> dict[str, Any]:
+    """Return one line of output."""
     id, completion = item
     name = graded.verdict.category
-    correct = None if name == "ungraded" else name == "correct"
-    format_ok = None if completion.finish_reason is None else name != "format_failure"
-    return Outcome(id, name, correct, format_ok, graded.verdict.reason, round(graded.seconds, 6))
+    return {
+        "id": id,
+        "category": name,
+        "correct": None if name == "ungraded" else name == "correct",
+        "format_ok": None if completion.finish_reason is None else name != "format_failure",
+        "reason": graded.verdict.reason,
+        "seconds": round(graded.seconds, 6),
+    }
 
 
 def _write(text: str, out: Path | None) -> None:
@@ -142,20 +136,21 @@ def _write(text: str, out: Path | None) -> None:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another file") from None
 
 
-def _table(outcomes: Sequence[Outcome], by_strict: Counter[Category]) -> Table:
+def _table(outcomes: Sequence[dict[str, Any]], by_strict: Counter[Category]) -> Table:
     """Return a table of the counts by category, each with its reasons."""
-    slowest = max(outcomes, key=lambda outcome: outcome.seconds, default=None)
-    title = f"Lines: {len(outcomes):,}" + (f"; the slowest, {slowest.id!r}, took {slowest.seconds:.2g} s" if slowest else "")
+    title = f"Lines: {len(outcomes):,}"
+    if outcomes:
+        slowest = max(outcomes, key=itemgetter("seconds"))
+        title += f"; the slowest, {slowest['id']!r}, took {slowest['seconds']:.2g} s"
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for header in ("lines", "share", "strict format"):
         table.add_column(header, justify="right")
-    by_category = Counter(outcome.category for outcome in outcomes)
     for name in get_args(Category):
-        num_lines = by_category[name]
-        share = f"{num_lines / len(outcomes):.1%}" if outcomes else ""
-        table.add_row(name, f"{num_lines:,}", share, f"{by_strict[name]:,}")
-        reasons = Counter(outcome.reason for outcome in outcomes if outcome.category == name and outcome.reason)
+        reasons = Counter(outcome["reason"] for outcome in outcomes if outcome["category"] == name)
+        share = f"{reasons.total() / len(outcomes):.1%}" if outcomes else ""
+        table.add_row(name, f"{reasons.total():,}", share, f"{by_strict[name]:,}")
         for reason, count in reasons.most_common():
-            table.add_row(f"  {reason}", f"{count:,}")
+            if reason:
+                table.add_row(f"  {reason}", f"{count:,}")
     return table

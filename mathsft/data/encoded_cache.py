@@ -79,9 +79,10 @@ def encode_cached(
 def _pack(encoded: Encoded, problems: Sequence[Problem]) -> Arrays:
     """Return the examples as flat arrays; `places` has the index of each example's problem."""
     places = {problem.id: place for place, problem in enumerate(problems)}
-    arrays: dict[str, Array] = {"places": np.array([places[one.problem_id] for one in encoded.examples], dtype=np.int32)}
-    prompts, responses = ([one.prompt_ids for one in encoded.examples], [one.response_ids for one in encoded.examples])
-    for part, ids in (("prompt", prompts), ("response", responses)):
+    indices = [places[example.problem_id] for example in encoded.examples]
+    arrays: dict[str, Array] = {"places": np.array(indices, dtype=np.int32)}
+    for part in ("prompt", "response"):
+        ids = [getattr(example, f"{part}_ids") for example in encoded.examples]
         arrays[f"{part}_tokens"] = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
         arrays[f"{part}_ends"] = np.cumsum(list(map(len, ids)), dtype=np.int64)
     return arrays

@@ -81,28 +81,25 @@ def progress_text(path: str) -> Callable[[], str]:
     """Return a function whose text describes the progress of `resolve_model` for this name."""
     if path == "smollm2-135m" and not _smollm2_folder().is_dir():
         return lambda: "converting SmolLM2-135M (once)"
-    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
-        return _downloading(path)
-    return lambda: f"looking at the model {path}"
-
-
-def _downloading(hub_id: str) -> Callable[[], str]:
+    if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
+        return lambda: f"looking at the model {path}"
+    # Imported here, because embedded models and local folders do not need it.
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    folder = Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}" / "blobs"
 
     def num_bytes() -> int:
         total = 0
-        for path in folder.glob("*"):
+        for blob in folder.glob("*"):
             with suppress(FileNotFoundError):  # a completed download has just been renamed
-                total += path.stat().st_size
+                total += blob.stat().st_size
         return total
 
     before = num_bytes()
 
     def progress() -> str:
         num_new = num_bytes() - before
-        return f"downloading {hub_id}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {hub_id}"
+        return f"downloading {path}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {path}"
 
     return progress
 

@@ -8,12 +8,12 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings
-from mathsft.data.problems import DataSetRows, NumberedProblem, load_problems
+from mathsft.data.problems import DataSetRows, load_problems
 from mathsft.data.quality import Solutions, distinct_problems, quality_of
 from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
@@ -54,14 +54,14 @@ def load_data(data: DataSettings) -> LoadedData:
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
-        sizes["test"], test_rows = data.pools.test, DataSetRows("", ())
+        sizes["test"], test_rows = data.pools.test, DataSetRows("", {})
     else:
         _refuse_one_source(data.source, data.test_source)
         test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
     if data.source == QUICKSTART:
         # The held-out problems have the lowest positions, so the held-out pools are cut from them.
         generated = generate(data.pools.train or NUM_QUICKSTART_TRAIN, sum(sizes.values()))
-        rows = DataSetRows(data.source, tuple(map(NumberedProblem, count(1), generated)))
+        rows = DataSetRows(data.source, dict(enumerate(generated, start=1)))
     else:
         rows = load_problems(data.source, data.unreadable)
     source, test_split = (distinct_problems(data_set, data.contradictions) for data_set in (rows, test_rows))
@@ -116,13 +116,8 @@ def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, dat
             f"{data.source}: {num_problems} distinct problems{also_tested} leave only {shrunk[smallest]} for the {smallest} "
             f"pool; it needs {MIN_POOL}; give at least {num_needed} problems, or make data.pools smaller"
         )
-    logger.info(
-        "%s has %d distinct problems: the held-out pools shrink from %d to %d problems in total",
-        data.source,
-        num_problems,
-        wanted,
-        available,
-    )
+    change = f"from {wanted} to {available} problems in total"
+    logger.info("%s has %d distinct problems: the held-out pools shrink %s", data.source, num_problems, change)
     return shrunk
 
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from mathsft.answers.normalise import normalise
 from mathsft.answers.response_format import GOLD_MARKER, extract_gold
@@ -27,15 +27,11 @@ NO_ANSWER_CHARS = set("?-_.[]() ")
 MAX_BARE_ANSWER_CHARS = 200
 """A longer text, or one of several lines, is reasoning that ends with the gold answer, unless it contains a matrix."""
 
-MAX_SHOWN = 5
+_MAX_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class NumberedProblem:
-    """A problem, and the number of its row in the data set, from 1."""
-
-    number: int
-    problem: Problem
+Rows: TypeAlias = dict[int, Problem]
+"""Problems by the number of their row in the data set, from 1."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,14 @@ class DataSetRows:
     """The readable rows of a data set, and the number of unreadable ones."""
 
     source: str
-    rows: tuple[NumberedProblem, ...]
+    rows: Rows
     num_unreadable: int = 0
     first_unreadable: str = ""
     """Where the first unreadable row is, and why it cannot be read."""
 
     @property
     def problems(self) -> list[Problem]:
-        return [row.problem for row in self.rows]
+        return list(self.rows.values())
 
 
 class _UnreadableError(Exception):
@@ -64,12 +60,12 @@ def load_problems(
 
     Raises UserError if there is no readable row, or if unreadable rows are an error; it counts these and names the first.
     """
-    rows: list[NumberedProblem] = []
+    rows: Rows = {}
     unreadable_numbers: list[int] = []
     first_unreadable = ""
     for number, row in read_rows(source):
         try:
-            rows.append(NumberedProblem(number, _problem(row, need_solutions)))
+            rows[number] = _problem(row, need_solutions)
         except _UnreadableError as error:
             unreadable_numbers.append(number)
             first_unreadable = first_unreadable or f"{source}:{number}: {error}"
@@ -77,7 +73,7 @@ def load_problems(
         raise UserError(first_unreadable + _others(unreadable_numbers[1:], len(rows)))
     if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
-    return DataSetRows(source, tuple(rows), len(unreadable_numbers), first_unreadable)
+    return DataSetRows(source, rows, len(unreadable_numbers), first_unreadable)
 
 
 def problem_id(text: str) -> str:
@@ -94,7 +90,7 @@ def _others(numbers: list[int], num_readable: int) -> str:
     """Return the part of the message with the other unreadable rows, and the setting that leaves them out."""
     counts = ""
     if numbers:
-        shown = ", ".join(map(str, numbers[:MAX_SHOWN])) + (", …" if len(numbers) > MAX_SHOWN else "")
+        shown = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", …" if len(numbers) > _MAX_SHOWN else "")
         counts = f"; {len(numbers) + 1:,} of {len(numbers) + 1 + num_readable:,} rows cannot be read, also {shown}"
     return f"{counts}; data.unreadable: drop leaves such rows out" if num_readable else counts
 

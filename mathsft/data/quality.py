@@ -1,7 +1,7 @@
 """Groups a data set's rows by problem, finds contradictory gold answers, and reports suspiciously frequent ones."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -11,7 +11,7 @@ from mathsft.answers.normalise import normalise
 from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.problems import DataSetRows, NumberedProblem, pool_position
+from mathsft.data.problems import DataSetRows, Rows, pool_position
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
@@ -24,7 +24,7 @@ FREQUENT_SHARE = 0.02
 MIN_FREQUENT = 3
 """Least number of rows with such a gold text, because in a small file one row is a large share."""
 
-MAX_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,20 @@ class DistinctProblems:
 
 def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "drop"]) -> DistinctProblems:
     """Return the distinct problems; problems with different gold answers are dropped, or raise UserError."""
-    groups: dict[str, list[NumberedProblem]] = {}
-    for row in data_set.rows:
-        groups.setdefault(pool_key(row.problem.problem), []).append(row)
+    groups = _grouped(data_set.rows, pool_key)
     contradictory = list(chain.from_iterable(map(_contradictory, groups.values())))
-    left_out = {row.number for problem in contradictory for row in problem}
+    left_out = {number for rows, _ in contradictory for number in rows}
     if contradictory and contradictions == "error":
-        examples = [*map(_contradiction_text, contradictory[:MAX_SHOWN]), *(["…"] if len(contradictory) > MAX_SHOWN else [])]
+        examples = [_contradiction_text(*found) for found in contradictory[:_MAX_SHOWN]]
+        examples += ["…"] if len(contradictory) > _MAX_SHOWN else []
         raise UserError(
             f"{data_set.source}: rows of one problem have different gold answers, in {len(contradictory):,} of "
             f"{len(groups):,} problems ({len(left_out):,} rows): {'; '.join(examples)}; correct the rows, or leave all of "
             "them out with data.contradictions: drop"
         )
-    remaining = {key: [row.problem for row in group if row.number not in left_out] for key, group in groups.items()}
+    remaining = {
+        key: [problem for number, problem in group.items() if number not in left_out] for key, group in groups.items()
+    }
     kept = {key: problems for key, problems in remaining.items() if problems}
     ranked = sorted(kept, key=lambda key: min((pool_position(problem.problem), problem.problem) for problem in kept[key]))
     return DistinctProblems(
@@ -83,7 +84,7 @@ def quality_of(
 
 def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     """Return the gold texts that are no number and occur in many rows, the most frequent first."""
-    num_rows, first_rows = len(data_set.rows), {row.problem.answer: row.number for row in reversed(data_set.rows)}
+    num_rows, first_rows = len(data_set.rows), {row.answer: number for number, row in reversed(data_set.rows.items())}
     counts = Counter(problem.answer for problem in data_set.problems).most_common()
     return [
         FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
@@ -92,28 +93,34 @@ def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     ]
 
 
-def _contradictory(group: Sequence[NumberedProblem]) -> list[list[NumberedProblem]]:
-    """Return the rows of each problem in the group whose gold answers differ in value."""
-    if len({row.problem.answer for row in group}) == 1:
+def _grouped(rows: Rows, key: Callable[[str], str]) -> dict[str, Rows]:
+    groups: dict[str, Rows] = {}
+    for number, problem in rows.items():
+        groups.setdefault(key(problem.problem), {})[number] = problem
+    return groups
+
+
+def _contradictory(group: Rows) -> list[tuple[Rows, int]]:
+    """Return the rows of each problem in the group whose gold answers differ in value, and the row where they first do."""
+    if len({problem.answer for problem in group.values()}) == 1:
         return []
-    by_problem: dict[str, list[NumberedProblem]] = {}
-    for row in group:
-        by_problem.setdefault(problem_key(row.problem.problem), []).append(row)
-    return [rows for rows in by_problem.values() if _other_gold(rows) is not None]
+    problems = _grouped(group, problem_key).values()
+    return [(rows, other) for rows in problems if (other := _other_gold(rows)) is not None]
 
 
-def _other_gold(rows: Sequence[NumberedProblem]) -> NumberedProblem | None:
-    """Return the first row whose gold answer differs in value from the first row's, or None."""
-    first = rows[0].problem.answer
-    by_gold = {row.problem.answer: row for row in reversed(rows)}
-    other = (row for gold, row in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
-    return min(other, key=lambda row: row.number, default=None)
+def _other_gold(rows: Rows) -> int | None:
+    """Return the number of the first row whose gold answer differs in value from the first row's, or None."""
+    first = next(iter(rows.values())).answer
+    by_gold = {problem.answer: number for number, problem in reversed(rows.items())}
+    other = (number for gold, number in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
+    return min(other, default=None)
 
 
-def _contradiction_text(rows: Sequence[NumberedProblem]) -> str:
+def _contradiction_text(rows: Rows, other: int) -> str:
     """Return the description of a contradiction for an error message."""
-    golds = [f"{excerpt(row.problem.answer)} in row {row.number}" for row in (rows[0], _other_gold(rows)) if row is not None]
-    return f"{excerpt(rows[0].problem.problem)} has {' and '.join(golds)}"
+    first = min(rows)
+    golds = [f"{excerpt(rows[number].answer)} in row {number}" for number in (first, other)]
+    return f"{excerpt(rows[first].problem)} has {' and '.join(golds)}"
 
 
 def _is_number(gold: str) -> bool:

@@ -88,28 +88,19 @@ def sums(rng: random.Random, level: int) -> Problem:
     expression, steps = str(value), []
     for _ in range(num_terms - 1):
         term = rng.randint(highest // 10 + 2, highest)
-        if term < value and rng.random() < 0.5:
-            expression += f"-{term}"
-            steps.append(minus(value, term))
-            value -= term
-        else:
-            expression += f"+{term}"
-            steps.append(plus(value, term))
-            value += term
+        sign, step = (-1, minus) if term < value and rng.random() < 0.5 else (1, plus)
+        expression += f"{sign * term:+}"
+        steps.append(step(value, term))
+        value += sign * term
     question = rng.choice((f"Compute ${expression}$.", f"What is ${expression}$?", f"Evaluate ${expression}$."))
     return _problem("Prealgebra", question, " ".join(steps), str(value))
 
 
 def products(rng: random.Random, level: int) -> Problem:
     """Draw the product of two numbers."""
-    lowest_a, highest_a, lowest_b, highest_b = (
-        (2, 12, 3, 9),
-        (13, 49, 3, 6),
-        (21, 99, 3, 9),
-        (101, 499, 3, 9),
-        (12, 49, 12, 29),
-    )[level - 1]
-    a, b = rng.randint(lowest_a, highest_a), rng.randint(lowest_b, highest_b)
+    range_a = ((2, 12), (13, 49), (21, 99), (101, 499), (12, 49))[level - 1]
+    range_b = ((3, 9), (3, 6), (3, 9), (3, 9), (12, 29))[level - 1]
+    a, b = rng.randint(*range_a), rng.randint(*range_b)
     if level == 1:
         solution = times(a, b)
     elif level < 5:

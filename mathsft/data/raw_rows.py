@@ -60,20 +60,15 @@ def parse_row(line: bytes) -> object:
 def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1:
-                _refuse_other_formats(path, line)
+            for first_bytes, name in _OTHER_FORMATS.items() if number == 1 else ():
+                if line.startswith(first_bytes):
+                    raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
             if line.strip():
                 try:
                     row = parse_row(line)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: {error}") from None
                 yield number, row
-
-
-def _refuse_other_formats(path: Path, first_line: bytes) -> None:
-    for first_bytes, name in _OTHER_FORMATS.items():
-        if first_line.startswith(first_bytes):
-            raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
 
 
 def _hub_rows(source: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, object]]:

@@ -168,7 +168,7 @@ def test_unreadable_rows_are_counted_and_the_first_are_named(write):
         "cannot be read, also 4, 5, 7, 8, 9, …; data.unreadable: drop leaves such rows out"
     )
     rows = load_problems(source, "drop")
-    assert ([row.number for row in rows.rows], rows.num_unreadable) == ([1, 6], 7)
+    assert (list(rows.rows), rows.num_unreadable) == ([1, 6], 7)
     assert rows.first_unreadable.startswith(f"{source}:2: no gold answer can be read ('proof' means")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mathsft.data.problems import DataSetRows, NumberedProblem, problem_id
+from mathsft.data.problems import DataSetRows, problem_id
 from mathsft.data.quality import distinct_problems, quality_of
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem
@@ -11,9 +11,7 @@ from mathsft.records import FrequentGold, Problem
 def rows_of(*given: tuple[str, str]) -> DataSetRows:
     """Return rows of these problems and gold answers."""
     problems = [Problem(problem_id(text), text, f"way {i}", gold) for i, (text, gold) in enumerate(given)]
-    return DataSetRows(
-        "rows.jsonl", tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
-    )
+    return DataSetRows("rows.jsonl", dict(enumerate(problems, start=1)))
 
 
 @pytest.mark.parametrize("golds", [("0.5", r"\frac{1}{2}", "1/2"), ("1,000", "1000"), ("x=4", "4"), ("12", "12 apples")])
