@@ -47,7 +47,7 @@ class Graded:
 
 
 class Grader(AbstractContextManager["Grader"]):
-    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread, as `Sandbox`."""
+    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread."""
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
         self._sandbox = Sandbox(num_processes, limits)
