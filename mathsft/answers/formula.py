@@ -170,13 +170,11 @@ class _Parser:
 
     def _command(self, name: str) -> ExactValue:
         if name == "frac":
-            upper = self._argument()
-            return upper / self._argument()
+            return self._argument() / self._argument()
         if name == "sqrt":
             return self._root()
         if name == "binom":
-            whole = self._argument()
-            return binomial(whole, self._argument())
+            return binomial(self._argument(), self._argument())
         if name in ("lfloor", "lceil"):
             self._place -= len(name) + 1
             return self._group(f"\\{name}")
@@ -220,9 +218,7 @@ class _Parser:
         return symbol(f"{name}_{subscript[1]}" if subscript else name)
 
     def _function(self, name: str) -> ExactValue:
-        base = None
-        if name == "log" and self._take_text("_"):
-            base = self._argument()
+        base = self._argument() if name == "log" and self._take_text("_") else None
         exponent = self._argument() if self._take_text("^") else number(1)
         if exponent.rational == -1:
             name, exponent = f"arc{name}", number(1)

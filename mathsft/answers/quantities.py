@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 
 from mathsft.answers.algebra import ExactValue, number, same_value
 from mathsft.answers.formula import NotAFormulaError, parse_formula
@@ -56,7 +57,9 @@ def parse_quantity(text: str, *, commas_group: bool) -> Quantity | None:
     source, currency = text, _CURRENCY.match(text)
     if currency:
         text = currency["sign"] + text[currency.end() :]
-    for place in _places_of_unit(text):
+    places = [unit.start() for unit in islice(_UNIT_BEGINS.finditer(text), _MAX_UNIT_PLACES)]
+    # The degree sign in sin 30° belongs to the angle.
+    for place in [len(text), *places] if _ANGLE_FUNCTION.search(text) else [*places, len(text)]:
         found = parse_unit(text[place:])
         value = _value_of(text[:place], commas_group) if found else None
         # "2x in" is a product of symbols; after symbols, a unit needs \text or a sign such as %.
@@ -106,12 +109,6 @@ def same_based_number(first: BasedNumber, second: BasedNumber | Quantity) -> boo
     if isinstance(second, BasedNumber):
         return first.value == second.value
     return first.digits.isdigit() and second.value.rational == int(first.digits)
-
-
-def _places_of_unit(text: str) -> list[int]:
-    places = [found.start() for found in _UNIT_BEGINS.finditer(text)][:_MAX_UNIT_PLACES]
-    # The degree sign in sin 30° belongs to the angle.
-    return [len(text), *places] if _ANGLE_FUNCTION.search(text) else [*places, len(text)]
 
 
 def _value_of(text: str, commas_group: bool) -> ExactValue | None:

@@ -101,10 +101,9 @@ def _item(row: object) -> Item:
 
 
 def _text(row: dict[str, Any], key: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise ValueError(f"{key} is {excerpt(row[key])}; write a string" if key in row else f"{key} is missing; add it")
-    text: str = row[key]
-    return text
+    if isinstance(text := row.get(key), str):
+        return text
+    raise ValueError(f"{key} is {excerpt(text)}; write a string" if key in row else f"{key} is missing; add it")
 
 
 def _outcome(item: Item, graded: Graded) -> dict[str, Any]:

@@ -85,10 +85,9 @@ def quality_of(
 def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     """Return the gold texts that are no number and occur in many rows, the most frequent first."""
     num_rows, first_rows = len(data_set.rows), {row.answer: number for number, row in reversed(data_set.rows.items())}
-    counts = Counter(problem.answer for problem in data_set.problems).most_common()
     return [
         FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
-        for gold, count in counts
+        for gold, count in Counter(problem.answer for problem in data_set.problems).most_common()
         if count >= MIN_FREQUENT and count > FREQUENT_SHARE * num_rows and not _is_number(gold)
     ]
 
