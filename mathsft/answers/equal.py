@@ -10,7 +10,7 @@ from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.polynomials import CannotComputeError, NoValueError
 from mathsft.answers.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
 from mathsft.answers.relations import as_relation, same_relation
-from mathsft.answers.sentences import without_one_sentence
+from mathsft.answers.sentences import without_sentence
 from mathsft.answers.structures import (
     Choice,
     IntegerFamily,
@@ -46,7 +46,10 @@ def decide(answer: str, gold: str) -> bool | None:
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:
     """Return both normalised; a single sentence is reduced to the answer in it; a text that is no answer becomes ""."""
-    return without_one_sentence(normalise(answer), normalise(gold))
+    first, second = normalise(answer), normalise(gold)
+    bare, other_bare = without_sentence(first), without_sentence(second)
+    # Two sentences may be about different things.
+    return (first, second) if bare != first and other_bare != second else (bare, other_bare)
 
 
 def _compare_or_none(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
@@ -167,12 +170,10 @@ def _compare_items(first: Items, second: Items) -> bool | None:
         return False
     if ":" in first.brackets and ":" in second.brackets:
         return _compare_ratios(first, second)
-    if first.is_ordered or second.is_ordered:
-        if first.brackets != second.brackets:
-            return False
-        return _all(map(_compare, first.items, second.items))
-    if "∪" in (first.brackets, second.brackets) and first.brackets != second.brackets:
+    if first.brackets != second.brackets and {first.brackets, second.brackets} != {"", "⦃⦄"}:
         return False
+    if first.is_ordered:
+        return _all(map(_compare, first.items, second.items))
     verdicts = [[_compare(left, right) for right in second.items] for left in first.items]
     if _can_pair([[verdict is True for verdict in row] for row in verdicts]):
         return True

@@ -145,9 +145,8 @@ def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
     if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):
         raise CannotComputeError("a long sum")
     max_bits = MAX_BITS if len(kept) == 1 else _MAX_BITS_IN_SUM
-    for coefficient in kept.values():
-        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > max_bits:
-            raise NoValueError("digits")
+    if any(max(one.numerator.bit_length(), one.denominator.bit_length()) > max_bits for one in kept.values()):
+        raise NoValueError("digits")
     return kept
 
 

@@ -76,7 +76,8 @@ def same_relation(first: Relation, second: Relation) -> bool | None:
         return False
     left, right = first.difference, second.difference
     shared = sorted(left.upper.keys() & right.upper.keys())
-    if left.upper.keys() != right.upper.keys() and left.lower == right.lower and not _has_functions(left, right):
+    has_functions = any(atom.function for atom in left.atoms | right.atoms)
+    if left.upper.keys() != right.upper.keys() and left.lower == right.lower and not has_functions:
         return False
     if not shared:
         return None
@@ -93,10 +94,6 @@ def as_relation(named: Named) -> Relation | None:
     if not isinstance(named.content, Quantity) or len(named.name) != 1:
         return None
     return Relation("=", symbol(named.name) - named.content.value)
-
-
-def _has_functions(*values: ExactValue) -> bool:
-    return any(atom.function for value in values for atom in value.atoms)
 
 
 def _equation(text: str, sides: list[str], commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:

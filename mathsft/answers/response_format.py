@@ -39,12 +39,16 @@ def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
     """Parse a completion, which begins inside the think block that the prompt opened; without finish_reason, an answer."""
     if finish_reason is None:
         return ParsedResponse("", text, (), is_strict=True)
-    body, flags = _answer_body(text), tag_flags(text)
-    if body is not None:
-        return ParsedResponse("", body, flags, is_strict=STRICT_JOINT in text.partition(ANSWER_CLOSE)[0])
-    # `tag_flags` returns its flags in order of priority.
-    reason = "incomplete_generation" if finish_reason == "length" else next(iter(flags), "malformed")
-    return ParsedResponse(reason, None, flags, is_strict=False)
+    flags = tag_flags(text)
+    before_close, close, _ = text.partition(ANSWER_CLOSE)
+    _, *after_thinking = before_close.split(THINK_CLOSE)
+    answer_block = after_thinking[0].lstrip() if close and len(after_thinking) == 1 else ""
+    body = answer_block.removeprefix(ANSWER_OPEN)
+    if body == answer_block or any(tag in body for tag in TAGS):
+        # `tag_flags` returns its flags in order of priority.
+        reason = "incomplete_generation" if finish_reason == "length" else next(iter(flags), "malformed")
+        return ParsedResponse(reason, None, flags, is_strict=False)
+    return ParsedResponse("", body.strip(), flags, is_strict=STRICT_JOINT in before_close)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:
@@ -83,19 +87,6 @@ def extract_gold(answer: str | None, solution: str) -> str:
         if tag in solution:
             raise ValueError(f"the solution holds the tag {tag}")
     return gold
-
-
-def _answer_body(text: str) -> str | None:
-    """Return the trimmed text between the answer tags, or None if the format does not hold."""
-    before_close, close, _ = text.partition(ANSWER_CLOSE)
-    reasoning_and_rest = before_close.split(THINK_CLOSE)
-    if not close or len(reasoning_and_rest) != 2:
-        return None
-    answer_block = reasoning_and_rest[1].lstrip()
-    body = answer_block.removeprefix(ANSWER_OPEN)
-    if body == answer_block or any(tag in body for tag in TAGS):
-        return None
-    return body.strip()
 
 
 def _gold_of_solution(solution: str) -> str:

@@ -33,9 +33,9 @@ def load_template(name: str) -> str:
     shipped = {path.stem: path for path in (Path(__file__).parent / "assets" / "prompts").glob("*.txt")}
     path = shipped.get(name, Path(name).expanduser())
     if not path.is_file():
-        known = ", ".join(sorted(shipped))
         raise UserError(
-            f"prompt.template {name!r} is neither a shipped template ({known}) nor a file; give such a name or a text file"
+            f"prompt.template {name!r} is neither a shipped template ({', '.join(sorted(shipped))}) nor a file; give such a "
+            "name or a text file"
         )
     try:
         template = path.read_text(encoding="utf-8")

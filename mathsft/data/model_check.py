@@ -47,10 +47,9 @@ def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
         return
     size = config.get("head_dim") or width // num_heads
     if size not in CPU_HEAD_SIZES:
-        known = ", ".join(map(str, CPU_HEAD_SIZES))
         raise UserError(
-            f"model.path: {folder} has attention heads of size {size}, and vLLM on a CPU serves only {known}; choose "
-            "another model, or a machine with a CUDA device"
+            f"model.path: {folder} has attention heads of size {size}, and vLLM on a CPU serves only "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; choose another model, or a machine with a CUDA device"
         )
 
 
