@@ -39,9 +39,9 @@ class ExactValue:
 
     def __add__(self, other: "ExactValue") -> "ExactValue":
         if self.lower == other.lower:
-            return quotient(add(self.upper, other.upper), self.lower)
+            return _quotient(add(self.upper, other.upper), self.lower)
         upper = add(multiply(self.upper, other.lower), multiply(other.upper, self.lower))
-        return quotient(upper, multiply(self.lower, other.lower))
+        return _quotient(upper, multiply(self.lower, other.lower))
 
     def __neg__(self) -> "ExactValue":
         return number(-1) * self
@@ -50,10 +50,10 @@ class ExactValue:
         return self + -other
 
     def __mul__(self, other: "ExactValue") -> "ExactValue":
-        return quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
+        return _quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
 
     def __truediv__(self, other: "ExactValue") -> "ExactValue":
-        return quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
+        return _quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
 
     def __str__(self) -> str:
         return to_text(self.upper) if self.lower == ONE else f"({to_text(self.upper)})/({to_text(self.lower)})"
@@ -107,7 +107,7 @@ def unevaluated(function: str, *arguments: ExactValue) -> ExactValue:
     return atom(Atom(f"{function}({', '.join(map(str, arguments))})", function, arguments))
 
 
-def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
+def _quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
     """Return the quotient of two polynomials; a denominator of a single term is multiplied into the numerator."""
     if not lower:
         raise NoValueError("division by zero")
@@ -203,11 +203,8 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
     """Return the root with the sum's common rational factor in front: sqrt(4x + 4) becomes 2 sqrt(x + 1)."""
-    coefficients = base.upper.values()
-    common = Fraction(
-        math.gcd(*(coefficient.numerator for coefficient in coefficients)),
-        math.lcm(*(coefficient.denominator for coefficient in coefficients)),
-    )
+    numerators, denominators = zip(*(coefficient.as_integer_ratio() for coefficient in base.upper.values()), strict=True)
+    common = Fraction(math.gcd(*numerators), math.lcm(*denominators))
     inner = base / number(common)
     root = _denested(inner) if exponent == Fraction(1, 2) else None
     if root is None:

@@ -41,7 +41,8 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if first == second:
         return True
-    return _any(_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second))
+    verdicts = {_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second)}
+    return True if True in verdicts else None if None in verdicts else False
 
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:
@@ -122,10 +123,8 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
             case Choice(), _:
                 # Keep the order of the two: if one may be a ratio or a time, the gold answer decides.
                 return _compare(*(side.content if isinstance(side, Choice) else side for side in (first, second)))
-            case TimeOfDay(), Items("h:m"):
-                return _compare_time(left, right)
             case TimeOfDay(), _:
-                return False
+                return _compare_time(left, right)
             case Named(), Relation():
                 relation = as_relation(left)
                 return same_relation(relation, right) if relation else False
@@ -149,9 +148,10 @@ def _compare_named(first: Named, second: Named) -> bool | None:
     return same_relation(left, right) if left and right and len(left.difference.symbols) > 1 else False
 
 
-def _compare_time(time: TimeOfDay, ratio: Items) -> bool:
+def _compare_time(time: TimeOfDay, other: ParsedAnswer) -> bool:
     """Compare with a time such as 3:45, which may leave out a.m. or p.m."""
-    numbers = [item.value.rational for item in ratio.items if isinstance(item, Quantity)]
+    items = other.items if isinstance(other, Items) and other.brackets == "h:m" else ()
+    numbers = [item.value.rational for item in items if isinstance(item, Quantity)]
     if len(numbers) != 2 or None in numbers:
         return False
     hour, minute = (int(number or 0) for number in numbers)
@@ -172,7 +172,7 @@ def _compare_items(first: Items, second: Items) -> bool | None:
         return _compare_ratios(first, second)
     if first.brackets != second.brackets and {first.brackets, second.brackets} != {"", "⦃⦄"}:
         return False
-    if first.is_ordered:
+    if first.brackets not in ("", "⦃⦄", "∪"):
         return _all(map(_compare, first.items, second.items))
     verdicts = [[_compare(left, right) for right in second.items] for left in first.items]
     if _can_pair([[verdict is True for verdict in row] for row in verdicts]):
@@ -243,8 +243,3 @@ def _numbered_values(parsed: ParsedAnswer) -> Named | None:
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
     seen = set(verdicts)
     return False if False in seen else None if None in seen else True
-
-
-def _any(verdicts: Iterable[bool | None]) -> bool | None:
-    seen = set(verdicts)
-    return True if True in seen else None if None in seen else False

@@ -31,7 +31,7 @@ _DIVIDED = re.compile(r"/|\\div(?![A-Za-z])")
 _NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div)(?![A-Za-z])")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _NAME_OR_BRACKET = re.compile(r"\\?([A-Za-z]+)|[(\[|]")
-_WORD = re.compile(r"[A-Za-z]+")
+_WORD = re.compile(r"([A-Za-z]+)")
 _SUBSCRIPT = re.compile(r" ?_ ?\{([A-Za-z0-9]{1,10})\}")
 _LETTER_IN_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
 _GREEK = """
@@ -143,12 +143,9 @@ class _Parser:
         here = self._text[self._place : self._place + 1]
         if here and here in "([{|":
             return self._group(here)
-        if letter := self._take(_LETTER_IN_TEXT):
-            return self._letter(letter[1])
-        if command := self._take(_COMMAND):
-            return self._command(command[1])
-        if word := self._take(_WORD):
-            return self._word(word[0])
+        for pattern, parse in ((_LETTER_IN_TEXT, self._letter), (_COMMAND, self._command), (_WORD, self._word)):
+            if found := self._take(pattern):
+                return parse(found[1])
         raise NotAFormulaError(self._text)
 
     def _group(self, opening: str) -> ExactValue:
@@ -265,8 +262,7 @@ class _Parser:
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         self._skip_space()
-        found = pattern.match(self._text, self._place)
-        if found:
+        if found := pattern.match(self._text, self._place):
             self._place = found.end()
         return found
 

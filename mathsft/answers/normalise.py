@@ -7,7 +7,7 @@ is a single space, and \text{...} is the only text command.
 import re
 import unicodedata
 
-MAX_ANSWER_CHARS = 2000
+_MAX_ANSWER_CHARS = 2000
 """A longer text is no answer. The limit keeps integers below Python's limit of 4,300 digits."""
 
 DOLLAR = "¤"
@@ -103,12 +103,12 @@ def normalise(answer: str) -> str:
     if _FORBIDDEN.search(answer):
         return ""
     answer = " ".join(answer.split())
-    if len(answer) > MAX_ANSWER_CHARS:
+    if len(answer) > _MAX_ANSWER_CHARS:
         return ""
     answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
     # One compatibility character may expand into many characters.
-    if len(text) > 2 * MAX_ANSWER_CHARS:
+    if len(text) > 2 * _MAX_ANSWER_CHARS:
         return ""
     text = _VECTOR.sub(r" \1\2", _CLOSE_COMMA.sub(",", text))
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)

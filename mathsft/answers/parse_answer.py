@@ -15,7 +15,6 @@ from mathsft.answers.polynomials import NoValueError
 from mathsft.answers.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
 from mathsft.answers.relations import intersection, is_interval, parse_relation, real_line_without
 from mathsft.answers.structures import (
-    EMPTY,
     Choice,
     IntegerFamily,
     Items,
@@ -160,7 +159,7 @@ class _Parser:
         if punctured := _PUNCTURED.fullmatch(text):
             point = self._parse_quantity(punctured["point"])
             return real_line_without(point.value) if isinstance(point, Quantity) else None
-        return EMPTY if _EMPTY.fullmatch(text) else None
+        return Items("⦃⦄", ()) if _EMPTY.fullmatch(text) else None
 
     def _parse_choice(self, text: str) -> ParsedAnswer | None:
         choice = _CHOICE.fullmatch(without_text_commands(text))
@@ -202,7 +201,9 @@ class _Parser:
         return Items("∪", tuple(self.parse(part) for part in parts)) if len(parts) > 1 else None
 
     def _parse_list(self, text: str) -> ParsedAnswer | None:
-        parts = self._split_list(text)
+        # Split only at wide separators (", ", "and") if there are any, so 1,000 stays.
+        parts = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
+        parts = parts if len(parts) > 1 else _split(text, _ANY_SEPARATOR)
         if len(parts) == 1:
             return None
         # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
@@ -249,11 +250,6 @@ class _Parser:
         parts = [self._parse_quantity(part) for part in _split(text, _COLON)]
         terms = tuple(part for part in parts if part is not None)
         return Items("h:m" if _TIME.match(text) else ":", terms) if 1 < len(parts) == len(terms) else None
-
-    def _split_list(self, text: str) -> list[str]:
-        """Split at the separators outside brackets: only at wide ones (", ", "and") if there are any, so 1,000 stays."""
-        wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
-        return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
 
 
 def _times(factor: ExactValue, cell: ParsedAnswer) -> ParsedAnswer:

@@ -97,10 +97,9 @@ def same_quantity(first: Quantity, second: Quantity) -> bool | None:
     verdict = same_value(first.value, second.value)
     if verdict is not False:
         return verdict
-    if first.unit.is_percent and not other_dimensions:
-        return same_value(first.value, second.value * number(100))
-    if second.unit.is_percent and not dimensions:
-        return same_value(second.value, first.value * number(100))
+    for percent, other in ((first, second), (second, first)):
+        if percent.unit.dimensions == (("percent", 1),) and not other.unit.dimensions:
+            return same_value(percent.value, other.value * number(100))
     return False
 
 

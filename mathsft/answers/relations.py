@@ -39,21 +39,17 @@ def parse_relation(text: str, *, commas_group: bool, parse: Callable[[str], Pars
         relations = [_inequality(values[place], signs[place], values[place + 1]) for place in range(len(signs))]
     except (NotAFormulaError, CannotComputeError):
         return None
-    if len(relations) == 1:
-        return relations[0]
-    return intersection(relations) if len(relations) == 2 else None
+    return relations[0] if len(relations) == 1 else intersection(relations)
 
 
 def intersection(half_lines: list[ParsedAnswer]) -> ParsedAnswer | None:
     """Return the interval that two half-lines of the same unknown have in common, or None."""
-    if len(half_lines) != 2:
-        return None
-    for lower, upper in (half_lines, reversed(half_lines)):
-        match lower, upper:
-            case (
+    for in_order in (half_lines, half_lines[::-1]):
+        match in_order:
+            case [
                 Named(name, Items(brackets, (Quantity() as low, Quantity(value=high_end)))),
                 Named(other_name, Items(other_brackets, (Quantity(value=low_end), Quantity() as high))),
-            ) if name == other_name and high_end == INFINITY and low_end == -INFINITY and low.value != -INFINITY:
+            ] if name == other_name and high_end == INFINITY and low_end == -INFINITY and low.value != -INFINITY:
                 return Named(name, Items(brackets[0] + other_brackets[1], (low, high)))
     return None
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from mathsft.answers.normalise import BOX, closing_brace, normalise
 
-THINK_CLOSE = "</think>"
-ANSWER_OPEN = "<answer>"
-ANSWER_CLOSE = "</answer>"
-TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
-STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
+_THINK_CLOSE = "</think>"
+_ANSWER_OPEN = "<answer>"
+_ANSWER_CLOSE = "</answer>"
+TAGS = ("<think>", _THINK_CLOSE, _ANSWER_OPEN, _ANSWER_CLOSE)
+_STRICT_JOINT = f"{_THINK_CLOSE} {_ANSWER_OPEN}"
 GOLD_MARKER = "####"
 """GSM8K's marker before a gold answer."""
 
@@ -32,7 +32,7 @@ class ParsedResponse:
 
 def render_target(solution: str, answer: str) -> str:
     """Return the completion to train on, without EOS; `extract_gold` must have checked both parts for tags."""
-    return f" {solution} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
+    return f" {solution} {_THINK_CLOSE} {_ANSWER_OPEN} {answer} {_ANSWER_CLOSE}"
 
 
 def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
@@ -40,15 +40,15 @@ def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
     if finish_reason is None:
         return ParsedResponse("", text, (), is_strict=True)
     flags = tag_flags(text)
-    before_close, close, _ = text.partition(ANSWER_CLOSE)
-    _, *after_thinking = before_close.split(THINK_CLOSE)
+    before_close, close, _ = text.partition(_ANSWER_CLOSE)
+    _, *after_thinking = before_close.split(_THINK_CLOSE)
     answer_block = after_thinking[0].lstrip() if close and len(after_thinking) == 1 else ""
-    body = answer_block.removeprefix(ANSWER_OPEN)
+    body = answer_block.removeprefix(_ANSWER_OPEN)
     if body == answer_block or any(tag in body for tag in TAGS):
         # `tag_flags` returns its flags in order of priority.
         reason = "incomplete_generation" if finish_reason == "length" else next(iter(flags), "malformed")
         return ParsedResponse(reason, None, flags, is_strict=False)
-    return ParsedResponse("", body.strip(), flags, is_strict=STRICT_JOINT in before_close)
+    return ParsedResponse("", body.strip(), flags, is_strict=_STRICT_JOINT in before_close)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:
@@ -57,9 +57,9 @@ def tag_flags(text: str) -> tuple[str, ...]:
     wrong_order compares the first occurrences of the tags that are present.
     """
     first_places = {
-        "missing_think_close": text.find(THINK_CLOSE),
-        "missing_answer_open": text.find(ANSWER_OPEN),
-        "missing_answer_close": text.find(ANSWER_CLOSE),
+        "missing_think_close": text.find(_THINK_CLOSE),
+        "missing_answer_open": text.find(_ANSWER_OPEN),
+        "missing_answer_close": text.find(_ANSWER_CLOSE),
     }
     missing = tuple(flag for flag, place in first_places.items() if place < 0)
     present = [place for place in first_places.values() if place >= 0]
@@ -83,7 +83,7 @@ def extract_gold(answer: str | None, solution: str) -> str:
     for tag in TAGS:
         if tag in gold:
             raise ValueError(f"the gold answer holds the tag {tag}")
-    for tag in (THINK_CLOSE, ANSWER_CLOSE):
+    for tag in (_THINK_CLOSE, _ANSWER_CLOSE):
         if tag in solution:
             raise ValueError(f"the solution holds the tag {tag}")
     return gold

@@ -134,8 +134,12 @@ class _GraderProcess:
             reason = f"took longer than {seconds:g} s"
         elif message:
             reason = f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
+        elif (code := self._process.returncode) == -signal.SIGXCPU:
+            reason = f"needed more than {self._limits.cpu_seconds} s of processor time"
+        elif code < 0:
+            reason = f"its process was killed by {signal.Signals(-code).name}"
         else:
-            reason = self._end_reason()
+            reason = f"its process ended with {code}"
         return Ruling(None, reason, taken_seconds)
 
     def kill(self) -> None:
@@ -143,9 +147,3 @@ class _GraderProcess:
         self._process.kill()
         self._process.wait()
         self._channel.close()
-
-    def _end_reason(self) -> str:
-        code = self._process.returncode
-        if code == -signal.SIGXCPU:
-            return f"needed more than {self._limits.cpu_seconds} s of processor time"
-        return f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"

@@ -79,10 +79,6 @@ class Items(ParsedAnswer):
     brackets: str
     items: tuple[ParsedAnswer, ...]
 
-    @property
-    def is_ordered(self) -> bool:
-        return self.brackets not in ("", "⦃⦄", "∪")
-
 
 @dataclass(frozen=True)
 class Matrix(ParsedAnswer):
@@ -95,7 +91,6 @@ class Matrix(ParsedAnswer):
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{2})")
 
 INFINITY = symbol(r"\infty")
-EMPTY = Items("⦃⦄", ())
 
 
 def text_key(text: str) -> str:

@@ -83,10 +83,6 @@ class Unit:
     dimensions: tuple[tuple[str, int], ...] = ()
     size: Fraction = Fraction(1)
 
-    @property
-    def is_percent(self) -> bool:
-        return self.dimensions == (("percent", 1),)
-
 
 NO_UNIT = Unit()
 
@@ -101,10 +97,9 @@ def parse_unit(text: str) -> tuple[int, Unit] | None:
     words = without_text_commands(text)
     if len(text) > _MAX_CHARS:
         return None
-    scale = 1
     first, _, others = words.partition(" ")
-    if first.lower() in _SCALES:
-        scale, words = _SCALES[first.lower()], others
+    scale = _SCALES.get(first.lower(), 1)
+    words = words if scale == 1 else others
     powers: list[tuple[str, int]] = []
     power_of_next, end = 1, 0
     while end < len(words):

@@ -22,16 +22,16 @@ from mathsft.data.raw_rows import excerpt, parse_row
 from mathsft.errors import OK, UserError
 from mathsft.records import Category
 
-NUM_AT_ONCE = 500
+_NUM_AT_ONCE = 500
 """Lines between two updates of the progress bar."""
 
-MAX_MISTAKES = 10
+_MAX_MISTAKES = 10
 """Number of bad lines that are shown; further ones are only counted."""
 
-GOLD_KINDS = ("answer", "math_solution", "gsm8k_solution")
+_GOLD_KINDS = ("answer", "math_solution", "gsm8k_solution")
 
 
-Item: TypeAlias = tuple[str | int, Completion]
+_Item: TypeAlias = tuple[str | int, Completion]
 """The id of a line of input, and its answer or response with the extracted gold answer."""
 
 
@@ -47,28 +47,26 @@ def run(arguments: argparse.Namespace) -> int:
     items, mistakes = _read(arguments.file)
     graded: list[Graded] = []
     with Grader(num_processes=len(os.sched_getaffinity(0))) as grader:
-        for start in track(
-            range(0, len(items), NUM_AT_ONCE), "Grading", console=console, transient=True, disable=not console.is_terminal
-        ):
-            graded += grader.grade([completion for _, completion in items[start : start + NUM_AT_ONCE]])
+        starts = range(0, len(items), _NUM_AT_ONCE)
+        for start in track(starts, "Grading", console=console, transient=True, disable=not console.is_terminal):
+            graded += grader.grade([completion for _, completion in items[start : start + _NUM_AT_ONCE]])
     outcomes = list(map(_outcome, items, graded))
     _write("".join(json.dumps(outcome) + "\n" for outcome in outcomes), out)
     by_strict = Counter(one.verdict.category if one.is_strict else "format_failure" for one in graded)
     console.print(_table(outcomes, by_strict))
     if mistakes:
-        shown = mistakes[:MAX_MISTAKES]
-        more = [f"… and {len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
-        raise UserError("\n".join([*shown, *more, f"Bad lines: {len(mistakes)}; all others were graded"]))
+        more = [f"… and {len(mistakes) - _MAX_MISTAKES} more"] if len(mistakes) > _MAX_MISTAKES else []
+        raise UserError("\n".join([*mistakes[:_MAX_MISTAKES], *more, f"Bad lines: {len(mistakes)}; all others were graded"]))
     return OK
 
 
-def _read(file: str) -> tuple[list[Item], list[str]]:
+def _read(file: str) -> tuple[list[_Item], list[str]]:
     """Return the items of all good lines, and one error text for each bad line; blank lines are skipped."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); give a JSONL file, or - for standard input") from None
-    items: list[Item] = []
+    items: list[_Item] = []
     mistakes: list[str] = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         try:
@@ -79,7 +77,7 @@ def _read(file: str) -> tuple[list[Item], list[str]]:
     return items, mistakes
 
 
-def _item(row: object) -> Item:
+def _item(row: object) -> _Item:
     """Return the line's item; raise ValueError for a bad line."""
     if not isinstance(row, dict):
         raise ValueError(f"the line is {excerpt(row)}; write a JSON object with id, gold, and answer or response")
@@ -88,8 +86,8 @@ def _item(row: object) -> Item:
     if ("answer" in row) == ("response" in row):
         raise ValueError(f"the line has the keys {excerpt(sorted(row))}; write either answer or response")
     gold_kind = row.get("gold_kind", "answer")
-    if gold_kind not in GOLD_KINDS:
-        raise ValueError(f"gold_kind is {excerpt(gold_kind)}; write one of {', '.join(GOLD_KINDS)}")
+    if gold_kind not in _GOLD_KINDS:
+        raise ValueError(f"gold_kind is {excerpt(gold_kind)}; write one of {', '.join(_GOLD_KINDS)}")
     gold = _text(row, "gold")
     try:
         gold = extract_gold(gold, "") if gold_kind == "answer" else extract_gold(None, gold)
@@ -106,7 +104,7 @@ def _text(row: dict[str, Any], key: str) -> str:
     raise ValueError(f"{key} is {excerpt(text)}; write a string" if key in row else f"{key} is missing; add it")
 
 
-def _outcome(item: Item, graded: Graded) -> dict[str, Any]:
+def _outcome(item: _Item, graded: Graded) -> dict[str, Any]:
     """Return one line of output."""
     id, completion = item
     name = graded.verdict.category

@@ -132,10 +132,8 @@ def _token_ids(
         return [token_id for token_id in ids if token_id in special_ids]
 
     def tokenize(texts: "Sequence[str]", **options: bool) -> "list[list[int]]":
-        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False, **options)[
-            "input_ids"
-        ]
-        return ids
+        encoded = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False, **options)
+        return list(encoded["input_ids"])
 
     expected = special(tokenize([frame])[0])
     texts_ids = tokenize(texts)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes for which vLLM's CPU build has attention kernels (vllm/v1/attention/backends/cpu_attn.py, 0.32)."""
 
-BATCH_TEXTS = 256
+_BATCH_TEXTS = 256
 
 
 def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
@@ -84,8 +84,8 @@ def _check_ids(
         return
     if eos_id in ids_without_row:
         raise no_embedding(str(folder), num_rows, eos_id, ids_without_row[eos_id], "for the end of every text")
-    for start in range(0, len(problems), BATCH_TEXTS):
-        batch = problems[start : start + BATCH_TEXTS]
+    for start in range(0, len(problems), _BATCH_TEXTS):
+        batch = problems[start : start + _BATCH_TEXTS]
         texts = [render_prompt(template, row.problem) + render_target(row.solution, row.answer) for row in batch]
         for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
             if found := next((token_id for token_id in encoded.ids if token_id in ids_without_row), None):

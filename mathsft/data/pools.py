@@ -22,10 +22,10 @@ from mathsft.records import Problem, Quality
 MIN_POOL = 20
 """A held-out pool that had to shrink below this number of problems is an error: its score would be too imprecise."""
 
-QUICKSTART = "quickstart"
+_QUICKSTART = "quickstart"
 """The data.source whose problems are generated."""
 
-NUM_QUICKSTART_TRAIN = 8192
+_NUM_QUICKSTART_TRAIN = 8192
 """Number of training problems that the quickstart generates if pools.train is not set."""
 
 Pools: TypeAlias = dict[str, tuple[Problem, ...]]
@@ -58,9 +58,9 @@ def load_data(data: DataSettings) -> LoadedData:
     else:
         _refuse_one_source(data.source, data.test_source)
         test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
-    if data.source == QUICKSTART:
+    if data.source == _QUICKSTART:
         # The held-out problems have the lowest positions, so the held-out pools are cut from them.
-        generated = generate(data.pools.train or NUM_QUICKSTART_TRAIN, sum(sizes.values()))
+        generated = generate(data.pools.train or _NUM_QUICKSTART_TRAIN, sum(sizes.values()))
         rows = DataSetRows(data.source, dict(enumerate(generated, start=1)))
     else:
         rows = load_problems(data.source, data.unreadable)
@@ -68,7 +68,7 @@ def load_data(data: DataSettings) -> LoadedData:
 
     problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
     num_overlapping = len(source.problems) - len(problems)
-    if data.source != QUICKSTART:
+    if data.source != _QUICKSTART:
         sizes = _fitting(sizes, len(problems), num_overlapping, data)
     rest = iter(problems)
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
@@ -124,10 +124,9 @@ def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, dat
 def _refuse_one_source(source: str, test_source: str) -> None:
     """Raise UserError if both are the same file or hub data set."""
     path, test_path = (Path(name).expanduser() for name in (source, test_source))
+    is_same = source.removesuffix(":train") == test_source.removesuffix(":train")
     if path.is_file() and test_path.is_file():
         is_same = path.samefile(test_path)
-    else:
-        is_same = source.removesuffix(":train") == test_source.removesuffix(":train")
     if is_same:
         raise UserError(
             f"data.source and data.test_source are both {test_source}: test problems are removed from all other pools, so "

@@ -16,15 +16,15 @@ from mathsft.data.raw_rows import excerpt, read_rows
 from mathsft.errors import UserError
 from mathsft.records import Problem
 
-CALCULATOR = re.compile(r"<<[^<>]*>>")
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's annotations for a calculator, as in `48/2 = <<48/2=24>>24`; in a training target they are noise."""
 
-NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
+_NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
 """Texts that mean "no gold answer" in data sets, in any case; \\text{none} is an answer."""
-NO_ANSWER_CHARS = set("?-_.[]() ")
+_NO_ANSWER_CHARS = set("?-_.[]() ")
 """A text of only these characters is no answer, either."""
 
-MAX_BARE_ANSWER_CHARS = 200
+_MAX_BARE_ANSWER_CHARS = 200
 """A longer text, or one of several lines, is reasoning that ends with the gold answer, unless it contains a matrix."""
 
 _MAX_SHOWN = 5
@@ -160,8 +160,8 @@ def _solution_and_gold(answer: str) -> tuple[str, str]:
     """Return the solution and the gold answer in the answer of a row without a solution; the solution may be empty."""
     reasoning, marker, _ = answer.rpartition(GOLD_MARKER)
     if marker:
-        return CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
-    is_prose = ("\n" in answer or len(answer) > MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
+        return _CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
+    is_prose = ("\n" in answer or len(answer) > _MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
     if is_prose or "\\boxed" in answer:
         return answer, _gold(None, answer)
     return "", _gold(answer, "")
@@ -171,7 +171,7 @@ def _gold(answer: str | None, solution: str) -> str:
     try:
         gold = extract_gold(answer, solution)
         bare = normalise(gold)
-        if bare.casefold() in NO_ANSWERS or not set(bare) - NO_ANSWER_CHARS:
+        if bare.casefold() in _NO_ANSWERS or not set(bare) - _NO_ANSWER_CHARS:
             raise ValueError(f"{gold!r} means that there is no answer")
     except ValueError as error:
         found = f"the solution ends with {excerpt(solution[-60:])}" if answer is None else f"answer is {excerpt(answer)}"

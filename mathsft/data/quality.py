@@ -19,9 +19,9 @@ from mathsft.records import FrequentGold, Problem, Quality
 Solutions: TypeAlias = tuple[Problem, ...]
 """All rows of one problem, in an order independent of the data set's order; their texts may differ in spelling."""
 
-FREQUENT_SHARE = 0.02
+_FREQUENT_SHARE = 0.02
 """A gold text that is no number and occurs in more than this share of the rows may mean that there is no answer."""
-MIN_FREQUENT = 3
+_MIN_FREQUENT = 3
 """Least number of rows with such a gold text, because in a small file one row is a large share."""
 
 _MAX_SHOWN = 3
@@ -88,7 +88,7 @@ def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     return [
         FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
         for gold, count in Counter(problem.answer for problem in data_set.problems).most_common()
-        if count >= MIN_FREQUENT and count > FREQUENT_SHARE * num_rows and not _is_number(gold)
+        if count >= _MIN_FREQUENT and count > _FREQUENT_SHARE * num_rows and not _is_number(gold)
     ]
 
 

@@ -40,29 +40,27 @@ def divided_by(a: int, b: int) -> str:
 
 def reduced(numerator: int, denominator: int) -> str:
     """Return the solution step that reduces a fraction to lowest terms, or only the fraction if it is in lowest terms."""
-    fraction, lowest = latex_fraction(numerator, denominator), lowest_terms(numerator, denominator)
+    fraction, lowest = _latex_fraction(numerator, denominator), _lowest_terms(numerator, denominator)
     return f"${fraction}$." if fraction == lowest else f"${fraction}={lowest}$."
 
 
-def latex_fraction(numerator: int, denominator: int) -> str:
+def _latex_fraction(numerator: int, denominator: int) -> str:
     """Return the LaTeX of a fraction without reducing it."""
     return rf"\frac{{{numerator}}}{{{denominator}}}"
 
 
-def lowest_terms(numerator: int, denominator: int) -> str:
+def _lowest_terms(numerator: int, denominator: int) -> str:
     """Return the LaTeX of a positive fraction in lowest terms, or of the whole number that it equals."""
     value = Fraction(numerator, denominator)
-    return str(value.numerator) if value.denominator == 1 else latex_fraction(value.numerator, value.denominator)
+    return str(value.numerator) if value.denominator == 1 else _latex_fraction(value.numerator, value.denominator)
 
 
-def long_multiplication(a: int, b: int) -> str:
+def _long_multiplication(a: int, b: int) -> str:
     """Return the solution steps that multiply a by the one-digit b, digit by digit of a."""
     steps: list[str] = []
     total = 0
-    for place, digit in enumerate(str(a)):
-        part = int(digit) * 10 ** (len(str(a)) - 1 - place)
-        if part == 0:
-            continue
+    parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(a))) if digit != "0"]
+    for part in reversed(parts):
         steps.append(times(part, b))
         if total:
             steps.append(plus(total, part * b))
@@ -104,7 +102,7 @@ def products(rng: random.Random, level: int) -> Problem:
     if level == 1:
         solution = times(a, b)
     elif level < 5:
-        solution = long_multiplication(a, b)
+        solution = _long_multiplication(a, b)
     else:
         ones = b % 10
         tens = b - ones
@@ -198,28 +196,28 @@ def fractions(rng: random.Random, level: int) -> Problem:
         denominator = rng.randint(5, 19)
         a = rng.randint(1, denominator - 2)
         b = rng.randint(1, denominator - 1 - a)
-        question = f"Compute ${latex_fraction(a, denominator)}+{latex_fraction(b, denominator)}$."
+        question = f"Compute ${_latex_fraction(a, denominator)}+{_latex_fraction(b, denominator)}$."
         solution = f"{plus(a, b)} {reduced(a + b, denominator)}"
-        return _problem("Prealgebra", question, solution, lowest_terms(a + b, denominator))
+        return _problem("Prealgebra", question, solution, _lowest_terms(a + b, denominator))
     if level == 2:
         factor, a, b = rng.randint(2, 9), rng.randint(1, 9), rng.randint(2, 11)
         if a == b:
             b += 1
         a, b = a * factor, b * factor
-        question = f"Simplify ${latex_fraction(a, b)}$."
-        return _problem("Number Theory", question, f"$\\gcd={gcd(a, b)}$. {reduced(a, b)}", lowest_terms(a, b))
+        question = f"Simplify ${_latex_fraction(a, b)}$."
+        return _problem("Number Theory", question, f"$\\gcd={gcd(a, b)}$. {reduced(a, b)}", _lowest_terms(a, b))
     if level == 3:
         a, b, share = rng.randint(1, 9), rng.randint(2, 9), rng.randint(2, 9)
         a, number = min(a, b - 1), b * share
-        question = f"What is ${latex_fraction(a, b)}$ of ${number}$?"
+        question = f"What is ${_latex_fraction(a, b)}$ of ${number}$?"
         return _problem("Prealgebra", question, f"{divided_by(number, b)} {times(share, a)}", str(share * a))
     b, d = rng.sample(range(2, 8 if level == 4 else 12), 2)
     a, c = rng.randint(1, b - 1), rng.randint(1, d - 1)
-    question = f"Compute ${latex_fraction(a, b)}+{latex_fraction(c, d)}$."
-    expanded = f"${latex_fraction(a * d, b * d)}+{latex_fraction(c * b, b * d)}$."
+    question = f"Compute ${_latex_fraction(a, b)}+{_latex_fraction(c, d)}$."
+    expanded = f"${_latex_fraction(a * d, b * d)}+{_latex_fraction(c * b, b * d)}$."
     total = a * d + c * b
     solution = f"{expanded} {plus(a * d, c * b)} {reduced(total, b * d)}"
-    return _problem("Prealgebra", question, solution, lowest_terms(total, b * d))
+    return _problem("Prealgebra", question, solution, _lowest_terms(total, b * d))
 
 
 def chances(rng: random.Random, level: int) -> Problem:
@@ -242,7 +240,7 @@ def chances(rng: random.Random, level: int) -> Problem:
         else:
             event, num_good, counting = f"not {first}", b + c, f"{plus(b, c)} {plus(a, b + c)}"
     question = f"A bag has {bag}. What is the probability that a random ball is {event}?"
-    return _problem(subject, question, f"{counting} {reduced(num_good, num_balls)}", lowest_terms(num_good, num_balls))
+    return _problem(subject, question, f"{counting} {reduced(num_good, num_balls)}", _lowest_terms(num_good, num_balls))
 
 
 def shapes(rng: random.Random, level: int) -> Problem:
@@ -256,7 +254,7 @@ def shapes(rng: random.Random, level: int) -> Problem:
     b = rng.randint(2, highest)
     if level in (1, 3):
         question = f"What is the area of a rectangle with sides ${a}$ and ${b}$?"
-        solution = long_multiplication(a, b) if a > 12 and b < 10 else times(a, b)
+        solution = _long_multiplication(a, b) if a > 12 and b < 10 else times(a, b)
         return _problem("Geometry", question, solution, str(a * b))
     question = f"What is the perimeter of a rectangle with sides ${a}$ and ${b}$?"
     return _problem("Geometry", question, f"{plus(a, b)} {times(2, a + b)}", str(2 * (a + b)))
