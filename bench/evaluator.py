@@ -243,12 +243,12 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
 
 def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[tuple[int, ...]], int]:
     """Start mathsft's evaluator with a first score; return the pool's prompts and the engine's max_model_len."""
-    from mathsft.data.pools import load_pools, select
+    from mathsft.data.pools import load_pools, select_pool
     from mathsft.evaluation.evaluator import Evaluator
 
     evaluator = _STATE["evaluator"] = Evaluator(settings)
     evaluator.score(checkpoint, settings.experiment, POOL, False)
-    problems = select(load_pools(settings.experiment.data), POOL)
+    problems = select_pool(load_pools(settings.experiment.data), POOL)
     prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
     _STATE.update(
         layout=settings.layout,

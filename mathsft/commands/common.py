@@ -18,7 +18,7 @@ from mathsft.config.load import Loaded
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
 from mathsft.data.model_check import check_model
-from mathsft.data.models import resolve_model, resolving
+from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
@@ -158,7 +158,7 @@ def _close(wandb: WandbObserver, heartbeat: Heartbeat) -> None:
 
 def with_local_model(experiment: Experiment, heartbeat: Heartbeat) -> Experiment:
     """Return the experiment with its model resolved to a local folder."""
-    with heartbeat.during(resolving(experiment.model.path)):
+    with heartbeat.during(progress_text(experiment.model.path)):
         folder = str(resolve_model(experiment.model.path))
     return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
 

@@ -17,7 +17,7 @@ from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
 from mathsft.costs import Clock, ScoringCosts
 from mathsft.data.examples import encode, load_template
-from mathsft.data.pools import load_pools, select
+from mathsft.data.pools import load_pools, select_pool
 from mathsft.errors import CheckpointError, UserError, told_if_disk_full
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.logprob_difference import Difference, difference
@@ -53,7 +53,7 @@ class Evaluator:
         check in an engine that has never passed it. Raises SystemExit if an engine that passed it before now fails, so that
         the driver starts a new one. Raises UserError if prompts or responses are too long for the engine.
         """
-        problems = select(self._load_pools(experiment.data), pool)
+        problems = select_pool(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
         clock = Clock()
