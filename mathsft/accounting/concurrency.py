@@ -23,7 +23,7 @@ class Wait:
 
     run: str
     step: int
-    until_begun_seconds: float
+    until_started_seconds: float
     """Until the evaluator began to score it; for a driver's first checkpoint this includes the start of the engine."""
     until_scored_seconds: float
 
@@ -48,11 +48,11 @@ class Concurrency:
     @property
     def median_wait_seconds(self) -> float:
         """Return the median wait of a checkpoint until its scoring began."""
-        return median(wait.until_begun_seconds for wait in self.waits)
+        return median(wait.until_started_seconds for wait in self.waits)
 
     @property
     def max_wait_seconds(self) -> float:
-        return max(wait.until_begun_seconds for wait in self.waits)
+        return max(wait.until_started_seconds for wait in self.waits)
 
 
 def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:

@@ -12,7 +12,7 @@ from mathsft.store.study_store import StudyStore
 
 
 @dataclass(frozen=True)
-class Holding:
+class DiskUse:
     """Files and folders of one kind; `free` says why they are not needed, and is empty if they may be needed."""
 
     kind: str
@@ -21,7 +21,7 @@ class Holding:
     free: str = ""
 
 
-def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
+def holdings(store: StudyStore, layout: StudyLayout) -> list[DiskUse]:
     """Return all files in the study's folder, each in exactly one holding."""
     runs = store.runs()
     checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
@@ -49,11 +49,11 @@ def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
         files = [file for path in paths for file in _files(path) if file not in counted]
         counted.update(files)
         if files:
-            held.append(Holding(kind, tuple(paths), sum(file.lstat().st_size for file in files), free))
+            held.append(DiskUse(kind, tuple(paths), sum(file.lstat().st_size for file in files), free))
     return held
 
 
-def free(holding: Holding) -> None:
+def delete(holding: DiskUse) -> None:
     """Delete a holding that is not needed any more; missing files are ignored."""
     if not holding.free:
         raise ValueError(f"{holding.kind} may still be needed")

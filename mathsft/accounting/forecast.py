@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mathsft.accounting.study_costs import Costs
+from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
-from mathsft.workers.placement import TAKING_TURNS, Placement
+from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
@@ -71,7 +71,7 @@ class Footprint:
 # ---- time
 
 
-def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
+def study_time(work: Work, costs: MeanCosts, placement: Placement) -> StudyTime:
     """Predict the time of the work that is left of a study."""
     trials = work.num_trials * _together(costs.train, costs.score, placement)
     confirm = work.num_confirm_responses * costs.response
@@ -80,7 +80,9 @@ def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
 
 
-def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_validation: int, num_test: int) -> float:
+def final_seconds(
+    settings: FinalSettings, costs: MeanCosts, placement: Placement, num_validation: int, num_test: int
+) -> float:
     """Predict the seconds of a final run; num_validation and num_test are the responses of one score on these pools."""
     scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
     # The last checkpoint is scored after training has ended.
@@ -117,7 +119,7 @@ def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
 
 def _together(train: float, score: float, placement: Placement) -> float:
     """Return the seconds of training and scoring: the longer one if they overlap, the sum if they take turns."""
-    if placement.max_unscored == TAKING_TURNS:
+    if placement.max_unscored == MAX_UNSCORED_IN_TURNS:
         return train + score
     return max(train / placement.num_training, score)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import Checkpoint, Run, RunState, Score, Session
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 
 IDLE = "idle"
 
@@ -47,7 +47,7 @@ class Timekeeper:
         self._store, self._num_trainers, self._clock = store, num_trainers, clock
         self._began, self._start = datetime.now(UTC).isoformat(), clock()
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Record the time up to a new result."""
         if isinstance(record, Checkpoint | Score):
             self._store.write(Session(self._began, self._num_trainers, self._clock() - self._start))

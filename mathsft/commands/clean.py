@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from mathsft.accounting.disk import Holding, free, holdings
+from mathsft.accounting.disk import DiskUse, delete, holdings
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import opened_to_read, study_folder
 from mathsft.errors import OK
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print("Nothing to free: all files are results or may still be needed.")
         elif arguments.yes or _agreed(console, size):
             for holding in freeable:
-                free(holding)
+                delete(holding)
             console.print(f"Freed {size}. The database still has all scores, responses and settings.")
         else:
             console.print(f"Nothing was deleted. To free {size}, add --yes.")
@@ -42,7 +42,7 @@ def _agreed(console: Console, size: str) -> bool:
         return False
 
 
-def _table(study: str, held: list[Holding]) -> Table:
+def _table(study: str, held: list[DiskUse]) -> Table:
     table = Table(title=f"Study {study} on disk", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("size", justify="right")

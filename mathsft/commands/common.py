@@ -31,15 +31,15 @@ from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
-from mathsft.tracking.warnings import warnings_told
+from mathsft.tracking.warnings import warnings_shown
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 
 Result = TypeVar("Result")
 
-EVERYTHING = ("",)
+ALL_SETTINGS = ("",)
 """The prefix of all settings."""
-SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
+SCORE_SETTINGS = ("model.", "data.", "prompt.", "evaluation.")
 """Prefixes of the settings that must be the same for all scores in one store."""
 
 
@@ -144,7 +144,7 @@ def observed(opening: Opening, layout: StudyLayout, store: StudyStore, ready: Pr
             wandb = WandbObserver(store, layout, loaded.study.wandb)
             stack.callback(_close, wandb, heartbeat)
             store.observers.append(wandb)
-        stack.enter_context(warnings_told(heartbeat))
+        stack.enter_context(warnings_shown(heartbeat))
         stack.enter_context(heartbeat.during("preparing the next step"))
         live = stack.enter_context(LiveProgress(heartbeat, store, loaded.study.num_trials))
         store.observers.append(live)

@@ -10,7 +10,7 @@ from rich.console import Console
 from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import (
-    SCORED_BY,
+    SCORE_SETTINGS,
     layout_of,
     no_winner,
     observed,
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
             raise UserError(no_winner(loaded, same_settings))
         opening = replace(opening, loaded=with_precision(loaded, machine, store))
         loaded = opening.loaded
-        store.check(identity(loaded), SCORED_BY)
+        store.check(identity(loaded), SCORE_SETTINGS)
         warn_if_emulated(loaded, machine, console)
         experiment, ready = loaded.experiment, prepared(opening, layout, store, "final")
         if not store.runs():

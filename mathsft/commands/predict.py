@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mathsft.accounting.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
 from mathsft.accounting.measure import NotMeasuredError, measured_speeds
-from mathsft.accounting.study_costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
+from mathsft.accounting.study_costs import (
+    MAX_CONCURRENT_RESPONSES,
+    MeanCosts,
+    assumed_speeds,
+    batch_sizes,
+    expected_costs,
+    past_costs,
+)
 from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import Opening
 from mathsft.config.schema import Experiment, StudyConfig
@@ -43,7 +50,7 @@ def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -
     costs, basis = _costs(config, experiment, placement, pools, store, opening.heartbeat)
     num_samples = experiment.evaluation.num_samples
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
-    hardware = placement.evaluators[0].settings.hardware
+    hardware = placement.evaluators[0].settings.worker_device
     return Prediction(
         experiment=experiment,
         placement=placement,
@@ -62,12 +69,12 @@ def _costs(
     pools: Mapping[str, Sequence[Problem]],
     store: StudyStore | None,
     heartbeat: Heartbeat,
-) -> tuple[Costs, str]:
+) -> tuple[MeanCosts, str]:
     """Return the costs of the study's parts, and what they are based on, in words."""
     if store is not None and (past := past_costs(store)):
         return past, "this study's own trials"
     trainer, num_search = placement.trainers[0], len(pools["search"])
-    num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)
+    num_at_once = min(MAX_CONCURRENT_RESPONSES, num_search * experiment.evaluation.num_samples)
     heartbeat.console.print(
         "Measuring the speed of training and generating on this machine: a few steps and forward passes, about ten seconds"
     )
@@ -81,6 +88,6 @@ def _costs(
         )
     except NotMeasuredError as error:
         num_parameters, _ = model_size(Path(experiment.model.path))
-        speeds = assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.hardware)
+        speeds = assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.worker_device)
         basis = f"a guess from the model's size and an assumed speed: measuring failed ({error})"
     return expected_costs(config, experiment, speeds, num_search), basis

@@ -11,8 +11,8 @@ from rich.table import Table
 from mathsft.accounting.forecast import FinalDisk, StudyTime
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import (
-    EVERYTHING,
-    SCORED_BY,
+    ALL_SETTINGS,
+    SCORE_SETTINGS,
     layout_of,
     observed,
     opened,
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     with opened(loaded, layout) as store:
         opening = replace(opening, loaded=with_precision(loaded, machine, store))
         loaded = opening.loaded
-        store.check(identity(loaded), EVERYTHING if store.runs("trial") else SCORED_BY)
+        store.check(identity(loaded), ALL_SETTINGS if store.runs("trial") else SCORE_SETTINGS)
         warn_if_emulated(loaded, machine, console)
         experiment, ready = loaded.experiment, prepared(opening, layout, store, "study")
         placement = ready.placement

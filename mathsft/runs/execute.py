@@ -16,7 +16,7 @@ from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import TEST_POOL, delete_weights
-from mathsft.runs.worker_calls import at_work
+from mathsft.runs.worker_calls import recording_call
 from mathsft.runs.worker_pool import WorkerLike
 from mathsft.workers.worker import Failed, RemoteError
 
@@ -106,7 +106,7 @@ def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged 
 
 async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
     """Train the run to the step; its metrics reach the store while it trains."""
-    async with following(run, study), at_work(trainer, run.name, step, "", study):
+    async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
     study.store.write(outcome)
@@ -146,7 +146,7 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
     async with study.workers.evaluators.lease() as evaluator:
         async with (
             watching(checkpoint, pool, study),
-            at_work(evaluator, checkpoint.run, checkpoint.step, pool, study),
+            recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
         ):
             progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
             with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])

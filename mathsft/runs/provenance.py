@@ -17,7 +17,7 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
 from mathsft.errors import UserError
 from mathsft.records import Provenance, Run
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
@@ -35,7 +35,7 @@ class ProvenanceRecorder:
         for run in store.runs():  # a driver may have been killed after it wrote a run, before its provenance
             self.notify(run)
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Record the provenance of a new run."""
         if isinstance(record, Run) and record.state == "running" and self._store.provenance(record.name) is None:
             self._store.write(self._provenance(record))

@@ -55,7 +55,7 @@ class UsageTally:
 
 
 @asynccontextmanager
-async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
+async def recording_call(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce the worker's call while the body waits for it, and record the call unless the body raises."""
     tally, began, nvml = UsageTally(), time.time(), study.workers.nvml
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
@@ -67,7 +67,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
         tally.add(UsageReading(cpu_seconds, resident_bytes, device))
 
     read()
-    with announced(worker, run, step, pool, study.store):
+    with announcing_call(worker, run, step, pool, study.store):
         async with polling(read, READ_SECONDS):
             yield
     read()
@@ -90,7 +90,7 @@ async def at_work(worker: WorkerLike, run: str, step: int, pool: str, study: Stu
 
 
 @contextmanager
-def announced(worker: WorkerLike, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
+def announcing_call(worker: WorkerLike, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
     """Announce that the worker's call begins, and that it is over when the body ends."""
     call = OngoingCall(worker.name, run, step, pool, is_starting=not worker.has_answered)
     store.announce(call)

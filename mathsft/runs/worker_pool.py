@@ -109,7 +109,7 @@ class StudyWorkers:
             workers.extend(new)
             return WorkerPool(new)
 
-        on_cuda = placement.evaluators[0].settings.hardware.device == "cuda"
+        on_cuda = placement.evaluators[0].settings.worker_device.device == "cuda"
         try:
             with closing(Nvml()) if on_cuda else nullcontext() as nvml:
                 yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml)

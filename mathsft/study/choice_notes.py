@@ -13,35 +13,35 @@ from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.statistics.power import minimum_detectable_difference
 from mathsft.statistics.surface import position
 
-Outcomes: TypeAlias = tuple[int, tuple[float, ...]]
+NumberedOutcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
-PROOF = 20
+E_VALUE_FOR_PROOF = 20
 """Two equally good trials reach this e-value with a probability of at most 1/20, however often they are compared."""
-EDGE = 0.05
+EDGE_SHARE = 0.05
 """A value is at an edge of its range when its distance from an end is at most this share of the range."""
 MIN_PROBLEMS = 6
 """On fewer problems no difference can be detected."""
 
 
-def runner_up_note(winner: Outcomes, others: Sequence[Outcomes]) -> str:
+def runner_up_note(winner: NumberedOutcomes, others: Sequence[NumberedOutcomes]) -> str:
     """Return how sure it is that the winner is better than the trial ranked second."""
     number, solved = winner
     if not others:
         return f"trial {number} promoted: no other settings were trained to the end"
     second, comparison = others[0][0], compare(others[0][1], solved)
     problems = f"on {comparison.num_problems:,} problems"
-    if comparison.e_value >= PROOF:
+    if comparison.e_value >= E_VALUE_FOR_PROOF:
         return f"trial {number} beats trial {second} {problems}: {_gain(comparison)}"
     if comparison.low <= 0 <= comparison.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
     return (
         f"trial {number} promoted: higher smoothed mean; {_gain(comparison)} against trial {second} {problems}; the "
-        f"interval is for a single comparison; repeated ones need an e-value of {PROOF}, and it is {comparison.e_value:.1f}"
+        f"interval is for a single comparison; repeated ones need an e-value of {E_VALUE_FOR_PROOF}, and it is {comparison.e_value:.1f}"
     )
 
 
-def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
+def own_settings_note(winner: NumberedOutcomes, own: NumberedOutcomes) -> str:
     """Return whether tuning was worth it: the winner against trial 0, the experiment's own settings."""
     if winner[0] == own[0]:
         return "tuning found nothing better than the experiment's own settings (trial 0)"
@@ -63,11 +63,11 @@ def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[s
     notes = []
     for name, searched in space.items():
         relative = position(searched, overrides[name])
-        if relative is None or EDGE < relative < 1 - EDGE:
+        if relative is None or EDGE_SHARE < relative < 1 - EDGE_SHARE:
             continue
-        beyond = _beyond(searched, float(overrides[name]), is_low=relative <= EDGE)
+        beyond = _beyond(searched, float(overrides[name]), is_low=relative <= EDGE_SHARE)
         if beyond is not None:
-            edge = "lower" if relative <= EDGE else "upper"
+            edge = "lower" if relative <= EDGE_SHARE else "upper"
             notes.append(f"{name} {_value(overrides[name])} is at the {edge} edge of its searched range: try {beyond}")
     return notes
 

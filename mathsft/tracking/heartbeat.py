@@ -19,7 +19,7 @@ SILENCE_SECONDS = 8.0
 BEAT_SECONDS = 1.0
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
-PARTING = "  "
+SEPARATOR = "  "
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Heartbeat(RenderHook):
 
     def tell(self, *parts: str) -> None:
         """Write a line: the elapsed time, then the parts that are not empty."""
-        line = PARTING.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
+        line = SEPARATOR.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
@@ -114,7 +114,7 @@ class Heartbeat(RenderHook):
         return [part for part in parts if part]
 
     def _moving_line(self) -> RenderableType:
-        text = Text(PARTING.join(self._parts()), no_wrap=True, overflow="ellipsis")
+        text = Text(SEPARATOR.join(self._parts()), no_wrap=True, overflow="ellipsis")
         progress = self._progress
         if progress is None or progress.share_done is None:
             return text

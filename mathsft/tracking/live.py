@@ -18,7 +18,7 @@ from mathsft.records import (
     Scoring,
     StepMetrics,
 )
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
 
@@ -49,7 +49,7 @@ class LiveProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._heartbeat.show(None)
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Show a new record."""
         match record:
             case Run():

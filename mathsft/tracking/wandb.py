@@ -21,7 +21,7 @@ from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Run, Score, StepMetrics
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 
 if TYPE_CHECKING:
     from wandb import Run as WandbRun
@@ -64,7 +64,7 @@ class WandbObserver:
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Queue a new record for W&B and return at once."""
         if isinstance(record, Run):
             self._runs[record.name] = record

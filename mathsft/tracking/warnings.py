@@ -8,7 +8,7 @@ from mathsft.tracking.heartbeat import Heartbeat
 
 
 @contextmanager
-def warnings_told(heartbeat: Heartbeat) -> Iterator[None]:
+def warnings_shown(heartbeat: Heartbeat) -> Iterator[None]:
     """Write the first line of each warning from mathsft's loggers while the body runs; the log file has the full text."""
     handler, logger = _Terminal(heartbeat), logging.getLogger("mathsft")
     logger.addHandler(handler)

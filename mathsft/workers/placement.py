@@ -15,11 +15,11 @@ Purpose: TypeAlias = Literal["study", "final"]
 TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
 
-TAKING_TURNS = 1
+MAX_UNSCORED_IN_TURNS = 1
 """max_unscored if trainer and evaluator share a device: each checkpoint is scored before training goes on."""
-ONE_AHEAD = 2
+MAX_UNSCORED_STUDY = 2
 """max_unscored of a study: a pruned trial has been trained at most one eval point too far."""
-WITHOUT_LIMIT = 1_000_000
+MAX_UNSCORED_FINAL = 1_000_000
 """max_unscored of a final run: unscored checkpoints wait on disk, and training never waits."""
 
 SHARED_MEMORY_SHARE = 0.5
@@ -82,7 +82,7 @@ def place(
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     Raises UserError if there are not enough devices for the ranks.
     """
-    max_unscored = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
+    max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
     if not machine.cuda:
         on_cpu = _place_on_cpu(machine.cpus, experiment, layout, max_unscored, 1 if purpose == "study" else ranks or 1)
         return _place_in_turns(on_cpu) if memory_is_short else on_cpu
@@ -137,14 +137,14 @@ def _place_in_turns(placement: Placement) -> Placement:
     device = placement.trainers[0].device
     evaluators = tuple(replace(spec, device=device, ends_when_parked=True) for spec in placement.evaluators)
     description = f"{placement.description}, in turns, because the memory is too small for both at once"
-    return replace(placement, evaluators=evaluators, max_unscored=TAKING_TURNS, description=description)
+    return replace(placement, evaluators=evaluators, max_unscored=MAX_UNSCORED_IN_TURNS, description=description)
 
 
 def _place_on_one_cuda_device(machine: Machine, experiment: Experiment, layout: StudyLayout) -> Placement:
     return Placement(
         trainers=(_cuda_spec(TRAINER, 0, machine, experiment, layout, num_workers=2, shared=True),),
         evaluators=(_cuda_spec(EVALUATOR, 0, machine, experiment, layout, num_workers=2, shared=True),),
-        max_unscored=TAKING_TURNS,
+        max_unscored=MAX_UNSCORED_IN_TURNS,
         description=f"CUDA device {machine.cuda[0].name}: training and scoring take turns",
     )
 

@@ -13,7 +13,7 @@ from mathsft.config.schema import LimitSettings
 from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import Reply, Returned
-from mathsft.workers.watch import Watch
+from mathsft.workers.progress_watch import ProgressWatch
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Worker:
         its processes end, so that none replies late or goes on in a broken state; the next call starts new ones.
         """
         async with self._device.lent_to(self):
-            watch, num_deaths = Watch(progress, self._limits), 0
+            watch, num_deaths = ProgressWatch(progress, self._limits), 0
             while True:
                 watch.begin()
                 try:
@@ -141,7 +141,7 @@ class Worker:
         if not self._processes:
             return
         try:
-            await self._request("park", (), Watch(None, self._limits))
+            await self._request("park", (), ProgressWatch(None, self._limits))
         except (WorkerDied, RemoteError, UserError) as error:
             logger.warning("%s.park: %s; its process is ended instead", self.name, error)
 
@@ -151,7 +151,7 @@ class Worker:
             process.kill()
         self._processes, self._has_answered = [], False
 
-    async def _request(self, method: str, args: tuple[Any, ...], watch: Watch) -> Any:
+    async def _request(self, method: str, args: tuple[Any, ...], watch: ProgressWatch) -> Any:
         """Ask all ranks and return rank 0's value; if a rank raises, dies or hangs, end all processes."""
         if not self._processes:
             self._processes = self._start()
@@ -173,7 +173,7 @@ class Worker:
             raise
 
     async def _answered(
-        self, tasks: list[asyncio.Task[Any]], watch: Watch
+        self, tasks: list[asyncio.Task[Any]], watch: ProgressWatch
     ) -> tuple[set[asyncio.Task[Any]], set[asyncio.Task[Any]]]:
         """Return the finished and the other tasks once all have ended or one has failed; raises WorkerDied if they hang."""
         while True:

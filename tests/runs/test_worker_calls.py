@@ -14,7 +14,7 @@ from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
-from mathsft.runs.worker_calls import UsageTally, at_work
+from mathsft.runs.worker_calls import UsageTally, recording_call
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
@@ -54,7 +54,7 @@ def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
 def work(worker: Any, experiment: Experiment, folder: Path, store: StudyStore, error: Exception | None = None) -> None:
     async def body() -> None:
         study = StudyContext(store, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
-        async with at_work(worker, "final-x", 4, "", study):
+        async with recording_call(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error
 

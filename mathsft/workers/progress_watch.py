@@ -7,7 +7,7 @@ from pathlib import Path
 from mathsft.config.schema import LimitSettings
 
 
-class Watch:
+class ProgressWatch:
     """Signs of life during one call; without a file the worker never counts as hung."""
 
     def __init__(self, path: Path | None, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
