@@ -21,9 +21,8 @@ def initial_settings(
     """
     values = flatten(experiment)
     own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
-    candidates = [own, *config.enqueue, *warm]
     given: list[dict[str, Scalar]] = []
-    for candidate in candidates:
+    for candidate in (own, *config.enqueue, *warm):
         if is_within(candidate, config.search) and dict(candidate) not in given:
             given.append(dict(candidate))
     return tuple(given)

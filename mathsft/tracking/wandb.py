@@ -9,8 +9,9 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -22,6 +23,7 @@ from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import FINISHED, Run, Score, StepMetrics
 from mathsft.store.study_store import Notification, StudyStore
+from mathsft.workers.spawn import environment
 
 if TYPE_CHECKING:
     from wandb import Run as WandbRun
@@ -49,17 +51,13 @@ class WandbObserver:
     """
 
     def __init__(
-        self,
-        store: StudyStore,
-        layout: StudyLayout,
-        settings: WandbSettings,
-        close_seconds: float = CLOSE_SECONDS,
+        self, store: StudyStore, layout: StudyLayout, settings: WandbSettings, close_seconds: float = CLOSE_SECONDS
     ) -> None:
         assert settings.mode != "disabled"
         self._close_seconds = close_seconds
         self._runs = {run.name: run for run in store.runs()}
         self._rows = {name: _recorded_rows(store, name) for name in self._runs}
-        self._open_runs = OpenRuns(store.study, layout, settings.project, settings.mode)
+        self._open_runs = _OpenRuns(store.study, layout, settings.project, settings.mode)
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
@@ -93,7 +91,7 @@ class WandbObserver:
         self._tasks.put(partial(self._open_runs.log, self._runs[run], section, row, len(rows)))
 
 
-class OpenRuns:
+class _OpenRuns:
     """The open W&B runs; only the observer's thread uses this object."""
 
     def __init__(self, study: str, layout: StudyLayout, project: str, mode: Literal["offline", "online"]) -> None:
@@ -137,24 +135,19 @@ class OpenRuns:
             wandb.teardown()
 
     def _start(self, run: Run) -> "WandbRun":
+        import wandb
+
         if not self._is_mode_decided:
             self._is_mode_decided = True
             try:
-                return self._start_online(run)
+                wandb.setup(wandb.Settings(silent=True))
+                if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
+                    raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
+                return self._init(run)
             except Exception as error:  # W&B raises exceptions of many types
                 self._mode = "offline"
                 log.warning("W&B: %s; runs are logged offline, `wandb sync` uploads them later", _first_line(error))
-            import wandb
-
             wandb.teardown()  # the failed attempt still holds the run's id
-        return self._init(run)
-
-    def _start_online(self, run: Run) -> "WandbRun":
-        import wandb
-
-        wandb.setup(wandb.Settings(silent=True))
-        if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
-            raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
         return self._init(run)
 
     def _init(self, run: Run) -> "WandbRun":
@@ -197,20 +190,13 @@ def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
             logged.add(type(error))
 
 
-@contextmanager
-def _folder_for_logs(folder: Path) -> Iterator[None]:
+def _folder_for_logs(folder: Path) -> AbstractContextManager[None]:
     """Set a cache folder while the body starts W&B's service, for users without a home.
 
     The service asks Go's os.UserCacheDir for the folder of its log. Without a folder it writes the log to the terminal.
     """
-    if "HOME" in os.environ or CACHE_FOLDER in os.environ:
-        yield
-        return
-    os.environ[CACHE_FOLDER] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[CACHE_FOLDER]
+    has_folder = "HOME" in os.environ or CACHE_FOLDER in os.environ
+    return environment({} if has_folder else {CACHE_FOLDER: str(folder)})
 
 
 def _first_line(error: Exception) -> str:
@@ -231,15 +217,9 @@ def _recorded_rows(store: StudyStore, run: str) -> set[RowKey]:
 
 
 def _train_values(metrics: StepMetrics) -> dict[str, float]:
-    values = {
-        "loss": metrics.loss,
-        "learning_rate": metrics.learning_rate,
-        "gradient_norm": metrics.gradient_norm,
-        "num_tokens": metrics.num_tokens,
-        "num_computed_tokens": metrics.num_computed_tokens,
-        "seconds": metrics.seconds,
-    }
-    return values if metrics.flop_utilization is None else {**values, "flop_utilization": metrics.flop_utilization}
+    """Return all measurements of the step that are known."""
+    known = {name: value for name, value in asdict(metrics).items() if value is not None}
+    return {name: value for name, value in known.items() if name not in ("run", "step")}
 
 
 def _eval_values(score: Score) -> dict[str, float]:

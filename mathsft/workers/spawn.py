@@ -30,9 +30,9 @@ class SpawnProcess:
         # Not daemonic, because the child starts processes.
         self._process = context.Process(target=serve, args=(child_pipe, spec, name, os.getpid()), name=name, daemon=False)
         # The resource tracker warns when it frees the semaphores of a killed process; workers are always ended by a kill.
-        with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+        with environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
             resource_tracker.ensure_running()
-        with _environment(spec.env), _interrupts_blocked():
+        with environment(spec.env), _interrupts_blocked():
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -71,7 +71,7 @@ class SpawnProcess:
 
 
 @contextmanager
-def _environment(env: Mapping[str, str]) -> Iterator[None]:
+def environment(env: Mapping[str, str]) -> Iterator[None]:
     """Set variables in this process while the body runs; a child needs some of them before its first instruction."""
     before = {key: os.environ.get(key) for key in env}
     os.environ.update(env)
