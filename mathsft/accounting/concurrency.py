@@ -61,22 +61,21 @@ def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
     Work for other runs in that time counts as busy, too.
     """
     starts = [datetime.fromisoformat(session.began).timestamp() for session in store.sessions()]
-    worker_calls, work_seconds = store.worker_calls(), _work_seconds(store)
-    busy = {call: (max(call.began, call.ended - work_seconds.get(_key(call), 0.0)), call.ended) for call in worker_calls}
-    pools = {run.name: run.plan.pool for run in store.runs()}
-    waits = _waits({call: span for call, span in busy.items() if call.run in runs}, pools, starts)
+    work_seconds = _work_seconds(store)
+    busy: dict[WorkerCall, Span] = {}
+    for call in store.worker_calls():
+        worked = work_seconds.get((call.run, call.step, call.pool), 0.0)
+        busy[call] = max(call.began, call.ended - worked), call.ended
+    busy_for_runs = {call: span for call, span in busy.items() if call.run in runs}
+    waits = _waits(busy_for_runs, {run.name: run.plan.pool for run in store.runs()}, starts)
     if not waits:
         return None
-    windows = _windows([span for call, span in busy.items() if call.run in runs], starts)
+    windows = _windows(busy_for_runs.values(), starts)
     training = _clipped(_union(span for call, span in busy.items() if not call.pool), windows)
     scoring = _clipped(_union(span for call, span in busy.items() if call.pool), windows)
     return Concurrency(
         _length(windows), _length(training), _length(scoring), _length(_clipped(training, scoring)), tuple(waits)
     )
-
-
-def _key(call: WorkerCall) -> tuple[str, int, str]:
-    return call.run, call.step, call.pool
 
 
 def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
@@ -94,18 +93,22 @@ def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Se
         if not call.pool:
             published[key] = end
         elif call.pool == pools[call.run] and key in published:
-            since = max(published[key], max((driver_start for driver_start in starts if driver_start <= end), default=0.0))
+            since = max(published[key], _driver_start(end, starts))
             waits[key] = Wait(*key, max(0.0, start - since), end - since)
     return [waits[key] for key in sorted(waits)]
 
 
-def _windows(spans: Sequence[Span], starts: Sequence[float]) -> list[Span]:
+def _windows(spans: Iterable[Span], starts: Sequence[float]) -> list[Span]:
     """Return for each driver the span from its first to its last piece of work."""
     by_driver: dict[float, list[Span]] = {}
     for span in spans:
-        driver_start = max((start for start in starts if start <= span[1]), default=0.0)
-        by_driver.setdefault(driver_start, []).append(span)
+        by_driver.setdefault(_driver_start(span[1], starts), []).append(span)
     return [(min(start for start, _ in own), max(end for _, end in own)) for _, own in sorted(by_driver.items())]
+
+
+def _driver_start(moment: float, starts: Sequence[float]) -> float:
+    """Return the start of the driver that ran at a moment: the latest one before it, 0 if none is known."""
+    return max((start for start in starts if start <= moment), default=0.0)
 
 
 def _union(spans: Iterable[Span]) -> list[Span]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
+from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
@@ -56,6 +58,10 @@ class FinalDisk:
     num_kept: int
     """Checkpoints whose weights are kept: the last, every keep_every-th, and the best, assumed to be another one."""
 
+    def __str__(self) -> str:
+        most, kept = formats.rough_size(self.most_bytes), formats.rough_size(self.kept_bytes)
+        return f"up to {most} of disk during the run, {kept} after it ({self.num_kept} checkpoints are kept)"
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -101,20 +107,19 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
     share_left = 1 - sum(run.kind == "horizon" for run in ended) / num_horizon if num_horizon else 0.0
     return Work(
         num_trials=num_trials,
-        num_confirm_responses=max(0, confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
+        num_confirm_responses=max(0, _confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
         num_horizon_examples=round(share_left * config.horizon.num_rates * sum(lengths)),
         num_horizon_responses=round(share_left * num_horizon * num_confirm * num_samples),
     )
 
 
-def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
+def _confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
     """Return how many problems all finalists solve together; trial 0 takes part in every round beside the best trials."""
-    selection = config.selection
-    num_used = min(sum(selection.round_problems), num_confirm)
-    return sum(
-        min(num_kept + 1, config.num_trials) * num_problems * num_used // sum(selection.round_problems)
-        for num_kept, num_problems in zip(selection.round_trials, selection.round_problems, strict=True)
-    )
+    num_confirmed = 0
+    for num_kept, pool in Rule(config.search, config.selection, num_confirm).rounds:
+        start, stop = map(int, pool.partition(":")[2].split("-"))
+        num_confirmed += min(num_kept + 1, config.num_trials) * (stop - start)
+    return num_confirmed
 
 
 def _together(train: float, score: float, placement: Placement) -> float:

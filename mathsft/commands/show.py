@@ -25,7 +25,8 @@ from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.show_pages import progress_table, response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 from mathsft.streams import readable
 

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 from mathsft.errors import ErrorKind
 from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
+from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.progress import following, watching
-from mathsft.runs.retention import TEST_POOL, delete_weights
+from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
 from mathsft.runs.worker_pool import WorkerLike
 from mathsft.workers.worker import Failed, RemoteError

@@ -14,12 +14,12 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, scored
 from mathsft.runs.new_run import new_run
-from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
+from mathsft.runs.pool_names import TEST_POOL, VALIDATION_POOL
+from mathsft.runs.retention import best_step, delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.statistics.paired import improvement_upper_bound
 from mathsft.store.study_store import StudyStore
 
-VALIDATION_POOL = "validation"
 NUM_COMPARED = 3
 """Early stopping compares the mean of this many scores with the mean of as many before: single scores are too noisy."""
 LEAST_RELATIVE_GAIN = 0.1

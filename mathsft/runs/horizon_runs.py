@@ -12,13 +12,12 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final_run import SingleRun
 from mathsft.runs.new_run import new_run
+from mathsft.runs.pool_names import CONFIRM_POOL
 from mathsft.seeds import derive_seed
 from mathsft.statistics.rate_scaling import Tried
 from mathsft.store.study_store import StudyStore
 
 LEARNING_RATE = "training.learning_rate"
-POOL = "confirm"
-"""These scores are only compared with each other, and this pool holds more problems than the search pool."""
 
 
 def horizon_runs(
@@ -35,7 +34,8 @@ def horizon_runs(
             f"horizon-{num_examples}-{exponent:+d}{_around(middle)}",
             experiment=experiment,
             overrides={**promoted, LEARNING_RATE: middle * settings.spacing**exponent},
-            plan=Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
+            # These scores are only compared with each other, and this pool has more problems than the search pool.
+            plan=Plan(num_examples, (1.0,), CONFIRM_POOL, max_unscored=1, keep="last"),
             seed=derive_seed(study_seed, "horizon", num_examples, exponent),
         )
         for num_examples in sorted({settings.num_examples, trial.num_examples})
@@ -71,7 +71,7 @@ def recorded_horizon(store: StudyStore) -> list[Tried]:
         return []
     around = _around(float(promotion.overrides[LEARNING_RATE]))
     runs = [run for run in store.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
-    return [_tried(run, store.scores(run.name, POOL)[-1]) for run in runs]
+    return [_tried(run, store.scores(run.name, CONFIRM_POOL)[-1]) for run in runs]
 
 
 def _tried(run: Run, score: Score) -> Tried:

@@ -13,7 +13,8 @@ from mathsft.runs.execute import drive, scored
 from mathsft.runs.final_run import SingleRun
 from mathsft.runs.horizon_runs import are_over, horizon_runs, run_horizon
 from mathsft.runs.new_run import new_run
-from mathsft.runs.results import SEARCH_POOL, recorded_results
+from mathsft.runs.pool_names import SEARCH_POOL
+from mathsft.runs.results import recorded_results
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.study_store import StudyStore
