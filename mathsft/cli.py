@@ -16,7 +16,7 @@ from mathsft.invocation import command, program
 from mathsft.streams import sheltered
 
 if TYPE_CHECKING:
-    from mathsft.commands.opening import Opening
+    from mathsft.commands.opening import CommandContext
 
 OPENED_COMMANDS = ("study", "final")
 """Commands that write their first line before the slow imports."""
@@ -212,9 +212,9 @@ def _call(arguments: argparse.Namespace) -> int:
     if arguments.command not in OPENED_COMMANDS:
         exit_code: int = import_module(module).run(arguments)
         return exit_code
-    from mathsft.commands.opening import opening
+    from mathsft.commands.opening import open_command
 
-    with opening(arguments) as opened:
-        with opened.heartbeat.during("loading libraries"):
-            run: Callable[[argparse.Namespace, Opening], int] = import_module(module).run
-        return run(arguments, opened)
+    with open_command(arguments) as context:
+        with context.heartbeat.during("loading libraries"):
+            run: Callable[[argparse.Namespace, CommandContext], int] = import_module(module).run
+        return run(arguments, context)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded, load_settings
+from mathsft.layout import StudyLayout
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import Machine, detect_machine
 
@@ -20,11 +22,12 @@ NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 @dataclass(frozen=True)
-class Opening:
-    """The machine, the settings and the heartbeat with which a study or a final run begins."""
+class CommandContext:
+    """The machine, the settings, the study's folder and the heartbeat with which a study or a final run begins."""
 
     machine: Machine
     loaded: Loaded
+    layout: StudyLayout
     heartbeat: Heartbeat
 
     @property
@@ -34,7 +37,7 @@ class Opening:
 
 
 @contextmanager
-def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
+def open_command(arguments: argparse.Namespace) -> Iterator[CommandContext]:
     """Load the settings and write the first line; the heartbeat shows the activities while the body runs."""
     for name in NO_BARS:
         os.environ.setdefault(name, "1")
@@ -44,7 +47,12 @@ def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
         if arguments.study is not None:
             heartbeat.console.print(f"Study {loaded.study_name}, experiment {loaded.experiment_name}")
         with heartbeat.during("preparing"):
-            yield Opening(machine, loaded, heartbeat)
+            yield CommandContext(machine, loaded, layout_of(loaded), heartbeat)
+
+
+def layout_of(loaded: Loaded) -> StudyLayout:
+    """Return the layout of the folder with the study's results."""
+    return StudyLayout(results_folder(loaded.study_path).absolute())
 
 
 def open_console() -> Console:

@@ -15,9 +15,8 @@ from mathsft.accounting.study_costs import (
     past_costs,
 )
 from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
-from mathsft.commands.opening import Opening
+from mathsft.commands.opening import CommandContext
 from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.layout import StudyLayout
 from mathsft.records import Problem, Quality
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
@@ -39,24 +38,23 @@ class Prediction:
     quality: Quality
 
 
-def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -> Prediction:
+def predicted(context: CommandContext, store: StudyStore | None) -> Prediction:
     """Predict what the study needs on this machine; its precision is already resolved."""
-    loaded, machine = opening.loaded, opening.machine
-    config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
+    machine, layout, config = context.machine, context.layout, context.loaded.study
+    experiment = with_local_model(context.loaded.experiment, context.heartbeat)
     data = checked_data(experiment, machine)
-    pools = data.pools
+    pools, num_samples = data.pools, experiment.evaluation.num_samples
     placement = placement_for(machine, experiment, layout, "study")
     final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
-    costs, basis = _costs(config, experiment, placement, pools, store, opening.heartbeat)
-    num_samples = experiment.evaluation.num_samples
+    costs, basis = _costs(config, experiment, placement, pools, store, context.heartbeat)
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
-    hardware = placement.evaluators[0].settings.worker_device
+    worker_device = placement.evaluators[0].settings.worker_device
     return Prediction(
         experiment=experiment,
         placement=placement,
         time=study_time(work_left(config, len(pools["confirm"]), num_samples, store), costs, placement),
         final_seconds=final_seconds(config.final, costs, final_placement, num_validation, num_test),
-        footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
+        footprint=footprint(config, experiment, Path(experiment.model.path), worker_device, len(placement.trainers)),
         basis=basis,
         quality=data.quality,
     )

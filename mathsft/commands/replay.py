@@ -10,7 +10,8 @@ from rich.table import Table
 
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import open_console
-from mathsft.commands.show import find_run, opened_to_read, study_folder
+from mathsft.commands.show import find_run
+from mathsft.commands.stores import named_layout, store_to_read
 from mathsft.config.schema import LimitSettings
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
@@ -29,14 +30,13 @@ from mathsft.workers.machine import detect_machine
 def run(arguments: argparse.Namespace) -> int:
     """Replay a run in a temporary folder inside the study's folder, and print the comparison."""
     console = open_console()
-    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), opened_to_read(arguments.study) as recorded:
+    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), store_to_read(arguments.study) as recorded:
         run = find_run(recorded, arguments.run)
         provenance = recorded.provenance(run.name)
         if run.state in ("running", "failed") or provenance is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; choose an ended run that has a provenance")
         local = with_local_model(run.experiment, heartbeat)
-        folder = study_folder(arguments.study).absolute()
-        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
+        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=named_layout(arguments.study).root) as scratch:
             layout = StudyLayout(Path(scratch))
             log_to(layout.log("driver"))
             # Placed as a final run, because a replay needs one trainer. Only final runs have several ranks, and a different

@@ -3,10 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -14,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
 from mathsft.commands.opening import open_console
-from mathsft.config.files import STUDIES, results_folder
+from mathsft.commands.stores import store_to_read
+from mathsft.config.files import STUDIES
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = open_console()
     if arguments.study is None:
         return _show_studies(console, arguments.json)
-    with opened_to_read(arguments.study) as store:
+    with store_to_read(arguments.study) as store:
         if arguments.run is None:
             return _show_study(store, arguments, console)
         run = find_run(store, arguments.run)
@@ -44,28 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.responses or arguments.search:
             return _show_responses(store, run, pool, arguments, console)
         return _show_run(store, run, pool, arguments, console)
-
-
-@contextmanager
-def opened_to_read(study: str) -> Iterator[StudyStore]:
-    """Open the store of a study, given by name, file or folder, without a lock: a driver may be running there."""
-    layout = StudyLayout(study_folder(study).absolute())
-    if not layout.database.exists():
-        names = ", ".join(other.root.name for other in StudyLayout.all_in(STUDIES)) or "none yet"
-        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {names}")
-    store = StudyStore.open(layout.database_url, layout.root.name)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def study_folder(study: str) -> Path:
-    """Return the folder of a study's results; the study is given by name, file or folder."""
-    path = Path(study)
-    if path.suffix in (".yaml", ".yml"):
-        return results_folder(path)
-    return path if path.is_dir() or "/" in study else STUDIES / study
 
 
 def find_run(store: StudyStore, name: str) -> Run:
@@ -82,7 +60,7 @@ def find_run(store: StudyStore, name: str) -> Run:
 def _show_studies(console: Console, as_json: bool) -> int:
     summaries = []
     for layout in StudyLayout.all_in(STUDIES):
-        with opened_to_read(str(layout.root)) as store:
+        with store_to_read(str(layout.root)) as store:
             summaries.append(summarise(store, layout.root))
     if as_json:
         return _print_json(console, [asdict(summary) for summary in summaries])
