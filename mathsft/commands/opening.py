@@ -17,6 +17,13 @@ from mathsft.workers.machine import Machine, detect_machine
 
 WIDTH = 110
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
+FLAGS = {
+    "trials": "num_trials",
+    "hours": "max_hours",
+    "learning_rate": "training.learning_rate",
+    "batch_size": "training.batch_size",
+}
+"""Flags that are short for --set, with their settings."""
 NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """Variables that turn off the progress bars of libraries, which would overwrite the heartbeat's line."""
 
@@ -69,17 +76,9 @@ def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> L
         console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (small model: --study {QUICKSTART})")
     elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (full size: --study {REAL})")
-    assignments = list(arguments.set)
-    flags = {
-        "trials": "num_trials",
-        "hours": "max_hours",
-        "learning_rate": "training.learning_rate",
-        "batch_size": "training.batch_size",
-    }
-    for flag, setting in flags.items():
-        if getattr(arguments, flag, None) is not None:
-            assignments.append(f"{setting}={getattr(arguments, flag)}")
-    return load_settings(name, arguments.experiment, assignments)
+    given = {setting: getattr(arguments, flag, None) for flag, setting in FLAGS.items()}
+    assignments = [f"{setting}={value}" for setting, value in given.items() if value is not None]
+    return load_settings(name, arguments.experiment, [*arguments.set, *assignments])
 
 
 def _default_study(machine: Machine) -> str:
@@ -90,6 +89,4 @@ def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[st
     """Return the options that give another command the same settings; empty for the default settings."""
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
-    for assignment in arguments.set:
-        options += ["--set", assignment]
-    return options
+    return options + [word for assignment in arguments.set for word in ("--set", assignment)]

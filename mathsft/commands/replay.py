@@ -1,12 +1,13 @@
 """mathsft replay: trains a recorded run again and compares losses, weights and responses with the record."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import open_console
@@ -44,16 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
             ranks = None if run.kind == "final" else 1
             placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
-            store = StudyStore.open(layout.database_url, recorded.study)
-            pools = load_pools(local.data)
-            store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
-            with LiveProgress(heartbeat, store, 1) as live:
-                store.observers.append(live)
-                with StudyWorkers.started(placement, LimitSettings()) as workers:
-                    study = StudyContext(store, workers, layout, run.experiment)
-                    compared = run_to_end(replay(run, recorded, study))
-            replayed = store.provenance(run.name)
-            store.close()
+            with closing(StudyStore.open(layout.database_url, recorded.study)) as store:
+                pools = load_pools(local.data)
+                store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
+                with (
+                    LiveProgress(heartbeat, store, 1) as live,
+                    StudyWorkers.started(placement, LimitSettings()) as workers,
+                ):
+                    store.observers.append(live)
+                    compared = run_to_end(replay(run, recorded, StudyContext(store, workers, layout, run.experiment)))
+                replayed = store.provenance(run.name)
     differing = changes(provenance, replayed) if replayed is not None else []
     return _conclude(run, compared, differing, console)
 
@@ -74,9 +75,8 @@ def _conclude(run: Run, compared: Comparison, differing: list[str], console: Con
 
 
 def _table(compared: Comparison) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for header in ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ"):
-        table.add_column(header, justify="right")
+    headers = ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ")
+    table = Table(*(Column(header, justify="right") for header in headers), box=box.SIMPLE_HEAD)
     for score in compared.scores:
         table.add_row(
             str(score.step),

@@ -63,7 +63,7 @@ def _show_studies(console: Console, as_json: bool) -> int:
         with store_to_read(str(layout.root)) as store:
             summaries.append(summarise(store, layout.root))
     if as_json:
-        return _print_json(console, [asdict(summary) for summary in summaries])
+        return _print_json(console, summaries)
     if not summaries:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
@@ -75,11 +75,8 @@ def _show_studies(console: Console, as_json: bool) -> int:
 def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Console) -> int:
     runs, promotion = store.runs(), store.promotion()
     if arguments.json:
-        scores = {run.name: [_score_facts(score) for score in store.scores(run.name)] for run in runs}
-        listed = [{**asdict(run), "scores": scores[run.name]} for run in runs]
-        return _print_json(
-            console, {"study": store.study, "runs": listed, "promotion": asdict(promotion) if promotion else None}
-        )
+        listed = [{**asdict(run), "scores": [_score_facts(score) for score in store.scores(run.name)]} for run in runs]
+        return _print_json(console, {"study": store.study, "runs": listed, "promotion": promotion})
     console.print(study_table(store, num_shown=len(runs)))
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
@@ -99,11 +96,10 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
         score = _score_at(store, run, pool, arguments.step)
         analyses = [analysis for analysis in analyses if analysis.step <= score.step]
     if arguments.json:
-        return _print_json(console, {**asdict(run), "checkpoints": [asdict(analysis) for analysis in analyses]})
+        return _print_json(console, {**asdict(run), "checkpoints": analyses})
     last = store.score(run.name, analyses[-1].step, pool) if analyses else None
-    problems = store.problems()
     responses = store.responses(last) if last else []
-    page = run_page(run, analyses, responses, problems, Objective.of(store.settings()))
+    page = run_page(run, analyses, responses, store.problems(), Objective.of(store.settings()))
     tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
     _print_long(console, [page, *([progress_table(tested)] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
@@ -120,7 +116,7 @@ def _show_responses(store: StudyStore, run: Run, pool: str, arguments: argparse.
         and _contains(response, problems.get(response.problem_id), arguments.search or "")
     ]
     if arguments.json:
-        return _print_json(console, [asdict(response) for response in chosen])
+        return _print_json(console, chosen)
     total = sum(score.counts.values())
     heading = f"{run.name} at step {score.step}, pool {pool}: {len(chosen)} of {total} responses"
     _print_long(console, [heading, *(response_panel(response, problems, objective) for response in chosen)])
@@ -158,8 +154,7 @@ class _Pager(SystemPager):
 
 def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
     """Print the parts; on a terminal through the pager."""
-    pager = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
-    pages: AbstractContextManager[Any] = pager
+    pages: AbstractContextManager[Any] = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
     with raising(), pages:  # Ctrl-C is for the pager, and pydoc waits for its end
         for part in parts:
             console.print(part, markup=False, soft_wrap=False)
