@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
@@ -45,27 +46,23 @@ class ProvenanceRecorder:
             run=run.name,
             settings=flatten(run.experiment),
             seed=run.seed,
-            commit=self._checkout[0],
-            diff=self._checkout[1],
-            versions=installed_versions(),
-            device=self._device,
-            data_hash=self._data_hash,
             prompt_hash=_hash(load_template(run.experiment.prompt.template)),
-            tokenizer_hash=tokenizer_hash(self._model_folder),
-            base_fingerprint=self._base_fingerprint,
+            **self._shared_fields,
         )
 
     @cached_property
-    def _checkout(self) -> tuple[str, str]:
-        return checkout()
-
-    @cached_property
-    def _base_fingerprint(self) -> str:
-        return fingerprint(self._model_folder)
-
-    @cached_property
-    def _data_hash(self) -> str:
-        return data_hash(self._pools)
+    def _shared_fields(self) -> dict[str, Any]:
+        """The fields that are the same for all runs; hashing the weights takes long."""
+        commit, diff = checkout()
+        return {
+            "commit": commit,
+            "diff": diff,
+            "versions": installed_versions(),
+            "device": self._device,
+            "data_hash": data_hash(self._pools),
+            "tokenizer_hash": tokenizer_hash(self._model_folder),
+            "base_fingerprint": fingerprint(self._model_folder),
+        }
 
 
 def data_hash(pools: Pools) -> str:
@@ -117,14 +114,9 @@ def checkout() -> tuple[str, str]:
 
 
 def _facts(provenance: Provenance) -> Mapping[str, str]:
-    facts = {name: getattr(provenance, name) for name in ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash")}
+    names = ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash", "base_fingerprint")
     uncommitted = _hash(provenance.diff) if provenance.diff else ""
-    return {
-        **facts,
-        "base_fingerprint": provenance.base_fingerprint,
-        "uncommitted changes": uncommitted,
-        **provenance.versions,
-    }
+    return {name: getattr(provenance, name) for name in names} | {"uncommitted changes": uncommitted} | provenance.versions
 
 
 def _git(*arguments: str) -> str:

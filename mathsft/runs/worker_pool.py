@@ -40,35 +40,23 @@ class WorkerLike(Protocol):
 class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
-    An asyncio.Queue is not used: a caller that arrives just as a worker is given back would overtake those that wait.
+    asyncio's Semaphore is fair, its Queue is not: there a caller that arrives just as a worker is given back would overtake
+    those that wait.
     """
 
     def __init__(self, workers: Sequence[WorkerLike]) -> None:
         self.size = len(workers)
-        self._free = deque(workers)
-        self._waiting: deque[asyncio.Future[WorkerLike]] = deque()
+        self._free, self._num_free = deque(workers), asyncio.Semaphore(len(workers))
 
     async def take(self) -> WorkerLike:
         """Wait for a free worker and take it."""
-        if self._free:
-            return self._free.popleft()
-        future: asyncio.Future[WorkerLike] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.give(future.result())
-            raise
+        await self._num_free.acquire()
+        return self._free.popleft()
 
     def give(self, worker: WorkerLike) -> None:
         """Give a worker back; the caller that has waited longest gets it."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(worker)
-                return
         self._free.append(worker)
+        self._num_free.release()
 
     @contextmanager
     def until_done(self, worker: WorkerLike) -> Iterator[None]:

@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
 from mathsft.errors import ErrorKind
@@ -49,7 +49,7 @@ class Host:
 
     def __init__(self, target: str, settings: WorkerSettings) -> None:
         # Importing torch and vllm takes long, so it starts before the first request; an import error is kept as the reply.
-        self._target_class = _attempt(partial(_load, target))
+        self._target_class = _attempt(partial(resolve_name, target))
         self._settings = settings
         self._instance: Any = None
 
@@ -93,12 +93,6 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
 def log_path(spec: WorkerSpec, name: str) -> Path:
     """Return the file for everything that the named process logs and prints."""
     return spec.settings.layout.log(name)
-
-
-def _load(target: str) -> type:
-    module_name, _, class_name = target.partition(":")
-    target_class: type = getattr(import_module(module_name), class_name)
-    return target_class
 
 
 def _attempt(action: Callable[[], Any]) -> Reply:

@@ -12,7 +12,8 @@ class ProgressWatch:
 
     def __init__(self, path: Path | None, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._limits, self._clock = path, limits, clock
-        self._furthest = self._seen = self._look()
+        self._seen = self._look()
+        self._furthest_size = self._seen[0]
         self._has_begun = False
         self._last_sign = clock()
 
@@ -27,18 +28,17 @@ class ProgressWatch:
         seen = self._look()
         if seen != self._seen:
             self._seen, self._has_begun, self._last_sign = seen, True, self._clock()
-        limit = self._limits.hang_seconds if self._has_begun else self._limits.start_seconds
+        name = "hang_seconds" if self._has_begun else "start_seconds"
+        limit: float = getattr(self._limits, name)
         if self._clock() - self._last_sign <= limit:
             return ""
-        name = "hang_seconds" if self._has_begun else "start_seconds"
         return f"showed no progress for {limit:g} s (limits.{name})"
 
     def got_further(self) -> bool:
         """Return whether the file is longer than at the start and at each earlier call of this method."""
-        size = self._look()[0]
-        is_further = size > self._furthest[0]
-        self._furthest = max(self._furthest, (size, 0))
-        return is_further
+        size, before = self._look()[0], self._furthest_size
+        self._furthest_size = max(size, before)
+        return size > before
 
     def _look(self) -> tuple[int, int]:
         """Return the file's size and modification time in nanoseconds; zeros without a file."""

@@ -93,7 +93,8 @@ class Worker:
     ) -> None:
         self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
         self._limits = limits
-        self._has_answered = False
+        self.has_answered = False
+        """Its present processes have answered a call; before that they import modules and load models."""
         self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
@@ -125,11 +126,6 @@ class Worker:
         return tuple(process.pid for process in self._processes)
 
     @property
-    def has_answered(self) -> bool:
-        """Return whether its present processes have answered a call; before that they import modules and load models."""
-        return self._has_answered
-
-    @property
     def has_device(self) -> bool:
         """Return whether the device works for no other worker now."""
         return self._device.is_free_for(self)
@@ -149,7 +145,7 @@ class Worker:
         """End the processes and wait until they are gone; must not be used during a call."""
         for process in self._processes:
             process.kill()
-        self._processes, self._has_answered = [], False
+        self._processes, self.has_answered = [], False
 
     async def _request(self, method: str, args: tuple[Any, ...], watch: ProgressWatch) -> Any:
         """Ask all ranks and return rank 0's value; if a rank raises, dies or hangs, end all processes."""
@@ -163,7 +159,7 @@ class Worker:
             errors = [error for task in done if (error := task.exception())]
             if errors:
                 raise next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
-            self._has_answered = True
+            self.has_answered = True
             return tasks[0].result()
         except BaseException:
             for task in tasks:
@@ -212,8 +208,7 @@ class Worker:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])
 
 
 def _last_lines(path: Path) -> str:
