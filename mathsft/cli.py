@@ -6,17 +6,14 @@ Slow imports come after parsing, so that --help answers at once.
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
 from mathsft.streams import sheltered
-
-if TYPE_CHECKING:
-    from mathsft.commands.opening import CommandContext
 
 OPENED_COMMANDS = ("study", "final")
 """Commands that write their first line before the slow imports."""
@@ -209,12 +206,14 @@ def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: S
 def _call(arguments: argparse.Namespace) -> int:
     """Import the command's module and run it."""
     module = f"mathsft.commands.{arguments.command}"
-    if arguments.command not in OPENED_COMMANDS:
-        exit_code: int = import_module(module).run(arguments)
-        return exit_code
-    from mathsft.commands.opening import open_command
+    exit_code: int
+    if arguments.command in OPENED_COMMANDS:
+        from mathsft.commands.opening import open_command
 
-    with open_command(arguments) as context:
-        with context.heartbeat.during("loading libraries"):
-            run: Callable[[argparse.Namespace, CommandContext], int] = import_module(module).run
-        return run(arguments, context)
+        with open_command(arguments) as context:
+            with context.heartbeat.during("loading libraries"):
+                command_module = import_module(module)
+            exit_code = command_module.run(arguments, context)
+    else:
+        exit_code = import_module(module).run(arguments)
+    return exit_code

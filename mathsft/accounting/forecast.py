@@ -1,10 +1,10 @@
 """Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from safetensors import safe_open
 
 from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
@@ -173,8 +173,6 @@ def model_size(folder: Path) -> tuple[int, int]:
     num_parameters = num_bytes = 0
     for path in folder.glob("*.safetensors"):
         num_bytes += path.stat().st_size
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        num_parameters += sum(int(np.prod(shape)) for shape in shapes)
+        with safe_open(path, framework="numpy") as file:
+            num_parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return num_parameters, num_bytes

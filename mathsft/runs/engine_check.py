@@ -7,8 +7,7 @@ from mathsft.errors import StudyFailedError
 from mathsft.records import ENGINE_CHECK, Checkpoint, EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.worker_calls import announcing_call
-from mathsft.runs.worker_pool import WorkerLike
-from mathsft.workers.worker import Failed, RemoteError
+from mathsft.workers.worker import Failed, RemoteError, Worker
 
 
 async def check_engine(study: StudyContext) -> None:
@@ -33,7 +32,7 @@ async def check_engine(study: StudyContext) -> None:
         pool.give(evaluator)  # only after all checks: an engine that failed must not score
 
 
-async def _check(evaluator: WorkerLike, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
+async def _check(evaluator: Worker, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
     with announcing_call(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
         check: EngineCheck = await evaluator.call("check_engine", *pair)
     study.store.announce(check)

@@ -18,8 +18,7 @@ from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
-from mathsft.runs.worker_pool import WorkerLike
-from mathsft.workers.worker import Failed, RemoteError
+from mathsft.workers.worker import Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ async def drive(source: Source, study: StudyContext) -> None:
                 runs.create_task(execute(run, trainer, study, source))
 
 
-async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: Source) -> None:
+async def execute(run: Run, trainer: Worker, study: StudyContext, source: Source) -> None:
     """Train a run to each eval point, score its checkpoints while training goes on, and close it with its outcome."""
     if run.state != "running":
         study.workers.trainers.give(trainer)  # a driver was killed after it recorded the end and before close()
@@ -105,7 +104,7 @@ def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged 
     return None
 
 
-async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
+async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:
     """Train the run to the step; its metrics reach the store while it trains."""
     async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
@@ -114,9 +113,7 @@ async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext)
     return outcome
 
 
-async def scored(
-    run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: WorkerLike | None = None
-) -> Score:
+async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: Worker | None = None) -> Score:
     """Return the checkpoint's recorded score on a pool, else score it; lost or corrupt weights are trained again.
 
     The run's own `trainer`, if given, trains them between its other calls, even if it is lent to another run by now. To wait

@@ -11,9 +11,9 @@ from typing import Any
 from mathsft.records import OngoingCall, WorkerCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.progress import polling
-from mathsft.runs.worker_pool import WorkerLike
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.usage import UsageReading, read_processes
+from mathsft.workers.worker import Worker
 
 READ_SECONDS = 2.0
 """Interval between readings: short enough to see memory rise and fall; one takes the driver some milliseconds."""
@@ -47,7 +47,7 @@ def usage_fields(readings: Sequence[UsageReading]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def recording_call(worker: WorkerLike, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
+async def recording_call(worker: Worker, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce the worker's call while the body waits for it, and record the call unless the body raises."""
     began, nvml = time.time(), study.workers.nvml
     readings: list[UsageReading] = []
@@ -79,7 +79,7 @@ async def recording_call(worker: WorkerLike, run: str, step: int, pool: str, stu
 
 
 @contextmanager
-def announcing_call(worker: WorkerLike, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
+def announcing_call(worker: Worker, run: str, step: int, pool: str, store: StudyStore) -> Iterator[None]:
     """Announce that the worker's call begins, and that it is over when the body ends."""
     call = OngoingCall(worker.name, run, step, pool, is_starting=not worker.has_answered)
     store.announce(call)

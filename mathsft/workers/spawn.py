@@ -7,14 +7,22 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import Reply, log_path, serve
-from mathsft.workers.worker import WorkerDied
 
 EXIT_WAIT_SECONDS = 5
 """How long to wait for the exit code of a process that closed its pipe."""
+
+
+class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
+    """A process ended before it replied; log_path is its log."""
+
+    def __init__(self, ending: str, log_path: Path) -> None:
+        super().__init__(f"{ending} (log: {log_path})")
+        self.log_path = log_path
 
 
 class SpawnProcess:
@@ -39,7 +47,7 @@ class SpawnProcess:
         child_pipe.close()  # else the pipe would stay open after the child's death
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the reply; raises WorkerDied if the process ends first."""
+        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         try:

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Reply, Returned
+from mathsft.workers.host import Returned
 from mathsft.workers.progress_watch import ProgressWatch
+from mathsft.workers.spawn import SpawnProcess, WorkerDied
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +28,6 @@ QUOTED_LINES = 20
 """Number of last log lines in the message of Failed."""
 
 
-class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
-    """A process ended before it replied; log_path is its log."""
-
-    def __init__(self, ending: str, log_path: Path) -> None:
-        super().__init__(f"{ending} (log: {log_path})")
-        self.log_path = log_path
-
-
 class RemoteError(Exception):
     """The target's code raised an error, which a retry would raise again; this error has the traceback as a note."""
 
@@ -45,23 +38,6 @@ class RemoteError(Exception):
 
 class Failed(Exception):  # noqa: N818 - the word that runs and reports use
     """The worker died in every attempt to answer a call."""
-
-
-class WorkerProcess(Protocol):
-    """One process of a worker; it starts when the object is made."""
-
-    log_path: Path
-    pid: int
-
-    async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
-
-    def kill(self) -> None:
-        """End the process and wait until it is gone and its memory is free."""
-
-
-ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], WorkerProcess]
-"""Starts the process that a spec describes; its log has the given name."""
 
 
 class Device:
@@ -88,11 +64,8 @@ class Device:
 class Worker:
     """One target in one process, or in several ranks; they start at once or, with ends_when_parked, at the first turn."""
 
-    def __init__(
-        self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
-    ) -> None:
-        self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
-        self._limits = limits
+    def __init__(self, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings) -> None:
+        self.spec, self.name, self._device, self._limits = spec, name, device, limits
         self.has_answered = False
         """Its present processes have answered a call; before that they import modules and load models."""
         self._processes = [] if spec.ends_when_parked else self._start()
@@ -179,7 +152,7 @@ class Worker:
             if complaint := watch.complaint():
                 raise WorkerDied(complaint, self._processes[0].log_path)
 
-    async def _ask(self, process: WorkerProcess, method: str, args: tuple[Any, ...]) -> Any:
+    async def _ask(self, process: SpawnProcess, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)
         if isinstance(reply, Returned):
             return reply.value
@@ -190,7 +163,7 @@ class Worker:
         error.add_note(reply.traceback)
         raise error
 
-    def _start(self) -> list[WorkerProcess]:
+    def _start(self) -> list[SpawnProcess]:
         num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
         if num_ranks > 1:
@@ -201,7 +174,7 @@ class Worker:
             rank_env = self.spec.rank_env[rank] if self.spec.rank_env else {}
             spec = replace(self.spec, env={**self.spec.env, **rank_env, **group, "RANK": str(rank)})
             name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
-            processes.append(self._start_process(spec, name))
+            processes.append(SpawnProcess(spec, name))
         return processes
 
 
