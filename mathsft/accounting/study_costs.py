@@ -10,7 +10,7 @@ import numpy as np
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Checkpoint, Problem, Run
+from mathsft.records import FINISHED, Problem
 from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerDevice
 
@@ -111,12 +111,15 @@ def past_costs(store: StudyStore) -> MeanCosts | None:
     trials = [run for run in store.runs("trial") if run.state in FINISHED]
     if len(trials) < LEAST_TRIALS:
         return None
-    trained = {run.name: sum(checkpoint.costs.busy_seconds for checkpoint in store.checkpoints(run.name)) for run in trials}
+    checkpoints = {run.name: store.checkpoints(run.name) for run in trials}
+    trained = {name: sum(checkpoint.costs.busy_seconds for checkpoint in of_run) for name, of_run in checkpoints.items()}
     scored = [sum(score.costs.busy_seconds for score in store.scores(run.name, run.plan.pool)) for run in trials]
     promotion = store.promotion()
     # The final run has the promoted trial's batch size.
     like_final = [run for run in trials if promotion is None or run.name == promotion.run]
-    num_examples = sum(_num_trained(run, store.checkpoints(run.name)) for run in like_final)
+    # The last steps of a diverged run have no recorded time.
+    num_steps = {name: max((checkpoint.step for checkpoint in of_run), default=0) for name, of_run in checkpoints.items()}
+    num_examples = sum(num_steps[run.name] * run.experiment.training.batch_size for run in like_final)
     scores = store.scores()
     generated = sum(score.costs.busy_seconds - score.costs.gold_seconds for score in scores)
     return MeanCosts(
@@ -126,12 +129,6 @@ def past_costs(store: StudyStore) -> MeanCosts | None:
         example=sum(trained[run.name] for run in like_final) / max(1, num_examples),
         response=generated / max(1, sum(sum(score.counts.values()) for score in scores)),
     )
-
-
-def _num_trained(run: Run, checkpoints: Sequence[Checkpoint]) -> int:
-    """Return the examples of all steps whose time is recorded; the last steps of a diverged run have no record."""
-    last_step = max((checkpoint.step for checkpoint in checkpoints), default=0)
-    return last_step * run.experiment.training.batch_size
 
 
 def _last_start(store: StudyStore) -> float:

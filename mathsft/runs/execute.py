@@ -6,6 +6,7 @@ It looks up every result in the store first, so a restarted driver continues whe
 import json
 import logging
 from asyncio import Lock, Semaphore, TaskGroup
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -128,11 +129,8 @@ async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
             if error.kind != ErrorKind.CHECKPOINT:
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
-    if trainer is not None:
-        retrained = await trained(run, checkpoint.step, trainer, study)
-    else:
-        async with study.workers.trainers.lease() as free_trainer:
-            retrained = await trained(run, checkpoint.step, free_trainer, study)
+    async with nullcontext(trainer) if trainer is not None else study.workers.trainers.lease() as lent_trainer:
+        retrained = await trained(run, checkpoint.step, lent_trainer, study)
     if isinstance(retrained, Diverged):
         raise Failed(
             f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"

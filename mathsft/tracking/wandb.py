@@ -58,7 +58,7 @@ class WandbObserver:
         self._runs = {run.name: run for run in store.runs()}
         self._rows = {name: _recorded_rows(store, name) for name in self._runs}
         self._open_runs = _OpenRuns(store.study, layout, settings.project, settings.mode)
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._tasks: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
 
@@ -98,27 +98,26 @@ class _OpenRuns:
         self._study, self._layout, self._project = study, layout, project
         self._mode = mode
         self._is_mode_decided = mode == "offline"
-        self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None if W&B raised an exception; it is not asked again
+        self._open: dict[str, tuple[Run, WandbRun | None]] = {}
 
-    def open(self, run: Run) -> None:
-        """Open the run's W&B run unless it is open."""
+    def open(self, run: Run) -> "WandbRun | None":
+        """Return the run's open W&B run, opened if it was not; None if W&B raised an exception."""
         if run.name not in self._open:
-            self._open[run.name] = (run, None)
+            self._open[run.name] = (run, None)  # W&B may raise one now; it is not asked again
             with _folder_for_logs(self._layout.wandb):
                 self._open[run.name] = (run, self._start(run))
+        return self._open[run.name][1]
 
     def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
         """Log a row under its number; a finished W&B run is opened again."""
-        self.open(run)
-        _, opened = self._open[run.name]
-        if opened is not None:
+        if (opened := self.open(run)) is not None:
             opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score is shown at its own step
             opened.log(row, step=number)
 
     def finish(self, run: Run) -> None:
         """Finish the run's W&B run with the run's state, also if nothing was logged."""
-        self.open(run)
-        _, opened = self._open.pop(run.name)
+        opened = self.open(run)
+        del self._open[run.name]
         if opened is not None:
             opened.summary.update({"state": run.state, "reason": run.reason})
             opened.finish(exit_code=0 if run.state in FINISHED else 1)
@@ -178,7 +177,7 @@ class _OpenRuns:
         )
 
 
-def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
+def _work(tasks: "queue.Queue[Callable[[], object] | None]") -> None:
     """Execute the tasks in order until None comes."""
     logged: set[type[Exception]] = set()
     while (task := tasks.get()) is not None:

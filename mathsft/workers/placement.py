@@ -11,6 +11,7 @@ from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
+EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
@@ -97,7 +98,7 @@ def place(
     return _place_on_cuda(machine, experiment, layout, max_unscored, 1, ranks or num_free)
 
 
-def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
+def packs_from_width(engine_dtype: EngineDtype) -> int:
     """Return the hidden size from which an engine on a CPU packs weights; below it, packing costs more than it saves."""
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
@@ -109,16 +110,7 @@ def _place_on_cpu(
     trainer_cpus, evaluator_cpus = _halves(cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
-        engine_dtype = _engine_dtype(experiment.evaluation, "float32")
-        worker_device = WorkerDevice(
-            device="cpu",
-            num_threads=max(1, len(cpus) // ranks),
-            attention="tree",
-            engine_dtype=engine_dtype,
-            engine_memory_share=experiment.evaluation.memory_share,
-            sleep_mode=False,
-            packs_from_width=packs_from_width(engine_dtype),
-        )
+        worker_device = _worker_device("cpu", max(1, len(cpus) // ranks), experiment.evaluation)
         # OpenMP reads this when it is loaded; else it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
         return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, cpus, ranks)
@@ -140,17 +132,10 @@ def _place_on_cuda(
     """The evaluator has the last device; trainers have the first ones, or the same one if it is the only one."""
     names = [device.name for device in machine.cuda]
     training, shared = names[: num_trainers * ranks], len(names) == 1
-    memory_share = experiment.evaluation.memory_share
-    worker_device = WorkerDevice(
-        device="cuda",
-        num_threads=max(1, len(machine.cpus) // (len(training) + 1)),
-        attention="flex",
-        engine_dtype=_engine_dtype(experiment.evaluation, "bfloat16"),
-        engine_memory_share=min(memory_share, SHARED_MEMORY_SHARE) if shared else memory_share,
-        sleep_mode=shared,
-    )
+    num_threads = max(1, len(machine.cpus) // (len(training) + 1))
+    worker_device = _worker_device("cuda", num_threads, experiment.evaluation, shared=shared)
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
-    trainer_env = WORKER_ENV | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
+    trainer_env = WORKER_ENV | {"OMP_NUM_THREADS": str(num_threads)}
 
     def spec(target: str, index: int, env: dict[str, str]) -> WorkerSpec:
         # CUDA reads this when it starts; a worker that sees only its own device cannot use another.
@@ -171,12 +156,21 @@ def _place_on_cuda(
     )
 
 
-def _engine_dtype(
-    evaluation: EvaluationSettings, device_default: Literal["float32", "bfloat16"]
-) -> Literal["float32", "bfloat16"]:
-    if evaluation.precision == "auto":
-        return device_default
-    return "float32" if evaluation.precision == "fp32" else "bfloat16"
+def _worker_device(
+    device: Literal["cpu", "cuda"], num_threads: int, evaluation: EvaluationSettings, *, shared: bool = False
+) -> WorkerDevice:
+    on_cpu = device == "cpu"
+    dtypes: dict[str, EngineDtype] = {"auto": "float32" if on_cpu else "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
+    engine_dtype = dtypes[evaluation.precision]
+    return WorkerDevice(
+        device=device,
+        num_threads=num_threads,
+        attention="tree" if on_cpu else "flex",
+        engine_dtype=engine_dtype,
+        engine_memory_share=min(evaluation.memory_share, SHARED_MEMORY_SHARE) if shared else evaluation.memory_share,
+        sleep_mode=shared,
+        packs_from_width=packs_from_width(engine_dtype) if on_cpu else 0,
+    )
 
 
 def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
