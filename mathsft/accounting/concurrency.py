@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from statistics import median
 from typing import TypeAlias
 
@@ -71,10 +72,14 @@ def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
     if not waits:
         return None
     windows = _windows(busy_for_runs.values(), starts)
-    training = _clipped(_union(span for call, span in busy.items() if not call.pool), windows)
-    scoring = _clipped(_union(span for call, span in busy.items() if call.pool), windows)
+    training = [span for call, span in busy.items() if not call.pool]
+    scoring = [span for call, span in busy.items() if call.pool]
     return Concurrency(
-        _length(windows), _length(training), _length(scoring), _length(_clipped(training, scoring)), tuple(waits)
+        wall_seconds=_common_seconds(windows),
+        trainer_seconds=_common_seconds(windows, training),
+        evaluator_seconds=_common_seconds(windows, scoring),
+        both_seconds=_common_seconds(windows, training, scoring),
+        waits=tuple(waits),
     )
 
 
@@ -111,22 +116,11 @@ def _driver_start(moment: float, starts: Sequence[float]) -> float:
     return max((start for start in starts if start <= moment), default=0.0)
 
 
-def _union(spans: Iterable[Span]) -> list[Span]:
-    """Return the union of the spans as disjoint spans, ascending."""
-    union: list[Span] = []
-    for start, end in sorted(spans):
-        if union and start <= union[-1][1]:
-            union[-1] = (union[-1][0], max(union[-1][1], end))
-        else:
-            union.append((start, end))
-    return union
-
-
-def _clipped(spans: Sequence[Span], windows: Sequence[Span]) -> list[Span]:
-    """Return the intersection of two lists of disjoint, ascending spans."""
-    clipped = [(max(span[0], window[0]), min(span[1], window[1])) for span in spans for window in windows]
-    return [(start, end) for start, end in clipped if start < end]
-
-
-def _length(spans: Iterable[Span]) -> float:
-    return sum(end - start for start, end in spans)
+def _common_seconds(*groups: Sequence[Span]) -> float:
+    """Return the length of the time that lies in at least one span of each group."""
+    moments = sorted({moment for group in groups for span in group for moment in span})
+    return sum(
+        end - start
+        for start, end in pairwise(moments)
+        if all(any(first <= start and end <= last for first, last in group) for group in groups)
+    )

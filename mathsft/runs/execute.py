@@ -138,6 +138,13 @@ async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
     return await _score(run, retrained, pool, study)
 
 
+async def score_last(name: str, pool: str, study: StudyContext) -> None:
+    """Score the last checkpoint of a recorded run on a pool, unless it has a score there."""
+    run = study.store.run(name)
+    assert run is not None
+    await scored(run, study.store.checkpoints(name)[-1], pool, study)
+
+
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
     async with study.workers.evaluators.lease() as evaluator:
         async with (
