@@ -1,14 +1,9 @@
 """Writes values of settings, durations and sizes as text."""
 
 
-def value(setting: float | str) -> str:
-    """Return a setting's value, floats to three digits."""
-    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
-
-
-def scientific(setting: float | str) -> str:
-    """Return a setting's value, floats as "1.20e-03", so that they have the same width."""
-    return f"{setting:.2e}" if isinstance(setting, float) else str(setting)
+def value(setting: float | str, float_format: str = ".3g") -> str:
+    """Return a setting's value, floats to three digits by default; ".2e" gives all floats the same width."""
+    return format(setting, float_format) if isinstance(setting, float) else str(setting)
 
 
 def seconds(given: float) -> str:

@@ -93,19 +93,14 @@ def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[
     finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
         validated = store.scores(finals[-1].name, finals[-1].plan.pool)
-        gain = _gain_over_step_0(validated)
+        is_measured = len(validated) > 1 and validated[0].step == 0
+        gain = 100 * (max(score.accuracy for score in validated) - validated[0].accuracy) if is_measured else None
         began = [call.began for call in store.worker_calls() if call.run == finals[-1].name]
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
         gain = _gain_of_promoted(store)
     hours = sum(session.seconds * (session.num_trainers + 1) for session in sessions) / 3600
     return gain / hours if gain is not None and hours else None
-
-
-def _gain_over_step_0(validated: Sequence[Score]) -> float | None:
-    if len(validated) < 2 or validated[0].step != 0:
-        return None
-    return (max(score.accuracy for score in validated) - validated[0].accuracy) * 100
 
 
 def _gain_of_promoted(store: StudyStore) -> float | None:

@@ -76,7 +76,7 @@ class LiveProgress:
 
     def _tell_run(self, run: Run) -> None:
         if run.state == "running":
-            settings = (f"{name.rpartition('.')[2]} {formats.scientific(value)}" for name, value in run.overrides.items())
+            settings = (f"{name.rpartition('.')[2]} {formats.value(value, '.2e')}" for name, value in run.overrides.items())
             self._heartbeat.tell(run.name, *settings, "started")
             return
         self._find_best(run)

@@ -54,7 +54,7 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
     _ignore_interrupts()
     if spec.cpus:
         os.sched_setaffinity(0, spec.cpus)  # before the imports: OpenMP counts its cores when it is loaded
-    _write_output_to(log_path(spec, name))
+    _write_output_to(spec.settings.layout.log(name))
     logger.info("%s: process %d serves %s", name, os.getpid(), spec.target)
     instance: Any = None
 
@@ -77,11 +77,6 @@ def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> Non
         logger.exception("%s: process %d ends", name, os.getpid())
         # An orderly exit would first wait for the target's own threads and child processes, which may hang.
         os._exit(1)
-
-
-def log_path(spec: WorkerSpec, name: str) -> Path:
-    """Return the file for everything that the named process logs and prints."""
-    return spec.settings.layout.log(name)
 
 
 def _attempt(action: Callable[[], Any]) -> Reply:

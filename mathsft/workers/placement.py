@@ -107,7 +107,8 @@ def _place_on_cpu(
     cpus: Sequence[int], experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int, *, in_turns: bool
 ) -> Placement:
     """In turns the workers share a device, and the evaluator's process ends when training begins."""
-    trainer_cpus, evaluator_cpus = _halves(cpus)
+    middle = (len(cpus) + 1) // 2  # the trainer gets the odd core, and a single core is shared
+    trainer_cpus, evaluator_cpus = tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
         worker_device = _worker_device("cpu", max(1, len(cpus) // ranks), experiment.evaluation)
@@ -171,12 +172,6 @@ def _worker_device(
         sleep_mode=shared,
         packs_from_width=packs_from_width(engine_dtype) if on_cpu else 0,
     )
-
-
-def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the cores of trainer and evaluator; the trainer gets the odd core, and a single core is shared."""
-    middle = (len(cpus) + 1) // 2
-    return tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
 
 def _in_ranks(ranks: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Reply, log_path, serve
+from mathsft.workers.host import Reply, serve
 
 EXIT_WAIT_SECONDS = 5
 """How long to wait for the exit code of a process that closed its pipe."""
@@ -32,7 +32,7 @@ class SpawnProcess:
     """
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
-        self.log_path = log_path(spec, name)
+        self.log_path = spec.settings.layout.log(name)
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
         # Not daemonic, because the child starts processes.
