@@ -1,6 +1,7 @@
 """mathsft clean: shows the disk use of a study, and deletes files that are no longer needed."""
 
 import argparse
+from contextlib import suppress
 
 from rich import box
 from rich.console import Console
@@ -35,10 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _agreed(console: Console, size: str) -> bool:
-    try:
+    with suppress(EOFError):  # standard input is closed
         return console.is_terminal and Confirm.ask(f"Free {size}?", console=console, default=False)
-    except EOFError:  # standard input is closed
-        return False
+    return False
 
 
 def _table(study: str, uses: list[DiskUse]) -> Table:

@@ -111,17 +111,12 @@ def observers_attached(context: CommandContext, store: StudyStore, ready: Prepar
         store.observers.append(Timekeeper(store, ready.placement.num_training))
         if study.wandb.mode != "disabled":
             wandb = WandbObserver(store, context.layout, study.wandb)
-            stack.callback(_close, wandb, heartbeat)
+            stack.callback(heartbeat.during("closing W&B")(wandb.close))
             store.observers.append(wandb)
         stack.enter_context(warnings_shown(heartbeat))
         stack.enter_context(heartbeat.during("preparing the next step"))
         store.observers.append(stack.enter_context(LiveProgress(heartbeat, store, study.num_trials)))
         yield
-
-
-def _close(wandb: WandbObserver, heartbeat: Heartbeat) -> None:
-    with heartbeat.during("closing W&B"):
-        wandb.close()
 
 
 def with_local_model(experiment: Experiment, heartbeat: Heartbeat) -> Experiment:

@@ -79,14 +79,14 @@ class LiveProgress:
             settings = (f"{name.rpartition('.')[2]} {formats.value(value, '.2e')}" for name, value in run.overrides.items())
             self._heartbeat.tell(run.name, *settings, "started")
             return
-        self._find_best(run)
+        self._note_results(run)
         value = f"{run.value:.1%}" if run.value is not None else ""
         reason = next(iter(run.reason.splitlines()), "")
         self._heartbeat.tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
         run, last = self._runs[checkpoint.run], self._last_steps.get(checkpoint.run)
-        self._count_queue(run)
+        self._note_results(run)
         if checkpoint.step == 0:
             return  # nothing was trained
         loss = f"loss {last.loss:.4f}" if last is not None else ""
@@ -96,8 +96,7 @@ class LiveProgress:
         run = self._runs[score.run]
         self._is_scoring = True
         self._start_pace()
-        self._find_best(run)
-        self._count_queue(run)
+        self._note_results(run)
         interval = accuracy_interval(score)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
@@ -129,26 +128,23 @@ class LiveProgress:
             if (call.run, call.pool) == (run, pool):
                 self._calls[worker] = (replace(call, is_starting=False), since)
 
-    # ---- progress, best score, time left
+    # ---- results, progress, time left
 
-    def _find_best(self, run: Run) -> None:
-        """Note the best trial, or the best step of a final run on its validation pool."""
+    def _note_results(self, run: Run) -> None:
+        """Note the best trial; of a final run its best step on its own pool, and how many checkpoints wait for a score."""
+        scored: list[tuple[float, str]] = []
         if run.kind == "trial":
             ended = [trial for trial in self._trials() if trial.state == "finished"]
             scored = [(trial.value, trial.name) for trial in ended if trial.value is not None]
-        else:
-            scores = self._store.scores(run.name, run.plan.pool) if run.kind == "final" else []
+        elif run.kind == "final":
+            scores = self._store.scores(run.name, run.plan.pool)
             scored = [(score.accuracy, f"step {score.step}") for score in scores]
+            published = {checkpoint.step for checkpoint in self._store.checkpoints(run.name)}
+            num_waiting = len(published - {score.step for score in scores})  # the one being scored included
+            self._queue = f"{num_waiting} to score" if num_waiting else ""
         if scored:
             value, name = max(scored, key=lambda pair: pair[0])
             self._best = f"best so far {name} {value:.1%}"
-
-    def _count_queue(self, run: Run) -> None:
-        """Note how many checkpoints of a final run have no score on the run's pool, the one being scored included."""
-        if run.kind == "final":
-            published = {checkpoint.step for checkpoint in self._store.checkpoints(run.name)}
-            num_waiting = len(published - {score.step for score in self._store.scores(run.name, run.plan.pool)})
-            self._queue = f"{num_waiting} to score" if num_waiting else ""
 
     def _share_done(self, run: Run) -> float:
         """Return the share that is done: of the final run's steps, else of the study's trials."""
