@@ -35,16 +35,6 @@ All valid lines are graded. Invalid lines are named at the end, and the exit cod
 """
 
 
-def run_study(argv: Sequence[str]) -> int:
-    """Search for the best settings (run_study.py)."""
-    return main(["study", *argv])
-
-
-def run_final(argv: Sequence[str]) -> int:
-    """Train the full run (run_final.py)."""
-    return main(["final", *argv])
-
-
 def main(argv: Sequence[str]) -> int:
     """Run a command (mathsft, python -m mathsft) and return its exit code."""
     parser = argparse.ArgumentParser(prog=program(), description="Search for settings, train with them, show the results.")

@@ -79,9 +79,9 @@ def _table(compared: Comparison) -> Table:
     table = Table(*(Column(header, justify="right") for header in headers), box=box.SIMPLE_HEAD)
     for score in compared.scores:
         table.add_row(
-            str(score.step),
-            f"{score.accuracy:.1%}",
-            f"{score.replayed_accuracy:.1%}",
+            str(score.recorded.step),
+            f"{score.recorded.accuracy:.1%}",
+            f"{score.replayed.accuracy:.1%}",
             "equal" if score.has_same_weights else "different",
             f"{score.num_other_responses} of {score.num_responses}",
         )

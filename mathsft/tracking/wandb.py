@@ -152,7 +152,6 @@ class _OpenRuns:
     def _init(self, run: Run) -> "WandbRun":
         import wandb
 
-        settings = flatten(run.experiment)
         plan = {"run.seed": run.seed, "run.num_examples": run.plan.num_examples, "run.pool": run.plan.pool}
         return wandb.init(
             project=self._project,
@@ -160,7 +159,7 @@ class _OpenRuns:
             name=run.name,
             id=re.sub(r"[^A-Za-z0-9_-]", "-", f"{self._study}-{run.name}"),
             job_type=run.kind,
-            config={**settings, **plan},
+            config={**flatten(run.experiment), **plan},
             mode=self._mode,
             dir=self._layout.root,
             resume="allow",

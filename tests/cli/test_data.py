@@ -49,7 +49,7 @@ def flags(assignments: list[str]) -> list[str]:
 
 
 def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_study(["--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
+    assert cli.main(["study", "--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Data: ")]
     source = tmp_path / "train.jsonl"
     assert told == [
@@ -65,7 +65,7 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
 
 
 def test_data_without_fault_are_not_talked_about(measured: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_study(["--dry-run", "--study", "quickstart"]) == 0
+    assert cli.main(["study", "--dry-run", "--study", "quickstart"]) == 0
     assert "Data:" not in capsys.readouterr().out
 
 
