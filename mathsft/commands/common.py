@@ -27,10 +27,9 @@ from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
 from mathsft.store.study_store import StudyStore
-from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.tracking.heartbeat import Heartbeat, warnings_shown
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
-from mathsft.tracking.warnings import warnings_shown
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 

@@ -54,10 +54,9 @@ async def recording_call(worker: Worker, run: str, step: int, pool: str, study: 
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
     def read() -> None:
-        cpu_seconds, resident_bytes = read_processes(worker.pids)
         # While the worker waits for its turn, a shared device works for another worker.
         device = nvml.read(visible) if nvml is not None and visible and worker.has_device else None
-        readings.append(UsageReading(cpu_seconds, resident_bytes, device))
+        readings.append(UsageReading(*read_processes(worker.pids), device))
 
     read()
     with announcing_call(worker, run, step, pool, study.store):

@@ -83,5 +83,4 @@ def _upload_responses(
             counted = objective.category(response), objective.reason(response)
             writer.writerow([response.problem_id, *counted, response.verdict.body, response.num_tokens, response.text])
     layout.artifacts.mkdir(exist_ok=True)
-    artifacts = FileSystemArtifactStore(layout.artifacts)
-    upload_artifact(artifact_store=artifacts, file_path=str(path), study_or_trial=trial)
+    upload_artifact(artifact_store=FileSystemArtifactStore(layout.artifacts), file_path=str(path), study_or_trial=trial)

@@ -1,5 +1,6 @@
-"""Shows the current activities and their durations, so that the terminal is never silent for ten seconds."""
+"""Shows current activities with their durations, so that the terminal is never silent for ten seconds, and warnings."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,3 +139,24 @@ def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def warnings_shown(heartbeat: Heartbeat) -> Iterator[None]:
+    """Write the first line of each warning from mathsft's loggers while the body runs; the log file has the full text."""
+    handler, logger = _Terminal(heartbeat), logging.getLogger("mathsft")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Terminal(logging.Handler):
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__(logging.WARNING)
+        self._heartbeat = heartbeat
+
+    def emit(self, record: logging.LogRecord) -> None:
+        first_line = record.getMessage().partition("\n")[0]
+        self._heartbeat.tell("warning", first_line)

@@ -12,27 +12,23 @@ class ProgressWatch:
 
     def __init__(self, path: Path | None, limits: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._limits, self._clock = path, limits, clock
-        self._seen = self._look()
+        self.begin()
         self._furthest_size = self._seen[0]
-        self._has_begun = False
-        self._last_sign = clock()
 
     def begin(self) -> None:
         """Restart the time limits: a process was just called and may have to start first."""
-        self._seen, self._has_begun, self._last_sign = self._look(), False, self._clock()
+        self._seen, self._limit_name, self._last_sign = self._look(), "start_seconds", self._clock()
 
     def complaint(self) -> str:
         """Return why the process counts as hung; empty if it does not."""
         if self._path is None:
             return ""
-        seen = self._look()
-        if seen != self._seen:
-            self._seen, self._has_begun, self._last_sign = seen, True, self._clock()
-        name = "hang_seconds" if self._has_begun else "start_seconds"
-        limit: float = getattr(self._limits, name)
+        if (seen := self._look()) != self._seen:
+            self._seen, self._limit_name, self._last_sign = seen, "hang_seconds", self._clock()
+        limit: float = getattr(self._limits, self._limit_name)
         if self._clock() - self._last_sign <= limit:
             return ""
-        return f"showed no progress for {limit:g} s (limits.{name})"
+        return f"showed no progress for {limit:g} s (limits.{self._limit_name})"
 
     def got_further(self) -> bool:
         """Return whether the file is longer than at the start and at each earlier call of this method."""

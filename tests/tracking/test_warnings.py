@@ -5,8 +5,7 @@ import logging
 
 from rich.console import Console
 
-from mathsft.tracking.heartbeat import Heartbeat
-from mathsft.tracking.warnings import warnings_shown
+from mathsft.tracking.heartbeat import Heartbeat, warnings_shown
 
 
 def test_warnings_of_this_project_are_told_while_the_body_runs() -> None:
