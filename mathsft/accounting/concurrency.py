@@ -10,7 +10,7 @@ from typing import TypeAlias
 from mathsft.records import WorkerCall
 from mathsft.store.study_store import StudyStore
 
-Span: TypeAlias = tuple[float, float]
+_Span: TypeAlias = tuple[float, float]
 """Start and end, in UTC seconds."""
 
 
@@ -63,7 +63,7 @@ def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
     """
     starts = [datetime.fromisoformat(session.began).timestamp() for session in store.sessions()]
     work_seconds = _work_seconds(store)
-    busy: dict[WorkerCall, Span] = {}
+    busy: dict[WorkerCall, _Span] = {}
     for call in store.worker_calls():
         worked = work_seconds.get((call.run, call.step, call.pool), 0.0)
         busy[call] = max(call.began, call.ended - worked), call.ended
@@ -90,7 +90,7 @@ def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
     return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in store.scores()}
 
 
-def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
+def _waits(busy: Mapping[WorkerCall, _Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
     """Return each checkpoint's wait for its last scoring on its run's own pool; `busy` is ordered by the calls' start."""
     published, waits = {}, {}
     for call, (start, end) in busy.items():
@@ -103,9 +103,9 @@ def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Se
     return [waits[key] for key in sorted(waits)]
 
 
-def _windows(spans: Iterable[Span], starts: Sequence[float]) -> list[Span]:
+def _windows(spans: Iterable[_Span], starts: Sequence[float]) -> list[_Span]:
     """Return for each driver the span from its first to its last piece of work."""
-    by_driver: dict[float, list[Span]] = {}
+    by_driver: dict[float, list[_Span]] = {}
     for span in spans:
         by_driver.setdefault(_driver_start(span[1], starts), []).append(span)
     return [(min(start for start, _ in own), max(end for _, end in own)) for _, own in sorted(by_driver.items())]
@@ -116,7 +116,7 @@ def _driver_start(moment: float, starts: Sequence[float]) -> float:
     return max((start for start in starts if start <= moment), default=0.0)
 
 
-def _common_seconds(*groups: Sequence[Span]) -> float:
+def _common_seconds(*groups: Sequence[_Span]) -> float:
     """Return the length of the time that lies in at least one span of each group."""
     moments = sorted({moment for group in groups for span in group for moment in span})
     return sum(

@@ -47,7 +47,7 @@ class Comparison:
         )
 
 
-class ReplayRun(SingleRun):
+class _ReplayRun(SingleRun):
     """A source that proposes a recorded run again and stops it where it was pruned."""
 
     def __init__(self, run: Run, num_scores: int, store: StudyStore) -> None:
@@ -62,7 +62,7 @@ async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Compari
     """Train and score a recorded run again, write only to the study's store, and compare both."""
     store = study.store
     scores = recorded.scores(run.name, run.plan.pool)
-    replayed = ReplayRun(run, len(scores), store)
+    replayed = _ReplayRun(run, len(scores), store)
     await drive(replayed, study)
     metrics = recorded.metrics(run.name)
     first, largest = compare_losses(metrics, store.metrics(run.name))

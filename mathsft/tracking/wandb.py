@@ -38,7 +38,7 @@ CLOSE_SECONDS = 60
 
 NOT_CORRECT = ("wrong_answer", "format_failure", "ungraded")
 
-RowKey: TypeAlias = tuple[str, int]
+_RowKey: TypeAlias = tuple[str, int]
 """("train", step) for an optimizer step, (pool, step) for a score."""
 
 
@@ -82,7 +82,7 @@ class WandbObserver:
             log.warning("W&B did not end within %g s: rows not yet uploaded are in its offline files", self._close_seconds)
             _kill_service()
 
-    def _log(self, run: str, key: RowKey, section: str, values: dict[str, float]) -> None:
+    def _log(self, run: str, key: _RowKey, section: str, values: dict[str, float]) -> None:
         rows = self._rows.setdefault(run, set())
         if key in rows:
             return  # the step was trained again: W&B has its row
@@ -209,8 +209,8 @@ def _kill_service() -> None:
             child.wait(5)
 
 
-def _recorded_rows(store: StudyStore, run: str) -> set[RowKey]:
-    steps: set[RowKey] = {("train", metrics.step) for metrics in store.metrics(run)}
+def _recorded_rows(store: StudyStore, run: str) -> set[_RowKey]:
+    steps: set[_RowKey] = {("train", metrics.step) for metrics in store.metrics(run)}
     return steps | {(score.pool, score.step) for score in store.scores(run)}
 
 

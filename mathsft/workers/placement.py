@@ -11,7 +11,7 @@ from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
-EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
+_EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
@@ -98,7 +98,7 @@ def place(
     return _place_on_cuda(machine, experiment, layout, max_unscored, 1, ranks or num_free)
 
 
-def packs_from_width(engine_dtype: EngineDtype) -> int:
+def packs_from_width(engine_dtype: _EngineDtype) -> int:
     """Return the hidden size from which an engine on a CPU packs weights; below it, packing costs more than it saves."""
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
@@ -161,7 +161,7 @@ def _worker_device(
     device: Literal["cpu", "cuda"], num_threads: int, evaluation: EvaluationSettings, *, shared: bool = False
 ) -> WorkerDevice:
     on_cpu = device == "cpu"
-    dtypes: dict[str, EngineDtype] = {"auto": "float32" if on_cpu else "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
+    dtypes: dict[str, _EngineDtype] = {"auto": "float32" if on_cpu else "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
     engine_dtype = dtypes[evaluation.precision]
     return WorkerDevice(
         device=device,
