@@ -1,18 +1,20 @@
 """Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from safetensors import safe_open
 
-from mathsft.accounting.study_costs import Costs
+from mathsft import formats
+from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
 from mathsft.records import FINISHED
+from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
-from mathsft.workers.placement import TAKING_TURNS, Placement
+from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
@@ -56,6 +58,10 @@ class FinalDisk:
     num_kept: int
     """Checkpoints whose weights are kept: the last, every keep_every-th, and the best, assumed to be another one."""
 
+    def __str__(self) -> str:
+        most, kept = formats.rough_size(self.most_bytes), formats.rough_size(self.kept_bytes)
+        return f"up to {most} of disk during the run, {kept} after it ({self.num_kept} checkpoints are kept)"
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -71,7 +77,7 @@ class Footprint:
 # ---- time
 
 
-def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
+def study_time(work: Work, costs: MeanCosts, placement: Placement) -> StudyTime:
     """Predict the time of the work that is left of a study."""
     trials = work.num_trials * _together(costs.train, costs.score, placement)
     confirm = work.num_confirm_responses * costs.response
@@ -80,7 +86,9 @@ def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
 
 
-def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_validation: int, num_test: int) -> float:
+def final_seconds(
+    settings: FinalSettings, costs: MeanCosts, placement: Placement, num_validation: int, num_test: int
+) -> float:
     """Predict the seconds of a final run; num_validation and num_test are the responses of one score on these pools."""
     scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
     # The last checkpoint is scored after training has ended.
@@ -99,25 +107,24 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
     share_left = 1 - sum(run.kind == "horizon" for run in ended) / num_horizon if num_horizon else 0.0
     return Work(
         num_trials=num_trials,
-        num_confirm_responses=max(0, confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
+        num_confirm_responses=max(0, _confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
         num_horizon_examples=round(share_left * config.horizon.num_rates * sum(lengths)),
         num_horizon_responses=round(share_left * num_horizon * num_confirm * num_samples),
     )
 
 
-def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
+def _confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
     """Return how many problems all finalists solve together; trial 0 takes part in every round beside the best trials."""
-    selection = config.selection
-    num_used = min(sum(selection.round_problems), num_confirm)
-    return sum(
-        min(num_kept + 1, config.num_trials) * num_problems * num_used // sum(selection.round_problems)
-        for num_kept, num_problems in zip(selection.round_trials, selection.round_problems, strict=True)
-    )
+    num_confirmed = 0
+    for num_kept, pool in Rule(config.search, config.selection, num_confirm).rounds:
+        start, stop = map(int, pool.partition(":")[2].split("-"))
+        num_confirmed += min(num_kept + 1, config.num_trials) * (stop - start)
+    return num_confirmed
 
 
 def _together(train: float, score: float, placement: Placement) -> float:
     """Return the seconds of training and scoring: the longer one if they overlap, the sum if they take turns."""
-    if placement.max_unscored == TAKING_TURNS:
+    if placement.max_unscored == MAX_UNSCORED_IN_TURNS:
         return train + score
     return max(train / placement.num_training, score)
 
@@ -166,8 +173,6 @@ def model_size(folder: Path) -> tuple[int, int]:
     num_parameters = num_bytes = 0
     for path in folder.glob("*.safetensors"):
         num_bytes += path.stat().st_size
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        num_parameters += sum(int(np.prod(shape)) for shape in shapes)
+        with safe_open(path, framework="numpy") as file:
+            num_parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return num_parameters, num_bytes

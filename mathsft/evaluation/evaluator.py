@@ -123,7 +123,7 @@ class Evaluator:
         return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - started)
 
     def _wrong_function_message(self, symptom: str) -> str:
-        advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
+        advice = "" if self._settings.worker_device.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
         return (
             f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights that were "
             f"just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
@@ -138,7 +138,7 @@ class Evaluator:
 
     def park(self) -> None:
         """Free the device's memory for another worker, if placement has set sleep_mode."""
-        if self._engine is not None and self._settings.hardware.sleep_mode:
+        if self._engine is not None and self._settings.worker_device.sleep_mode:
             self._engine.sleep()
 
     def _encode(self, experiment: Experiment, problems: Sequence[Problem]) -> tuple[Example, ...]:
@@ -160,7 +160,7 @@ class Evaluator:
             self._engine = None
             engine.close()
         room_tokens = self._max_model_len(experiment, checkpoint.logprob_check)
-        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.hardware, room_tokens)
+        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.worker_device, room_tokens)
         return self._engine
 
     def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:
@@ -223,7 +223,7 @@ class Evaluator:
 
     def _difference(self, engine: Engine, logprob_check: LogprobCheck) -> Difference:
         (logprobs,) = engine.token_logprobs([logprob_check.token_ids], num_given=[1])
-        return difference(logprob_check, logprobs, self._settings.hardware.engine_dtype)
+        return difference(logprob_check, logprobs, self._settings.worker_device.engine_dtype)
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:

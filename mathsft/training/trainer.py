@@ -68,15 +68,15 @@ class Trainer:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        torch.set_num_threads(settings.hardware.num_threads)
+        torch.set_num_threads(settings.worker_device.num_threads)
         self._settings, self._layout = settings, settings.layout
-        self._device = torch.device(settings.hardware.device)
+        self._device = torch.device(settings.worker_device.device)
         self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-        self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
+        self._engine_dtype: torch.dtype = getattr(torch, settings.worker_device.engine_dtype)
         self._resident_bytes_before = resident_bytes()
-        self._base = load_base(model_folder, settings.hardware.attention)
+        self._base = load_base(model_folder, settings.worker_device.attention)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._current: _CurrentRun | None = None

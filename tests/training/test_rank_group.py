@@ -21,7 +21,6 @@ from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.full_state import SavePace
 from mathsft.training.rank_group import ALONE, RankGroup
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
-from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
 from tests.build import make_plan, make_run
 from tests.native import MULTIPLIES_BF16
@@ -48,7 +47,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     def start(settings: WorkerSettings) -> Worker:
         env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         spec = WorkerSpec("rank_trainer:EagerTrainer", settings, "cpu:0", env, (), ranks=2)
-        workers.append(Worker(SpawnProcess, spec, "trainer", Device(), LimitSettings()))
+        workers.append(Worker(spec, "trainer", Device(), LimitSettings()))
         return workers[-1]
 
     yield start

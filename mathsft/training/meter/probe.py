@@ -37,7 +37,7 @@ class Probe:
     """Loads the model of settings.experiment as a trainer does, for one measurement."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        worker_device = settings.hardware
+        worker_device = settings.worker_device
         torch.set_num_threads(worker_device.num_threads)
         self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
         self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
