@@ -97,7 +97,7 @@ class Speeds:
     """Mean length of a training target."""
 
 
-class Clock:
+class Stopwatch:
     """Measures the seconds of activities, by the name of the cost field that will contain them."""
 
     def __init__(self) -> None:

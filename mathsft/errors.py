@@ -40,7 +40,7 @@ class StudyFailedError(Exception):
 
 
 @contextmanager
-def told_if_disk_full(path: Path, needed: str) -> Iterator[None]:
+def disk_full_as_user_error(path: Path, needed: str) -> Iterator[None]:
     """Run the body, which writes to `path`. If the disk is full, raise a UserError with the path and what is `needed`."""
     try:
         yield

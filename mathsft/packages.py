@@ -12,7 +12,7 @@ UNNEEDED = ("torchaudio", "torchcodec", "torchvision")
 LIBRARY = "libnuma.so.1"
 
 
-def problem_of_install() -> str | None:
+def installation_problem() -> str | None:
     """Return one line with the problem of the installation and its remedy; None if there is no problem."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return (

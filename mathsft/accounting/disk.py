@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.retention import deletable
 from mathsft.store.study_store import StudyStore
 
@@ -29,7 +29,7 @@ def holdings(store: StudyStore, layout: StudyLayout) -> list[Holding]:
     plain_runs = [replace(run, plan=replace(run.plan, keep_every=None)) for run in runs]
     kept_by_setting = deletable(plain_runs, checkpoints, store.scores(), store.promotion())
     scored = [layout / score.responses_path for score in store.scores()]
-    ended = [layout.full_state(run.name) for run in runs if run.state in FINISHED]
+    ended = [layout.full_state(run.name) for run in runs if run.state in STATES_WITH_RESULT]
     kinds: list[tuple[str, list[Path], str]] = [
         ("half-written files", layout.half_written(), "left by a killed process"),
         ("weights", [layout / checkpoint.path for checkpoint in unneeded], "scored, and no longer needed"),

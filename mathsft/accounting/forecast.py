@@ -8,7 +8,7 @@ import numpy as np
 
 from mathsft.accounting.study_costs import Costs
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
@@ -90,7 +90,7 @@ def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, n
 
 def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: StudyStore | None) -> Work:
     """Return the work that is left, given the number of problems in the confirm pool and of responses per problem."""
-    ended = [run for run in store.runs() if run.state in FINISHED] if store else []
+    ended = [run for run in store.runs() if run.state in STATES_WITH_RESULT] if store else []
     scored = [score for score in store.scores() if score.pool.startswith("confirm:")] if store else []
     num_confirmed = sum(score.num_problems for score in scored)
     num_trials = max(0, config.num_trials - sum(run.kind == "trial" for run in ended))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mathsft.config.document import NestedSettings
-from mathsft.config.names import complain_unknown
+from mathsft.config.names import unknown_name_message
 from mathsft.errors import UserError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -58,14 +58,14 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
     raise UserError("\n".join(lines.values()))
 
 
-def show(value: object) -> str:
+def as_yaml(value: object) -> str:
     """Return a value as it is written in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{', '.join(show(item) for item in value)}]"
+        return f"[{', '.join(as_yaml(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
     return repr(value)
 
 
@@ -93,7 +93,7 @@ def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return complain_unknown(name, section)
+            return unknown_name_message(name, section)
         case "missing":
             return f"{name}: missing; it must be given"
         case "value_error":
@@ -110,4 +110,4 @@ def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
 
 
 def _got(problem: ErrorDetails) -> str:
-    return f", got {show(problem['input'])}"
+    return f", got {as_yaml(problem['input'])}"

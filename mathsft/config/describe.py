@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from mathsft.config.check import show
+from mathsft.config.check import as_yaml
 from mathsft.config.load import Loaded, flatten
 from mathsft.config.names import settings_of
 from mathsft.config.schema import Experiment, StudyConfig
@@ -55,7 +55,7 @@ def resolved_rows(loaded: Loaded) -> list[ResolvedSetting]:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else show(value)
+    return value if isinstance(value, str) else as_yaml(value)
 
 
 def _type_text(annotation: Any, field: FieldInfo | None) -> str:

@@ -10,10 +10,10 @@ from typing import TypeAlias, cast
 
 from pydantic import BaseModel
 
-from mathsft.config.check import SettingsT, check, show
+from mathsft.config.check import SettingsT, as_yaml, check
 from mathsft.config.document import Document, read_document, read_value
-from mathsft.config.files import find
-from mathsft.config.names import complain_unknown
+from mathsft.config.files import find_yaml_file
+from mathsft.config.names import unknown_name_message
 from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
 from mathsft.errors import UserError
 
@@ -54,13 +54,13 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     Raises UserError with one line for each problem in a file or an assignment.
     """
     of_experiment, of_study = _parse(assignments)
-    study_path = find("study", study, None, "--study")
+    study_path = find_yaml_file("study", study, None, "--study")
     study_file = read_document(study_path)
     config = _override(check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1"), of_study, "--set")
 
     study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
     origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
-    experiment_path = find("experiment", experiment or config.experiment, study_path, origin)
+    experiment_path = find_yaml_file("experiment", experiment or config.experiment, study_path, origin)
     experiment_file = read_document(experiment_path)
     written = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
     resolved = _override(written, of_experiment, "--set")
@@ -99,7 +99,7 @@ def identity(loaded: Loaded) -> dict[str, Leaf]:
 def differences(old: Mapping[str, Leaf], new: Mapping[str, Leaf]) -> list[str]:
     """Return a line "training.learning_rate: 0.001 -> 0.002" for every setting that differs."""
     return [
-        f"{name}: {show(old[name]) if name in old else 'not set'} -> {show(new[name]) if name in new else 'not set'}"
+        f"{name}: {as_yaml(old[name]) if name in old else 'not set'} -> {as_yaml(new[name]) if name in new else 'not set'}"
         for name in sorted({*old, *new})
         if name not in old or name not in new or old[name] != new[name]
     ]
@@ -126,11 +126,11 @@ def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Lea
         if section in StudyConfig.model_fields:
             of_study[name] = value
         elif section not in Experiment.model_fields:
-            raise UserError(f"--set: {complain_unknown(name)}")
+            raise UserError(f"--set: {unknown_name_message(name)}")
         elif isinstance(value, bool | int | float | str):
             of_experiment[name] = value
         else:
-            raise UserError(f"--set: {name}: cannot be set to {show(value)} by name; write it in the experiment's file")
+            raise UserError(f"--set: {name}: cannot be set to {as_yaml(value)} by name; write it in the experiment's file")
     return of_experiment, of_study
 
 
@@ -148,7 +148,7 @@ def _override(settings: SettingsT, values: Mapping[str, Leaf], origin: str) -> S
 
 def _complain(name: str, known: Mapping[str, Leaf]) -> str:
     inside = [setting for setting in known if setting.startswith(f"{name}.")]
-    return f"{name}: is a section; set one of {', '.join(inside)}" if inside else complain_unknown(name)
+    return f"{name}: is a section; set one of {', '.join(inside)}" if inside else unknown_name_message(name)
 
 
 def _assign(tree: dict[str, object], name: str, value: object) -> None:

@@ -46,7 +46,7 @@ def _walk(section: type[BaseModel], prefix: str, given: BaseModel | None) -> Ite
             yield Setting(name, field, default)
 
 
-def complain_unknown(name: str, section: type[BaseModel] | None = None) -> str:
+def unknown_name_message(name: str, section: type[BaseModel] | None = None) -> str:
     """Return "NAME: unknown" with the name that was probably meant; with a section, only its names are suggested."""
     if name in RENAMED:
         return f"{name}: unknown; it is called {RENAMED[name]} now"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
-from mathsft.costs import Clock, ScoringCosts
+from mathsft.costs import ScoringCosts, Stopwatch
 from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select
-from mathsft.errors import CheckpointError, UserError, told_if_disk_full
+from mathsft.errors import CheckpointError, UserError, disk_full_as_user_error
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
@@ -56,8 +56,8 @@ class Evaluator:
         problems = select(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
-        clock = Clock()
-        with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
+        stopwatch = Stopwatch()
+        with stopwatch.during("start_seconds" if self._engine is None else "swap_seconds"):
             engine = self._engine_with(checkpoint, experiment)
             self._check_logprobs(engine, checkpoint)
         if room_tokens > engine.max_model_len:
@@ -68,15 +68,15 @@ class Evaluator:
             )
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
-            with clock.during("gold_seconds"):
+            with stopwatch.during("gold_seconds"):
                 gold_nlls = _gold_nlls(engine, problems, examples)
         with (
-            clock.during("generate_seconds"),
+            stopwatch.during("generate_seconds"),
             self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
         ):
             prompts_ids = [example.prompt_ids for example in examples]
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
-        with clock.during("grade_seconds"):
+        with stopwatch.during("grade_seconds"):
             responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
 
         path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
@@ -91,7 +91,7 @@ class Evaluator:
             fingerprint=checkpoint.fingerprint,
             responses_path=self._layout.recorded(path),
             costs=ScoringCosts(
-                **clock.seconds,
+                **stopwatch.seconds,
                 num_response_tokens=sum(response.num_tokens for response in responses),
                 peak_memory_bytes=engine.peak_memory_bytes(),
             ),
@@ -268,7 +268,7 @@ def _publish(path: Path, responses: Sequence[Response]) -> None:
     """Write one response per line, by atomic rename."""
     lines = "".join(json.dumps(asdict(response)) + "\n" for response in responses)
     partial_path = path.with_name(path.name + ".partial")
-    with told_if_disk_full(path, f"{len(lines):,} bytes for these responses"):
+    with disk_full_as_user_error(path, f"{len(lines):,} bytes for these responses"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial_path.open("w", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ from asyncio import TaskGroup
 
 from mathsft.config.schema import Experiment, HorizonSettings, RunSettings
 from mathsft.objective import independent_responses
-from mathsft.records import FINISHED, Overrides, Plan, Run, Score
+from mathsft.records import STATES_WITH_RESULT, Overrides, Plan, Run, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final_run import SingleRun
@@ -51,7 +51,7 @@ def _around(learning_rate: float) -> str:
 def are_over(runs: list[Run], store: StudyStore) -> bool:
     """Return whether all these runs have a result, so that no worker need start for them."""
     recorded = [store.run(run.name) for run in runs]
-    return all(run is not None and run.state in FINISHED for run in recorded)
+    return all(run is not None and run.state in STATES_WITH_RESULT for run in recorded)
 
 
 async def run_horizon(runs: list[Run], study: StudyContext) -> None:

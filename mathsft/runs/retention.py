@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
+from mathsft.records import STATES_WITH_RESULT, Checkpoint, Promotion, Run, Score
 from mathsft.store.study_store import StudyStore
 
 TEST_POOL = "test"
@@ -53,5 +53,5 @@ def delete_weights(store: StudyStore, layout: StudyLayout) -> None:
     for checkpoint in deletable(runs, checkpoints, store.scores(), store.promotion()):
         shutil.rmtree(layout / checkpoint.path, ignore_errors=True)
     for run in runs:
-        if run.state in FINISHED:
+        if run.state in STATES_WITH_RESULT:
             layout.full_state(run.name).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import psutil
 from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Run, Score, StepMetrics
+from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics
 from mathsft.store.study_store import News, StudyStore
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class OpenRuns:
         _, opened = self._open.pop(run.name)
         if opened is not None:
             opened.summary.update({"state": run.state, "reason": run.reason})
-            opened.finish(exit_code=0 if run.state in FINISHED else 1)
+            opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
 
     def close(self) -> None:
         """Finish all open W&B runs and end W&B's service process."""
@@ -132,7 +132,7 @@ class OpenRuns:
         try:
             for run, opened in self._open.values():
                 if opened is not None:
-                    opened.finish(exit_code=0 if run.state in FINISHED else 1)
+                    opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
         finally:
             wandb.teardown()
 

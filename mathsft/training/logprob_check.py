@@ -15,7 +15,7 @@ NUM_CHECK_TOKENS = 65
 
 CHANGED_SHARE = 0.1
 """Noise of `changed_copy`, as a share of each tensor's root mean square: predictions differ, but logits stay moderate."""
-LEAST_SCALE = 0.1
+MIN_SCALE = 0.1
 """Used in place of the root mean square for a tensor of zeros, such as a new bias."""
 
 
@@ -54,7 +54,7 @@ def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     changed = {}
     for name, weight in weights.items():
         values = weight.float()
-        scale = CHANGED_SHARE * float(values.square().mean().sqrt()) or CHANGED_SHARE * LEAST_SCALE
+        scale = CHANGED_SHARE * float(values.square().mean().sqrt()) or CHANGED_SHARE * MIN_SCALE
         changed[name] = torch.randn(values.shape, generator=generator).mul_(scale).add_(values).to(weight.dtype)
     return changed
 

@@ -31,7 +31,7 @@ def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> f
 
 
 def apply_adamw(
-    masters: list[Tensor],
+    master_weights: list[Tensor],
     gradients: list[Tensor],
     moments1: list[Tensor],
     moments2: list[Tensor],
@@ -42,12 +42,12 @@ def apply_adamw(
 ) -> None:
     """Apply step 1, 2, … of fused AdamW in place; the lists hold one fp32 tensor per weight."""
     adamw(
-        masters,
+        master_weights,
         gradients,
         moments1,
         moments2,
         max_exp_avg_sqs=[],
-        state_steps=[torch.tensor(step - 1.0, device=master.device) for master in masters],
+        state_steps=[torch.tensor(step - 1.0, device=master.device) for master in master_weights],
         fused=True,
         amsgrad=False,
         beta1=training.beta1,
@@ -111,7 +111,7 @@ class MasterAdamW:
             tensor.copy_(tensors[name])
         self._update_model()
 
-    def masters(self) -> dict[str, Tensor]:
+    def master_weights(self) -> dict[str, Tensor]:
         """Return the fp32 weights by parameter name, not copied."""
         return self._views("master")
 

@@ -11,8 +11,14 @@ from torch import Tensor
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import MicroBatch, Packing, num_inputs, packed_rows, plain_rows
-from mathsft.training.cpu.memory import is_shortage, keep_freed_memory
+from mathsft.training.batching.microbatches import (
+    MicroBatch,
+    Packing,
+    num_inputs,
+    packed_micro_batches,
+    padded_micro_batches,
+)
+from mathsft.training.cpu.memory import is_out_of_memory, keep_freed_memory
 from mathsft.training.model.attention import PACKED, TREE
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
@@ -32,7 +38,7 @@ _GROUP_PADDING_BY_WIDTH = 4096
 """On a CPU the overhead of one group of segments equals the arithmetic of 4096 / hidden_size padding tokens."""
 
 
-class TooLittleMemoryError(Exception):
+class OutOfMemoryError(Exception):
     """The optimizer, a single example or a rank's micro-batch does not fit into memory."""
 
 
@@ -70,12 +76,12 @@ class TrainingStep:
         device: torch.device,
         prefix_ids: tuple[int, ...] = (),
         ranks: RankGroup = ALONE,
-        fitting_tokens: int | None = None,
+        max_fitting_tokens: int | None = None,
     ) -> None:
         """Start from the base weights a run of num_steps steps whose prompts all begin with prefix_ids.
 
-        fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. Raises
-        TooLittleMemoryError when weights, gradients and moments do not fit into memory.
+        max_fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. Raises
+        OutOfMemoryError when weights, gradients and moments do not fit into memory.
         """
         if device.type == "cpu":
             keep_freed_memory()
@@ -94,18 +100,18 @@ class TrainingStep:
                 self._micro_batch_loss = shard(base, dtype, device, ranks)
                 self._optimizer = ShardedAdamW(self._micro_batch_loss, training, device, ranks)
         except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
-            raise TooLittleMemoryError(_optimizer_shortage_message(base, error)) from error
-        self.fitting_tokens = fitting_tokens
+            raise OutOfMemoryError(_optimizer_shortage_message(base, error)) from error
+        self.max_fitting_tokens = max_fitting_tokens
         """Tokens of a micro-batch that fit into memory, found by halving the budget; None if memory never ran out."""
-        self._set_budget(min(training.token_budget_tokens, fitting_tokens or training.token_budget_tokens))
+        self._set_budget(min(training.token_budget_tokens, max_fitting_tokens or training.token_budget_tokens))
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
         """Take step 1, 2, …, or num_steps with the batch, split into micro-batches by the token budget.
 
-        If memory runs out, halve the budget, set fitting_tokens and compute the step again; this changes the update by
-        rounding only. Raises TooLittleMemoryError when the longest example does not fit alone, or when one of several ranks
+        If memory runs out, halve the budget, set max_fitting_tokens and compute the step again; this changes the update by
+        rounding only. Raises OutOfMemoryError when the longest example does not fit alone, or when one of several ranks
         runs out of memory.
         """
         while True:
@@ -113,7 +119,7 @@ class TrainingStep:
                 outcome = self._collect_gradient(batch, learning_rate_at(step, self._num_steps, self._training))
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_shortage(error):
+                if not is_out_of_memory(error):
                     raise
                 shortage = str(error).partition("\n")[0]
             # Outside the except clause the traceback is freed, and with it the activations that its frames refer to.
@@ -123,7 +129,7 @@ class TrainingStep:
             self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
 
-    def largest_row(self, examples: Sequence[Example]) -> MicroBatch:
+    def largest_micro_batch(self, examples: Sequence[Example]) -> MicroBatch:
         """Return the largest micro-batch possible: as many of the longest examples as batch size and token budget allow."""
         num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
         room_tokens = self._budget_tokens - num_prefix_tokens
@@ -137,7 +143,7 @@ class TrainingStep:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 master weights by parameter name (tied ones once; DTensors with several ranks), not copied."""
-        return self._optimizer.masters()
+        return self._optimizer.master_weights()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that the next step depends on by flat name (DTensors with several ranks), not copied."""
@@ -156,7 +162,7 @@ class TrainingStep:
         """Compute the batch's loss and gradient, one micro-batch after the other, without an update of the weights."""
         num_response_tokens = sum(len(example.response_ids) for example in batch)
         # Every rank packs the shares of all ranks, so that it knows how many micro-batches each rank computes.
-        micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.deal(batch)]
+        micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.split_batch(batch)]
         micro_batches = [micro_batch for share in micro_batches_by_rank for micro_batch in share]
 
         loss = torch.zeros((), device=self._device)
@@ -192,15 +198,15 @@ class TrainingStep:
         return [(micro_batch, True) for micro_batch in own] + [(smallest, False)] * (num_passes - len(own))
 
     def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
-        """Halve the token budget for this and all later steps; raise TooLittleMemoryError if that cannot help."""
+        """Halve the token budget for this and all later steps; raise OutOfMemoryError if that cannot help."""
         if self._ranks.size > 1:  # the other ranks wait in the middle of a pass for this rank's share of a layer
-            raise TooLittleMemoryError(
+            raise OutOfMemoryError(
                 f"memory ran out on rank {self._ranks.rank} in step {step}, with {self._budget_tokens} tokens at once: "
                 f"{shortage}; lower training.token_budget_tokens or set training.gradient_checkpointing"
             )
         longest_tokens = max(len(example.prompt_ids) + len(example.response_ids) for example in batch)
         if self._budget_tokens <= longest_tokens:
-            raise TooLittleMemoryError(
+            raise OutOfMemoryError(
                 f"the longest example of step {step}, {longest_tokens} tokens, does not fit into memory even alone: "
                 f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
             )
@@ -215,8 +221,8 @@ class TrainingStep:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
-        self.fitting_tokens = self._budget_tokens // 2
-        self._set_budget(self.fitting_tokens)
+        self.max_fitting_tokens = self._budget_tokens // 2
+        self._set_budget(self.max_fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:
         self._budget_tokens = budget_tokens
@@ -225,8 +231,8 @@ class TrainingStep:
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
-            return plain_rows(batch, self._budget_tokens, self._device)
-        return packed_rows(batch, self._packing, self._device)
+            return padded_micro_batches(batch, self._budget_tokens, self._device)
+        return packed_micro_batches(batch, self._packing, self._device)
 
 
 def _optimizer_shortage_message(base: BaseModel, error: BaseException) -> str:

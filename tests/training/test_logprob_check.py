@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from mathsft.data.models import fingerprint
 from mathsft.records import Diverged, Example
 from mathsft.training.logprob_check import NUM_CHECK_TOKENS, changed_copy, check_token_ids, make_logprob_check
-from mathsft.training.state import load_base, publish, rounded
+from mathsft.training.state import load_base, publish, tensors_to_publish
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
 from tests.native import needs_bf16
@@ -48,7 +48,7 @@ def test_a_check_is_of_the_published_weights(
     base = load_base(folder, attention)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
-    logprob_check = make_logprob_check(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
+    logprob_check = make_logprob_check(base.model, tensors_to_publish(base, weights), TOKEN_IDS, torch.float32, CPU)
     publish(base, weights, tmp_path / "published")
     assert len(logprob_check.logprobs) == NUM_CHECK_TOKENS - 1
     assert logprob_check.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)

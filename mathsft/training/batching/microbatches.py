@@ -4,7 +4,7 @@ A packed micro-batch is one row, a tree of segments. The root is the preamble of
 responses is a segment below the root, and each response is a leaf below it. A question with one response is a leaf together
 with this response. A token attends to the tokens up to itself in its segment and to all segments on the path to the root;
 positions continue from the parent. So shared tokens are computed once per row, and each example gets the same hidden states
-as alone. A plain micro-batch, for models that cannot be packed, has one example per row, padded on the right.
+as alone. A padded micro-batch, for models that cannot be packed, has one example per row, padded on the right.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class Packing:
     """
 
     prefix_ids: tuple[int, ...]
-    token_budget_tokens: int
+    budget_tokens: int
     group_padding_tokens: int
     row_multiple_tokens: int
 
@@ -58,7 +58,7 @@ class MicroBatch:
     """Some examples of an optimizer batch, computed in one forward and backward pass.
 
     The hidden state at predictors_N (indices into the flattened B x T) predicts the response token targets_N, unless that is
-    NO_TARGET. A packed micro-batch (B = 1) has positions_BT, and groups in depth-first order, parents first; a plain one
+    NO_TARGET. A packed micro-batch (B = 1) has positions_BT, and groups in depth-first order, parents first; a padded one
     has neither.
     """
 
@@ -81,12 +81,12 @@ def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
     return tuple(token for token, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device) -> list[MicroBatch]:
+def packed_micro_batches(batch: Sequence[Example], packing: Packing, device: torch.device) -> list[MicroBatch]:
     """Return the batch as the fewest evenly filled packed rows within the token budget; a longer example gets its own row.
 
     All prompts must begin with packing.prefix_ids.
     """
-    budget_tokens, num_prefix_tokens = packing.token_budget_tokens, len(packing.prefix_ids)
+    budget_tokens, num_prefix_tokens = packing.budget_tokens, len(packing.prefix_ids)
     fitting: list[_Question] = []
     rows: list[_RowWriter] = []
     for question in _questions(batch, packing):
@@ -105,18 +105,18 @@ def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device
     return [row.micro_batch(device) for row in rows]
 
 
-def plain_rows(batch: Sequence[Example], token_budget_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Return the batch as plain micro-batches of at most token_budget_tokens with padding, or of one longer example."""
+def padded_micro_batches(batch: Sequence[Example], budget_tokens: int, device: torch.device) -> list[MicroBatch]:
+    """Return the batch as padded micro-batches of at most budget_tokens, or of one longer example."""
     parts: list[list[Example]] = [[]]
     # Examples of similar length need little padding. The longest come first: if memory runs out, it does so at once.
     for example in sorted(batch, key=num_inputs, reverse=True):
-        if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > token_budget_tokens:
+        if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > budget_tokens:
             parts.append([])
         parts[-1].append(example)
-    return [_plain_micro_batch(part, device) for part in parts]
+    return [_padded_micro_batch(part, device) for part in parts]
 
 
-def _plain_micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
+def _padded_micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
     width = max(map(num_inputs, examples))
     # No token attends to the padding; its value, 0, is a valid id in every vocabulary.
     ids_BT = torch.zeros(len(examples), width, dtype=torch.long)
@@ -171,7 +171,7 @@ def _questions(batch: Sequence[Example], packing: Packing) -> Iterator[_Question
     for ids, responses_to_question in responses.items():
         question = _Question(ids, tuple(responses_to_question))
         is_worth_sharing = len(ids) * (len(responses_to_question) - 1) >= _MIN_SPARED_TOKENS
-        if is_worth_sharing and _RowWriter([question], packing).num_tokens <= packing.token_budget_tokens:
+        if is_worth_sharing and _RowWriter([question], packing).num_tokens <= packing.budget_tokens:
             yield question
         else:
             yield from (_Question(ids, (response,)) for response in responses_to_question)

@@ -8,7 +8,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """mallopt's parameters. Source: glibc, malloc.h."""
 
-_SHORTAGES = (
+_TEXTS = (
     "can't allocate memory",  # torch on a CPU. Source: c10/core/impl/alloc_cpu.cpp
     "bad_alloc",  # a failed `new` in C++
     "CUDA error: out of memory",  # a kernel's launch or a stream. Source: CUDA Runtime API, cudaError
@@ -27,9 +27,9 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error means that the device or the host ran out of memory; the process remains usable after it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in _SHORTAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _TEXTS)
 
 
 def resident_bytes() -> int:

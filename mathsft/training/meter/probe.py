@@ -50,7 +50,7 @@ class Probe:
         """Return the speeds of training on the problems with these batch sizes, and of generating num_responses at once.
 
         The fixed cost of a step follows from steps with the smallest and the largest batch size; it is 0 if the largest
-        would take too long. Raises TooLittleMemoryError if a step does not fit into memory.
+        would take too long. Raises OutOfMemoryError if a step does not fit into memory.
         """
         template, training = load_template(self._experiment.prompt.template), self._experiment.training
         examples = encode(problems, self._tokenizer, template, training.max_length_tokens).examples

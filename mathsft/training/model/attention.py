@@ -2,7 +2,7 @@
 
 "tree" computes a product, a softmax and a product for each group of segments; a token's keys are those on its path to the
 root. "flex" calls flex_attention once for the whole row, with a mask made from the same groups. A model that needs more than
-a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is not packed: it gets plain micro-batches.
+a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is not packed: it gets padded micro-batches.
 """
 
 import functools
@@ -18,7 +18,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers import AttentionInterface, PreTrainedModel
 
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import NO_TARGET, Group, MicroBatch, Packing, packed_rows, plain_rows
+from mathsft.training.batching.microbatches import (
+    NO_TARGET,
+    Group,
+    MicroBatch,
+    Packing,
+    packed_micro_batches,
+    padded_micro_batches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +48,7 @@ class _UnsupportedAttentionError(Exception):
 
 
 def choose_attention(model: PreTrainedModel, attention: str) -> str:
-    """Set the model's attention and return its name: this one or, if packing changes the model's outputs, a plain one.
+    """Set the model's attention and return its name: this one, or one for padded rows if packing changes outputs.
 
     The model must be in fp32 on the host.
     """
@@ -50,11 +57,11 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
     if attention in PACKED:
         reason = _reason_against_packing(model)
         if reason:
-            plain = _FALLBACK[attention]
+            fallback = _FALLBACK[attention]
             logger.warning(
-                "%s cannot be packed: %s; training uses padded rows and %s attention", type(model).__name__, reason, plain
+                "%s cannot be packed: %s; training uses padded rows and %s attention", type(model).__name__, reason, fallback
             )
-            attention = plain
+            attention = fallback
     model.set_attn_implementation(attention)
     return attention
 
@@ -70,7 +77,7 @@ def attention_arguments(model: PreTrainedModel, micro_batch: MicroBatch) -> dict
 
 @torch.no_grad()
 def _reason_against_packing(model: PreTrainedModel) -> str:
-    """Compare hidden states of a packed and a plain micro-batch; return the reason against packing or an empty string."""
+    """Compare hidden states of a packed and a padded micro-batch; return the reason against packing or an empty string."""
     if not model._supports_attention_backend:
         return "its attention cannot be replaced"
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -80,17 +87,17 @@ def _reason_against_packing(model: PreTrainedModel) -> str:
     responses = (tuple(tokens[48:54]), tuple(tokens[54:66]), tuple(tokens[66:70]))
     prompts = (prefix + question, prefix + question, prefix + other)
     batch = [Example("", prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    packing = Packing(prefix, token_budget_tokens=1024, group_padding_tokens=0, row_multiple_tokens=1)
+    packing = Packing(prefix, budget_tokens=1024, group_padding_tokens=0, row_multiple_tokens=1)
     cpu = torch.device("cpu")
     model.set_attn_implementation("eager")
-    expected = _hidden_by_target(model, plain_rows(batch, 1024, cpu))
+    expected = _hidden_by_target(model, padded_micro_batches(batch, 1024, cpu))
     try:
         model.set_attn_implementation(TREE)
-        actual = _hidden_by_target(model, packed_rows(batch, packing, cpu))
+        actual = _hidden_by_target(model, packed_micro_batches(batch, packing, cpu))
     except _UnsupportedAttentionError as error:
         return str(error)
     same = torch.allclose(actual, expected, rtol=1e-3, atol=1e-4)
-    return "" if same else "its hidden states in a packed row differ from those of plain rows"
+    return "" if same else "its hidden states in a packed row differ from those of padded rows"
 
 
 def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -> Tensor:
