@@ -33,6 +33,13 @@ _EXPECTED = {
     "less_than": "must be below {lt:g}",
 }
 """pydantic's type of error -> the message, which the offending value follows."""
+_WITHOUT_VALUE = {
+    "missing": "missing; it must be given",
+    "value_error": "{error}",
+    "too_short": "must not be empty",
+    "union_tag_not_found": "type is missing; give type: float, int or categorical",
+}
+"""pydantic's type of error -> the whole message."""
 
 
 def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str], whole: str) -> SettingsT:
@@ -49,8 +56,7 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
         name = _name(problem, tree)
         place = _place(name, places, whole)
         # pydantic reports a value that matches none of several allowed types once for each type.
-        fits_none = name in lines and problem["type"].endswith("_type")
-        if fits_none:
+        if name in lines and problem["type"].endswith("_type"):
             line = f"{name}: expected a number, text, true or false{_got(problem)}"
         else:
             line = _explain(section, name, problem)
@@ -90,23 +96,16 @@ def _place(name: str, places: Mapping[str, str], whole: str) -> str:
 
 
 def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
-    context = problem.get("ctx", {})
-    match problem["type"]:
-        case "extra_forbidden":
-            return unknown_name_message(name, section)
-        case "missing":
-            return f"{name}: missing; it must be given"
-        case "value_error":
-            return f"{name}: {context['error']}"
-        case "too_short":
-            return f"{name}: must not be empty"
-        case "union_tag_not_found":
-            return f"{name}: type is missing; give type: float, int or categorical"
-        case "union_tag_invalid":
-            return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
-    if problem["type"] not in _EXPECTED:  # the schema has a new kind of constraint
-        return f"{name}: {problem['msg']}{_got(problem)}"
-    return f"{name}: {_EXPECTED[problem['type']].format(**context)}{_got(problem)}"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_name_message(name, section)
+    if kind == "union_tag_invalid":
+        return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
+    start = f"{name}: " if name else ""  # a validator of the whole section has no name, and its text names the settings
+    if kind in _WITHOUT_VALUE:
+        return start + _WITHOUT_VALUE[kind].format(**context)
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else problem["msg"]
+    return f"{start}{expected}{_got(problem)}"
 
 
 def _got(problem: ErrorDetails) -> str:

@@ -20,13 +20,13 @@ from mathsft.errors import UserError
 Leaf: TypeAlias = Scalar | list[Scalar] | None
 """The value of one setting."""
 
-OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
-"""Settings that define a trial's value. Values computed under different ones cannot be compared."""
 PRECISION, AUTO = "training.precision", "auto"
 
 _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Prefixes of names that Optuna defines and the schema does not."""
-_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *OBJECTIVE)
+_OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
+"""Settings that define a trial's value. Values computed under different ones cannot be compared."""
+_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
 """Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
 _NOT_IDENTITY = ("experiment", "num_trials", "max_hours", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
 """Settings that may change when a study is continued: they do not affect the results of its trials."""
@@ -56,18 +56,19 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     of_experiment, of_study = _parse(assignments)
     study_path = find_yaml_file("study", study, None, "--study")
     study_file = read_document(study_path)
-    config = _override(check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1"), of_study, "--set")
+    config = check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1")
+    config = apply_overrides(config, of_study, "--set")
 
     study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
     origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
     experiment_path = find_yaml_file("experiment", experiment or config.experiment, study_path, origin)
     experiment_file = read_document(experiment_path)
-    written = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
-    resolved = _override(written, of_experiment, "--set")
+    resolved = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
+    resolved = apply_overrides(resolved, of_experiment, "--set")
     _check_search(config, resolved, study_file)
 
     if experiment:
-        config = _override(config, {"experiment": experiment}, "--experiment")
+        config = apply_overrides(config, {"experiment": experiment}, "--experiment")
         study_places["experiment"] = "--experiment"
     values = flatten(resolved)
     overrides = {name: cast(Scalar, values[name]) for name in of_experiment}
@@ -76,9 +77,19 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
 
 
-def apply_overrides(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Experiment:
-    """Return the experiment with settings changed by dotted name; raises UserError on an unknown name or a bad value."""
-    return _override(experiment, overrides, "")
+def apply_overrides(settings: SettingsT, values: Mapping[str, Leaf], origin: str = "") -> SettingsT:
+    """Return settings with some values replaced by dotted name.
+
+    Raises UserError for each unknown name and bad value, in one line that begins with `origin`.
+    """
+    known = flatten(settings)
+    unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
+    if unknown:
+        raise UserError("\n".join(f"{origin}: {line}" if origin else line for line in unknown))
+    tree = settings.model_dump()
+    for name, value in values.items():
+        _assign(tree, name, tuple(value) if isinstance(value, list) else value)
+    return check(type(settings), tree, {}, origin)
 
 
 def flatten(settings: BaseModel) -> dict[str, Leaf]:
@@ -134,18 +145,6 @@ def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Lea
     return of_experiment, of_study
 
 
-def _override(settings: SettingsT, values: Mapping[str, Leaf], origin: str) -> SettingsT:
-    """Return checked settings with some values replaced by dotted name; `origin` begins each line of a UserError."""
-    known = flatten(settings)
-    unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
-    if unknown:
-        raise UserError("\n".join(f"{origin}: {line}" if origin else line for line in unknown))
-    tree = settings.model_dump()
-    for name, value in values.items():
-        _assign(tree, name, tuple(value) if isinstance(value, list) else value)
-    return check(type(settings), tree, {}, origin)
-
-
 def _complain(name: str, known: Mapping[str, Leaf]) -> str:
     inside = [setting for setting in known if setting.startswith(f"{name}.")]
     return f"{name}: is a section; set one of {', '.join(inside)}" if inside else unknown_name_message(name)
@@ -164,10 +163,8 @@ def _check_search(config: StudyConfig, experiment: Experiment, study_file: Docum
     """Raise UserError unless every searched setting exists, may differ between trials and accepts the ends of its range."""
     problems = []
     for name, bounds in config.search.items():
-        problem = _search_problem(
-            name, bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high), experiment
-        )
-        if problem:
+        values = bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
+        if problem := _search_problem(name, values, experiment):
             problems.append(f"{study_file.places[f'search.{name}']}: search: {problem}")
     if problems:
         raise UserError("\n".join(problems))
