@@ -104,13 +104,9 @@ class StudyLayout:
         """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
 
-    def engine_check(self, name: str) -> Path:
-        """Return the folder of one of the checkpoints with which the engine is checked."""
-        return self.engine_checks / name
-
     @property
     def engine_checks(self) -> Path:
-        """Return the folder of these checkpoints."""
+        """Return the folder of the checkpoints with which the engine is checked."""
         return self.root / "engine-check"
 
     # ---- existing files, for cleaning up

@@ -24,15 +24,14 @@ class _Sink(io.FileIO):
 
     def __init__(self, descriptor: int, on_error: Callable[[OSError], None]) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._on_error, self._has_failed = on_error, False
+        self._on_error = on_error
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if not self._has_failed:
-                self._has_failed = True
-                self._on_error(error)
+            on_error, self._on_error = self._on_error, lambda error: None
+            on_error(error)
             return len(data)
 
 
@@ -44,7 +43,6 @@ def safe_streams(on_error: Callable[[OSError], None]) -> Iterator[None]:
     ASCII.
     """
     _open_missing()
-    codecs.register_error(ERROR_HANDLER, _readable)
     before = sys.stdout, sys.stderr
     sys.stderr = _safe_stream(sys.stderr, 2, lambda error: None)
     sys.stdout = _safe_stream(sys.stdout, 1, on_error)
@@ -58,7 +56,6 @@ def safe_streams(on_error: Callable[[OSError], None]) -> Iterator[None]:
 
 def readable(text: str, encoding: str) -> str:
     """Return the text as a safe stream with this encoding shows it."""
-    codecs.register_error(ERROR_HANDLER, _readable)
     return text.encode(encoding, ERROR_HANDLER).decode(encoding, "surrogateescape")
 
 
@@ -99,3 +96,6 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
     if 0xDC80 <= ord(character) <= 0xDCFF:
         return bytes([ord(character) - 0xDC00]), after
     return _IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode("ascii"), after
+
+
+codecs.register_error(ERROR_HANDLER, _readable)

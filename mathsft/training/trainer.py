@@ -143,7 +143,7 @@ class Trainer:
         published = []
         model.to(device)
         for name, tensors in weights.items():
-            folder = self._layout.engine_check(name)
+            folder = self._layout.engine_checks / name
             logprob_check = make_logprob_check(model, tensors, token_ids, self._engine_dtype, device)
             publish(self._base, tensors, folder)
             path = self._layout.recorded(folder)
