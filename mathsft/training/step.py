@@ -19,7 +19,7 @@ from mathsft.training.batching.microbatches import (
     padded_micro_batches,
 )
 from mathsft.training.cpu.memory import is_out_of_memory, keep_freed_memory
-from mathsft.training.model.attention import PACKED, TREE
+from mathsft.training.model.attention import FLEX, TREE
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
 from mathsft.training.rank_group import ALONE, RankGroup
@@ -102,7 +102,11 @@ class TrainingStep:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(_optimizer_shortage_message(base, error)) from error
+            num_parameters = sum(weight.numel() for weight in base.weights.values())
+            raise OutOfMemoryError(
+                f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: "
+                f"{_first_line(error)}; free some, or take a smaller model"
+            ) from error
         self.max_fitting_tokens = max_fitting_tokens
         """Tokens of a micro-batch that fit into memory, found by halving the budget; None if memory never ran out."""
         self._set_budget(min(training.token_budget_tokens, max_fitting_tokens or training.token_budget_tokens))
@@ -121,11 +125,11 @@ class TrainingStep:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                shortage = str(error).partition("\n")[0]
+                reason = _first_line(error)
             # Outside the except clause the traceback is freed, and with it the activations that its frames refer to.
-            self._halve_budget(batch, step, shortage)
+            self._halve_budget(batch, step, reason)
         if outcome.is_finite:
-            clipping = _clipping(outcome.gradient_norm, self._training.max_gradient_norm)
+            clipping = min(1.0, self._training.max_gradient_norm / (outcome.gradient_norm + 1e-6))
             self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
 
@@ -197,37 +201,38 @@ class TrainingStep:
         )
         return [(micro_batch, True) for micro_batch in own] + [(smallest, False)] * (num_passes - len(own))
 
-    def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
+    def _halve_budget(self, batch: Sequence[Example], step: int, reason: str) -> None:
         """Halve the token budget for this and all later steps; raise OutOfMemoryError if that cannot help."""
         if self._ranks.size > 1:  # the other ranks wait in the middle of a pass for this rank's share of a layer
             raise OutOfMemoryError(
                 f"memory ran out on rank {self._ranks.rank} in step {step}, with {self._budget_tokens} tokens at once: "
-                f"{shortage}; lower training.token_budget_tokens or set training.gradient_checkpointing"
+                f"{reason}; lower training.token_budget_tokens or set training.gradient_checkpointing"
             )
         longest_tokens = max(len(example.prompt_ids) + len(example.response_ids) for example in batch)
         if self._budget_tokens <= longest_tokens:
             raise OutOfMemoryError(
                 f"the longest example of step {step}, {longest_tokens} tokens, does not fit into memory even alone: "
-                f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
+                f"{reason}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
             )
-        logger.warning(
-            "step %d: memory ran out with %d tokens at once; from now on %d (%s)",
-            step,
-            self._budget_tokens,
-            self._budget_tokens // 2,
-            shortage,
-        )
+        self.max_fitting_tokens = self._budget_tokens // 2
+        text = "step %d: memory ran out with %d tokens at once; from now on %d (%s)"
+        logger.warning(text, step, self._budget_tokens, self.max_fitting_tokens, reason)
         self._base.model.zero_grad(set_to_none=True)  # removes the partial gradient of the interrupted micro-batch
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
-        self.max_fitting_tokens = self._budget_tokens // 2
         self._set_budget(self.max_fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:
         self._budget_tokens = budget_tokens
-        packed = self._base.attention in PACKED
-        self._packing = _packing(self._base, budget_tokens, self._prefix_ids) if packed else None
+        self._packing: Packing | None = None
+        if self._base.attention == TREE:
+            padding_tokens = _GROUP_PADDING_BY_WIDTH // self._base.model.config.hidden_size
+            self._packing = Packing(self._prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
+        elif self._base.attention == FLEX:
+            # flex_attention computes blocks of 128 tokens.
+            row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
+            self._packing = Packing(self._prefix_ids, budget_tokens, 0, row_multiple_tokens)
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
@@ -235,24 +240,5 @@ class TrainingStep:
         return packed_micro_batches(batch, self._packing, self._device)
 
 
-def _optimizer_shortage_message(base: BaseModel, error: BaseException) -> str:
-    num_parameters = sum(weight.numel() for weight in base.weights.values())
-    reason = str(error).partition("\n")[0]
-    return (
-        f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: {reason}; free "
-        "some, or take a smaller model"
-    )
-
-
-def _packing(base: BaseModel, budget_tokens: int, prefix_ids: tuple[int, ...]) -> Packing:
-    if base.attention == TREE:
-        padding_tokens = _GROUP_PADDING_BY_WIDTH // base.model.config.hidden_size
-        return Packing(prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
-    # flex_attention computes blocks of 128 tokens.
-    row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
-    return Packing(prefix_ids, budget_tokens, 0, row_multiple_tokens)
-
-
-def _clipping(norm: float, max_norm: float) -> float:
-    """Return the factor that scales a gradient of this norm down to max_norm, 1 for a smaller one."""
-    return min(1.0, max_norm / (norm + 1e-6))
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

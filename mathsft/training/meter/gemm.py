@@ -36,12 +36,7 @@ def best_gemm_flops_per_second(
         # A linear layer stores its weight transposed: the forward pass multiplies by right.t(), the backward pass by right.
         for other in (right, right.t()):
             torch.mm(left, other)  # the first product of a shape may compile a kernel
-            for _ in range(NUM_REPEATS):
-                _synchronize(device)
-                before = clock()
-                torch.mm(left, other)
-                _synchronize(device)
-                best = max(best, 2 * size**3 / (clock() - before))
+            best = max(best, *(_flops_per_second(left, other, clock) for _ in range(NUM_REPEATS)))
     return best
 
 
@@ -51,10 +46,17 @@ def cpu_flops_per_second(dtype: torch.dtype) -> float:
     torch.mm(left, right)
     started, best = time.perf_counter(), 0.0
     while time.perf_counter() - started < ENOUGH_SECONDS:
-        before = time.perf_counter()
-        torch.mm(left, right)
-        best = max(best, 2 * MOMENT_SIZE**3 / (time.perf_counter() - before))
+        best = max(best, _flops_per_second(left, right, time.perf_counter))
     return best
+
+
+def _flops_per_second(left: torch.Tensor, right: torch.Tensor, clock: Callable[[], float]) -> float:
+    """Return the rate of one product of square matrices."""
+    _synchronize(left.device)
+    before = clock()
+    torch.mm(left, right)
+    _synchronize(left.device)
+    return 2 * len(left) ** 3 / (clock() - before)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 TREE = "tree"
 FLEX = "flex"
-PACKED = (TREE, FLEX)
 EAGER = "eager"
 _FALLBACK = {TREE: EAGER, FLEX: "sdpa"}
 """Attention for models that cannot be packed: the fastest of transformers for short rows on the same device."""
@@ -54,7 +53,7 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
     """
     AttentionInterface.register(TREE, _tree_attention)
     AttentionInterface.register(FLEX, _flex_attention)
-    if attention in PACKED:
+    if attention in _FALLBACK:
         reason = _reason_against_packing(model)
         if reason:
             fallback = _FALLBACK[attention]
