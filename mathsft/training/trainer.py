@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from mathsft.config.schema import Experiment, TrainingSettings
+from mathsft.config.schema import Experiment
 from mathsft.costs import Memory, Stopwatch, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids, load_template
@@ -48,8 +48,6 @@ class _CurrentRun:
     """The run whose weights are in the model, after `step` optimizer steps. Training changes this object."""
 
     run: Run
-    training: TrainingSettings
-    num_steps: int
     examples: tuple[Example, ...]
     training_step: TrainingStep
     identity: str
@@ -72,6 +70,8 @@ class Trainer:
         self._settings, self._layout = settings, settings.layout
         self._device = torch.device(settings.hardware.device)
         self._ranks = join_ranks(self._device)
+        # The devices of several ranks are full of shards, so the whole model computes on the host.
+        self._check_device = self._device if self._ranks.size == 1 else torch.device("cpu")
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
@@ -104,32 +104,36 @@ class Trainer:
         if current is None:
             self._current = None
             current = self._current = self._start(run, to_step, stopwatch)
-        if to_step > current.num_steps:
-            raise ValueError(f"run {run.name} has {current.num_steps} steps, but was asked for step {to_step}")
+        if to_step > run.num_steps:
+            raise ValueError(f"run {run.name} has {run.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = current.num_tokens
         with stopwatch.during("train_seconds"):
             self._train(current, to_step)
         if current.diverged and to_step >= current.diverged.step:
             return current.diverged
         weights = self._ranks.gather(current.training_step.weights())
-        published = tensors_to_publish(self._base, weights) if self._ranks.is_first else {}
-        logprob_check = self._logprob_check(current, published, stopwatch) if self._ranks.is_first else None
+        logprob_check = None
+        if self._ranks.is_first:
+            weights = tensors_to_publish(self._base, weights)
+            with stopwatch.during("check_seconds"):
+                logprob_check = self._logprob_check(weights, current.examples)
         if not self._ranks.broadcast(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
             current.diverged = _diverged(current, to_step, "a log probability of the logprob check is not finite")
             return current.diverged
-        folder = self._layout.checkpoint(run.name, to_step)
-        path = self._layout.recorded(folder)
         if logprob_check is None:
             return None  # rank 0 answers
+        folder = self._layout.checkpoint(run.name, to_step)
         with stopwatch.during("save_seconds"):
-            publish(self._base, published, folder)
+            publish(self._base, weights, folder)
+        own_bytes = peak_resident_bytes() - self._resident_bytes_before
         costs = TrainingCosts(
             **stopwatch.seconds,
             num_tokens=current.num_tokens - num_tokens_before,
             num_ranks=self._ranks.size,
-            peak_memory_bytes=self._peak_memory_bytes(),
+            peak_memory_bytes=torch.cuda.max_memory_allocated() if self._device.type == "cuda" else own_bytes,
             predicted_memory=current.predicted_memory,
         )
+        path = self._layout.recorded(folder)
         return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
@@ -137,18 +141,16 @@ class Trainer:
         if not self._ranks.is_first:
             return ()
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
-        token_ids, model = check_token_ids(encoded.examples), self._base.model
-        device = self._device if self._ranks.size == 1 else torch.device("cpu")
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
         published = []
-        model.to(device)
+        self._base.model.to(self._check_device)
         for name, tensors in weights.items():
             folder = self._layout.engine_checks / name
-            logprob_check = make_logprob_check(model, tensors, token_ids, self._engine_dtype, device)
+            logprob_check = self._logprob_check(tensors, encoded.examples)
             publish(self._base, tensors, folder)
             path = self._layout.recorded(folder)
             published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check))
-        model.to("cpu")
+        self._base.model.to("cpu")
         self.park()
         return tuple(published)
 
@@ -161,14 +163,17 @@ class Trainer:
 
     def _train(self, current: _CurrentRun, to_step: int) -> None:
         """Take the run's steps up to to_step and write one metrics line per step; stop if the run diverges."""
+        training = current.run.experiment.training
         with self._layout.metrics(current.run.name).open("a", encoding="utf-8") as metrics_file:
             while current.step < to_step and current.diverged is None:
                 started = time.perf_counter()
                 step = current.step + 1
-                batch = optimizer_batch(current.examples, current.training.batch_size, current.run.seed, step)
+                batch = optimizer_batch(current.examples, training.batch_size, current.run.seed, step)
                 outcome = current.training_step.take(batch, step)
                 if not outcome.is_finite:
-                    current.diverged = _diverged(current, step, _non_finite_value(outcome))
+                    is_loss = not math.isfinite(outcome.loss)
+                    cause = f"loss is {outcome.loss}" if is_loss else f"gradient norm is {outcome.gradient_norm}"
+                    current.diverged = _diverged(current, step, cause)
                     return
                 self._max_fitting_tokens = current.training_step.max_fitting_tokens
                 current.step = step
@@ -190,18 +195,14 @@ class Trainer:
             num_tokens=outcome.num_tokens,
             num_computed_tokens=outcome.num_computed_tokens,
             seconds=seconds,
-            flop_utilization=self._utilization.share(outcome, current.training.precision, seconds),
+            flop_utilization=self._utilization.share(outcome, current.run.experiment.training.precision, seconds),
         )
         return json.dumps(asdict(metrics)) + "\n"
 
-    def _logprob_check(self, current: _CurrentRun, published: Mapping[str, Tensor], stopwatch: Stopwatch) -> LogprobCheck:
-        """Return the logprob check of the published weights, on the run's first examples."""
-        # The devices of several ranks are full of shards, so the whole model computes on the host.
-        device = self._device if self._ranks.size == 1 else torch.device("cpu")
-        with stopwatch.during("check_seconds"):
-            return make_logprob_check(
-                self._base.model, published, check_token_ids(current.examples), self._engine_dtype, device
-            )
+    def _logprob_check(self, weights: Mapping[str, Tensor], examples: Sequence[Example]) -> LogprobCheck:
+        """Return the logprob check of these weights, on the first examples."""
+        token_ids = check_token_ids(examples)
+        return make_logprob_check(self._base.model, weights, token_ids, self._engine_dtype, self._check_device)
 
     def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
         """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""
@@ -214,14 +215,15 @@ class Trainer:
 
     def _start(self, run: Run, to_step: int, stopwatch: Stopwatch) -> _CurrentRun:
         """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
-        training, num_steps = run.experiment.training, run.num_steps
+        training = run.experiment.training
         examples_key, encoded = self._encode(run.experiment, stopwatch)
-        identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
+        determining = (run.seed, run.num_steps, training.model_dump(), self._base_fingerprint, examples_key)
+        identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         training_step = TrainingStep(
             self._base,
             training,
-            num_steps,
+            run.num_steps,
             self._device,
             common_prefix(encoded.examples),
             self._ranks,
@@ -231,14 +233,14 @@ class Trainer:
         if self._ranks.size == 1:
             micro_batch = training_step.largest_micro_batch(encoded.examples)
             predicted = predicted_peak(self._base, training, micro_batch, self._device)
-        current = _CurrentRun(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
+        current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, predicted)
         self._resume(current, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         logger.info(
             "run %s: %d steps from %s, %d examples, %d too long and dropped",
             run.name,
-            num_steps,
+            run.num_steps,
             f"step {current.step}" if current.step else "the base weights",
             len(encoded.examples),
             encoded.num_dropped,
@@ -295,20 +297,10 @@ class Trainer:
             self._encoded = key, examples_key, encoded
         return self._encoded[1:]
 
-    def _peak_memory_bytes(self) -> int:
-        """Return the peak memory of training: on CUDA since the run began, on a CPU since the worker began."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return peak_resident_bytes() - self._resident_bytes_before
-
 
 def _identity(run: Run) -> Run:
     """Return the run without its progress: its name and everything that determines its weights."""
     return replace(run, state="running", value=None, reason="")
-
-
-def _hash_of(*parts: object) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _cut_metrics(path: Path, num_steps: int) -> bool:
@@ -326,10 +318,6 @@ def _cut_metrics(path: Path, num_steps: int) -> bool:
     return True
 
 
-def _non_finite_value(outcome: StepOutcome) -> str:
-    return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
-
-
 def _diverged(current: _CurrentRun, step: int, cause: str) -> Diverged:
-    reason = f"{cause} at step {step} (learning rate {current.training.learning_rate:g})"
-    return Diverged(current.run.name, step, reason)
+    learning_rate = current.run.experiment.training.learning_rate
+    return Diverged(current.run.name, step, f"{cause} at step {step} (learning rate {learning_rate:g})")

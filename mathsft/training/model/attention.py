@@ -7,7 +7,8 @@ a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is n
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,17 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
     return attention
 
 
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model attend to whole rows while the body runs: attention over packed rows needs their segments."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation(EAGER)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+
+
 def attention_arguments(model: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, Any]:
     """Return the arguments of the model's forward method that its attention needs for this micro-batch."""
     if not micro_batch.groups:
@@ -88,8 +100,8 @@ def _reason_against_packing(model: PreTrainedModel) -> str:
     batch = [Example("", prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     packing = Packing(prefix, budget_tokens=1024, group_padding_tokens=0, row_multiple_tokens=1)
     cpu = torch.device("cpu")
-    model.set_attn_implementation("eager")
-    expected = _hidden_by_target(model, padded_micro_batches(batch, 1024, cpu))
+    with eager_attention(model):
+        expected = _hidden_by_target(model, padded_micro_batches(batch, 1024, cpu))
     try:
         model.set_attn_implementation(TREE)
         actual = _hidden_by_target(model, packed_micro_batches(batch, packing, cpu))
