@@ -102,7 +102,8 @@ class Engine:
 
         _check_fingerprint(folder, expected_fingerprint)
         on_cpu = worker_device.device == "cpu"
-        self._packs_weights = not _is_narrower(folder, worker_device.packs_from_width)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
         with nullcontext() if self._packs_weights else _without_packing():
             self._llm = ends_process(LLM)(
                 model=str(folder),
@@ -182,9 +183,10 @@ class Engine:
         responses = [output.outputs[0] for output in outputs]
         entropies = self._tap.means([len(response.token_ids) for response in responses])
         self._note_overflow(entropies)
+        decode = partial(self._llm.get_tokenizer().decode, skip_special_tokens=True)
         return [
             Generation(
-                text=whole_text(response.text, response.stop_reason, partial(self._decode, response.token_ids)),
+                text=whole_text(response.text, response.stop_reason, partial(decode, response.token_ids)),
                 finish_reason=response.finish_reason or "",
                 num_tokens=len(response.token_ids),
                 entropy=entropy,
@@ -209,10 +211,6 @@ class Engine:
         logprobs = [output.prompt_logprobs.logprobs[num - 1 :] for output, num in zip(outputs, num_given, strict=True)]
         self._note_overflow(chain.from_iterable(logprobs))
         return logprobs
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._llm.get_tokenizer().decode(token_ids, skip_special_tokens=True)
-        return text
 
     def sleep(self) -> None:
         """Free the device's memory, including the weights; needs sleep_mode. The next swap wakes the engine."""
@@ -321,23 +319,19 @@ class Engine:
 
     def _read_shapes(self, folder: Path) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor by name, from the headers of the files."""
-        from safetensors import safe_open
-
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-        return {name: shape for name, shape in shapes.items() if name not in self._ignored_names}
+        return {name: tuple(file.get_slice(name).get_shape()) for file, name in self._files_and_names(folder)}
 
     def _read_tensors(self, folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
         """Yield name and values of each tensor, one at a time, so that there is never a second copy of all weights."""
+        return ((name, file.get_tensor(name)) for file, name in self._files_and_names(folder))
+
+    def _files_and_names(self, folder: Path) -> Iterator[tuple[Any, str]]:
+        """Yield the name of each tensor that the engine reads, with the open file that contains it."""
         from safetensors import safe_open
 
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - the file is not a mapping
-                    if name not in self._ignored_names:
-                        yield name, file.get_tensor(name)
+                yield from ((file, name) for name in file.keys() if name not in self._ignored_names)  # noqa: SIM118
 
 
 def _check_fingerprint(folder: Path, expected: str) -> None:
@@ -356,11 +350,6 @@ def _find_tap(worker: Any) -> "EntropyTap":
 
     taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
     return taps[0]
-
-
-def _is_narrower(folder: Path, width: int) -> bool:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("hidden_size", width)) < width
 
 
 @contextmanager

@@ -220,14 +220,9 @@ class Trainer:
         determining = (run.seed, run.num_steps, training.model_dump(), self._base_fingerprint, examples_key)
         identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
+        prefix_ids = common_prefix(encoded.examples)
         training_step = TrainingStep(
-            self._base,
-            training,
-            run.num_steps,
-            self._device,
-            common_prefix(encoded.examples),
-            self._ranks,
-            self._max_fitting_tokens,
+            self._base, training, run.num_steps, self._device, prefix_ids, self._ranks, self._max_fitting_tokens
         )
         predicted = None
         if self._ranks.size == 1:
@@ -237,14 +232,9 @@ class Trainer:
         self._resume(current, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        logger.info(
-            "run %s: %d steps from %s, %d examples, %d too long and dropped",
-            run.name,
-            run.num_steps,
-            f"step {current.step}" if current.step else "the base weights",
-            len(encoded.examples),
-            encoded.num_dropped,
-        )
+        start = f"step {current.step}" if current.step else "the base weights"
+        counts = f"{len(encoded.examples)} examples, {encoded.num_dropped} too long and dropped"
+        logger.info("run %s: %d steps from %s, %s", run.name, run.num_steps, start, counts)
         return current
 
     def _resume(self, current: _CurrentRun, to_step: int) -> None:
