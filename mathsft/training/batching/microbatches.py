@@ -10,7 +10,6 @@ as alone. A padded micro-batch, for models that cannot be packed, has one exampl
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,17 +151,6 @@ class _Question:
         return len(self.ids) + sum(len(response) - 1 for response in self.responses)
 
 
-class _LastSegment(NamedTuple):
-    """A leaf of the tree: the part of a prompt that is not shared, then the response."""
-
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids) - 1
-
-
 def _questions(batch: Sequence[Example], packing: Packing) -> Iterator[_Question]:
     """Yield each question once with all of its responses, or once per response if sharing saves little or fits no row."""
     responses: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
@@ -205,11 +193,11 @@ class _RowWriter:
             root = self._write_shared(prefix_ids, parent=-1)
             prefix_ids = ()
         single = [question for question in questions if len(question.responses) == 1]
-        self._write_leaves([_LastSegment(prefix_ids + question.ids, question.responses[0]) for question in single], root)
+        self._write_leaves([Example("", prefix_ids + question.ids, question.responses[0]) for question in single], root)
         for question in questions:
             if len(question.responses) > 1:
                 parent = self._write_shared(prefix_ids + question.ids, root)
-                self._write_leaves([_LastSegment((), response) for response in question.responses], parent)
+                self._write_leaves([Example("", (), response) for response in question.responses], parent)
 
     @property
     def num_tokens(self) -> int:
@@ -237,17 +225,17 @@ class _RowWriter:
         self._ids.extend(ids)
         return len(self._groups) - 1
 
-    def _write_leaves(self, leaves: Sequence[_LastSegment], parent: int) -> None:
-        """Write the segments in groups of similar length, the longest first."""
-        remaining = sorted(leaves, key=lambda leaf: leaf.num_tokens, reverse=True)
+    def _write_leaves(self, leaves: Sequence[Example], parent: int) -> None:
+        """Write examples without the shared part of their prompts, in groups of similar length, the longest first."""
+        remaining = sorted(leaves, key=num_inputs, reverse=True)
         while remaining:
-            length = remaining[0].num_tokens
-            padding = itertools.accumulate(length - leaf.num_tokens for leaf in remaining)
+            length = num_inputs(remaining[0])
+            padding = itertools.accumulate(length - num_inputs(leaf) for leaf in remaining)
             count = sum(num_tokens <= self._packing.group_padding_tokens for num_tokens in padding)
             self._write_group(remaining[:count], length, parent)
             remaining = remaining[count:]
 
-    def _write_group(self, leaves: Sequence[_LastSegment], length: int, parent: int) -> None:
+    def _write_group(self, leaves: Sequence[Example], length: int, parent: int) -> None:
         last_of_parent = -1
         if parent >= 0:
             last_of_parent = self._groups[parent].start + self._groups[parent].length - 1

@@ -256,20 +256,17 @@ class _TreeAttention(Function):
         # The token dimension comes first in memory, because the output projection reads it in this order.
         out_THD = query_HTD.new_empty(query_HTD.shape[1], query_HTD.shape[0], query_HTD.shape[2])
         out_THD[tree.num_tokens :] = 0
-        paths: list[tuple[Tensor, Tensor]] = []
+        paths: list[list[Tensor]] = []
         saved: list[Tensor] = []
         for index, group in enumerate(tree.groups):
-            key_KGLD = _by_segment(key_KTD, group, num_key_heads)[:, :, 0].to(dtype)
-            value_KGLD = _by_segment(value_KTD, group, num_key_heads)[:, :, 0].to(dtype)
+            path = [_by_segment(x_KTD, group, num_key_heads)[:, :, 0].to(dtype) for x_KTD in (key_KTD, value_KTD)]
             if group.parent >= 0:
-                parent_path = (path.expand(-1, group.count, -1, -1) for path in paths[group.parent])
-                key_KGLD, value_KGLD = (
-                    torch.cat(pair, dim=2) for pair in zip(parent_path, (key_KGLD, value_KGLD), strict=True)
-                )
-            paths.append((key_KGLD, value_KGLD))
+                above = [x_K1LD.expand(-1, group.count, -1, -1) for x_K1LD in paths[group.parent]]
+                path = [torch.cat(pair, dim=2) for pair in zip(above, path, strict=True)]
+            paths.append(path)
             # All query heads of a key head are rows of one product.
             query_NPD = _by_segment(query_HTD, group, num_key_heads).to(dtype).flatten(2, 3).flatten(0, 1)
-            key_NLD, value_NLD = key_KGLD.flatten(0, 1), value_KGLD.flatten(0, 1)
+            key_NLD, value_NLD = (x_KGLD.flatten(0, 1) for x_KGLD in path)
             mask_1PL = tree.mask(index, num_repeats, query_NPD)
             weight_NPL = torch.baddbmm(mask_1PL, query_NPD, key_NLD.transpose(1, 2), alpha=scaling).softmax(-1)
             attended = torch.bmm(weight_NPL, value_NLD)
@@ -302,23 +299,17 @@ class _TreeAttention(Function):
             query_grad_KGRMD = _by_segment(query_grad_HTD, group, num_key_heads)
             query_grad_NPD = _scaled_product(score_grad_NPL, key_NLD, ctx.scaling)
             query_grad_KGRMD.copy_(query_grad_NPD.view(query_grad_KGRMD.shape))
-            path_grads = [
-                grad_NLD.view(num_key_heads, group.count, -1, num_dims)
-                for grad_NLD in (
-                    _scaled_product(score_grad_NPL.transpose(1, 2), query_NPD, ctx.scaling),
-                    torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD),
-                )
-            ]
+            key_grad_NLD = _scaled_product(score_grad_NPL.transpose(1, 2), query_NPD, ctx.scaling)
+            value_grad_NLD = torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD)
+            path_grads = [x_NLD.view(num_key_heads, group.count, -1, num_dims) for x_NLD in (key_grad_NLD, value_grad_NLD)]
             for path_grad_KGLD, child_grad_KGLD in zip(path_grads, from_children.pop(index, []), strict=False):
                 path_grad_KGLD += child_grad_KGLD
             for grad_KTD, path_grad_KGLD in zip((key_grad_KTD, value_grad_KTD), path_grads, strict=True):
                 _by_segment(grad_KTD, group, num_key_heads)[:, :, 0].copy_(path_grad_KGLD[:, :, -group.length :])
             if group.parent >= 0:
                 to_parent = [path_grad_KGLD[:, :, : -group.length].sum(1, keepdim=True) for path_grad_KGLD in path_grads]
-                if group.parent in from_children:
-                    to_parent = [
-                        grad.add_(other) for grad, other in zip(from_children[group.parent], to_parent, strict=True)
-                    ]
+                if earlier := from_children.get(group.parent):
+                    to_parent = [grad.add_(other) for grad, other in zip(earlier, to_parent, strict=True)]
                 from_children[group.parent] = to_parent
         return query_grad_HTD, key_grad_KTD, value_grad_KTD, None, None
 
