@@ -273,7 +273,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     return {
         "swap": _seconds(lambda: engine.swap(layout / checkpoint.path, checkpoint.fingerprint)),
         "reload": _seconds(lambda: engine._reload(layout / checkpoint.path)),
-        "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint, checkpoint.logprob_check)),
+        "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
         "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, True)),
         "score": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, False)),

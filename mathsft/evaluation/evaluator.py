@@ -151,24 +151,22 @@ class Evaluator:
         evaluation.load comes from this worker's settings, because the run may be older than the user's last change of it.
         """
         folder, engine = self._layout / checkpoint.path, self._engine
-        if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
-            return engine
-        if engine is not None and self._settings.experiment.evaluation.load == "swap":
-            engine.swap(folder, checkpoint.fingerprint)
-            return engine
         if engine is not None:
+            if engine.loaded_fingerprint == checkpoint.fingerprint:
+                return engine
+            if self._settings.experiment.evaluation.load == "swap":
+                engine.swap(folder, checkpoint.fingerprint)
+                return engine
             self._engine = None
             engine.close()
-        room_tokens = self._max_model_len(experiment, checkpoint.logprob_check)
-        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.hardware, room_tokens)
-        return self._engine
-
-    def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:
-        """Return the engine's length in tokens: enough for the logprob check and for all pools except train."""
+        # The engine's length is enough for the logprob check and for all pools except train.
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
-        return max(room_tokens, min(len(logprob_check.token_ids) + 1, self._num_positions))
+        check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
+        max_model_len = max(room_tokens, check_tokens)
+        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.hardware, max_model_len)
+        return self._engine
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
         """Return the tokens of the longest prompt and its response together, at most the number of the model's positions."""

@@ -41,7 +41,8 @@ def load_base(folder: Path, attention: str) -> BaseModel:
     """Load the model into host memory, with this attention if it can. UserError if it changes logits after the head."""
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
-    weights = {name: tensor.clone() for name, tensor in _untied(model).items()}
+    tied = model.all_tied_weights_keys
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in tied}
     model.float()
     # Training mode would only add dropout, whose random numbers do not follow from the run's seed.
     model.eval()
@@ -98,11 +99,6 @@ def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> Non
         folder.rename(replaced)
     partial.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors by name, not copied, each tied tensor once."""
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 @torch.no_grad()

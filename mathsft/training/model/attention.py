@@ -77,13 +77,15 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(attention)
 
 
-def attention_arguments(model: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, Any]:
-    """Return the arguments of the model's forward method that its attention needs for this micro-batch."""
-    if not micro_batch.groups:
-        return {}
-    if model.config._attn_implementation == FLEX:
-        return {"position_ids": micro_batch.positions_BT, "block_mask": block_mask(micro_batch)}
-    return {"position_ids": micro_batch.positions_BT, "tree": SegmentTree(micro_batch.groups)}
+def hidden_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
+    """Return the last hidden states of the model's base for a micro-batch, B x T x E."""
+    arguments: dict[str, Any] = {}
+    if micro_batch.groups:
+        is_flex = model.config._attn_implementation == FLEX
+        arguments = {"block_mask": block_mask(micro_batch)} if is_flex else {"tree": SegmentTree(micro_batch.groups)}
+        arguments["position_ids"] = micro_batch.positions_BT
+    hidden_BTE: Tensor = model.base_model(input_ids=micro_batch.ids_BT, use_cache=False, **arguments).last_hidden_state
+    return hidden_BTE
 
 
 @torch.no_grad()
@@ -116,10 +118,7 @@ def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -
     hidden, targets = [], []
     for micro_batch in micro_batches:
         is_target_N = micro_batch.targets_N != NO_TARGET
-        hidden_BTE = model.base_model(
-            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(model, micro_batch)
-        ).last_hidden_state
-        hidden.append(hidden_BTE.flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
+        hidden.append(hidden_states(model, micro_batch).flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
         targets.append(micro_batch.targets_N[is_target_N])
     return torch.cat(hidden)[torch.cat(targets).argsort()]
 
@@ -135,8 +134,10 @@ def block_mask(row: MicroBatch) -> BlockMask:
     length = row.ids_BT.shape[1]
     # Descendants directly follow their segment, so the tokens that attend to a token are a range that starts with it.
     ends = list(range(1, length + 1))
-    subtree_ends = _subtree_ends(row.groups)
-    for group, subtree_end in zip(row.groups, subtree_ends, strict=True):
+    subtree_ends = [group.start + group.count * group.length for group in row.groups]
+    for group, subtree_end in zip(reversed(row.groups), reversed(subtree_ends), strict=True):
+        if group.parent >= 0:
+            subtree_ends[group.parent] = max(subtree_ends[group.parent], subtree_end)
         for start in range(group.start, group.start + group.count * group.length, group.length):
             end = subtree_end if group.count == 1 else start + group.length
             ends[start : start + group.length] = [end] * group.length
@@ -146,14 +147,6 @@ def block_mask(row: MicroBatch) -> BlockMask:
         return (key <= query) & (query < ends_T[key])
 
     return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
-
-
-def _subtree_ends(groups: tuple[Group, ...]) -> list[int]:
-    ends = [group.start + group.count * group.length for group in groups]
-    for group, end in zip(reversed(groups), reversed(ends), strict=True):
-        if group.parent >= 0:
-            ends[group.parent] = max(ends[group.parent], end)
-    return ends
 
 
 def _flex_attention(

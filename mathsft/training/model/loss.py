@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
-from mathsft.training.model.attention import attention_arguments
+from mathsft.training.model.attention import hidden_states
 
 CHUNK_LOGITS = 2**26
 """Logits per chunk, in the model's precision: 128 MiB in bf16 for every batch size and vocabulary."""
@@ -27,11 +27,8 @@ class MicroBatchLoss(nn.Module):
 
     def forward(self, micro_batch: MicroBatch, scale: float = 1.0) -> Tensor:
         """Return scale times the cross-entropy in nats, summed over response tokens (EOS included), an fp32 scalar."""
-        hidden_BTE = self.model.base_model(
-            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(self.model, micro_batch)
-        ).last_hidden_state
         # A token has a logit per vocabulary entry, and most tokens belong to prompts: compute logits for responses only.
-        hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, micro_batch.predictors_N)
+        hidden_NE = hidden_states(self.model, micro_batch).flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale

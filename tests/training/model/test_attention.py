@@ -10,7 +10,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import MicroBatch, Packing, packed_micro_batches
 from mathsft.training.model import attention as attention_module
-from mathsft.training.model.attention import attention_arguments, block_mask
+from mathsft.training.model.attention import block_mask, hidden_states
 from mathsft.training.state import load_base
 
 MakeModel = Callable[..., Path]
@@ -56,7 +56,7 @@ def test_both_kinds_of_packed_attention_compute_the_same(make_model: MakeModel, 
     states = []
     for attention in ("tree", "flex"):
         model = load_base(make_model("qwen2", num_attention_heads=6, num_key_value_heads=3), attention).model
-        states.append(model.base_model(input_ids=row.ids_BT, **attention_arguments(model, row)).last_hidden_state)
+        states.append(hidden_states(model, row))
     padding = row.groups[-1].start + row.groups[-1].count * row.groups[-1].length
     torch.testing.assert_close(states[0][:, :padding], states[1][:, :padding], rtol=1e-4, atol=1e-5)
 
