@@ -1,6 +1,6 @@
 """AdamW over fp32 master copies of a model's weights, and the learning rate schedule of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,23 +31,20 @@ def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> f
 
 
 def apply_adamw(
-    master_weights: list[Tensor],
-    gradients: list[Tensor],
-    moments1: list[Tensor],
-    moments2: list[Tensor],
-    training: TrainingSettings,
-    step: int,
-    learning_rate: float,
-    weight_decay: float,
+    tensors: Sequence[list[Tensor]], training: TrainingSettings, step: int, learning_rate: float, weight_decay: float
 ) -> None:
-    """Apply step 1, 2, … of fused AdamW in place; the lists hold one fp32 tensor per weight."""
+    """Apply step 1, 2, … of fused AdamW in place.
+
+    tensors are the master weights, gradients, first moments and second moments, with one fp32 tensor per weight.
+    """
+    weights, gradients, moments1, moments2 = tensors
     adamw(
-        master_weights,
+        weights,
         gradients,
         moments1,
         moments2,
         max_exp_avg_sqs=[],
-        state_steps=[torch.tensor(step - 1.0, device=master.device) for master in master_weights],
+        state_steps=[torch.tensor(step - 1.0, device=weight.device) for weight in weights],
         fused=True,
         amsgrad=False,
         beta1=training.beta1,
@@ -139,9 +136,9 @@ class MasterAdamW:
             self._flat["gradient"].mul_(gradient_scale)
         decayed, others = slice(None, self._num_decayed), slice(self._num_decayed, None)
         for part, weight_decay in ((decayed, self._training.weight_decay), (others, 0.0)):
-            master, gradient, moment1, moment2 = (flat[part] for flat in self._flat.values())
-            if len(master):
-                apply_adamw([master], [gradient], [moment1], [moment2], self._training, step, learning_rate, weight_decay)
+            tensors = [[flat[part]] for flat in self._flat.values()]
+            if tensors[0][0].numel():
+                apply_adamw(tensors, self._training, step, learning_rate, weight_decay)
         self._update_model()
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:

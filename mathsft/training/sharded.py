@@ -93,14 +93,12 @@ class ShardedAdamW:
                 for name, gradient in self._gradients()
                 if (gradient.ndim >= 2) == decays and (local := _local(gradient)).numel()
             }
-            parts: tuple[Mapping[str, Tensor], ...] = (self._parameters, *self._moments.values())
-            master_weights, moments1, moments2 = ([_local(part[name]) for name in gradients] for part in parts)
             for gradient in gradients.values():
                 gradient.mul_(gradient_scale)
+            parts: tuple[Mapping[str, Tensor], ...] = (self._parameters, *self._moments.values())
+            weights, *moments = ([_local(part[name]) for name in gradients] for part in parts)
             weight_decay = self._training.weight_decay if decays else 0.0
-            apply_adamw(
-                master_weights, [*gradients.values()], moments1, moments2, self._training, step, learning_rate, weight_decay
-            )
+            apply_adamw([weights, [*gradients.values()], *moments], self._training, step, learning_rate, weight_decay)
         for parameter in self._parameters.values():
             parameter.grad = None
 

@@ -29,7 +29,7 @@ from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
-from mathsft.training.cpu.memory import peak_resident_bytes, resident_bytes
+from mathsft.training.cpu.memory import status_bytes
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
@@ -75,7 +75,7 @@ class Trainer:
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
-        self._resident_bytes_before = resident_bytes()
+        self._resident_bytes_before = status_bytes("VmRSS")
         self._base = load_base(model_folder, settings.hardware.attention)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
@@ -125,7 +125,7 @@ class Trainer:
         folder = self._layout.checkpoint(run.name, to_step)
         with stopwatch.during("save_seconds"):
             publish(self._base, weights, folder)
-        own_bytes = peak_resident_bytes() - self._resident_bytes_before
+        own_bytes = status_bytes("VmHWM") - self._resident_bytes_before
         costs = TrainingCosts(
             **stopwatch.seconds,
             num_tokens=current.num_tokens - num_tokens_before,

@@ -32,19 +32,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _TEXTS)
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    return _status_bytes("VmRSS")
+def status_bytes(name: str) -> int:
+    """Return a size of this process in /proc/self/status: VmRSS is its resident memory, VmHWM the peak of it.
 
-
-def peak_resident_bytes() -> int:
-    """Return the peak resident memory of this process."""
-    return _status_bytes("VmHWM")
-
-
-def _status_bytes(name: str) -> int:
-    # getrusage would return the parent's peak if that was higher when this process started.
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no line {name}")
+    getrusage would return the parent's peak if that was higher when this process started.
+    """
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(fields[name].split()[0]) * 1024

@@ -7,7 +7,7 @@ a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is n
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,7 +162,7 @@ def _flex_attention(
 ) -> tuple[Tensor, None]:
     """Attend over a packed row on CUDA. The version of transformers copies keys unless their heads are a power of two."""
     _check_supported(arguments)
-    out_BHTD = _compiled_flex()(
+    out_BHTD: Tensor = _compiled_flex()(
         query_BHTD,
         key_BKTD,
         value_BKTD,
@@ -174,9 +174,8 @@ def _flex_attention(
 
 
 @functools.cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention)
-    return compiled
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
 
 
 @dataclass
