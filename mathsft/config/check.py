@@ -42,10 +42,10 @@ _WITHOUT_VALUE = {
 """pydantic's type of error -> the whole message."""
 
 
-def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str], whole: str) -> SettingsT:
+def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str]) -> SettingsT:
     """Return the settings; raises a UserError with one line per problem.
 
-    `places` maps dotted keys to where they were given ("file:line"). `whole` is the place of all other keys; "" for none.
+    `places` maps dotted keys to where they were given ("file:line"), and "" to the place of all other keys ("" for none).
     """
     try:
         return section.model_validate(tree, strict=True)
@@ -54,7 +54,7 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
     lines: dict[str, str] = {}
     for problem in problems:
         name = _name(problem, tree)
-        place = _place(name, places, whole)
+        place = _place(name, places)
         # pydantic reports a value that matches none of several allowed types once for each type.
         if name in lines and problem["type"].endswith("_type"):
             line = f"{name}: expected a number, text, true or false{_got(problem)}"
@@ -88,11 +88,11 @@ def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
     return ".".join(parts)
 
 
-def _place(name: str, places: Mapping[str, str], whole: str) -> str:
+def _place(name: str, places: Mapping[str, str]) -> str:
     """Return where the name was given, or else the place of its closest enclosing section."""
     while name and name not in places:
         name = name.rpartition(".")[0]
-    return places.get(name, whole)
+    return places[name]
 
 
 def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:

@@ -5,7 +5,6 @@ null, true, false, numbers, text, lists and mappings are constructed.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,15 +26,6 @@ _MAX_DEPTH = 20
 """Far deeper than any setting. The limit stops the recursion into an anchor that contains itself."""
 
 
-@dataclass(frozen=True)
-class Document:
-    """The values of a YAML file; places maps dotted keys to "file:line"."""
-
-    path: str
-    tree: NestedSettings
-    places: dict[str, str]
-
-
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the core schema of YAML 1.2 instead of YAML 1.1's, which reads `no` as false."""
 
@@ -53,10 +43,13 @@ class _MalformedError(Exception):
         self.line = line
 
 
-def read_document(path: Path) -> Document:
-    """Read a YAML mapping; raises UserError with the file and the line if the file cannot be read or is not valid."""
+def read_document(path: Path) -> tuple[NestedSettings, dict[str, str]]:
+    """Read a YAML mapping; return its values, and the place "file:line" of each dotted key ("" for the whole file).
+
+    Raises UserError with the file and the line if the file cannot be read or is not valid.
+    """
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-    lines: dict[str, int] = {}
+    lines = {"": 1}
     try:
         loader, node = _compose(path.read_bytes().decode("utf-8-sig"))
         if not isinstance(node, yaml.MappingNode):
@@ -69,7 +62,7 @@ def read_document(path: Path) -> Document:
         raise UserError(f"{shown}:{line}: not UTF-8 text (byte {byte:#04x}); save the file as UTF-8") from None
     except _MalformedError as error:
         raise UserError(f"{shown}:{error.line}: {error}") from None
-    return Document(shown, tree, {name: f"{shown}:{line}" for name, line in lines.items()})
+    return tree, {name: f"{shown}:{line}" for name, line in lines.items()}
 
 
 def read_value(text: str, origin: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 from pydantic import BaseModel
 
 from mathsft.config.check import SettingsT, as_yaml, check
-from mathsft.config.document import Document, read_document, read_value
+from mathsft.config.document import read_document, read_value
 from mathsft.config.files import find_yaml_file
 from mathsft.config.names import unknown_name_message
 from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
@@ -55,24 +55,21 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     """
     of_experiment, of_study = _parse(assignments)
     study_path = find_yaml_file("study", study, None, "--study")
-    study_file = read_document(study_path)
-    config = check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1")
-    config = apply_overrides(config, of_study, "--set")
-
-    study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
+    study_tree, study_places = read_document(study_path)
+    config = apply_overrides(check(StudyConfig, study_tree, study_places), of_study, "--set")
+    study_places |= dict.fromkeys(of_study, "--set")
     origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
     experiment_path = find_yaml_file("experiment", experiment or config.experiment, study_path, origin)
-    experiment_file = read_document(experiment_path)
-    resolved = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
-    resolved = apply_overrides(resolved, of_experiment, "--set")
-    _check_search(config, resolved, study_file)
+    experiment_tree, experiment_places = read_document(experiment_path)
+    resolved = apply_overrides(check(Experiment, experiment_tree, experiment_places), of_experiment, "--set")
+    _check_search(config, resolved, study_places)
 
     if experiment:
         config = apply_overrides(config, {"experiment": experiment}, "--experiment")
         study_places["experiment"] = "--experiment"
     values = flatten(resolved)
     overrides = {name: cast(Scalar, values[name]) for name in of_experiment}
-    places = {**experiment_file.places, **study_places, **dict.fromkeys(of_experiment, "--set")}
+    places = {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")}
     sources = {name: places[name] for name in [*values, *flatten(config)] if name in places}
     return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
 
@@ -89,7 +86,7 @@ def apply_overrides(settings: SettingsT, values: Mapping[str, Leaf], origin: str
     tree = settings.model_dump()
     for name, value in values.items():
         _assign(tree, name, tuple(value) if isinstance(value, list) else value)
-    return check(type(settings), tree, {}, origin)
+    return check(type(settings), tree, {"": origin})
 
 
 def flatten(settings: BaseModel) -> dict[str, Leaf]:
@@ -159,13 +156,13 @@ def _assign(tree: dict[str, object], name: str, value: object) -> None:
     return None
 
 
-def _check_search(config: StudyConfig, experiment: Experiment, study_file: Document) -> None:
+def _check_search(config: StudyConfig, experiment: Experiment, places: Mapping[str, str]) -> None:
     """Raise UserError unless every searched setting exists, may differ between trials and accepts the ends of its range."""
     problems = []
     for name, bounds in config.search.items():
         values = bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
         if problem := _search_problem(name, values, experiment):
-            problems.append(f"{study_file.places[f'search.{name}']}: search: {problem}")
+            problems.append(f"{places[f'search.{name}']}: search: {problem}")
     if problems:
         raise UserError("\n".join(problems))
 

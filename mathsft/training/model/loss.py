@@ -64,16 +64,10 @@ class _ChunkedCrossEntropy(Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        hidden_grad_NE, weight_grad_VE, bias_grad_V = ctx.grads
+    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = [None if grad is None else _times(grad, loss_grad).to(ctx.dtype) for grad in ctx.grads]
         del ctx.grads
-        return (
-            _times(hidden_grad_NE, loss_grad),
-            _times(weight_grad_VE, loss_grad).to(ctx.dtype),
-            None if bias_grad_V is None else _times(bias_grad_V, loss_grad).to(ctx.dtype),
-            None,
-            None,
-        )
+        return (*grads, None, None)
 
 
 def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> Tensor:
