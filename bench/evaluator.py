@@ -236,7 +236,7 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
         for file in (study_dir / path).glob("*.safetensors"):
             save_file({name: tensor * factor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
         base = load_base(study_dir / path, "sdpa")
-        logprob_check = make_logprob_check(base.model, base.weights, token_ids, getattr(torch, dtype), torch.device("cpu"))
+        logprob_check = make_logprob_check(base.model, base.weights, token_ids, getattr(torch, dtype))
         checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), logprob_check=logprob_check))
     return checkpoints
 

@@ -71,14 +71,10 @@ def _type_text(annotation: Any, field: FieldInfo | None) -> str:
         return f"section of: {_type_text(arguments[1], None)}"
     if origin in (Union, UnionType):
         return " or ".join(_type_text(argument, field if argument is not NoneType else None) for argument in arguments)
-    return _WORDS[annotation] + _limits(field)
-
-
-def _limits(field: FieldInfo | None) -> str:
     limits = [
         f"{sign} {getattr(limit, name):g}"
         for limit in (field.metadata if field else [])
         for name, sign in {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}.items()
         if hasattr(limit, name)
     ]
-    return f" {' and '.join(limits)}" if limits else ""
+    return _WORDS[annotation] + (f" {' and '.join(limits)}" if limits else "")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import compress
+from itertools import compress, product
 from pathlib import Path
 
 from mathsft.answers.grader import Completion, Grader
@@ -77,7 +77,7 @@ class Evaluator:
             prompts_ids = [example.prompt_ids for example in examples]
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
         with stopwatch.during("grade_seconds"):
-            responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
+            responses = self._grade(problems, generations, gold_nlls)
 
         path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
         _publish(path, responses)
@@ -180,14 +180,10 @@ class Evaluator:
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
 
     def _grade(
-        self,
-        problems: Sequence[Problem],
-        generations: Sequence[Generation],
-        gold_nlls: Sequence[float | None],
-        num_samples: int,
+        self, problems: Sequence[Problem], generations: Sequence[Generation], gold_nlls: Sequence[float | None]
     ) -> list[Response]:
-        """Return a graded response for each generation, num_samples per problem; the first has the gold NLL."""
-        places = [(place, sample) for place in range(len(problems)) for sample in range(num_samples)]
+        """Return a graded response for each generation, equally many per problem; the first has the gold NLL."""
+        places = list(product(range(len(problems)), range(len(generations) // len(problems))))
         completions = [
             Completion(generation.text, generation.finish_reason, problems[place].answer)
             for (place, _), generation in zip(places, generations, strict=True)

@@ -28,15 +28,11 @@ def check_token_ids(examples: Iterable[Example]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def make_logprob_check(
-    model: PreTrainedModel,
-    weights: Mapping[str, Tensor],
-    token_ids: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
+    model: PreTrainedModel, weights: Mapping[str, Tensor], token_ids: tuple[int, ...], dtype: torch.dtype
 ) -> LogprobCheck:
     """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change."""
-    tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
-    ids_T = torch.tensor(token_ids, device=device)
+    tensors = {f"model.{name}": weight.to(model.device, dtype) for name, weight in weights.items()}
+    ids_T = torch.tensor(token_ids, device=model.device)
     with eager_attention(model):
         logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
     return LogprobCheck(token_ids, tuple(logprobs_T.tolist()))

@@ -168,10 +168,15 @@ class TrainingStep:
         # Every rank packs the shares of all ranks, so that it knows how many micro-batches each rank computes.
         micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.split_batch(batch)]
         micro_batches = [micro_batch for share in micro_batches_by_rank for micro_batch in share]
+        own = micro_batches_by_rank[self._ranks.rank]
+        # All ranks must compute the same number of passes, because FSDP2 gathers a layer's weights on all of them at once.
+        # The filler is the smallest micro-batch of all ranks; its loss is multiplied by 0.
+        smallest = min(micro_batches, key=lambda micro_batch: micro_batch.ids_BT.numel())
+        fillers = [smallest] * (max(map(len, micro_batches_by_rank)) - len(own))
 
         loss = torch.zeros((), device=self._device)
-        for index, (micro_batch, is_counted) in enumerate(self._own_micro_batches(micro_batches_by_rank)):
-            micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if is_counted else 0.0)
+        for index, micro_batch in enumerate([*own, *fillers]):
+            micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if index < len(own) else 0.0)
             micro_batch_loss.backward()
             loss += micro_batch_loss.detach()
             self._optimizer.collect_gradients(first=index == 0)
@@ -187,19 +192,6 @@ class TrainingStep:
             num_attended_tokens=sum(micro_batch.num_attended_tokens for micro_batch in micro_batches),
             num_response_tokens=num_response_tokens,
         )
-
-    def _own_micro_batches(self, micro_batches_by_rank: Sequence[Sequence[MicroBatch]]) -> list[tuple[MicroBatch, bool]]:
-        """Return this rank's micro-batches, each with whether it counts, filled up to the number of the busiest rank.
-
-        All ranks must compute the same number of passes, because FSDP2 gathers each layer's weights on all of them at once.
-        The filler is the smallest micro-batch of all ranks; its loss is multiplied by 0.
-        """
-        own, num_passes = micro_batches_by_rank[self._ranks.rank], max(map(len, micro_batches_by_rank))
-        smallest = min(
-            (micro_batch for share in micro_batches_by_rank for micro_batch in share),
-            key=lambda micro_batch: micro_batch.ids_BT.numel(),
-        )
-        return [(micro_batch, True) for micro_batch in own] + [(smallest, False)] * (num_passes - len(own))
 
     def _halve_budget(self, batch: Sequence[Example], step: int, reason: str) -> None:
         """Halve the token budget for this and all later steps; raise OutOfMemoryError if that cannot help."""

@@ -70,8 +70,6 @@ class Trainer:
         self._settings, self._layout = settings, settings.layout
         self._device = torch.device(settings.hardware.device)
         self._ranks = join_ranks(self._device)
-        # The devices of several ranks are full of shards, so the whole model computes on the host.
-        self._check_device = self._device if self._ranks.size == 1 else torch.device("cpu")
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
@@ -143,7 +141,8 @@ class Trainer:
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
         published = []
-        self._base.model.to(self._check_device)
+        if self._ranks.size == 1:  # the devices of several ranks are full of shards
+            self._base.model.to(self._device)
         for name, tensors in weights.items():
             folder = self._layout.engine_checks / name
             logprob_check = self._logprob_check(tensors, encoded.examples)
@@ -201,8 +200,7 @@ class Trainer:
 
     def _logprob_check(self, weights: Mapping[str, Tensor], examples: Sequence[Example]) -> LogprobCheck:
         """Return the logprob check of these weights, on the first examples."""
-        token_ids = check_token_ids(examples)
-        return make_logprob_check(self._base.model, weights, token_ids, self._engine_dtype, self._check_device)
+        return make_logprob_check(self._base.model, weights, check_token_ids(examples), self._engine_dtype)
 
     def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
         """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""

@@ -20,7 +20,6 @@ from tests.training.settled import Trainer
 
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
-CPU = torch.device("cpu")
 TOKEN_IDS = tuple(range(1, NUM_CHECK_TOKENS + 1))
 
 
@@ -48,7 +47,7 @@ def test_a_check_is_of_the_published_weights(
     base = load_base(folder, attention)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
-    logprob_check = make_logprob_check(base.model, tensors_to_publish(base, weights), TOKEN_IDS, torch.float32, CPU)
+    logprob_check = make_logprob_check(base.model, tensors_to_publish(base, weights), TOKEN_IDS, torch.float32)
     publish(base, weights, tmp_path / "published")
     assert len(logprob_check.logprobs) == NUM_CHECK_TOKENS - 1
     assert logprob_check.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
@@ -61,8 +60,7 @@ def test_a_bf16_check_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(dtype=torch.bfloat16)
     base = load_base(folder, "tree")
     exact, coarse = (
-        make_logprob_check(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs
-        for dtype in (torch.float32, torch.bfloat16)
+        make_logprob_check(base.model, base.weights, TOKEN_IDS, dtype).logprobs for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact != coarse
     assert sum(coarse) / len(coarse) == pytest.approx(sum(exact) / len(exact), abs=0.05)

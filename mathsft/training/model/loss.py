@@ -65,7 +65,8 @@ class _ChunkedCrossEntropy(Function):
 
     @staticmethod
     def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [None if grad is None else _times(grad, loss_grad).to(ctx.dtype) for grad in ctx.grads]
+        is_one = loss_grad.device.type == "cpu" and loss_grad == 1  # on CUDA this check would synchronise
+        grads = [None if grad is None else (grad if is_one else grad * loss_grad).to(ctx.dtype) for grad in ctx.grads]
         del ctx.grads
         return (*grads, None, None)
 
@@ -84,11 +85,6 @@ def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> T
     gradient_BV.mul_(weights_B1 / sums_B1).scatter_add_(1, targets_B1, -weights_B1)
     logits_BV.copy_(gradient_BV)
     return loss
-
-
-def _times(grad: Tensor, factor: Tensor) -> Tensor:
-    """Return the product, without computing it for a factor of 1 on a CPU. On CUDA that check would synchronise."""
-    return grad if factor.device.type == "cpu" and factor == 1 else grad * factor
 
 
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:
