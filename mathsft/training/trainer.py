@@ -11,12 +11,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from mathsft.config.schema import Experiment
@@ -26,7 +24,7 @@ from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, disk_full_as_user_error
-from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, Run, StepMetrics
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
 from mathsft.training.cpu.memory import status_bytes
@@ -114,7 +112,8 @@ class Trainer:
         if self._ranks.is_first:
             weights = tensors_to_publish(self._base, weights)
             with stopwatch.during("check_seconds"):
-                logprob_check = self._logprob_check(weights, current.examples)
+                token_ids = check_token_ids(current.examples)
+                logprob_check = make_logprob_check(self._base.model, weights, token_ids, self._engine_dtype)
         if not self._ranks.broadcast(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
             current.diverged = _diverged(current, to_step, "a log probability of the logprob check is not finite")
             return current.diverged
@@ -139,13 +138,14 @@ class Trainer:
         if not self._ranks.is_first:
             return ()
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
+        token_ids = check_token_ids(encoded.examples)
         weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
         published = []
         if self._ranks.size == 1:  # the devices of several ranks are full of shards
             self._base.model.to(self._device)
         for name, tensors in weights.items():
             folder = self._layout.engine_checks / name
-            logprob_check = self._logprob_check(tensors, encoded.examples)
+            logprob_check = make_logprob_check(self._base.model, tensors, token_ids, self._engine_dtype)
             publish(self._base, tensors, folder)
             path = self._layout.recorded(folder)
             published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check))
@@ -197,10 +197,6 @@ class Trainer:
             flop_utilization=self._utilization.share(outcome, current.run.experiment.training.precision, seconds),
         )
         return json.dumps(asdict(metrics)) + "\n"
-
-    def _logprob_check(self, weights: Mapping[str, Tensor], examples: Sequence[Example]) -> LogprobCheck:
-        """Return the logprob check of these weights, on the first examples."""
-        return make_logprob_check(self._base.model, weights, check_token_ids(examples), self._engine_dtype)
 
     def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
         """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""

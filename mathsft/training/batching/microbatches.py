@@ -73,10 +73,8 @@ class MicroBatch:
 def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
     """Return the tokens that every example's prompt begins with."""
     prompts = [example.prompt_ids for example in examples]
-    if not prompts:
-        return ()
     # A prefix that the first and the last prompt in sorted order share is shared by all prompts between them.
-    pairs = zip(min(prompts), max(prompts), strict=False)
+    pairs = zip(min(prompts, default=()), max(prompts, default=()), strict=False)
     return tuple(token for token, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
@@ -85,23 +83,19 @@ def packed_micro_batches(batch: Sequence[Example], packing: Packing, device: tor
 
     All prompts must begin with packing.prefix_ids.
     """
-    budget_tokens, num_prefix_tokens = packing.budget_tokens, len(packing.prefix_ids)
-    fitting: list[_Question] = []
-    rows: list[_RowWriter] = []
-    for question in _questions(batch, packing):
-        if num_prefix_tokens + question.num_tokens > budget_tokens:
-            rows.append(_RowWriter([question], packing))
-        else:
-            fitting.append(question)
+    budget_tokens = packing.budget_tokens
+    room_tokens = budget_tokens - len(packing.prefix_ids)
+    questions = list(_questions(batch, packing))
+    longer = [_RowWriter([question], packing) for question in questions if question.num_tokens > room_tokens]
+    fitting = [question for question in questions if question.num_tokens <= room_tokens]
     num_tokens = sum(question.num_tokens for question in fitting)
-    # The search ends with one question per row, where a row may exceed the budget because of its padding.
-    for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting) + 1):
-        parts = _even_parts(fitting, num_parts) if num_parts < len(fitting) else [[question] for question in fitting]
-        packed = [_RowWriter(part, packing) for part in parts]
-        if num_parts == len(fitting) or all(row.num_tokens <= budget_tokens for row in packed):
-            rows += packed
+    for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting)):
+        rows = [_RowWriter(part, packing) for part in _even_parts(fitting, num_parts)]
+        if all(row.num_tokens <= budget_tokens for row in rows):
             break
-    return [row.micro_batch(device) for row in rows]
+    else:  # one question per row, and a row may exceed the budget because of its padding
+        rows = [_RowWriter([question], packing) for question in fitting]
+    return [row.micro_batch(device) for row in [*longer, *rows]]
 
 
 def padded_micro_batches(batch: Sequence[Example], budget_tokens: int, device: torch.device) -> list[MicroBatch]:
