@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-ERROR_HANDLER = "mathsft.readable"
+_ERROR_HANDLER = "mathsft.readable"
 """Name under which this module registers its error handler for encodings."""
 
 _IN_ASCII = {
@@ -56,7 +56,7 @@ def safe_streams(on_error: Callable[[OSError], None]) -> Iterator[None]:
 
 def readable(text: str, encoding: str) -> str:
     """Return the text as a safe stream with this encoding shows it."""
-    return text.encode(encoding, ERROR_HANDLER).decode(encoding, "surrogateescape")
+    return text.encode(encoding, _ERROR_HANDLER).decode(encoding, "surrogateescape")
 
 
 def _open_missing() -> None:
@@ -70,7 +70,7 @@ def _open_missing() -> None:
 def _safe_stream(stream: TextIO | None, descriptor: int, on_error: Callable[[OSError], None]) -> TextIO:
     """Return a stream like the given one (None if it was closed) that writes to a sink; a stream without a file as it is."""
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, on_error)), "utf-8", ERROR_HANDLER)
+        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, on_error)), "utf-8", _ERROR_HANDLER)
     try:
         sink = _Sink(stream.fileno(), on_error)
     except OSError:  # pytest replaces the streams by objects without a file
@@ -79,7 +79,7 @@ def _safe_stream(stream: TextIO | None, descriptor: int, on_error: Callable[[OSE
     return io.TextIOWrapper(
         io.BufferedWriter(sink),
         stream.encoding,
-        ERROR_HANDLER,
+        _ERROR_HANDLER,
         line_buffering=bool(stream.line_buffering),
         write_through=getattr(stream, "write_through", False),
     )
@@ -98,4 +98,4 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
     return _IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode("ascii"), after
 
 
-codecs.register_error(ERROR_HANDLER, _readable)
+codecs.register_error(_ERROR_HANDLER, _readable)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Scalar: TypeAlias = bool | int | float | str
 """The types of the settings that can be searched or overridden by name."""
 
-Number = TypeVar("Number", int, float)
+_Number = TypeVar("_Number", int, float)
 
 FormatRule: TypeAlias = Literal["lenient", "strict"]
 """The format rules by which responses are counted; EvaluationSettings.format_rule defines them."""
@@ -138,14 +138,14 @@ class Experiment(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
-class _NumberRange(Settings, Generic[Number]):
+class _NumberRange(Settings, Generic[_Number]):
     """The fields and checks that FloatRange and IntRange share."""
 
     type: str
     """The kind of range. float and int have low and high; categorical has choices."""
-    low: Number
+    low: _Number
     """The lowest value to try."""
-    high: Number
+    high: _Number
     """The highest value to try."""
     log: bool = False
     """Search on a logarithmic scale, as is usual for learning rates."""

@@ -4,7 +4,6 @@ Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment before the process sta
 swap accesses the model, which must be in this process.
 """
 
-import functools
 import gc
 import json
 import logging
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-CPU_BLOCK_TOKENS = 32
+_CPU_BLOCK_TOKENS = 32
 """Tokens per KV cache block on a CPU. With vLLM's default of 128, a short shared prompt is never cached."""
 
 
@@ -44,22 +40,18 @@ class HalfSwappedError(SystemExit):
     """A swap failed after it began: some of the engine's weights are old and some are new, so the process ends."""
 
 
-def ends_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make every exception of a function end the process, except UserError, which it raises unchanged.
+@contextmanager
+def ends_process() -> Iterator[None]:
+    """Make every exception of the body end the process, except UserError, which is raised unchanged.
 
     A broken engine must not answer, and missing memory may be free later. The driver restarts the process, up to a limit.
     """
-
-    @functools.wraps(function)
-    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except UserError:
-            raise
-        except Exception as error:
-            raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
-
-    return guarded
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -104,8 +96,8 @@ class Engine:
         on_cpu = worker_device.device == "cpu"
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
-        with nullcontext() if self._packs_weights else _without_packing():
-            self._llm = ends_process(LLM)(
+        with ends_process(), nullcontext() if self._packs_weights else _without_packing():
+            self._llm = LLM(
                 model=str(folder),
                 dtype=worker_device.engine_dtype,
                 max_model_len=max_model_len,
@@ -113,7 +105,7 @@ class Engine:
                 enable_sleep_mode=worker_device.sleep_mode,
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
-                block_size=CPU_BLOCK_TOKENS if on_cpu else None,
+                block_size=_CPU_BLOCK_TOKENS if on_cpu else None,
                 async_scheduling=False,
                 logits_processors=[EntropyTap],
                 # In bf16 a logit near 20 has an error of up to 0.06; log probabilities and entropies would have it, too.
@@ -148,7 +140,7 @@ class Engine:
             raise HalfSwappedError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
         self.loaded_fingerprint = expected_fingerprint
 
-    @ends_process
+    @ends_process()
     def generate(
         self,
         prompts_ids: Sequence[Sequence[int]],
@@ -194,7 +186,7 @@ class Engine:
             for response, entropy in zip(responses, entropies, strict=True)
         ]
 
-    @ends_process
+    @ends_process()
     def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
         """Return the log probability, in nats, of each token of a text after its first num_given tokens.
 

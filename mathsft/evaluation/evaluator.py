@@ -116,18 +116,16 @@ class Evaluator:
             gap = self._difference(engine, checkpoint.logprob_check)
             if not gap.is_explained:
                 symptom = f"log probabilities differ from the trainer's {gap}"
-                is_new = not nats or experiment.evaluation.load == "new_engine"
-                raise UserError(self._wrong_function_message(symptom) if is_new else self._stale_weights_message(symptom))
+                if nats and experiment.evaluation.load == "swap":
+                    raise UserError(self._stale_weights_message(symptom))
+                advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
+                raise UserError(
+                    f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights "
+                    f"that were just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
+                )
             nats.append(gap.nats)
         self._has_agreed = True
         return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - started)
-
-    def _wrong_function_message(self, symptom: str) -> str:
-        advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
-        return (
-            f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights that were "
-            f"just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
-        )
 
     def _stale_weights_message(self, symptom: str) -> str:
         return (

@@ -15,14 +15,14 @@ from mathsft.training.cpu import norms, rotary
 logger = logging.getLogger(__name__)
 
 
-PATCHES = {"RMS norm in blocks of tokens (CPU)": norms, "rotary positions without a copy (CPU)": rotary}
+_PATCHES = {"RMS norm in blocks of tokens (CPU)": norms, "rotary positions without a copy (CPU)": rotary}
 """Name -> module of the patch. `covers` returns whether the patch computes the same values as a layer, which must be in fp32
 on the host. `patched_class` returns a subclass of a covered layer's class, with the faster forward method."""
 
 
 def apply_patches(model: nn.Module) -> None:
     """Apply every patch of the registry to the model, which must be in fp32 on the host."""
-    for name, patch in PATCHES.items():
+    for name, patch in _PATCHES.items():
         logger.info("%s: %d modules patched: %s", type(model).__name__, apply_patch(patch, model), name)
 
 
