@@ -54,13 +54,15 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
     lines: dict[str, str] = {}
     for problem in problems:
         name = _name(problem, tree)
-        place = _place(name, places)
+        nearest = name  # the place of a name that is not given is that of its closest enclosing section
+        while nearest not in places:
+            nearest = nearest.rpartition(".")[0]
         # pydantic reports a value that matches none of several allowed types once for each type.
         if name in lines and problem["type"].endswith("_type"):
             line = f"{name}: expected a number, text, true or false{_got(problem)}"
         else:
             line = _explain(section, name, problem)
-        lines[name] = f"{place}: {line}" if place else line
+        lines[name] = f"{places[nearest]}: {line}" if places[nearest] else line
     raise UserError("\n".join(lines.values()))
 
 
@@ -86,13 +88,6 @@ def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
     if problem["type"] == "missing":
         parts.append(str(problem["loc"][-1]))
     return ".".join(parts)
-
-
-def _place(name: str, places: Mapping[str, str]) -> str:
-    """Return where the name was given, or else the place of its closest enclosing section."""
-    while name and name not in places:
-        name = name.rpartition(".")[0]
-    return places[name]
 
 
 def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:

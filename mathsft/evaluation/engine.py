@@ -18,6 +18,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
 from mathsft.errors import CheckpointError, UserError
@@ -25,7 +28,6 @@ from mathsft.seeds import derive_seed
 from mathsft.worker_settings import WorkerDevice
 
 if TYPE_CHECKING:
-    import torch
     from vllm import RequestOutput, SamplingParams
 
     from mathsft.evaluation.entropy import EntropyTap
@@ -214,8 +216,6 @@ class Engine:
         """Return the peak memory of this process: device memory on CUDA, resident memory on a CPU."""
         if self._worker_device.device == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        import torch
-
         return torch.cuda.max_memory_reserved()
 
     def close(self) -> None:
@@ -263,8 +263,6 @@ class Engine:
 
     def _check(self, folder: Path) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
-        from safetensors import SafetensorError
-
         try:
             shapes = self._read_shapes(folder)
             if shapes != self._shapes:
@@ -284,9 +282,7 @@ class Engine:
         name = next(name for name in sorted(shapes) if shapes[name] != self._shapes[name])
         return f"{name} has shape {shapes[name]}, not {self._shapes[name]}"
 
-    def _is_finite(self, tensor: "torch.Tensor") -> bool:
-        import torch
-
+    def _is_finite(self, tensor: torch.Tensor) -> bool:
         # Both extremes are NaN if any value is, and aminmax is six times faster than isfinite on each value.
         extremes = torch.stack(torch.aminmax(tensor))
         # The check comes after the cast, because a finite fp32 value may be infinite in bf16.
@@ -313,14 +309,12 @@ class Engine:
         """Return the shape of each tensor by name, from the headers of the files."""
         return {name: tuple(file.get_slice(name).get_shape()) for file, name in self._files_and_names(folder)}
 
-    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield name and values of each tensor, one at a time, so that there is never a second copy of all weights."""
         return ((name, file.get_tensor(name)) for file, name in self._files_and_names(folder))
 
     def _files_and_names(self, folder: Path) -> Iterator[tuple[Any, str]]:
         """Yield the name of each tensor that the engine reads, with the open file that contains it."""
-        from safetensors import safe_open
-
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 yield from ((file, name) for name in file.keys() if name not in self._ignored_names)  # noqa: SIM118
@@ -356,7 +350,7 @@ def _without_packing() -> Iterator[None]:
         _custom_ops._supports_onednn = supports_onednn
 
 
-def _load(model: Any, tensors: Iterator[tuple[str, "torch.Tensor"]]) -> None:
+def _load(model: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
     """Copy the tensors into the weights of the model, which must be unpacked."""
     model.load_weights(tensors)
 

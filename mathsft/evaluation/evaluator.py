@@ -13,6 +13,8 @@ from dataclasses import asdict
 from itertools import compress, product
 from pathlib import Path
 
+from transformers import AutoConfig, AutoTokenizer
+
 from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Stopwatch
@@ -30,8 +32,6 @@ class Evaluator:
     """Scores the checkpoints of one study, in one engine with swapped weights or in new engines (evaluation.load)."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        from transformers import AutoConfig, AutoTokenizer
-
         self._settings, self._layout = settings, settings.layout
         self._model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(self._model_folder, local_files_only=True)

@@ -52,8 +52,8 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
 
     The model must be in fp32 on the host.
     """
-    AttentionInterface.register(TREE, _tree_attention)
-    AttentionInterface.register(FLEX, _flex_attention)
+    for name in _FALLBACK:
+        AttentionInterface.register(name, _packed_attention)
     if attention in _FALLBACK:
         reason = _reason_against_packing(model)
         if reason:
@@ -82,8 +82,8 @@ def hidden_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
     arguments: dict[str, Any] = {}
     if micro_batch.groups:
         is_flex = model.config._attn_implementation == FLEX
-        arguments = {"block_mask": block_mask(micro_batch)} if is_flex else {"tree": SegmentTree(micro_batch.groups)}
-        arguments["position_ids"] = micro_batch.positions_BT
+        segments = block_mask(micro_batch) if is_flex else SegmentTree(micro_batch.groups)
+        arguments = {"segments": segments, "position_ids": micro_batch.positions_BT}
     hidden_BTE: Tensor = model.base_model(input_ids=micro_batch.ids_BT, use_cache=False, **arguments).last_hidden_state
     return hidden_BTE
 
@@ -123,12 +123,6 @@ def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -
     return torch.cat(hidden)[torch.cat(targets).argsort()]
 
 
-def _check_supported(arguments: dict[str, Any]) -> None:
-    for name in _UNSUPPORTED_ARGUMENTS:
-        if arguments.get(name) is not None:
-            raise _UnsupportedAttentionError(f"it uses {name}")
-
-
 def block_mask(row: MicroBatch) -> BlockMask:
     """Return flex_attention's mask for a packed row: a token attends to earlier tokens on the path from the root."""
     length = row.ids_BT.shape[1]
@@ -147,30 +141,6 @@ def block_mask(row: MicroBatch) -> BlockMask:
         return (key <= query) & (query < ends_T[key])
 
     return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
-
-
-def _flex_attention(
-    module: nn.Module,
-    query_BHTD: Tensor,
-    key_BKTD: Tensor,
-    value_BKTD: Tensor,
-    attention_mask: None,
-    *,
-    block_mask: BlockMask,
-    scaling: float | None = None,
-    **arguments: Any,
-) -> tuple[Tensor, None]:
-    """Attend over a packed row on CUDA. The version of transformers copies keys unless their heads are a power of two."""
-    _check_supported(arguments)
-    out_BHTD: Tensor = _compiled_flex()(
-        query_BHTD,
-        key_BKTD,
-        value_BKTD,
-        block_mask=block_mask,
-        scale=scaling,
-        enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
-    )
-    return out_BHTD.transpose(1, 2).contiguous(), None
 
 
 @functools.cache
@@ -212,24 +182,33 @@ class SegmentTree:
         return self._masks[index]
 
 
-def _tree_attention(
+def _packed_attention(
     module: nn.Module,
     query_BHTD: Tensor,
     key_BKTD: Tensor,
     value_BKTD: Tensor,
     attention_mask: None,
     *,
-    tree: SegmentTree,
+    segments: SegmentTree | BlockMask,
     scaling: float | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over a packed row (B = 1)."""
-    _check_supported(arguments)
-    scaling = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
-    out_THD: Tensor = _TreeAttention.apply(  # type: ignore[no-untyped-call]
-        query_BHTD[0], key_BKTD[0], value_BKTD[0], tree, scaling
+    """Attend over a packed row (B = 1), on a CPU with its SegmentTree, on CUDA with its BlockMask."""
+    for name in _UNSUPPORTED_ARGUMENTS:
+        if arguments.get(name) is not None:
+            raise _UnsupportedAttentionError(f"it uses {name}")
+    if isinstance(segments, SegmentTree):
+        scaling = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+        out_THD: Tensor = _TreeAttention.apply(  # type: ignore[no-untyped-call]
+            query_BHTD[0], key_BKTD[0], value_BKTD[0], segments, scaling
+        )
+        return out_THD[None], None
+    # The version of transformers copies keys unless their heads are a power of two.
+    is_grouped = query_BHTD.shape[1] != key_BKTD.shape[1]
+    out_BHTD: Tensor = _compiled_flex()(
+        query_BHTD, key_BKTD, value_BKTD, block_mask=segments, scale=scaling, enable_gqa=is_grouped
     )
-    return out_THD[None], None
+    return out_BHTD.transpose(1, 2).contiguous(), None
 
 
 class _TreeAttention(Function):
