@@ -93,7 +93,9 @@ def _value(loader: _Loader, node: yaml.Node, lines: dict[str, int], prefix: str 
     if isinstance(node, yaml.MappingNode):
         values: NestedSettings = {}
         for key_node, value_node in node.value:
-            key = _key(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _MalformedError(_line(key_node), "a setting's name must be text, not a list or a mapping")
+            key = str(key_node.value)
             if key in values:
                 raise _MalformedError(_line(key_node), f"{key}: given twice; keep one of them")
             lines[f"{prefix}{key}"] = _line(key_node)
@@ -110,12 +112,6 @@ def _value(loader: _Loader, node: yaml.Node, lines: dict[str, int], prefix: str 
         return loader.construct_object(node)
     except (ValueError, KeyError):  # an explicit tag on a value of another type: `!!int abc`
         raise _MalformedError(_line(node), f"{node.value!r} is not of the type {node.tag}") from None
-
-
-def _key(node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise _MalformedError(_line(node), "a setting's name must be text, not a list or a mapping")
-    return str(node.value)
 
 
 def _line(node: yaml.Node) -> int:

@@ -1,6 +1,6 @@
 """Lists every setting of the schema by its dotted name, and makes the error message for an unknown name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -54,7 +54,11 @@ def unknown_name_message(name: str, section: type[BaseModel] | None = None) -> s
             return f"{name}: unknown in {other}; it belongs in the {file}'s file"
     candidates = known[section] if section in known else [*known[Experiment], *known[StudyConfig]]
     meant = _closest(name, candidates)
-    return f"{name}: unknown; {f'did you mean {meant}?' if meant else f'known are {_siblings(name, candidates)}'}"
+    if meant:
+        return f"{name}: unknown; did you mean {meant}?"
+    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == name.rpartition(".")[0]]
+    known_names = siblings or [candidate for candidate in candidates if "." not in candidate]
+    return f"{name}: unknown; known are {', '.join(known_names)}"
 
 
 def _names(section: type[BaseModel], asked: str) -> list[str]:
@@ -76,9 +80,3 @@ def _closest(name: str, candidates: Sequence[str]) -> str | None:
     by_key = {candidate.rpartition(".")[2]: candidate for candidate in reversed(candidates)}
     whole = get_close_matches(name, candidates, 1, _LIKENESS)
     return next(iter(whole or [by_key[key] for key in get_close_matches(last, by_key, 1, _LIKENESS)]), None)
-
-
-def _siblings(name: str, candidates: Iterable[str]) -> str:
-    parent = name.rpartition(".")[0]
-    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == parent]
-    return ", ".join(siblings or [candidate for candidate in candidates if "." not in candidate])

@@ -30,8 +30,6 @@ from mathsft.worker_settings import WorkerDevice
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
-    from mathsft.evaluation.entropy import EntropyTap
-
 logger = logging.getLogger(__name__)
 
 _CPU_BLOCK_TOKENS = 32
@@ -114,7 +112,12 @@ class Engine:
                 hf_overrides={"head_dtype": "float32"},
                 use_tqdm_on_load=False,
             )
-        self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
+
+        def find_tap(worker: Any) -> EntropyTap:  # vLLM takes the class and creates the object itself
+            processors = worker.model_runner.input_batch.logitsprocs.all
+            return next(processor for processor in processors if isinstance(processor, EntropyTap))
+
+        self._tap: EntropyTap = self._llm.collective_rpc(find_tap)[0]
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = expected_fingerprint
         """Hash of the weights in use; None while the engine sleeps, because sleeping discards the weights."""
@@ -328,14 +331,6 @@ def _check_fingerprint(folder: Path, expected: str) -> None:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
     if actual != expected:
         raise CheckpointError(f"checkpoint {folder} has the fingerprint {actual}, but {expected} was published")
-
-
-def _find_tap(worker: Any) -> "EntropyTap":
-    """Return the EntropyTap of the engine: vLLM takes the class and creates the object itself."""
-    from mathsft.evaluation.entropy import EntropyTap
-
-    taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
-    return taps[0]
 
 
 @contextmanager

@@ -70,11 +70,10 @@ class Evaluator:
         if with_gold_nll:
             with stopwatch.during("gold_seconds"):
                 gold_nlls = _gold_nlls(engine, problems, examples)
-        with (
-            stopwatch.during("generate_seconds"),
-            self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
-        ):
-            prompts_ids = [example.prompt_ids for example in examples]
+        prompts_ids = [example.prompt_ids for example in examples]
+        num_responses = len(problems) * experiment.evaluation.num_samples
+        progress_file = self._progress_file(checkpoint, pool, num_responses)
+        with stopwatch.during("generate_seconds"), progress_file as on_finished:
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
         with stopwatch.during("grade_seconds"):
             responses = self._grade(problems, generations, gold_nlls)

@@ -139,7 +139,7 @@ class Trainer:
             return ()
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
         token_ids = check_token_ids(encoded.examples)
-        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
+        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights)}
         published = []
         if self._ranks.size == 1:  # the devices of several ranks are full of shards
             self._base.model.to(self._device)

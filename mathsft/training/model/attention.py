@@ -54,14 +54,10 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
     """
     for name in _FALLBACK:
         AttentionInterface.register(name, _packed_attention)
-    if attention in _FALLBACK:
-        reason = _reason_against_packing(model)
-        if reason:
-            fallback = _FALLBACK[attention]
-            logger.warning(
-                "%s cannot be packed: %s; training uses padded rows and %s attention", type(model).__name__, reason, fallback
-            )
-            attention = fallback
+    if attention in _FALLBACK and (reason := _reason_against_packing(model)):
+        attention = _FALLBACK[attention]
+        text = "%s cannot be packed: %s; training uses padded rows and %s attention"
+        logger.warning(text, type(model).__name__, reason, attention)
     model.set_attn_implementation(attention)
     return attention
 
