@@ -8,7 +8,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """mallopt's parameters. Source: glibc, malloc.h."""
 
-_TEXTS = (
+_MESSAGE_PARTS = (
     "can't allocate memory",  # torch on a CPU. Source: c10/core/impl/alloc_cpu.cpp
     "bad_alloc",  # a failed `new` in C++
     "CUDA error: out of memory",  # a kernel's launch or a stream. Source: CUDA Runtime API, cudaError
@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error means that the device or the host ran out of memory; the process remains usable after it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _TEXTS)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _MESSAGE_PARTS)
 
 
 def status_bytes(name: str) -> int:

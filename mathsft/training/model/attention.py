@@ -64,7 +64,7 @@ def choose_attention(model: PreTrainedModel, attention: str) -> str:
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend to whole rows while the body runs: attention over packed rows needs their segments."""
+    """Switch the model to eager attention while the body runs: packed attention needs a row's segments as an argument."""
     attention = model.config._attn_implementation
     model.set_attn_implementation(EAGER)
     try:
