@@ -31,7 +31,7 @@ from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import Prediction, predicted
 from mathsft.commands.stores import store_if_begun
 from mathsft.config.load import PRECISION, Loaded, load_settings
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 
@@ -158,7 +158,7 @@ def _num_ended(loaded: Loaded) -> int:
     if not layout_of(loaded).run("trial-0").exists():
         return 0  # the database may be incomplete
     with store_if_begun(layout_of(loaded)) as store:
-        return sum(run.state in FINISHED for run in store.runs("trial")) if store else 0
+        return sum(run.state in STATES_WITH_RESULT for run in store.runs("trial")) if store else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
-from mathsft.streams import sheltered
+from mathsft.streams import safe_streams
 
 OPENED_COMMANDS = ("study", "final")
 """Commands that write their first line before the slow imports."""
@@ -159,7 +159,7 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
         elif goes_on:
             print(f"{chosen.prog}: {WITHOUT_READER}", file=sys.stderr)
 
-    with sheltered(tell):
+    with safe_streams(tell):
         arguments, unknown = parser.parse_known_args(argv)
         chosen, goes_on = commands.choices[arguments.command], arguments.command in LONG_COMMANDS
         if unknown:
@@ -170,9 +170,9 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
 
 def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the command and return the exit code; every error becomes one line."""
-    from mathsft.packages import problem_of_install  # this import takes longer than printing --help
+    from mathsft.packages import installation_problem  # this import takes longer than printing --help
 
-    if problem := problem_of_install():
+    if problem := installation_problem():
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
     goes_on = arguments.command in OPENED_COMMANDS

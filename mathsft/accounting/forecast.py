@@ -9,15 +9,17 @@ from safetensors import safe_open
 from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
-from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
+from mathsft.training.footprint import full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
+_STATES_ON_DISK = 2
+"""Full states of a trainer on disk: the one that it keeps, and a new one while it is written."""
 TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
 """Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
 evaluator the KV cache and the grading processes. The activations of a large model are not included."""
@@ -98,7 +100,7 @@ def final_seconds(
 
 def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: StudyStore | None) -> Work:
     """Return the work that is left, given the number of problems in the confirm pool and of responses per problem."""
-    ended = [run for run in store.runs() if run.state in FINISHED] if store else []
+    ended = [run for run in store.runs() if run.state in STATES_WITH_RESULT] if store else []
     scored = [score for score in store.scores() if score.pool.startswith("confirm:")] if store else []
     num_confirmed = sum(score.num_problems for score in scored)
     num_trials = max(0, config.num_trials - sum(run.kind == "trial" for run in ended))
@@ -139,7 +141,7 @@ def footprint(
     num_parameters, weight_bytes = model_size(model_folder)
     return Footprint(
         disk_bytes=weight_bytes * (config.num_trials + 2)
-        + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        + num_trainers * _STATES_ON_DISK * full_state_bytes(num_parameters),
         final_disk=final_disk(config.final, num_parameters, weight_bytes),
         trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
         evaluator_memory_bytes=num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
@@ -154,7 +156,7 @@ def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) 
     kept_points = {num_trained, *range(every, num_trained + 1, every)}
     num_kept = min(num_trained, len(kept_points) + 1)  # and the best one
     return FinalDisk(
-        most_bytes=weight_bytes * (num_trained + 1) + (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        most_bytes=weight_bytes * (num_trained + 1) + _STATES_ON_DISK * full_state_bytes(num_parameters),
         kept_bytes=weight_bytes * num_kept,
         num_kept=num_kept,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Problem
+from mathsft.records import STATES_WITH_RESULT, Problem
 from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerDevice
 
@@ -108,7 +108,7 @@ def assumed_speeds(
 
 def past_costs(store: StudyStore) -> MeanCosts | None:
     """Return the mean costs of the study's ended trials; None if there are too few."""
-    trials = [run for run in store.runs("trial") if run.state in FINISHED]
+    trials = [run for run in store.runs("trial") if run.state in STATES_WITH_RESULT]
     if len(trials) < LEAST_TRIALS:
         return None
     checkpoints = {run.name: store.checkpoints(run.name) for run in trials}

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from mathsft.config.schema import Experiment, FinalSettings
 from mathsft.objective import Objective
-from mathsft.records import FINISHED, Overrides, Plan, Promotion, Run, RunState, Score
+from mathsft.records import STATES_WITH_RESULT, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.execute import drive, score_last, scored
@@ -34,7 +34,7 @@ class SingleRun:
         self._early_end_reason = ""
         recorded = store.run(run.name)
         # An unfinished run takes the plan as it is now, since keep_every may have changed; a failed run is tried again.
-        self.run = recorded if recorded is not None and recorded.state in FINISHED else run
+        self.run = recorded if recorded is not None and recorded.state in STATES_WITH_RESULT else run
         self._is_proposed = False
 
     def done(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
+from mathsft.records import STATES_WITH_RESULT, Checkpoint, Promotion, Run, Score
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.store.study_store import StudyStore
 
@@ -54,7 +54,7 @@ def unneeded_weights(runs: Sequence[Run], store: StudyStore, layout: StudyLayout
 
 def unneeded_states(runs: Sequence[Run], layout: StudyLayout) -> list[Path]:
     """Return the full training states of the runs that have a result."""
-    return [layout.full_state(run.name) for run in runs if run.state in FINISHED]
+    return [layout.full_state(run.name) for run in runs if run.state in STATES_WITH_RESULT]
 
 
 def delete_paths(paths: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from mathsft import formats
 from mathsft.objective import accuracy_interval
 from mathsft.records import (
     ENGINE_CHECK,
-    FINISHED,
+    STATES_WITH_RESULT,
     Checkpoint,
     EngineCheck,
     OngoingCall,
@@ -157,7 +157,7 @@ class LiveProgress:
 
     def _share_trained(self, run: Run) -> float:
         if run.state != "running":
-            return 1.0 if run.state in FINISHED else 0.0  # a failed trial is replaced by another
+            return 1.0 if run.state in STATES_WITH_RESULT else 0.0  # a failed trial is replaced by another
         last = self._last_steps.get(run.name)
         return last.step / run.num_steps if last is not None else 0.0
 

@@ -21,7 +21,7 @@ import psutil
 from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Run, Score, StepMetrics
+from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics
 from mathsft.store.study_store import Notification, StudyStore
 from mathsft.workers.spawn import environment
 
@@ -120,7 +120,7 @@ class _OpenRuns:
         del self._open[run.name]
         if opened is not None:
             opened.summary.update({"state": run.state, "reason": run.reason})
-            opened.finish(exit_code=0 if run.state in FINISHED else 1)
+            opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
 
     def close(self) -> None:
         """Finish all open W&B runs and end W&B's service process."""
@@ -129,7 +129,7 @@ class _OpenRuns:
         try:
             for run, opened in self._open.values():
                 if opened is not None:
-                    opened.finish(exit_code=0 if run.state in FINISHED else 1)
+                    opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
         finally:
             wandb.teardown()
 
