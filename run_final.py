@@ -6,6 +6,6 @@ from mathsft.interrupts import end_silently
 
 if __name__ == "__main__":
     end_silently()  # Ctrl-C while modules are imported
-    from mathsft.cli import run_final
+    from mathsft.cli import main
 
-    sys.exit(run_final(sys.argv[1:]))
+    sys.exit(main(["final", *sys.argv[1:]]))

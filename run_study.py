@@ -6,6 +6,6 @@ from mathsft.interrupts import end_silently
 
 if __name__ == "__main__":
     end_silently()  # Ctrl-C while modules are imported
-    from mathsft.cli import run_study
+    from mathsft.cli import main
 
-    sys.exit(run_study(sys.argv[1:]))
+    sys.exit(main(["study", *sys.argv[1:]]))

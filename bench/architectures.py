@@ -32,7 +32,7 @@ from mathsft.records import ENGINE_CHECK, EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.worker_pool import StudyWorkers
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 from mathsft.workers.machine import detect_machine
 from mathsft.workers.placement import place
 
@@ -199,7 +199,7 @@ class _CheckObserver:
     def __init__(self) -> None:
         self.checks: list[EngineCheck] = []
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         if isinstance(record, EngineCheck):
             self.checks.append(record)
 

@@ -236,19 +236,19 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
         for file in (study_dir / path).glob("*.safetensors"):
             save_file({name: tensor * factor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
         base = load_base(study_dir / path, "sdpa")
-        logprob_check = make_logprob_check(base.model, base.weights, token_ids, getattr(torch, dtype), torch.device("cpu"))
+        logprob_check = make_logprob_check(base.model, base.weights, token_ids, getattr(torch, dtype))
         checkpoints.append(Checkpoint("bench", step, path, fingerprint(study_dir / path), logprob_check=logprob_check))
     return checkpoints
 
 
 def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[tuple[int, ...]], int]:
     """Start mathsft's evaluator with a first score; return the pool's prompts and the engine's max_model_len."""
-    from mathsft.data.pools import load_pools, select
+    from mathsft.data.pools import load_pools, select_pool
     from mathsft.evaluation.evaluator import Evaluator
 
     evaluator = _STATE["evaluator"] = Evaluator(settings)
     evaluator.score(checkpoint, settings.experiment, POOL, False)
-    problems = select(load_pools(settings.experiment.data), POOL)
+    problems = select_pool(load_pools(settings.experiment.data), POOL)
     prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
     _STATE.update(
         layout=settings.layout,
@@ -273,7 +273,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
     return {
         "swap": _seconds(lambda: engine.swap(layout / checkpoint.path, checkpoint.fingerprint)),
         "reload": _seconds(lambda: engine._reload(layout / checkpoint.path)),
-        "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint, checkpoint.logprob_check)),
+        "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint)),
         "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
         "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, True)),
         "score": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, False)),

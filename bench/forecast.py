@@ -26,12 +26,12 @@ from rich.table import Table
 from bench.processes import start_bench
 from mathsft.accounting.forecast import StudyTime
 from mathsft.accounting.study_costs import LEAST_TRIALS
-from mathsft.commands.common import layout_of, opened_if_begun
-from mathsft.commands.opening import Opening
+from mathsft.commands.opening import CommandContext, layout_of
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import Prediction, predicted
+from mathsft.commands.stores import store_if_begun
 from mathsft.config.load import PRECISION, Loaded, load_settings
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
 
@@ -109,8 +109,8 @@ def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
 def _predicted(loaded: Loaded, console: Console) -> Prediction:
     """Return the prediction that `--dry-run` would make now."""
     machine, folder = detect_machine(), layout_of(loaded)
-    with Heartbeat(console) as heartbeat, opened_if_begun(loaded, folder) as store:
-        return predicted(Opening(machine, with_precision(loaded, machine, store), heartbeat), folder, store)
+    with Heartbeat(console) as heartbeat, store_if_begun(folder) as store:
+        return predicted(CommandContext(machine, with_precision(loaded, machine, store), folder, heartbeat), store)
 
 
 def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Console) -> list[Compared]:
@@ -157,13 +157,13 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
 def _num_ended(loaded: Loaded) -> int:
     if not layout_of(loaded).run("trial-0").exists():
         return 0  # the database may be incomplete
-    with opened_if_begun(loaded, layout_of(loaded)) as store:
-        return sum(run.state in FINISHED for run in store.runs("trial")) if store else 0
+    with store_if_begun(layout_of(loaded)) as store:
+        return sum(run.state in STATES_WITH_RESULT for run in store.runs("trial")) if store else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:
     """Return the times of the first score and of the last score of the search."""
-    with opened_if_begun(loaded, layout_of(loaded)) as store:
+    with store_if_begun(layout_of(loaded)) as store:
         assert store is not None
         scored = [call for call in store.worker_calls() if call.pool]
     return min(call.ended for call in scored), max(call.ended for call in scored if call.pool == "search")

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from bench.peer_graders import PEERS, Outcome
 from bench.processes import start_bench
-from mathsft.answers.response_format import extract_gold, parse
+from mathsft.answers.response_format import extract_gold, parse_response
 
 CASES = Path(__file__).parents[1] / "tests" / "answers"
 OURS = "ours"
@@ -81,7 +81,7 @@ def make_case(line: dict[str, Any]) -> Case:
     """Return the case with the answer of its response and the gold answer of its solution."""
     from_solution = line.get("gold_kind", "answer") != "answer"
     gold = extract_gold(None, line["gold"]) if from_solution else line["gold"]
-    answer = line["answer"] if line["kind"] == "answer" else parse(line["response"], line["finish_reason"]).body
+    answer = line["answer"] if line["kind"] == "answer" else parse_response(line["response"], line["finish_reason"]).body
     return Case(line, None if answer is None else (answer, gold))
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from bench.grading_workload import Labelled, make_responses
 from bench.processes import end_with, start_bench
 from mathsft.answers.grader import Grader
-from mathsft.answers.response_format import parse
+from mathsft.answers.response_format import parse_response
 from mathsft.answers.sandbox import Pair
 from mathsft.records import Category
 
@@ -93,7 +93,7 @@ def run_math_verify(responses: Sequence[Labelled]) -> Run:
     seconds, num_hangs = 0.0, 0
     for response in responses:
         completion = response.completion
-        body = parse(completion.text, completion.finish_reason).body
+        body = parse_response(completion.text, completion.finish_reason).body
         if body is None:
             verdicts.append("format_failure")
             continue
@@ -160,7 +160,7 @@ def _differences(differing: Sequence[tuple[Labelled, Category, Category]]) -> Ta
     )
     examples = {(response.kind, our): (response, our, their) for response, our, their in differing}
     for response, our, their in list(examples.values())[:NUM_SHOWN]:
-        body = parse(response.completion.text, response.completion.finish_reason).body or ""
+        body = parse_response(response.completion.text, response.completion.finish_reason).body or ""
         answer, gold = (escape(text[:40]) for text in (body, response.completion.gold))
         table.add_row(response.kind, answer, gold, response.category, our, their)
     return table

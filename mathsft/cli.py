@@ -6,17 +6,15 @@ Slow imports come after parsing, so that --help answers at once.
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from mathsft.errors import FAILED, INTERRUPTED, OK, USER_ERROR, StudyFailedError, UserError
 from mathsft.interrupts import ending_at_once
 from mathsft.invocation import command, program
-from mathsft.streams import sheltered
-
-if TYPE_CHECKING:
-    from mathsft.commands.opening import Opening
+from mathsft.streams import safe_streams
 
 OPENED_COMMANDS = ("study", "final")
 """Commands that write their first line before the slow imports."""
@@ -36,16 +34,6 @@ out:  {"id": 1, "category": "correct", "correct": true, "format_ok": null, "reas
 
 All valid lines are graded. Invalid lines are named at the end, and the exit code is then 2.
 """
-
-
-def run_study(argv: Sequence[str]) -> int:
-    """Search for the best settings (run_study.py)."""
-    return main(["study", *argv])
-
-
-def run_final(argv: Sequence[str]) -> int:
-    """Train the full run (run_final.py)."""
-    return main(["final", *argv])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -153,13 +141,10 @@ def _positive_int(text: str) -> int:
 
 
 def _positive_float(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
 
 
 def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str]) -> int:
@@ -174,7 +159,7 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
         elif goes_on:
             print(f"{chosen.prog}: {WITHOUT_READER}", file=sys.stderr)
 
-    with sheltered(tell):
+    with safe_streams(tell):
         arguments, unknown = parser.parse_known_args(argv)
         chosen, goes_on = commands.choices[arguments.command], arguments.command in LONG_COMMANDS
         if unknown:
@@ -185,9 +170,9 @@ def _run(parser: argparse.ArgumentParser, commands: Commands, argv: Sequence[str
 
 def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the command and return the exit code; every error becomes one line."""
-    from mathsft.packages import problem_of_install  # this import takes longer than printing --help
+    from mathsft.packages import installation_problem  # this import takes longer than printing --help
 
-    if problem := problem_of_install():
+    if problem := installation_problem():
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
     goes_on = arguments.command in OPENED_COMMANDS
@@ -209,12 +194,14 @@ def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: S
 def _call(arguments: argparse.Namespace) -> int:
     """Import the command's module and run it."""
     module = f"mathsft.commands.{arguments.command}"
-    if arguments.command not in OPENED_COMMANDS:
-        exit_code: int = import_module(module).run(arguments)
-        return exit_code
-    from mathsft.commands.opening import opening
+    exit_code: int
+    if arguments.command in OPENED_COMMANDS:
+        from mathsft.commands.opening import open_command
 
-    with opening(arguments) as opened:
-        with opened.heartbeat.during("loading libraries"):
-            run: Callable[[argparse.Namespace, Opening], int] = import_module(module).run
-        return run(arguments, opened)
+        with open_command(arguments) as context:
+            with context.heartbeat.during("loading libraries"):
+                command_module = import_module(module)
+            exit_code = command_module.run(arguments, context)
+    else:
+        exit_code = import_module(module).run(arguments)
+    return exit_code

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-
-SECONDS = "_seconds"
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class _Costs:
     @property
     def seconds(self) -> Mapping[str, float]:
         """Return the seconds of each activity that took time."""
-        spent = {name.removesuffix(SECONDS): value for name, value in asdict(self).items() if name.endswith(SECONDS)}
-        return {name: seconds for name, seconds in spent.items() if seconds}
+        suffix = "_seconds"
+        return {name.removesuffix(suffix): value for name, value in vars(self).items() if name.endswith(suffix) and value}
 
     @property
     def busy_seconds(self) -> float:
@@ -97,7 +95,7 @@ class Speeds:
     """Mean length of a training target."""
 
 
-class Clock:
+class Stopwatch:
     """Measures the seconds of activities, by the name of the cost field that will contain them."""
 
     def __init__(self) -> None:

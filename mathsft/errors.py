@@ -31,8 +31,9 @@ class ErrorKind(StrEnum):
     @classmethod
     def of(cls, error: Exception) -> "ErrorKind":
         """Return the kind of an error."""
-        kinds = ((UserError, cls.USER), (CheckpointError, cls.CHECKPOINT))
-        return next((kind for error_class, kind in kinds if isinstance(error, error_class)), cls.CODE)
+        if isinstance(error, UserError):
+            return cls.USER
+        return cls.CHECKPOINT if isinstance(error, CheckpointError) else cls.CODE
 
 
 class StudyFailedError(Exception):
@@ -40,19 +41,15 @@ class StudyFailedError(Exception):
 
 
 @contextmanager
-def told_if_disk_full(path: Path, needed: str) -> Iterator[None]:
+def disk_full_as_user_error(path: Path, needed: str) -> Iterator[None]:
     """Run the body, which writes to `path`. If the disk is full, raise a UserError with the path and what is `needed`."""
     try:
         yield
     except Exception as error:
-        if not _is_disk_full(error):
+        # safetensors writes in Rust: its errors contain the error number only as text.
+        if not any(
+            getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+            for number in (errno.ENOSPC, errno.EDQUOT)
+        ):
             raise
         raise UserError(f"{path}: the disk is full; free {needed}, then run the same command again") from error
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # safetensors writes in Rust: its errors contain the error number only as text.
-    return any(
-        getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
-        for number in (errno.ENOSPC, errno.EDQUOT)
-    )

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,11 +17,11 @@ from mathsft.errors import INTERRUPTED
 if TYPE_CHECKING:
     from asyncio import Task  # takes longer to import than everything else here
 
-Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int
 
-DUMB_TERMINALS = ("dumb", "unknown")
+_DUMB_TERMINALS = ("dumb", "unknown")
 """Values of TERM for terminals without control sequences."""
-SHOW_CURSOR = "\x1b[?25h"
+_SHOW_CURSOR = "\x1b[?25h"
 """Control sequence that shows the cursor. The cursor is hidden while progress is displayed."""
 
 
@@ -35,7 +35,7 @@ def ending_at_once(message: str) -> Iterator[None]:
     """Let Ctrl-C print the message on stderr and end the process immediately; its child processes end with it."""
 
     def end(signum: int, frame: FrameType | None) -> None:
-        cursor = SHOW_CURSOR if sys.stderr.isatty() and os.environ.get("TERM") not in DUMB_TERMINALS else ""
+        cursor = _SHOW_CURSOR if sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB_TERMINALS else ""
         line = f"{cursor}\n{message}\n".encode(sys.stderr.encoding, sys.stderr.errors or "backslashreplace")
         with suppress(OSError):  # stderr may be closed
             os.write(2, line)  # print is not reentrant: it fails if the signal interrupted a print
@@ -45,11 +45,9 @@ def ending_at_once(message: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def raising() -> Iterator[None]:
+def raising() -> AbstractContextManager[None]:
     """Let Ctrl-C raise KeyboardInterrupt, for code that handles it, such as a pager."""
-    with _handled(signal.default_int_handler):
-        yield
+    return _handled(signal.default_int_handler)
 
 
 @contextmanager
@@ -66,7 +64,7 @@ def cancelling(task: "Task[Any]") -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: Handler) -> Iterator[None]:
+def _handled(handler: _Handler) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     _set_handler(handler)
     try:
@@ -75,7 +73,7 @@ def _handled(handler: Handler) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _set_handler(handler: Handler) -> None:
+def _set_handler(handler: _Handler) -> None:
     # A shell starts background processes with SIGINT ignored, because Ctrl-C is meant for the foreground command.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-SCRIPTS = {"study": "run_study.py", "final": "run_final.py"}
+_SCRIPTS = {"study": "run_study.py", "final": "run_final.py"}
 """Command -> its script in a checkout."""
 
 
@@ -14,8 +14,8 @@ def command(name: str, *arguments: str) -> str:
     started = Path(sys.argv[0])
     if started.name == "mathsft":
         words = [_typed(started.absolute()), name]
-    elif name in SCRIPTS and started.name in SCRIPTS.values():
-        words = [python(), str(started.with_name(SCRIPTS[name]))]
+    elif name in _SCRIPTS and started.name in _SCRIPTS.values():
+        words = [python(), str(started.with_name(_SCRIPTS[name]))]
     else:
         words = [python(), "-m", "mathsft", name]
     return shlex.join([*words, *arguments])
@@ -24,7 +24,7 @@ def command(name: str, *arguments: str) -> str:
 def program(name: str = "") -> str:
     """Return the program name for the usage and the errors of a command, or of mathsft itself for ""."""
     started = Path(sys.argv[0]).name
-    if name and started == SCRIPTS.get(name):
+    if name and started == _SCRIPTS.get(name):
         return started
     return f"{'mathsft' if started == 'mathsft' else 'python -m mathsft'} {name}".rstrip()
 

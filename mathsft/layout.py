@@ -5,6 +5,16 @@ from pathlib import Path
 from typing import Self
 
 
+class _Inside:
+    """A path inside a study's folder that is the same in every study."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layout: "StudyLayout", owner: type) -> Path:
+        return layout.root / self._name
+
+
 @dataclass(frozen=True)
 class StudyLayout:
     """The paths of one study. Records contain paths relative to `root`, so that a study's folder can be moved."""
@@ -26,49 +36,31 @@ class StudyLayout:
 
     # ---- the study
 
-    @property
-    def database(self) -> Path:
-        """Return the SQLite file. While it is open, SQLite keeps files with the same name and a suffix beside it."""
-        return self.root / "study.db"
+    database = _Inside("study.db")
+    """The SQLite file. While it is open, SQLite keeps files with the same name and a suffix beside it."""
 
     @property
     def database_url(self) -> str:
         """Return the URL of the database for SQLAlchemy and Optuna."""
         return f"sqlite:///{self.database}"
 
-    @property
-    def lock(self) -> Path:
-        """Return the file that the driver locks."""
-        return self.root / "driver.lock"
-
-    @property
-    def logs(self) -> Path:
-        """Return the folder of the log files, one per process."""
-        return self.root / "logs"
+    lock = _Inside("driver.lock")
+    """The file that the driver locks."""
+    logs = _Inside("logs")
+    """The folder of the log files, one per process."""
 
     def log(self, process: str) -> Path:
         """Return the log file of the driver or of a worker."""
         return self.logs / f"{process}.log"
 
-    @property
-    def artifacts(self) -> Path:
-        """Return the folder of the artifacts that optuna-dashboard shows for trials."""
-        return self.root / "artifacts"
-
-    @property
-    def wandb(self) -> Path:
-        """Return the folder of W&B's own files."""
-        return self.root / "wandb"
-
-    @property
-    def report_page(self) -> Path:
-        """Return the file of the HTML report."""
-        return self.root / "report.html"
-
-    @property
-    def report_markdown(self) -> Path:
-        """Return the file of the Markdown report."""
-        return self.root / "report.md"
+    artifacts = _Inside("artifacts")
+    """The folder of the artifacts that optuna-dashboard shows for trials."""
+    wandb = _Inside("wandb")
+    """The folder of W&B's own files."""
+    report_page = _Inside("report.html")
+    """The file of the HTML report."""
+    report_markdown = _Inside("report.md")
+    """The file of the Markdown report."""
 
     def figure(self, name: str) -> Path:
         """Return the file of a figure in the Markdown report."""
@@ -104,14 +96,8 @@ class StudyLayout:
         """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
 
-    def engine_check(self, name: str) -> Path:
-        """Return the folder of one of the checkpoints with which the engine is checked."""
-        return self.engine_checks / name
-
-    @property
-    def engine_checks(self) -> Path:
-        """Return the folder of these checkpoints."""
-        return self.root / "engine-check"
+    engine_checks = _Inside("engine-check")
+    """The folder of the checkpoints with which the engine is checked."""
 
     # ---- existing files, for cleaning up
 

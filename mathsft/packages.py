@@ -6,13 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 NEEDED = ("pydantic", "optuna", "sqlalchemy", "transformers", "torch", "vllm")
-UNNEEDED = ("torchaudio", "torchcodec", "torchvision")
+_UNNEEDED = ("torchaudio", "torchcodec", "torchvision")
 """Dependencies of vLLM that text-only models do not need. PyPI's CUDA builds break vLLM with a CPU build of torch."""
 
 LIBRARY = "libnuma.so.1"
 
 
-def problem_of_install() -> str | None:
+def installation_problem() -> str | None:
     """Return one line with the problem of the installation and its remedy; None if there is no problem."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return (
@@ -21,11 +21,9 @@ def problem_of_install() -> str | None:
         )
     if sys.flags.optimize > 1:
         return "PYTHONOPTIMIZE=2 (python -OO) removes docstrings, which libraries read when they are imported: unset it"
-    return _problem_of_cpu_build() if _is_cpu_build("torch") else None
-
-
-def _problem_of_cpu_build() -> str | None:
-    if breaking := [name for name in UNNEEDED if find_spec(name) and not _is_cpu_build(name)]:
+    if not _is_cpu_build("torch"):
+        return None
+    if breaking := [name for name in _UNNEEDED if find_spec(name) and not _is_cpu_build(name)]:
         names = " ".join(breaking)
         return f"{names}: builds for CUDA, which break vLLM beside torch {version('torch')}; remove: `pip uninstall {names}`"
     try:

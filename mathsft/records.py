@@ -15,7 +15,7 @@ RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
 
-FINISHED: tuple[RunState, ...] = ("finished", "pruned", "diverged")
+STATES_WITH_RESULT: tuple[RunState, ...] = ("finished", "pruned", "diverged")
 """States of a run that ended with a result. A failed run has no result."""
 
 

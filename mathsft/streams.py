@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-READABLE = "mathsft.readable"
+_ERROR_HANDLER = "mathsft.readable"
 """Name under which this module registers its error handler for encodings."""
 
 _IN_ASCII = {
@@ -24,30 +24,28 @@ class _Sink(io.FileIO):
 
     def __init__(self, descriptor: int, on_error: Callable[[OSError], None]) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._on_error, self._has_failed = on_error, False
+        self._on_error = on_error
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if not self._has_failed:
-                self._has_failed = True
-                self._on_error(error)
+            on_error, self._on_error = self._on_error, lambda error: None
+            on_error(error)
             return len(data)
 
 
 @contextmanager
-def sheltered(on_error: Callable[[OSError], None]) -> Iterator[None]:
+def safe_streams(on_error: Callable[[OSError], None]) -> Iterator[None]:
     """Make no write to stdout or stderr fail while the body runs; `on_error` receives the first error of stdout.
 
     It is BrokenPipeError if the reader closed the pipe, as `head` does. Characters that the encoding lacks are written in
     ASCII.
     """
     _open_missing()
-    codecs.register_error(READABLE, _readable)
     before = sys.stdout, sys.stderr
-    sys.stderr = _shelter(sys.stderr, 2, lambda error: None)
-    sys.stdout = _shelter(sys.stdout, 1, on_error)
+    sys.stderr = _safe_stream(sys.stderr, 2, lambda error: None)
+    sys.stdout = _safe_stream(sys.stdout, 1, on_error)
     try:
         yield
     finally:
@@ -57,9 +55,8 @@ def sheltered(on_error: Callable[[OSError], None]) -> Iterator[None]:
 
 
 def readable(text: str, encoding: str) -> str:
-    """Return the text as a sheltered stream with this encoding shows it."""
-    codecs.register_error(READABLE, _readable)
-    return text.encode(encoding, READABLE).decode(encoding, "surrogateescape")
+    """Return the text as a safe stream with this encoding shows it."""
+    return text.encode(encoding, _ERROR_HANDLER).decode(encoding, "surrogateescape")
 
 
 def _open_missing() -> None:
@@ -70,10 +67,10 @@ def _open_missing() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - stays open until the process ends
 
 
-def _shelter(stream: TextIO | None, descriptor: int, on_error: Callable[[OSError], None]) -> TextIO:
+def _safe_stream(stream: TextIO | None, descriptor: int, on_error: Callable[[OSError], None]) -> TextIO:
     """Return a stream like the given one (None if it was closed) that writes to a sink; a stream without a file as it is."""
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, on_error)), "utf-8", READABLE)
+        return io.TextIOWrapper(io.BufferedWriter(_Sink(descriptor, on_error)), "utf-8", _ERROR_HANDLER)
     try:
         sink = _Sink(stream.fileno(), on_error)
     except OSError:  # pytest replaces the streams by objects without a file
@@ -82,7 +79,7 @@ def _shelter(stream: TextIO | None, descriptor: int, on_error: Callable[[OSError
     return io.TextIOWrapper(
         io.BufferedWriter(sink),
         stream.encoding,
-        READABLE,
+        _ERROR_HANDLER,
         line_buffering=bool(stream.line_buffering),
         write_through=getattr(stream, "write_through", False),
     )
@@ -99,3 +96,6 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
     if 0xDC80 <= ord(character) <= 0xDCFF:
         return bytes([ord(character) - 0xDC00]), after
     return _IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode("ascii"), after
+
+
+codecs.register_error(_ERROR_HANDLER, _readable)

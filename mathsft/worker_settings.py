@@ -29,7 +29,7 @@ class WorkerSettings:
 
     experiment: Experiment
     """The study's experiment; its model.path is a local folder."""
-    hardware: WorkerDevice
+    worker_device: WorkerDevice
     layout: StudyLayout
 
 

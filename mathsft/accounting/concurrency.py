@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from statistics import median
 from typing import TypeAlias
 
 from mathsft.records import WorkerCall
 from mathsft.store.study_store import StudyStore
 
-Span: TypeAlias = tuple[float, float]
+_Span: TypeAlias = tuple[float, float]
 """Start and end, in UTC seconds."""
 
 
@@ -23,7 +24,7 @@ class Wait:
 
     run: str
     step: int
-    until_begun_seconds: float
+    until_started_seconds: float
     """Until the evaluator began to score it; for a driver's first checkpoint this includes the start of the engine."""
     until_scored_seconds: float
 
@@ -48,11 +49,11 @@ class Concurrency:
     @property
     def median_wait_seconds(self) -> float:
         """Return the median wait of a checkpoint until its scoring began."""
-        return median(wait.until_begun_seconds for wait in self.waits)
+        return median(wait.until_started_seconds for wait in self.waits)
 
     @property
     def max_wait_seconds(self) -> float:
-        return max(wait.until_begun_seconds for wait in self.waits)
+        return max(wait.until_started_seconds for wait in self.waits)
 
 
 def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
@@ -61,22 +62,25 @@ def concurrency(store: StudyStore, runs: Sequence[str]) -> Concurrency | None:
     Work for other runs in that time counts as busy, too.
     """
     starts = [datetime.fromisoformat(session.began).timestamp() for session in store.sessions()]
-    worker_calls, work_seconds = store.worker_calls(), _work_seconds(store)
-    busy = {call: (max(call.began, call.ended - work_seconds.get(_key(call), 0.0)), call.ended) for call in worker_calls}
-    pools = {run.name: run.plan.pool for run in store.runs()}
-    waits = _waits({call: span for call, span in busy.items() if call.run in runs}, pools, starts)
+    work_seconds = _work_seconds(store)
+    busy: dict[WorkerCall, _Span] = {}
+    for call in store.worker_calls():
+        worked = work_seconds.get((call.run, call.step, call.pool), 0.0)
+        busy[call] = max(call.began, call.ended - worked), call.ended
+    busy_for_runs = {call: span for call, span in busy.items() if call.run in runs}
+    waits = _waits(busy_for_runs, {run.name: run.plan.pool for run in store.runs()}, starts)
     if not waits:
         return None
-    windows = _windows([span for call, span in busy.items() if call.run in runs], starts)
-    training = _clipped(_union(span for call, span in busy.items() if not call.pool), windows)
-    scoring = _clipped(_union(span for call, span in busy.items() if call.pool), windows)
+    windows = _windows(busy_for_runs.values(), starts)
+    training = [span for call, span in busy.items() if not call.pool]
+    scoring = [span for call, span in busy.items() if call.pool]
     return Concurrency(
-        _length(windows), _length(training), _length(scoring), _length(_clipped(training, scoring)), tuple(waits)
+        wall_seconds=_common_seconds(windows),
+        trainer_seconds=_common_seconds(windows, training),
+        evaluator_seconds=_common_seconds(windows, scoring),
+        both_seconds=_common_seconds(windows, training, scoring),
+        waits=tuple(waits),
     )
-
-
-def _key(call: WorkerCall) -> tuple[str, int, str]:
-    return call.run, call.step, call.pool
 
 
 def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
@@ -86,7 +90,7 @@ def _work_seconds(store: StudyStore) -> dict[tuple[str, int, str], float]:
     return trained | {(score.run, score.step, score.pool): score.costs.busy_seconds for score in store.scores()}
 
 
-def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
+def _waits(busy: Mapping[WorkerCall, _Span], pools: Mapping[str, str], starts: Sequence[float]) -> list[Wait]:
     """Return each checkpoint's wait for its last scoring on its run's own pool; `busy` is ordered by the calls' start."""
     published, waits = {}, {}
     for call, (start, end) in busy.items():
@@ -94,36 +98,29 @@ def _waits(busy: Mapping[WorkerCall, Span], pools: Mapping[str, str], starts: Se
         if not call.pool:
             published[key] = end
         elif call.pool == pools[call.run] and key in published:
-            since = max(published[key], max((driver_start for driver_start in starts if driver_start <= end), default=0.0))
+            since = max(published[key], _driver_start(end, starts))
             waits[key] = Wait(*key, max(0.0, start - since), end - since)
     return [waits[key] for key in sorted(waits)]
 
 
-def _windows(spans: Sequence[Span], starts: Sequence[float]) -> list[Span]:
+def _windows(spans: Iterable[_Span], starts: Sequence[float]) -> list[_Span]:
     """Return for each driver the span from its first to its last piece of work."""
-    by_driver: dict[float, list[Span]] = {}
+    by_driver: dict[float, list[_Span]] = {}
     for span in spans:
-        driver_start = max((start for start in starts if start <= span[1]), default=0.0)
-        by_driver.setdefault(driver_start, []).append(span)
+        by_driver.setdefault(_driver_start(span[1], starts), []).append(span)
     return [(min(start for start, _ in own), max(end for _, end in own)) for _, own in sorted(by_driver.items())]
 
 
-def _union(spans: Iterable[Span]) -> list[Span]:
-    """Return the union of the spans as disjoint spans, ascending."""
-    union: list[Span] = []
-    for start, end in sorted(spans):
-        if union and start <= union[-1][1]:
-            union[-1] = (union[-1][0], max(union[-1][1], end))
-        else:
-            union.append((start, end))
-    return union
+def _driver_start(moment: float, starts: Sequence[float]) -> float:
+    """Return the start of the driver that ran at a moment: the latest one before it, 0 if none is known."""
+    return max((start for start in starts if start <= moment), default=0.0)
 
 
-def _clipped(spans: Sequence[Span], windows: Sequence[Span]) -> list[Span]:
-    """Return the intersection of two lists of disjoint, ascending spans."""
-    clipped = [(max(span[0], window[0]), min(span[1], window[1])) for span in spans for window in windows]
-    return [(start, end) for start, end in clipped if start < end]
-
-
-def _length(spans: Iterable[Span]) -> float:
-    return sum(end - start for start, end in spans)
+def _common_seconds(*groups: Sequence[_Span]) -> float:
+    """Return the length of the time that lies in at least one span of each group."""
+    moments = sorted({moment for group in groups for span in group for moment in span})
+    return sum(
+        end - start
+        for start, end in pairwise(moments)
+        if all(any(first <= start and end <= last for first, last in group) for group in groups)
+    )

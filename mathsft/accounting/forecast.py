@@ -1,21 +1,25 @@
 """Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from safetensors import safe_open
 
-from mathsft.accounting.study_costs import Costs
+from mathsft import formats
+from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.records import FINISHED
+from mathsft.records import STATES_WITH_RESULT
+from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
-from mathsft.training.footprint import KEEP_STATES, full_state_bytes, held_bytes
+from mathsft.training.footprint import full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
-from mathsft.workers.placement import TAKING_TURNS, Placement
+from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
+_STATES_ON_DISK = 2
+"""Full states of a trainer on disk: the one that it keeps, and a new one while it is written."""
 TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
 """Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
 evaluator the KV cache and the grading processes. The activations of a large model are not included."""
@@ -56,6 +60,10 @@ class FinalDisk:
     num_kept: int
     """Checkpoints whose weights are kept: the last, every keep_every-th, and the best, assumed to be another one."""
 
+    def __str__(self) -> str:
+        most, kept = formats.rough_size(self.most_bytes), formats.rough_size(self.kept_bytes)
+        return f"up to {most} of disk during the run, {kept} after it ({self.num_kept} checkpoints are kept)"
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -71,7 +79,7 @@ class Footprint:
 # ---- time
 
 
-def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
+def study_time(work: Work, costs: MeanCosts, placement: Placement) -> StudyTime:
     """Predict the time of the work that is left of a study."""
     trials = work.num_trials * _together(costs.train, costs.score, placement)
     confirm = work.num_confirm_responses * costs.response
@@ -80,7 +88,9 @@ def study_time(work: Work, costs: Costs, placement: Placement) -> StudyTime:
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
 
 
-def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, num_validation: int, num_test: int) -> float:
+def final_seconds(
+    settings: FinalSettings, costs: MeanCosts, placement: Placement, num_validation: int, num_test: int
+) -> float:
     """Predict the seconds of a final run; num_validation and num_test are the responses of one score on these pools."""
     scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
     # The last checkpoint is scored after training has ended.
@@ -90,7 +100,7 @@ def final_seconds(settings: FinalSettings, costs: Costs, placement: Placement, n
 
 def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: StudyStore | None) -> Work:
     """Return the work that is left, given the number of problems in the confirm pool and of responses per problem."""
-    ended = [run for run in store.runs() if run.state in FINISHED] if store else []
+    ended = [run for run in store.runs() if run.state in STATES_WITH_RESULT] if store else []
     scored = [score for score in store.scores() if score.pool.startswith("confirm:")] if store else []
     num_confirmed = sum(score.num_problems for score in scored)
     num_trials = max(0, config.num_trials - sum(run.kind == "trial" for run in ended))
@@ -99,25 +109,24 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
     share_left = 1 - sum(run.kind == "horizon" for run in ended) / num_horizon if num_horizon else 0.0
     return Work(
         num_trials=num_trials,
-        num_confirm_responses=max(0, confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
+        num_confirm_responses=max(0, _confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
         num_horizon_examples=round(share_left * config.horizon.num_rates * sum(lengths)),
         num_horizon_responses=round(share_left * num_horizon * num_confirm * num_samples),
     )
 
 
-def confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
+def _confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
     """Return how many problems all finalists solve together; trial 0 takes part in every round beside the best trials."""
-    selection = config.selection
-    num_used = min(sum(selection.round_problems), num_confirm)
-    return sum(
-        min(num_kept + 1, config.num_trials) * num_problems * num_used // sum(selection.round_problems)
-        for num_kept, num_problems in zip(selection.round_trials, selection.round_problems, strict=True)
-    )
+    num_confirmed = 0
+    for num_kept, pool in Rule(config.search, config.selection, num_confirm).rounds:
+        start, stop = map(int, pool.partition(":")[2].split("-"))
+        num_confirmed += min(num_kept + 1, config.num_trials) * (stop - start)
+    return num_confirmed
 
 
 def _together(train: float, score: float, placement: Placement) -> float:
     """Return the seconds of training and scoring: the longer one if they overlap, the sum if they take turns."""
-    if placement.max_unscored == TAKING_TURNS:
+    if placement.max_unscored == MAX_UNSCORED_IN_TURNS:
         return train + score
     return max(train / placement.num_training, score)
 
@@ -132,7 +141,7 @@ def footprint(
     num_parameters, weight_bytes = model_size(model_folder)
     return Footprint(
         disk_bytes=weight_bytes * (config.num_trials + 2)
-        + num_trainers * (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        + num_trainers * _STATES_ON_DISK * full_state_bytes(num_parameters),
         final_disk=final_disk(config.final, num_parameters, weight_bytes),
         trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
         evaluator_memory_bytes=num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
@@ -147,7 +156,7 @@ def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) 
     kept_points = {num_trained, *range(every, num_trained + 1, every)}
     num_kept = min(num_trained, len(kept_points) + 1)  # and the best one
     return FinalDisk(
-        most_bytes=weight_bytes * (num_trained + 1) + (KEEP_STATES + 1) * full_state_bytes(num_parameters),
+        most_bytes=weight_bytes * (num_trained + 1) + _STATES_ON_DISK * full_state_bytes(num_parameters),
         kept_bytes=weight_bytes * num_kept,
         num_kept=num_kept,
     )
@@ -166,8 +175,6 @@ def model_size(folder: Path) -> tuple[int, int]:
     num_parameters = num_bytes = 0
     for path in folder.glob("*.safetensors"):
         num_bytes += path.stat().st_size
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        num_parameters += sum(int(np.prod(shape)) for shape in shapes)
+        with safe_open(path, framework="numpy") as file:
+            num_parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return num_parameters, num_bytes

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from mathsft.costs import ScoringCosts, TrainingCosts
 from mathsft.records import Checkpoint, Run, RunState, Score, Session
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 
 IDLE = "idle"
 
@@ -47,7 +48,7 @@ class Timekeeper:
         self._store, self._num_trainers, self._clock = store, num_trainers, clock
         self._began, self._start = datetime.now(UTC).isoformat(), clock()
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Record the time up to a new result."""
         if isinstance(record, Checkpoint | Score):
             self._store.write(Session(self._began, self._num_trainers, self._clock() - self._start))
@@ -55,21 +56,18 @@ class Timekeeper:
 
 def cost_ledger(store: StudyStore) -> Ledger:
     """Return the cost of all runs in the store."""
-    runs = store.runs()
-    checkpoints = {run.name: store.checkpoints(run.name) for run in runs}
-    scores = {run.name: store.scores(run.name) for run in runs}
-    trained = _sum(checkpoint.costs for of_run in checkpoints.values() for checkpoint in of_run)
-    evaluated = _sum(score.costs for of_run in scores.values() for score in of_run)
+    runs, sessions = store.runs(), store.sessions()
+    trained = {run.name: [checkpoint.costs for checkpoint in store.checkpoints(run.name)] for run in runs}
+    scored = {run.name: [score.costs for score in store.scores(run.name)] for run in runs}
 
     def spent(state: RunState) -> float:
         names = [run.name for run in runs if run.state == state]
-        of_training = sum(_rank_seconds(checkpoint.costs) for name in names for checkpoint in checkpoints[name])
-        return of_training + sum(score.costs.busy_seconds for name in names for score in scores[name])
+        of_training = sum(costs.busy_seconds * costs.num_ranks for name in names for costs in trained[name])
+        return of_training + sum(costs.busy_seconds for name in names for costs in scored[name])
 
-    sessions = store.sessions()
     worker_times = (
-        _worker_time("trainer", sum(session.seconds * session.num_trainers for session in sessions), trained),
-        _worker_time("evaluator", sum(session.seconds for session in sessions), evaluated),
+        _worker_time("trainer", sum(session.seconds * session.num_trainers for session in sessions), _sum(trained)),
+        _worker_time("evaluator", sum(session.seconds for session in sessions), _sum(scored)),
     )
     return Ledger(worker_times, spent("pruned"), spent("failed"), _points_per_hour(store, runs, sessions))
 
@@ -80,18 +78,14 @@ def _worker_time(worker: str, held_seconds: float, busy: Mapping[str, float]) ->
     return WorkerTime(worker, max(held_seconds, sum(busy.values())), {**busy, IDLE: idle})
 
 
-def _sum(costs: Iterable[TrainingCosts | ScoringCosts]) -> dict[str, float]:
-    """Return the seconds of each activity, summed over all ranks."""
+def _sum(costs: Mapping[str, Iterable[TrainingCosts | ScoringCosts]]) -> dict[str, float]:
+    """Return the seconds of each activity, summed over all runs and ranks."""
     total: dict[str, float] = {}
-    for cost in costs:
+    for cost in chain.from_iterable(costs.values()):
         num_processes = cost.num_ranks if isinstance(cost, TrainingCosts) else 1
         for activity, seconds in cost.seconds.items():
             total[activity] = total.get(activity, 0.0) + seconds * num_processes
     return total
-
-
-def _rank_seconds(costs: TrainingCosts) -> float:
-    return costs.busy_seconds * costs.num_ranks
 
 
 def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[Session]) -> float | None:
@@ -99,25 +93,18 @@ def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[
     finals = [run for run in runs if run.kind == "final" and run.state == "finished"]
     if finals:
         validated = store.scores(finals[-1].name, finals[-1].plan.pool)
-        gain = _gain_over_step_0(validated)
+        is_measured = len(validated) > 1 and validated[0].step == 0
+        gain = 100 * (max(score.accuracy for score in validated) - validated[0].accuracy) if is_measured else None
         began = [call.began for call in store.worker_calls() if call.run == finals[-1].name]
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
-        gain = _gain_of_promoted(store, runs)
+        gain = _gain_of_promoted(store)
     hours = sum(session.seconds * (session.num_trainers + 1) for session in sessions) / 3600
     return gain / hours if gain is not None and hours else None
 
 
-def _gain_over_step_0(validated: Sequence[Score]) -> float | None:
-    if len(validated) < 2 or validated[0].step != 0:
-        return None
-    return (max(score.accuracy for score in validated) - validated[0].accuracy) * 100
-
-
-def _gain_of_promoted(store: StudyStore, runs: Iterable[Run]) -> float | None:
+def _gain_of_promoted(store: StudyStore) -> float | None:
     promotion = store.promotion()
-    promoted = next((run for run in runs if promotion is not None and run.name == promotion.run), None)
-    baseline = store.run("baseline")
-    if promoted is None or promoted.value is None or baseline is None or baseline.value is None:
-        return None
-    return (promoted.value - baseline.value) * 100
+    compared = store.run("baseline"), store.run(promotion.run) if promotion is not None else None
+    values = [run.value for run in compared if run is not None and run.value is not None]
+    return (values[1] - values[0]) * 100 if len(values) == len(compared) else None

@@ -12,8 +12,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.host import Returned
-from mathsft.workers.spawn import SpawnProcess
-from mathsft.workers.worker import WorkerDied
+from mathsft.workers.spawn import SpawnProcess, WorkerDied
 
 PROBE = "mathsft.training.meter.probe:Probe"
 LIMIT_SECONDS = 300

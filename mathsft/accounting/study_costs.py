@@ -10,18 +10,18 @@ import numpy as np
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.costs import Speeds
 from mathsft.data.examples import load_template, render_prompt
-from mathsft.records import FINISHED, Checkpoint, Problem, Run
+from mathsft.records import STATES_WITH_RESULT, Problem
 from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerDevice
 
 BATCH_SIZE = "training.batch_size"
-STARTS = 4.0
+START_RATIO = 4.0
 """Ratio of the time until the base model is scored to the time in which the trainer imports torch and loads the model.
 Measured on two cores: 3.7 with the files in memory, 5 right after the computer's start."""
 ENGINE_TOKEN_SECONDS = 8e-5
 """Time that vLLM adds to the forward pass for each token of each response: scheduling, sampling, detokenisation. Measured
 on a CPU: it is half of the time with a model of 0.9 M parameters, and negligible with 135 M."""
-MOST_AT_ONCE = 256
+MAX_CONCURRENT_RESPONSES = 256
 """Responses that vLLM generates concurrently."""
 PRUNED_SHARE = 0.25
 """Mean share of a trial's work that PercentilePruner(75) saves after its first trials, as in the quickstart's study."""
@@ -35,7 +35,7 @@ CHARACTERS_PER_TOKEN, ASSUMED_READY_SECONDS = 2.5, 10.0
 
 
 @dataclass(frozen=True)
-class Costs:
+class MeanCosts:
     """The mean seconds of the parts of a study."""
 
     start: float
@@ -50,7 +50,7 @@ class Costs:
     """Of generating and grading one response, outside the trials."""
 
 
-def expected_costs(config: StudyConfig, experiment: Experiment, speeds: Speeds, num_search: int) -> Costs:
+def expected_costs(config: StudyConfig, experiment: Experiment, speeds: Speeds, num_search: int) -> MeanCosts:
     """Return the costs that follow from measured speeds; num_search is the number of problems in the search pool."""
     example = speeds.example_seconds + speeds.step_seconds * fmean(1 / size for size in batch_sizes(config, experiment))
     tokens = min(speeds.response_tokens, experiment.evaluation.max_tokens)
@@ -59,8 +59,8 @@ def expected_costs(config: StudyConfig, experiment: Experiment, speeds: Speeds, 
     gold = num_search * (read + speeds.response_tokens * speeds.read_token_seconds)  # once per trial, at its end
     score = len(config.trial.eval_points) * num_search * experiment.evaluation.num_samples * response + gold
     share = 1 - _saved_by_pruner(config)
-    return Costs(
-        start=speeds.ready_seconds * STARTS,
+    return MeanCosts(
+        start=speeds.ready_seconds * START_RATIO,
         train=share * config.trial.num_examples * example,
         score=share * score,
         example=example,
@@ -106,32 +106,29 @@ def assumed_speeds(
     )
 
 
-def past_costs(store: StudyStore) -> Costs | None:
+def past_costs(store: StudyStore) -> MeanCosts | None:
     """Return the mean costs of the study's ended trials; None if there are too few."""
-    trials = [run for run in store.runs("trial") if run.state in FINISHED]
+    trials = [run for run in store.runs("trial") if run.state in STATES_WITH_RESULT]
     if len(trials) < LEAST_TRIALS:
         return None
-    trained = {run.name: sum(checkpoint.costs.busy_seconds for checkpoint in store.checkpoints(run.name)) for run in trials}
+    checkpoints = {run.name: store.checkpoints(run.name) for run in trials}
+    trained = {name: sum(checkpoint.costs.busy_seconds for checkpoint in of_run) for name, of_run in checkpoints.items()}
     scored = [sum(score.costs.busy_seconds for score in store.scores(run.name, run.plan.pool)) for run in trials]
     promotion = store.promotion()
     # The final run has the promoted trial's batch size.
     like_final = [run for run in trials if promotion is None or run.name == promotion.run]
-    num_examples = sum(_num_trained(run, store.checkpoints(run.name)) for run in like_final)
+    # The last steps of a diverged run have no recorded time.
+    num_steps = {name: max((checkpoint.step for checkpoint in of_run), default=0) for name, of_run in checkpoints.items()}
+    num_examples = sum(num_steps[run.name] * run.experiment.training.batch_size for run in like_final)
     scores = store.scores()
     generated = sum(score.costs.busy_seconds - score.costs.gold_seconds for score in scores)
-    return Costs(
+    return MeanCosts(
         start=_last_start(store),
         train=fmean(trained.values()),
         score=fmean(scored),
         example=sum(trained[run.name] for run in like_final) / max(1, num_examples),
         response=generated / max(1, sum(sum(score.counts.values()) for score in scores)),
     )
-
-
-def _num_trained(run: Run, checkpoints: Sequence[Checkpoint]) -> int:
-    """Return the examples of all steps whose time is recorded; the last steps of a diverged run have no record."""
-    last_step = max((checkpoint.step for checkpoint in checkpoints), default=0)
-    return last_step * run.experiment.training.batch_size
 
 
 def _last_start(store: StudyStore) -> float:

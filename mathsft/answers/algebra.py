@@ -22,9 +22,8 @@ from mathsft.answers.polynomials import (
     factors,
     multiply,
     rational_whole_power,
-    scaled,
-    settled,
-    spelled,
+    simplified,
+    to_text,
 )
 
 _MAX_WHOLE_POWER_OF_SUM = 30
@@ -40,24 +39,24 @@ class ExactValue:
 
     def __add__(self, other: "ExactValue") -> "ExactValue":
         if self.lower == other.lower:
-            return quotient(add(self.upper, other.upper), self.lower)
+            return _quotient(add(self.upper, other.upper), self.lower)
         upper = add(multiply(self.upper, other.lower), multiply(other.upper, self.lower))
-        return quotient(upper, multiply(self.lower, other.lower))
+        return _quotient(upper, multiply(self.lower, other.lower))
 
     def __neg__(self) -> "ExactValue":
-        return ExactValue(scaled(self.upper, Fraction(-1)), self.lower)
+        return number(-1) * self
 
     def __sub__(self, other: "ExactValue") -> "ExactValue":
         return self + -other
 
     def __mul__(self, other: "ExactValue") -> "ExactValue":
-        return quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
+        return _quotient(multiply(self.upper, other.upper), multiply(self.lower, other.lower))
 
     def __truediv__(self, other: "ExactValue") -> "ExactValue":
-        return quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
+        return _quotient(multiply(self.upper, other.lower), multiply(self.lower, other.upper))
 
     def __str__(self) -> str:
-        return spelled(self.upper) if self.lower == ONE else f"({spelled(self.upper)})/({spelled(self.lower)})"
+        return to_text(self.upper) if self.lower == ONE else f"({to_text(self.upper)})/({to_text(self.lower)})"
 
     @property
     def rational(self) -> Fraction | None:
@@ -93,9 +92,9 @@ def number(value: Fraction | int) -> ExactValue:
     return ExactValue(checked({(): Fraction(value)})) if value else ExactValue({})
 
 
-def atom(atom: Atom) -> ExactValue:
+def atom(single: Atom) -> ExactValue:
     """Return an atom as an ExactValue."""
-    return ExactValue({((atom, Fraction(1)),): Fraction(1)})
+    return ExactValue({((single, Fraction(1)),): Fraction(1)})
 
 
 def symbol(name: str) -> ExactValue:
@@ -108,17 +107,15 @@ def unevaluated(function: str, *arguments: ExactValue) -> ExactValue:
     return atom(Atom(f"{function}({', '.join(map(str, arguments))})", function, arguments))
 
 
-def quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
+def _quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
     """Return the quotient of two polynomials; a denominator of a single term is multiplied into the numerator."""
     if not lower:
         raise NoValueError("division by zero")
     if len(lower) > 1:
         return ExactValue(upper, lower)
     ((powers, coefficient),) = lower.items()
-    if not powers:
-        return ExactValue(scaled(upper, 1 / coefficient))
     inverse = tuple((atom, -exponent) for atom, exponent in powers)
-    return ExactValue(multiply(upper, settled(inverse, 1 / coefficient)))
+    return ExactValue(multiply(upper, simplified(inverse, 1 / coefficient)))
 
 
 def same_value(first: ExactValue, second: ExactValue) -> bool | None:
@@ -147,12 +144,12 @@ def sign(value: ExactValue) -> int | None:
     if value.symbols:
         return None
     try:
-        approximation = value.approximate()
+        rounded = value.approximate()
     except (ArithmeticError, ValueError):
         return None
-    if not abs(approximation.real) > _ROUNDING or abs(approximation.imag) > _ROUNDING:
+    if not abs(rounded.real) > _ROUNDING or abs(rounded.imag) > _ROUNDING:
         return None
-    return 1 if approximation.real > 0 else -1
+    return 1 if rounded.real > 0 else -1
 
 
 def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
@@ -160,7 +157,7 @@ def power(base: ExactValue, exponent: ExactValue) -> ExactValue:
     rational = exponent.rational
     if rational is not None:
         return rational_power(base, rational)
-    if exponent.lower != ONE or base.term is None or base.rational == 0:
+    if exponent.lower != ONE or base.term is None:
         return unevaluated("power", base, exponent)
     result = number(1)
     for powers, coefficient in exponent.upper.items():
@@ -182,54 +179,36 @@ def rational_power(base: ExactValue, exponent: Fraction) -> ExactValue:
     if base.term is not None:
         return _power_of_term(*base.term, exponent)
     if exponent.denominator == 1:
-        return _whole_power(base, int(exponent))
-    return (
-        rational_power(ExactValue(base.upper), exponent) / rational_power(ExactValue(base.lower), exponent)
-        if base.lower != ONE
-        else _root_of_sum(base, exponent)
-    )
+        if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
+            raise NoValueError("power of a sum")
+        product = math.prod([base] * abs(exponent.numerator), start=number(1))
+        return product if exponent >= 0 else number(1) / product
+    if base.lower != ONE:
+        return rational_power(ExactValue(base.upper), exponent) / rational_power(ExactValue(base.lower), exponent)
+    return _root_of_sum(base, exponent)
 
 
 def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) -> ExactValue:
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
-        return ExactValue(settled(raised, rational_whole_power(coefficient, int(exponent))))
-    root_of_sign: Polynomial = ONE
-    if coefficient < 0:
-        if exponent.denominator == 2:
-            root_of_sign = settled(((IMAGINARY, Fraction(exponent.numerator)),), Fraction(1))
-        elif exponent.denominator % 2:
-            root_of_sign = {(): Fraction(-1 if exponent.numerator % 2 else 1)}
-        else:
-            raise CannotComputeError("an even root of a negative number")
-    roots = [(prime, times * exponent) for prime, times in factors(abs(coefficient.numerator)).items()]
-    roots += [(prime, -times * exponent) for prime, times in factors(coefficient.denominator).items()]
-    result = multiply(settled(raised, Fraction(1)), root_of_sign)
-    for prime, times in roots:
-        result = multiply(result, settled(((Atom(str(prime)), times),), Fraction(1)))
-    return ExactValue(result)
-
-
-def _whole_power(base: ExactValue, exponent: int) -> ExactValue:
-    if abs(exponent) > _MAX_WHOLE_POWER_OF_SUM:
-        raise NoValueError("power of a sum")
-    result = number(1)
-    for _ in range(abs(exponent)):
-        result *= base
-    return result if exponent >= 0 else number(1) / result
+        return ExactValue(simplified(raised, rational_whole_power(coefficient, int(exponent))))
+    roots = [(Atom(str(prime)), times * exponent) for prime, times in factors(abs(coefficient)).items()]
+    root_of_sign = Fraction(1)
+    if coefficient < 0 and exponent.denominator % 2:
+        root_of_sign = Fraction(-1 if exponent.numerator % 2 else 1)
+    elif coefficient < 0:
+        roots.append((IMAGINARY, 2 * exponent))
+    return ExactValue(multiply(simplified(raised, root_of_sign), simplified(tuple(roots), Fraction(1))))
 
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:
     """Return the root with the sum's common rational factor in front: sqrt(4x + 4) becomes 2 sqrt(x + 1)."""
-    coefficients = base.upper.values()
-    common = Fraction(
-        math.gcd(*(coefficient.numerator for coefficient in coefficients)),
-        math.lcm(*(coefficient.denominator for coefficient in coefficients)),
-    )
-    inner = ExactValue(scaled(base.upper, 1 / common))
+    numerators, denominators = zip(*(coefficient.as_integer_ratio() for coefficient in base.upper.values()), strict=True)
+    common = Fraction(math.gcd(*numerators), math.lcm(*denominators))
+    inner = base / number(common)
     root = _denested(inner) if exponent == Fraction(1, 2) else None
     if root is None:
-        root = ExactValue(settled(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
+        root = ExactValue(simplified(((Atom(f"root({inner})", "root", (inner,)), exponent),), Fraction(1)))
     return rational_power(number(common), exponent) * root
 
 
@@ -252,11 +231,7 @@ def _symbolic_power(base: tuple[Powers, Fraction], exponent: ExactValue, coeffic
     powers, factor = base
     if factor < 0:
         raise CannotComputeError("a negative number to an unknown power")
-    bases = [(ExactValue({((atom, Fraction(1)),): Fraction(1)}), times) for atom, times in powers]
-    bases += [(number(prime), Fraction(times)) for prime, times in factors(factor.numerator).items()]
-    bases += [(number(prime), Fraction(-times)) for prime, times in factors(factor.denominator).items()]
-    result = number(1)
-    for single_base, times in bases:
-        name = f"({single_base})^({exponent})"
-        result *= ExactValue({((Atom(name, "power", (single_base, exponent)), times * coefficient),): Fraction(1)})
-    return result
+    bases = [(atom(single), times) for single, times in powers]
+    bases += [(number(prime), Fraction(times)) for prime, times in factors(factor).items()]
+    atoms = [(Atom(f"({one})^({exponent})", "power", (one, exponent)), times * coefficient) for one, times in bases]
+    return ExactValue(checked({tuple(sorted(atoms)): Fraction(1)}))

@@ -2,11 +2,24 @@
 
 import cmath
 import math
+from collections.abc import Callable
 from zlib import crc32
 
 from mathsft.answers.polynomials import Atom, Polynomial
 
 CONSTANTS = {"i": 1j, r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
+_FUNCTIONS: dict[str, Callable[..., complex]] = {
+    "power": pow,
+    "root": complex,
+    "abs": abs,
+    "floor": lambda argument: math.floor(argument.real),
+    "arcsin": cmath.asin,
+    "arccos": cmath.acos,
+    "arctan": cmath.atan,
+    "sin": cmath.sin,
+    "cos": cmath.cos,
+    "log": cmath.log,
+}
 
 
 def approximation(polynomial: Polynomial) -> tuple[complex, float]:
@@ -19,30 +32,14 @@ def approximation(polynomial: Polynomial) -> tuple[complex, float]:
 
 
 def _atom_approximation(atom: Atom) -> complex:
+    """Return an atom's value in floating point; raises ArithmeticError or ValueError if it has none."""
     if atom.prime:
         return complex(atom.prime)
     if atom.name in CONSTANTS:
         return complex(CONSTANTS[atom.name])
     if atom.function:
-        return _approximate_function(atom.function, [argument.approximate() for argument in atom.arguments])
+        if atom.function not in _FUNCTIONS:
+            raise ValueError(f"no approximation of {atom.function}")
+        return complex(_FUNCTIONS[atom.function](*(argument.approximate() for argument in atom.arguments)))
     # Any number will do for a symbol, provided that it is always the same.
     return complex(0.5 + crc32(atom.name.encode()) % 10**6 / 10**6)
-
-
-def _approximate_function(function: str, arguments: list[complex]) -> complex:
-    """Return a function's value in floating point; raises ArithmeticError or ValueError if it has none."""
-    if function == "power":
-        return arguments[0] ** arguments[1]
-    (argument,) = arguments
-    match function:
-        case "root":
-            return argument
-        case "abs":
-            return complex(abs(argument))
-        case "floor":
-            return complex(math.floor(argument.real))
-        case "arcsin" | "arccos" | "arctan":
-            return complex(getattr(cmath, f"a{function[3:]}")(argument))
-        case "sin" | "cos" | "log":
-            return complex(getattr(cmath, function)(argument))
-    raise ValueError(f"no approximation of {function}")

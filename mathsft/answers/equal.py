@@ -2,26 +2,26 @@
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 from mathsft.answers.algebra import same_value
 from mathsft.answers.normalise import normalise
 from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.polynomials import CannotComputeError, NoValueError
-from mathsft.answers.quantities import BasedNumber, Quantity, same_based_number, same_quantity
+from mathsft.answers.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
 from mathsft.answers.relations import as_relation, same_relation
-from mathsft.answers.sentences import without_one_sentence
+from mathsft.answers.sentences import without_sentence
 from mathsft.answers.structures import (
     Choice,
-    Clock,
-    Family,
+    IntegerFamily,
     Items,
     Matrix,
     Named,
-    ParsedAnswer,
+    NoValue,
     Relation,
     Text,
-    Unread,
-    Valueless,
+    TimeOfDay,
+    Unparsed,
     text_key,
 )
 
@@ -41,12 +41,16 @@ def decide(answer: str, gold: str) -> bool | None:
         return False
     if first == second:
         return True
-    return _any(_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second))
+    verdicts = {_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second)}
+    return True if True in verdicts else None if None in verdicts else False
 
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:
     """Return both normalised; a single sentence is reduced to the answer in it; a text that is no answer becomes ""."""
-    return without_one_sentence(normalise(answer), normalise(gold))
+    first, second = normalise(answer), normalise(gold)
+    bare, other_bare = without_sentence(first), without_sentence(second)
+    # Two sentences may be about different things.
+    return (first, second) if bare != first and other_bare != second else (bare, other_bare)
 
 
 def _compare_or_none(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
@@ -59,7 +63,7 @@ def _compare_or_none(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
 
 def _compare_answers(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare whole answers: here y = 4 and 4 are equal, but not inside a list."""
-    if isinstance(first, Family) and isinstance(second, Family):
+    if isinstance(first, IntegerFamily) and isinstance(second, IntegerFamily):
         return _compare_answers(first.content, second.content) if first.letter == second.letter else False
     numbered, other_numbered = _numbered_values(first), _numbered_values(second)
     # If both are numbered lists, or one is a point, each value has its own position.
@@ -92,7 +96,7 @@ def _compare(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
         return same_relation(first, second)
     if isinstance(first, Choice) and isinstance(second, Choice):
         return first.letter == second.letter
-    return True if first == second else None if isinstance(first, Unread) else False
+    return True if first == second else None if isinstance(first, Unparsed) else False
 
 
 def _same_word(first: str, second: str) -> bool:
@@ -104,9 +108,9 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
     """Compare answers of two kinds, in either order."""
     for left, right in ((first, second), (second, first)):
         match left, right:
-            case Text(), Unread():
+            case Text(), Unparsed():
                 return left.key == text_key(right.text)
-            case Valueless(), _:
+            case NoValue(), _:
                 return False
             case BasedNumber(), Quantity():
                 return same_based_number(left, right)
@@ -119,10 +123,8 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
             case Choice(), _:
                 # Keep the order of the two: if one may be a ratio or a time, the gold answer decides.
                 return _compare(*(side.content if isinstance(side, Choice) else side for side in (first, second)))
-            case Clock(), Items("h:m"):
-                return _compare_clock(left, right)
-            case Clock(), _:
-                return False
+            case TimeOfDay(), _:
+                return _compare_time(left, right)
             case Named(), Relation():
                 relation = as_relation(left)
                 return same_relation(relation, right) if relation else False
@@ -135,7 +137,7 @@ def _compare_mixed(first: ParsedAnswer, second: ParsedAnswer) -> bool | None:
                 return len(cells) == len(rows) and _compare_matrices(Matrix(False, cells), right)
             case Items("⦃⦄", (single,)), _ if not isinstance(right, Items):
                 return _compare(single, right)
-    return None if isinstance(first, Unread) or isinstance(second, Unread) else False
+    return None if isinstance(first, Unparsed) or isinstance(second, Unparsed) else False
 
 
 def _compare_named(first: Named, second: Named) -> bool | None:
@@ -146,23 +148,21 @@ def _compare_named(first: Named, second: Named) -> bool | None:
     return same_relation(left, right) if left and right and len(left.difference.symbols) > 1 else False
 
 
-def _compare_clock(clock: Clock, ratio: Items) -> bool:
+def _compare_time(time: TimeOfDay, other: ParsedAnswer) -> bool:
     """Compare with a time such as 3:45, which may leave out a.m. or p.m."""
-    numbers = [item.value.rational for item in ratio.items if isinstance(item, Quantity)]
+    items = other.items if isinstance(other, Items) and other.brackets == "h:m" else ()
+    numbers = [item.value.rational for item in items if isinstance(item, Quantity)]
     if len(numbers) != 2 or None in numbers:
         return False
     hour, minute = (int(number or 0) for number in numbers)
     minutes = 60 * hour + minute
-    return minutes == clock.minutes or (hour <= 12 and (minutes - clock.minutes) % _HALF_A_DAY == 0)
+    return minutes == time.minutes or (hour <= 12 and (minutes - time.minutes) % _HALF_A_DAY == 0)
 
 
 def _compare_matrices(first: Matrix, second: Matrix) -> bool | None:
-    if first.is_determinant != second.is_determinant or [len(row) for row in first.rows] != [
-        len(row) for row in second.rows
-    ]:
+    if first.is_determinant != second.is_determinant or list(map(len, first.rows)) != list(map(len, second.rows)):
         return False
-    pairs = zip(first.rows, second.rows, strict=True)
-    return _all(_compare(left, right) for row, other_row in pairs for left, right in zip(row, other_row, strict=True))
+    return _all(map(_compare, chain(*first.rows), chain(*second.rows)))
 
 
 def _compare_items(first: Items, second: Items) -> bool | None:
@@ -170,12 +170,10 @@ def _compare_items(first: Items, second: Items) -> bool | None:
         return False
     if ":" in first.brackets and ":" in second.brackets:
         return _compare_ratios(first, second)
-    if first.is_ordered or second.is_ordered:
-        if first.brackets != second.brackets:
-            return False
-        return _all(_compare(left, right) for left, right in zip(first.items, second.items, strict=True))
-    if "∪" in (first.brackets, second.brackets) and first.brackets != second.brackets:
+    if first.brackets != second.brackets and {first.brackets, second.brackets} != {"", "⦃⦄"}:
         return False
+    if first.brackets not in ("", "⦃⦄", "∪"):
+        return _all(map(_compare, first.items, second.items))
     verdicts = [[_compare(left, right) for right in second.items] for left in first.items]
     if _can_pair([[verdict is True for verdict in row] for row in verdicts]):
         return True
@@ -184,13 +182,12 @@ def _compare_items(first: Items, second: Items) -> bool | None:
 
 def _compare_ratios(answer: Items, gold: Items) -> bool | None:
     """Compare by value; part by part if a part is zero or the gold answer may be a time, since both meanings must agree."""
-    pairs = list(zip(answer.items, gold.items, strict=True))
     if gold.brackets == "h:m" or _has_zero(answer) or _has_zero(gold):
-        return _all(_compare(left, right) for left, right in pairs)
-    values = [
-        (left.value, right.value) for left, right in pairs if isinstance(left, Quantity) and isinstance(right, Quantity)
-    ]
-    return _all(same_value(values[0][0] * right, values[0][1] * left) for left, right in values[1:])
+        return _all(map(_compare, answer.items, gold.items))
+    (first, *others), (gold_first, *gold_others) = (
+        [item.value for item in ratio.items if isinstance(item, Quantity)] for ratio in (answer, gold)
+    )
+    return _all(same_value(first * right, gold_first * left) for left, right in zip(others, gold_others, strict=True))
 
 
 def _has_zero(ratio: Items) -> bool:
@@ -246,8 +243,3 @@ def _numbered_values(parsed: ParsedAnswer) -> Named | None:
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
     seen = set(verdicts)
     return False if False in seen else None if None in seen else True
-
-
-def _any(verdicts: Iterable[bool | None]) -> bool | None:
-    seen = set(verdicts)
-    return True if True in seen else None if None in seen else False

@@ -17,24 +17,22 @@ from mathsft.answers.functions import (
     factorial,
     floor,
     log_to_base,
-    raised,
+    power_with_euler,
     sqrt,
 )
-from mathsft.answers.numerals import read_numeral
-from mathsft.answers.polynomials import IMAGINARY, PI, CannotComputeError, E
+from mathsft.answers.numerals import parse_numeral
+from mathsft.answers.polynomials import PI, CannotComputeError
 
 _MAX_DEPTH = 30
 
-_SPACE = re.compile(" *")
 _SUM_SIGN = re.compile(r"[+-]")
 _TIMES = re.compile(r"\*|\\times(?![A-Za-z])|\\cdot(?![A-Za-z])|\\ast(?![A-Za-z])")
 _DIVIDED = re.compile(r"/|\\div(?![A-Za-z])")
-_NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div|choose)(?![A-Za-z])")
+_NO_FACTOR = re.compile(r"\\(?:rfloor|rceil|times|cdot|ast|div)(?![A-Za-z])")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _NAME_OR_BRACKET = re.compile(r"\\?([A-Za-z]+)|[(\[|]")
-_WORD = re.compile(r"[A-Za-z]+")
+_WORD = re.compile(r"([A-Za-z]+)")
 _SUBSCRIPT = re.compile(r" ?_ ?\{([A-Za-z0-9]{1,10})\}")
-_CHOOSE = re.compile(r"\{([^{}]+)\\choose(?![A-Za-z])([^{}]+)\}")
 _LETTER_IN_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
 _GREEK = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi
@@ -52,7 +50,7 @@ class NotAFormulaError(ValueError):
     """The text is not a formula, or uses notation that is not supported."""
 
 
-def read_formula(text: str, *, commas_group: bool) -> ExactValue:
+def parse_formula(text: str, *, commas_group: bool) -> ExactValue:
     """Return the value of the whole normalised text. Raises NotAFormulaError, or NoValueError if it has no value.
 
     With `commas_group`, 1,234 is one number; without it, a formula has no commas.
@@ -69,9 +67,7 @@ class _Parser:
     def __init__(self, text: str, commas_group: bool) -> None:
         self._text = text
         self._commas_group = commas_group
-        self._place = 0
-        self._depth = 0
-        self._open_bars = 0
+        self._place = self._depth = self._open_bars = 0
         self._angles_are_radians = False
 
     def whole(self) -> ExactValue:
@@ -108,13 +104,13 @@ class _Parser:
         return number(sign) * self._power()
 
     def _power(self) -> ExactValue:
-        """Read an atom with its factorials, degree sign and exponents, which associate to the right."""
+        """Parse an atom with its factorials, degree sign and exponents, which associate to the right."""
         operands = [self._factorials(self._atom())]
         while self._take_text("^"):
             operands.append(self._factorials(self._argument()))
         value = operands.pop()
         while operands:
-            value = raised(operands.pop(), value)
+            value = power_with_euler(operands.pop(), value)
         return self._factorials(value)
 
     def _factorials(self, value: ExactValue) -> ExactValue:
@@ -127,36 +123,32 @@ class _Parser:
                 return value
 
     def _atom(self) -> ExactValue:
-        """Read the smallest unit: a number, a letter, a command or a group."""
-        return self._nested(self._read_atom)
+        """Parse the smallest unit: a number, a letter, a command or a group."""
+        return self._nested(self._parse_atom)
 
-    def _nested(self, read: Callable[[], ExactValue]) -> ExactValue:
-        """Read one level deeper; every recursion passes through this method, which limits the depth."""
+    def _nested(self, parse: Callable[[], ExactValue]) -> ExactValue:
+        """Parse one level deeper; every recursion passes through this method, which limits the depth."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotAFormulaError("nesting")
-        value = read()
+        value = parse()
         self._depth -= 1
         return value
 
-    def _read_atom(self) -> ExactValue:
+    def _parse_atom(self) -> ExactValue:
         self._skip_space()
+        if numeral := parse_numeral(self._text, self._place, commas_group=self._commas_group):
+            value, self._place = numeral
+            return number(value)
         here = self._text[self._place : self._place + 1]
-        if here.isdigit() or here == ".":
-            return self._read_number()
         if here and here in "([{|":
             return self._group(here)
-        if letter := self._take(_LETTER_IN_TEXT):
-            return self._letter(letter[1])
-        if command := self._take(_COMMAND):
-            return self._command(command[1])
-        if word := self._take(_WORD):
-            return self._word(word[0])
+        for pattern, parse in ((_LETTER_IN_TEXT, self._letter), (_COMMAND, self._command), (_WORD, self._word)):
+            if found := self._take(pattern):
+                return parse(found[1])
         raise NotAFormulaError(self._text)
 
     def _group(self, opening: str) -> ExactValue:
-        if opening == "{" and (choose := self._take(_CHOOSE)):
-            return binomial(*(self._inner(part) for part in choose.groups()))
         self._place += len(opening)
         self._open_bars += opening == "|"
         value = self._sum()
@@ -166,37 +158,25 @@ class _Parser:
         functions: dict[str, Callable[[ExactValue], ExactValue]] = {"|": absolute, r"\lfloor": floor, r"\lceil": ceil}
         return functions[opening](value) if opening in functions else value
 
-    def _inner(self, text: str) -> ExactValue:
-        return _Parser(text, self._commas_group).whole()
-
     def _argument(self) -> ExactValue:
-        """Read the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
+        """Parse the argument of a command or of ^: a group, or a single number, letter or command, with its sign."""
         self._skip_space()
         if self._text.startswith(("+", "-"), self._place):
             return self._nested(self._signed)
         return self._atom()
 
-    def _read_number(self) -> ExactValue:
-        found = read_numeral(self._text, self._place, commas_group=self._commas_group)
-        if found is None:
-            raise NotAFormulaError(self._text)
-        value, self._place = found
-        return number(value)
-
     def _command(self, name: str) -> ExactValue:
         if name == "frac":
-            upper = self._argument()
-            return upper / self._argument()
+            return self._argument() / self._argument()
         if name == "sqrt":
             return self._root()
         if name == "binom":
-            whole = self._argument()
-            return binomial(whole, self._argument())
+            return binomial(self._argument(), self._argument())
         if name in ("lfloor", "lceil"):
             self._place -= len(name) + 1
             return self._group(f"\\{name}")
         if name == "pi":
-            return atom(PI)
+            return symbol(r"\pi")
         if name in FUNCTIONS:
             return self._function(name)
         if name in _GREEK.split():
@@ -212,7 +192,7 @@ class _Parser:
         return power(self._argument(), number(1) / degree)
 
     def _word(self, word: str) -> ExactValue:
-        """Read letters: a function, a name, or the product of at most three symbols."""
+        """Parse letters: a function, a name, or the product of at most three symbols."""
         if word in FUNCTIONS:
             return self._function(word)
         if word in _PLAIN_NAMES:
@@ -224,10 +204,8 @@ class _Parser:
         return self._letter(word[0])
 
     def _letter(self, letter: str) -> ExactValue:
-        if letter == "i":
-            return atom(IMAGINARY)
-        if letter == "e":
-            return atom(E)
+        if letter in ("i", "e"):
+            return symbol(letter)
         if letter in _FUNCTIONS_OF_LETTERS and self._text.startswith("(", self._place):
             return symbol(f"{letter}({self._group('(')})")
         return self._subscripted(letter)
@@ -237,9 +215,7 @@ class _Parser:
         return symbol(f"{name}_{subscript[1]}" if subscript else name)
 
     def _function(self, name: str) -> ExactValue:
-        base = None
-        if name == "log" and self._take_text("_"):
-            base = self._argument()
+        base = self._argument() if name == "log" and self._take_text("_") else None
         exponent = self._argument() if self._take_text("^") else number(1)
         if exponent.rational == -1:
             name, exponent = f"arc{name}", number(1)
@@ -252,7 +228,7 @@ class _Parser:
         return power(value, exponent)
 
     def _function_argument(self) -> ExactValue:
-        """Read a group, or a product that ends at a sum, a bracket or another function: sin 2x cos x."""
+        """Parse a group, or a product that ends at a sum, a bracket or another function: sin 2x cos x."""
         self._skip_space()
         if self._text.startswith(("(", "[", "{", "|"), self._place):
             return self._atom()
@@ -281,13 +257,12 @@ class _Parser:
             raise NotAFormulaError("a number that touches what precedes it")
 
     def _skip_space(self) -> None:
-        if spaces := _SPACE.match(self._text, self._place):
-            self._place = spaces.end()
+        while self._text.startswith(" ", self._place):
+            self._place += 1
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         self._skip_space()
-        found = pattern.match(self._text, self._place)
-        if found:
+        if found := pattern.match(self._text, self._place):
             self._place = found.end()
         return found
 

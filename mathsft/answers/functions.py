@@ -3,17 +3,9 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
-from mathsft.answers.algebra import (
-    ExactValue,
-    atom,
-    number,
-    power,
-    rational_power,
-    same_value,
-    sign,
-    unevaluated,
-)
+from mathsft.answers.algebra import ExactValue, atom, number, power, rational_power, same_value, sign, unevaluated
 from mathsft.answers.polynomials import IMAGINARY, MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
 _MAX_FACTORIAL = 1_500
@@ -35,12 +27,10 @@ def log(argument: ExactValue) -> ExactValue:
     if coefficient < 0:
         raise NoValueError("the logarithm of a negative number")
     result = number(0)
-    for prime, times in factors(coefficient.numerator).items():
+    for prime, times in factors(coefficient).items():
         result += number(times) * unevaluated("log", number(prime))
-    for prime, times in factors(coefficient.denominator).items():
-        result -= number(times) * unevaluated("log", number(prime))
-    for single_atom, exponent in powers:
-        result += number(exponent) * _log_of_atom(atom(single_atom))
+    for single, exponent in powers:
+        result += number(exponent) * (number(1) if single == E else unevaluated("log", atom(single)))
     return result
 
 
@@ -51,26 +41,24 @@ def log_to_base(base: ExactValue, argument: ExactValue) -> ExactValue:
 
 def cos(argument: ExactValue) -> ExactValue:
     """Return the cosine, exact at the multiples of π whose cosine is a sum of square roots."""
-    half_turns = _in_pi(argument)
-    exact = None if half_turns is None else _cosine_of_half_turns(half_turns)
+    exact = _exact_cosine(argument)
     return exact if exact is not None else unevaluated("cos", _without_minus(argument)[1])
 
 
 def sin(argument: ExactValue) -> ExactValue:
     """Return the sine, exact if the cosine of π/2 minus the argument is exact."""
-    half_turns = _in_pi(argument)
-    exact = None if half_turns is None else _cosine_of_half_turns(Fraction(1, 2) - half_turns)
+    exact = _exact_cosine(argument, Fraction(1, 2))
     if exact is not None:
         return exact
     factor, positive = _without_minus(argument)
     return number(factor) * unevaluated("sin", positive)
 
 
-def raised(base: ExactValue, exponent: ExactValue) -> ExactValue:
+def power_with_euler(base: ExactValue, exponent: ExactValue) -> ExactValue:
     """Return base ** exponent; e to i times an angle by Euler's formula if the angle's cosine and sine are exact."""
-    half_turns = _in_pi(exponent / atom(IMAGINARY)) if base == atom(E) else None
-    if half_turns is not None:
-        real, imaginary = _cosine_of_half_turns(half_turns), _cosine_of_half_turns(Fraction(1, 2) - half_turns)
+    if base == atom(E):
+        angle = exponent / atom(IMAGINARY)
+        real, imaginary = _exact_cosine(angle), _exact_cosine(angle, Fraction(1, 2))
         if real is not None and imaginary is not None:
             return real + atom(IMAGINARY) * imaginary
     return power(base, exponent)
@@ -117,15 +105,10 @@ def binomial(whole: ExactValue, part: ExactValue) -> ExactValue:
     return number(math.comb(int(n), int(k)))
 
 
-def _log_of_atom(argument: ExactValue) -> ExactValue:
-    return number(1) if argument == atom(E) else unevaluated("log", argument)
-
-
-def _in_pi(argument: ExactValue) -> Fraction | None:
-    """Return the argument divided by π if that is rational, else None."""
-    if argument.rational == 0:
-        return Fraction(0)
-    return (argument / atom(PI)).rational
+def _exact_cosine(argument: ExactValue, shift: Fraction = Fraction(0)) -> ExactValue | None:
+    """Return the cosine of argument - shift * π, or None if it is not known exactly."""
+    half_turns = (argument / atom(PI)).rational
+    return None if half_turns is None else _cosine_of_half_turns(half_turns - shift)
 
 
 def _cosine_of_half_turns(half_turns: Fraction) -> ExactValue | None:
@@ -159,24 +142,18 @@ def _tan(argument: ExactValue) -> ExactValue:
     return sin(argument) / cos(argument)
 
 
-def _inverse(
-    function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int
-) -> Callable[[ExactValue], ExactValue]:
-    """Return the inverse of a function of angles, exact for 13 angles: from_twelfth * π/12 and the next 12 twelfths of π."""
-
-    def inverse(argument: ExactValue) -> ExactValue:
-        if argument.symbols or any(atom.function for atom in argument.atoms):
-            return unevaluated(name, argument)
-        for twelfths in range(from_twelfth, from_twelfth + 13):
-            angle = number(Fraction(twelfths, 12)) * atom(PI)
-            try:
-                if same_value(function(angle), argument):
-                    return angle
-            except (CannotComputeError, NoValueError):
-                continue
+def _inverse(function: Callable[[ExactValue], ExactValue], name: str, from_twelfth: int, argument: ExactValue) -> ExactValue:
+    """Apply the inverse of a function of angles, exact for 13 angles: from_twelfth * π/12 and the next 12 twelfths of π."""
+    if argument.symbols or any(atom.function for atom in argument.atoms):
         return unevaluated(name, argument)
-
-    return inverse
+    for twelfths in range(from_twelfth, from_twelfth + 13):
+        angle = number(Fraction(twelfths, 12)) * atom(PI)
+        try:
+            if same_value(function(angle), argument):
+                return angle
+        except (CannotComputeError, NoValueError):
+            continue
+    return unevaluated(name, argument)
 
 
 FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
@@ -187,13 +164,13 @@ FUNCTIONS: dict[str, Callable[[ExactValue], ExactValue]] = {
     "sec": lambda argument: number(1) / cos(argument),
     "csc": lambda argument: number(1) / sin(argument),
     "cis": lambda argument: cos(argument) + atom(IMAGINARY) * sin(argument),
-    "arcsin": _inverse(sin, "arcsin", -6),
-    "arccos": _inverse(cos, "arccos", 0),
-    "arctan": _inverse(_tan, "arctan", -6),
+    "arcsin": partial(_inverse, sin, "arcsin", -6),
+    "arccos": partial(_inverse, cos, "arccos", 0),
+    "arctan": partial(_inverse, _tan, "arctan", -6),
     "ln": log,
     "log": lambda argument: log_to_base(number(10), argument),
     "lg": lambda argument: log_to_base(number(10), argument),
-    "exp": lambda argument: raised(atom(E), argument),
+    "exp": lambda argument: power_with_euler(atom(E), argument),
     "sqrt": sqrt,
     "abs": absolute,
 }

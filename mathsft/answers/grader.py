@@ -6,20 +6,21 @@ The stages are implemented in `response_format`, `equal` and `sandbox`.
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self
 
 from mathsft.answers.equal import comparable, decide
-from mathsft.answers.normalise import closing_brace
-from mathsft.answers.response_format import parse
+from mathsft.answers.normalise import BOX, closing_brace
+from mathsft.answers.response_format import parse_response
 from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
 
 _MAX_CACHED = 20_000
 """Largest number of math-verify's rulings that a grader caches."""
 
+_CATEGORIES: dict[bool | None, Category] = {True: "correct", False: "wrong_answer", None: "ungraded"}
 _LATEX = str.maketrans({"⦃": r"\{", "⦄": r"\}", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ "})
-_MISREAD = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|[0-9)}\]] ?_|'|\\prime")
+_MISREAD = re.compile(BOX.pattern + r"|[0-9)}\]] ?_|'|\\prime")
 """math-verify takes only the last of several boxes, only the 17 of 17_8, and only the f of f'."""
 
 
@@ -28,7 +29,8 @@ class Completion:
     """A model's completion, its finish reason, and the gold answer."""
 
     text: str
-    finish_reason: str
+    finish_reason: str | None
+    """None for a bare answer, which has no format."""
     gold: str
 
 
@@ -44,8 +46,8 @@ class Graded:
     """Time of the comparison; for a cached ruling, the time of the first comparison."""
 
 
-class Grader:
-    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread, as `Sandbox`."""
+class Grader(AbstractContextManager["Grader"]):
+    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread."""
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
         self._sandbox = Sandbox(num_processes, limits)
@@ -53,7 +55,7 @@ class Grader:
 
     def grade(self, completions: Sequence[Completion]) -> list[Graded]:
         """Return the result for each completion, in order; no completion can make this raise or hang."""
-        parsed = [parse(completion.text, completion.finish_reason) for completion in completions]
+        parsed = [parse_response(completion.text, completion.finish_reason) for completion in completions]
         pairs = [
             Pair(response.body, completion.gold)
             for response, completion in zip(parsed, completions, strict=True)
@@ -66,7 +68,7 @@ class Grader:
                 verdict, seconds = Verdict("format_failure", response.reason), 0.0
             else:
                 ruling = next(rulings)
-                verdict, seconds = Verdict(category(ruling), ruling.reason, response.body), ruling.seconds
+                verdict, seconds = Verdict(_CATEGORIES[ruling.is_equal], ruling.reason, response.body), ruling.seconds
             graded.append(Graded(verdict, response.tag_flags, response.is_strict, seconds))
         return graded
 
@@ -86,32 +88,21 @@ class Grader:
         """End the processes."""
         self._sandbox.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def category(ruling: Ruling) -> Category:
-    """Return the category of an answer with this ruling."""
-    if ruling.is_equal is None:
-        return "ungraded"
-    return "correct" if ruling.is_equal else "wrong_answer"
 
 
 def _rule(pair: Pair) -> Ruling:
     """Rule on a pair without math-verify; is_equal is None if the pair needs math-verify."""
     started = time.perf_counter()
-    is_equal = decide(pair.answer, pair.gold)
-    if is_equal is None:
-        in_latex = _in_latex(pair)
-        is_equal = None if _is_legible(in_latex.answer) and _is_legible(in_latex.gold) else False
+    is_equal = decide(*pair)
+    if is_equal is None and not all(map(_is_legible, _in_latex(pair))):
+        is_equal = False
     return Ruling(is_equal, seconds=time.perf_counter() - started)
 
 
 def _in_latex(pair: Pair) -> Pair:
-    return Pair(*(text.translate(_LATEX) for text in comparable(pair.answer, pair.gold)))
+    return Pair(*(text.translate(_LATEX) for text in comparable(*pair)))
 
 
 def _is_legible(text: str) -> bool:

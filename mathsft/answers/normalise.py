@@ -7,7 +7,7 @@ is a single space, and \text{...} is the only text command.
 import re
 import unicodedata
 
-MAX_ANSWER_CHARS = 2000
+_MAX_ANSWER_CHARS = 2000
 """A longer text is no answer. The limit keeps integers below Python's limit of 4,300 digits."""
 
 DOLLAR = "¤"
@@ -16,44 +16,22 @@ DOLLAR = "¤"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff⦃⦄¤]")
 """Control, invisible and bidirectional characters: with them, the displayed text differs from the stored text."""
 
-_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "phi", "omega", "Delta"]
+_LETTERS_AND_SIGNS = """
+αalpha βbeta γgamma δdelta εepsilon θtheta λlambda μmu ρrho σsigma φphi ωomega ΔDelta πpi ×times ⋅cdot ·cdot √sqrt ∞infty
+∪cup ∈in ∅emptyset ≤le ≥ge ≠ne ±pm ≈approx ⌊lfloor ⌋rfloor ⌈lceil ⌉rceil ⟨langle ⟩rangle
+"""
+"""Characters, each followed by the name of the LaTeX command for it."""
 _UNICODE = str.maketrans(
     {
-        "−": "-",
-        "–": "-",
-        "—": "-",
-        "×": r"\times ",
-        "⋅": r"\cdot ",
-        "·": r"\cdot ",
-        "÷": "/",
-        "∕": "/",
-        "⁄": "/",
-        "π": r"\pi ",
-        "√": r"\sqrt ",
-        "∞": r"\infty ",
-        "∪": r"\cup ",
-        "∈": r"\in ",
-        "∅": r"\emptyset ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "±": r"\pm ",
-        "≈": r"\approx ",
+        **{word[0]: rf"\{word[1:]} " for word in _LETTERS_AND_SIGNS.split()},
+        **dict.fromkeys("−–—", "-"),
+        **dict.fromkeys("÷∕⁄", "/"),
+        **dict.fromkeys("º˚∘", "°"),
         "…": "...",
         "、": ", ",
         "∣": "|",
-        "⌊": r"\lfloor ",
-        "⌋": r"\rfloor ",
-        "⌈": r"\lceil ",
-        "⌉": r"\rceil ",
         "ℝ": r"\mathbb{R}",
-        "º": "°",
-        "˚": "°",
-        "∘": "°",
-        "⟨": r"\langle ",
-        "⟩": r"\rangle ",
         "’": "'",
-        **{letter: rf"\{name} " for letter, name in zip("αβγδεθλμρσφωΔ", _GREEK, strict=True)},
     }
 )
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
@@ -61,57 +39,62 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
-_NO_OUTPUT = r"""
-\! \( \) \[ \] \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits \mathbf \mathit
-\boldsymbol \bm \small \normalsize \large \Large \LARGE \huge \Huge
-"""
 _SPACES = ("\\ ", "\\\n", r"\,", r"\;", r"\:", r"\quad", r"\qquad", r"\enspace", r"\thinspace")
-_TEXT_COMMANDS = r"\textbf \textit \textrm \textsf \texttt \textnormal \mathrm \mathsf \mbox \hbox \emph \operatorname"
+_OTHER_COMMANDS = {
+    "": r"""
+        \! \( \) \[ \] \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits \mathbf
+        \mathit \boldsymbol \bm \small \normalsize \large \Large \LARGE \huge \Huge""",
+    r"\text": r"""
+        \textbf \textit \textrm \textsf \texttt \textnormal \mathrm \mathsf \mbox \hbox \emph \operatorname""",
+    r"\frac": r"\dfrac \tfrac \cfrac",
+    r"\binom": r"\dbinom \tbinom",
+    "⦃": r"\{ \lbrace",
+    "⦄": r"\} \rbrace",
+    "⟨": r"\langle",
+    "⟩": r"\rangle",
+    "|": r"\lvert \rvert \vert \mid",
+    "<": r"\lt",
+    ">": r"\gt",
+    DOLLAR: r"\$",
+    "...": r"\dots \ldots \cdots",
+    "%": r"\%",
+    "°": r"\degree",
+    r"\le": r"\leq \leqslant",
+    r"\ge": r"\geq \geqslant",
+    r"\ne": r"\neq",
+    r"\emptyset": r"\varnothing",
+}
+"""Replacements of commands, each with the commands."""
 _COMMANDS = {
-    **dict.fromkeys(_NO_OUTPUT.split(), ""),
     **dict.fromkeys(_SPACES, " "),
-    **dict.fromkeys(_TEXT_COMMANDS.split(), r"\text"),
-    **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac"),
-    **dict.fromkeys((r"\dbinom", r"\tbinom"), r"\binom"),
-    **dict.fromkeys((r"\{", r"\lbrace"), "⦃"),
-    **dict.fromkeys((r"\}", r"\rbrace"), "⦄"),
-    r"\langle": "⟨",
-    r"\rangle": "⟩",
-    **dict.fromkeys((r"\lvert", r"\rvert", r"\vert", r"\mid"), "|"),
-    r"\lt": "<",
-    r"\gt": ">",
-    r"\$": DOLLAR,
-    **dict.fromkeys((r"\dots", r"\ldots", r"\cdots"), "..."),
-    r"\%": "%",
-    r"\degree": "°",
-    **dict.fromkeys((r"\leq", r"\leqslant"), r"\le"),
-    **dict.fromkeys((r"\geq", r"\geqslant"), r"\ge"),
-    r"\neq": r"\ne",
-    r"\varnothing": r"\emptyset",
+    **{command: replacement for replacement, commands in _OTHER_COMMANDS.items() for command in commands.split()},
 }
 
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _FUNCTION_WORDS = ("sin", "cos", "tan", "cot", "csc", "cis", "arcsin", "arccos", "arctan", "log", "ln")
 _CLOSE_COMMA = re.compile(r"(?<=[0-9])\s?(?:\\!\s?)?(?:\{,\}|,\s?\\!)(?:\s|\\!){0,8}(?=[0-9]{3}(?![0-9]))")
 """A thousands separator in TeX: a comma without a space after it in print; the spacing commands around it do not show."""
-_UNEQUAL = re.compile(r" !=(?!=)|\\not ?=|=/=")
-"""Inequality signs; != needs a space before it, because n!=6 may be a factorial."""
-_DEGREE = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(])")
 _LEADING_TILDE = re.compile(r"^[\s$]*~")
 _VECTOR = re.compile(r"\\(?:mathbf|mathit|boldsymbol|bm|vec|hat) ?(?:\{ ?([A-Za-z]) ?\}|(?<=[a-z] )([A-Za-z]))")
-_LOG_OF_DIGITS = re.compile(r"(?<=\\log_)([0-9])([0-9]+)(?= ?(?:$|[-+=,)}\]]))")
-"""TeX takes one digit as the subscript, so \\log_28 is to base 2; if an argument follows, all digits are the base."""
-_BARE_SCRIPT = re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)")
-_TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)")
-_ORDINAL = re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b")
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
-_BARE_PAIR = re.compile(r"\\(frac|binom) ?([A-Za-z0-9]) ?([A-Za-z0-9])")
-_BARE_FIRST = re.compile(r"\\(frac|binom) ?([A-Za-z0-9]) ?(?=\{)")
-_DOTTED_PERIOD = re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]*)\\dot ?\{?([0-9])\}?)?")
-_BARE_ROOT = re.compile(r"\\sqrt ?([A-Za-z]|[0-9]+)")
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z]) ?")
+_NOTATION = (
+    (re.compile(r" !=(?!=)|\\not ?=|=/="), r"\\ne "),  # != needs a space before it, because n!=6 may be a factorial
+    (re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?(?:\\circ|°) ?\})"), "°"),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    # TeX takes one digit as the subscript, so \log_28 is to base 2; if an argument follows, all digits are the base.
+    (re.compile(r"(?<=\\log_)([0-9])([0-9]+)(?= ?(?:$|[-+=,)}\]]))"), r"{\1}\2"),
+    (re.compile(r"([\^_]) ?([A-Za-z]|[0-9]+|-[0-9]+)"), r"\1{\2}"),
+    (re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)"), r"\\times "),  # 2 x 10^5
+    (re.compile(r"(?<=[0-9])(?:st|nd|rd|th)\b"), ""),  # 21st
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\(frac|binom) ?([A-Za-z0-9]) ?([A-Za-z0-9])"), r"\\\1{\2}{\3}"),  # \frac12
+    (re.compile(r"\\(frac|binom) ?([A-Za-z0-9]) ?(?=\{)"), r"\\\1{\2}"),  # \frac1{2}
+    # 0.\dot{1} and 0.\dot12\dot3
+    (re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]*)\\dot ?\{?([0-9])\}?)?"), r"\\overline{\1\2\3}"),
+    (re.compile(r"\\sqrt ?([A-Za-z]|[0-9]+)"), r"\\sqrt{\1}"),
+)
+"""Notations that have the same meaning, and their normal spellings, in the order in which they are replaced."""
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -120,12 +103,12 @@ def normalise(answer: str) -> str:
     if _FORBIDDEN.search(answer):
         return ""
     answer = " ".join(answer.split())
-    if len(answer) > MAX_ANSWER_CHARS:
+    if len(answer) > _MAX_ANSWER_CHARS:
         return ""
     answer = _LEADING_TILDE.sub(r"\\approx ", _BOLD.sub(r"\1", answer))
     text = answer if answer.isascii() else _without_unicode(answer)
     # One compatibility character may expand into many characters.
-    if len(text) > 2 * MAX_ANSWER_CHARS:
+    if len(text) > 2 * _MAX_ANSWER_CHARS:
         return ""
     text = _VECTOR.sub(r" \1\2", _CLOSE_COMMA.sub(",", text))
     text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
@@ -134,17 +117,8 @@ def normalise(answer: str) -> str:
     text = text.replace("{,}", ",").replace("~", " ").replace("**", "^")
     text = " ".join(text.split())
     text = _TEXT.sub(_tidy_text, text)
-    text = _DEGREE.sub("°", _UNEQUAL.sub(r"\\ne ", text))
-    text = _OVER.sub(r"\\frac{\1}{\2}", text)
-    text = _LOG_OF_DIGITS.sub(r"{\1}\2", text)
-    text = _BARE_SCRIPT.sub(r"\1{\2}", text)
-    text = _TIMES_TEN.sub(r"\\times ", text)
-    text = _ORDINAL.sub("", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
-    text = _BARE_PAIR.sub(r"\\\1{\2}{\3}", text)
-    text = _BARE_FIRST.sub(r"\\\1{\2}", text)
-    text = _DOTTED_PERIOD.sub(r"\\overline{\1\2\3}", text)
-    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
+    for notation, spelling in _NOTATION:
+        text = notation.sub(spelling, text)
     return " ".join(_unwrapped(" ".join(text.split())).split())
 
 
@@ -210,7 +184,7 @@ def _unwrapped(text: str) -> str:
 
 def _without_single_box(text: str) -> str:
     r"""Remove the box in "x = \boxed{4}"; several boxes side by side stay, because they are several answers."""
-    boxes = list(_BOX.finditer(text))
+    boxes = list(BOX.finditer(text))
     if not boxes:
         return text
     start, opening = boxes[0].span()

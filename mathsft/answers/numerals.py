@@ -20,7 +20,7 @@ _MIXED_TAIL = re.compile(
 )
 
 
-def read_numeral(text: str, start: int, *, commas_group: bool) -> tuple[Fraction, int] | None:
+def parse_numeral(text: str, start: int, *, commas_group: bool) -> tuple[Fraction, int] | None:
     """Return the number that begins at `start` in normalised text, and the position after it; None if there is none.
 
     Raises NoValueError if the exponent is larger than any answer needs. With `commas_group`, 1,234 is one number.

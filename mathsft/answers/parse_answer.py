@@ -7,37 +7,34 @@ import re
 from collections.abc import Callable
 
 from mathsft.answers.algebra import ExactValue
+from mathsft.answers.brackets import BRACKET, nesting, outer_brackets, split_outside_brackets
 from mathsft.answers.functions import FUNCTIONS
 from mathsft.answers.normalise import whole_text, without_text_commands
 from mathsft.answers.number_words import without_number_words
 from mathsft.answers.polynomials import NoValueError
-from mathsft.answers.quantities import Quantity, read_based_number, read_quantity
-from mathsft.answers.relations import intersection, is_interval, read_relation, real_line_without
+from mathsft.answers.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
+from mathsft.answers.relations import intersection, is_interval, parse_relation, real_line_without
 from mathsft.answers.structures import (
-    EMPTY,
     Choice,
-    Clock,
-    Family,
+    IntegerFamily,
     Items,
     Matrix,
     Named,
-    ParsedAnswer,
+    NoValue,
     Text,
-    Unread,
-    Valueless,
+    TimeOfDay,
+    Unparsed,
     text_key,
 )
 
 _MAX_NESTING = 20
 _MAX_ITEMS = 50
 
-_OPENING, _CLOSING = "([{⟨⦃", ")]}⟩⦄"
-_BRACKET = r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])"
 _CONJUNCTION = r"(?:(?:and|or) )?"
-_WIDE_SEPARATOR = re.compile(rf"{_BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_ANY_SEPARATOR = re.compile(rf"{_BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
-_UNION = re.compile(rf"{_BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
-_COLON = re.compile(rf"{_BRACKET}| ?: ?| to ")
+_WIDE_SEPARATOR = re.compile(rf"{BRACKET}|, {_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_ANY_SEPARATOR = re.compile(rf"{BRACKET}|, ?{_CONJUNCTION}|; ?{_CONJUNCTION}| (?:and|or) ")
+_UNION = re.compile(rf"{BRACKET}| ?\\cup(?![A-Za-z]) ?| U ")
+_COLON = re.compile(rf"{BRACKET}| ?: ?| to ")
 
 _MATRIX = re.compile(
     r"(?P<factor>[^&]{0,100}?) ?[(\[]? ?\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]{0,40}\})?"
@@ -49,7 +46,7 @@ _SYSTEM = re.compile(
 )
 _ROW_OF_SYSTEM = re.compile(r"[^&,]*(?:&? ?(?:=|<|>|\\(?:le|ge|ne|in)(?![A-Za-z]))&? ?)[^&,]*[,.;]? ?")
 _TRANSPOSED = re.compile(r"(?P<inside>.*[)\]}]) ?\^ ?\{? ?(?:\\text\{ ?T ?\}|T|\\top|\\intercal) ?\}?")
-_CLOCK = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(r"(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-5][0-9]))? ?(?P<half>[ap])\.? ?m\.?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:\((?P<round>[A-H])\)|(?P<bare>[A-H])(?:\)|[.:](?= ))) ?(?P<rest>.+)")
 _LEAD_WORDS = (
     r"(?:(?:so|thus|hence|therefore),? )?(?:the )?"
@@ -81,55 +78,54 @@ _WORD = re.compile(r"[A-Za-z]{4,}")
 
 def parsed_answers(text: str) -> list[ParsedAnswer]:
     """Return all meanings of normalised text: 100,200 is one number or two. Never raises."""
-    if _nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
-        return [Valueless(text)]
+    if nesting(text) > _MAX_NESTING or _UNBOUNDED.search(text):
+        return [NoValue(text)]
     spellings = [text, text.replace("!=", r"\ne ")] if "!=" in text else [text]
     options = (True, False) if _COMMA_IN_NUMBER.search(text) else (True,)
-    return [_Reader(commas_group=commas_group).read(spelling) for commas_group in options for spelling in spellings]
+    return [_Parser(commas_group=commas_group).parse(spelling) for commas_group in options for spelling in spellings]
 
 
-class _Reader:
+class _Parser:
     """Tries to read a text as each kind of answer in turn; the limit on the text's nesting bounds the recursion."""
 
     def __init__(self, *, commas_group: bool) -> None:
         self._commas_group = commas_group
 
-    def read(self, text: str) -> ParsedAnswer:
-        readers: tuple[Callable[[str], ParsedAnswer | None], ...] = (
-            self._read_after_lead,
-            self._read_family,
-            self._read_number_words,
-            self._read_whole_text,
-            self._read_choice,
-            read_based_number,
-            self._read_quantity,
-            _read_clock,
-            self._read_well_known_set,
-            self._read_matrix,
-            self._read_system,
-            self._read_transposed,
-            self._read_list,
-            self._read_plus_minus,
-            self._read_bracketed,
-            self._read_relation,
-            self._read_union,
-            self._read_ratio,
+    def parse(self, text: str) -> ParsedAnswer:
+        parsers: tuple[Callable[[str], ParsedAnswer | None], ...] = (
+            self._parse_after_lead,
+            self._parse_family,
+            self._parse_number_words,
+            self._parse_whole_text,
+            self._parse_choice,
+            parse_based_number,
+            self._parse_quantity,
+            _parse_time_of_day,
+            self._parse_well_known_set,
+            self._parse_matrix,
+            self._parse_system,
+            self._parse_transposed,
+            self._parse_list,
+            self._parse_plus_minus,
+            self._parse_bracketed,
+            self._parse_relation,
+            self._parse_union,
+            self._parse_ratio,
         )
         try:
-            for read in readers:
-                parsed = read(text)
-                if parsed is not None:
+            for parse in parsers:
+                if (parsed := parse(text)) is not None:
                     return parsed
         except NoValueError:
-            return Valueless(text.replace(" ", ""))
-        return Text(text_key(text)) if _is_prose(text) else Unread(text.replace(" ", ""))
+            return NoValue(text.replace(" ", ""))
+        return Text(text_key(text)) if _is_prose(text) else Unparsed(text.replace(" ", ""))
 
-    def _read_after_lead(self, text: str) -> ParsedAnswer | None:
+    def _parse_after_lead(self, text: str) -> ParsedAnswer | None:
         lead = _LEAD.match(text)
-        return self.read(text[lead.end() :]) if lead and lead.end() < len(text) else None
+        return self.parse(text[lead.end() :]) if lead and lead.end() < len(text) else None
 
-    def _read_family(self, text: str) -> ParsedAnswer | None:
-        r"""Read "x = k\pi, k \in \mathbb{Z}", with the condition first or last, and rename the integer to k."""
+    def _parse_family(self, text: str) -> ParsedAnswer | None:
+        r"""Parse "x = k\pi, k \in \mathbb{Z}", with the condition first or last, and rename the integer to k."""
         words = without_text_commands(text)
         found = _INTEGERS_LAST.search(words) or _INTEGERS_FIRST.match(words)
         if not found:
@@ -140,59 +136,59 @@ class _Reader:
         if letter not in letters or _INTEGERS_LAST.search(values) or _INTEGERS_FIRST.match(values):
             return None
         name = letter if "k" in letters else "k"
-        return Family(name, self.read(_TOKEN.sub(lambda token: name if token[0] == letter else token[0], values)))
+        return IntegerFamily(name, self.parse(_TOKEN.sub(lambda token: name if token[0] == letter else token[0], values)))
 
-    def _read_number_words(self, text: str) -> ParsedAnswer | None:
+    def _parse_number_words(self, text: str) -> ParsedAnswer | None:
         in_digits = without_number_words(text)
-        return None if in_digits == text else self.read(in_digits)
+        return None if in_digits == text else self.parse(in_digits)
 
-    def _read_whole_text(self, text: str) -> ParsedAnswer | None:
+    def _parse_whole_text(self, text: str) -> ParsedAnswer | None:
         words = whole_text(text)
         if not words:
             return None
-        parsed = self.read(words)
-        is_word = isinstance(parsed, Unread) or (isinstance(parsed, Quantity) and parsed.value.symbols)
+        parsed = self.parse(words)
+        is_word = isinstance(parsed, Unparsed) or (isinstance(parsed, Quantity) and parsed.value.symbols)
         return Text(text_key(words)) if is_word else parsed
 
-    def _read_quantity(self, text: str) -> ParsedAnswer | None:
-        return read_quantity(text, commas_group=self._commas_group)
+    def _parse_quantity(self, text: str) -> ParsedAnswer | None:
+        return parse_quantity(text, commas_group=self._commas_group)
 
-    def _read_well_known_set(self, text: str) -> ParsedAnswer | None:
+    def _parse_well_known_set(self, text: str) -> ParsedAnswer | None:
         if _REALS.fullmatch(text):
             return real_line_without()
         if punctured := _PUNCTURED.fullmatch(text):
-            point = self._read_quantity(punctured["point"])
+            point = self._parse_quantity(punctured["point"])
             return real_line_without(point.value) if isinstance(point, Quantity) else None
-        return EMPTY if _EMPTY.fullmatch(text) else None
+        return Items("⦃⦄", ()) if _EMPTY.fullmatch(text) else None
 
-    def _read_choice(self, text: str) -> ParsedAnswer | None:
+    def _parse_choice(self, text: str) -> ParsedAnswer | None:
         choice = _CHOICE.fullmatch(without_text_commands(text))
         if not choice or _CHOICE.fullmatch(choice["rest"]):
             return None
-        return Choice((choice["round"] or choice["bare"]).casefold(), self.read(choice["rest"]))
+        return Choice((choice["round"] or choice["bare"]).casefold(), self.parse(choice["rest"]))
 
-    def _read_matrix(self, text: str) -> ParsedAnswer | None:
+    def _parse_matrix(self, text: str) -> ParsedAnswer | None:
         matrix = _MATRIX.fullmatch(text)
         if not matrix or r"\begin" in matrix["cells"]:
             return None
-        factor = self._read_factor(matrix["factor"])
-        if factor is None:
+        factor = self._parse_quantity(matrix["factor"] or "1")
+        if not isinstance(factor, Quantity):
             return None
         rows = [row for row in matrix["cells"].split(r"\\") if row.strip()]
-        cells = tuple(tuple(_times(factor, self.read(cell.strip())) for cell in row.split("&")) for row in rows)
+        cells = tuple(tuple(_times(factor.value, self.parse(cell.strip())) for cell in row.split("&")) for row in rows)
         return Matrix(matrix["kind"].startswith(("v", "V")), cells)
 
-    def _read_system(self, text: str) -> ParsedAnswer | None:
-        """Read a system of equations, one per row, as a list; the branches of a piecewise function are no system."""
+    def _parse_system(self, text: str) -> ParsedAnswer | None:
+        """Parse a system of equations, one per row, as a list; the branches of a piecewise function are no system."""
         system = _SYSTEM.fullmatch(text)
         rows = [row.strip() for row in system["rows"].split(r"\\") if row.strip()] if system else []
         if len(rows) < 2 or not all(map(_ROW_OF_SYSTEM.fullmatch, rows)):
             return None
-        return self._read_list(", ".join(row.replace("&", "").rstrip(" ,.;") for row in rows))
+        return self._parse_list(", ".join(row.replace("&", "").rstrip(" ,.;") for row in rows))
 
-    def _read_transposed(self, text: str) -> ParsedAnswer | None:
+    def _parse_transposed(self, text: str) -> ParsedAnswer | None:
         transposed = _TRANSPOSED.fullmatch(text)
-        inside = self.read(transposed["inside"]) if transposed else None
+        inside = self.parse(transposed["inside"]) if transposed else None
         match inside:
             case Matrix(False, rows) if len({len(row) for row in rows}) == 1:
                 return Matrix(False, tuple(zip(*rows, strict=True)))
@@ -200,82 +196,72 @@ class _Reader:
                 return Matrix(False, tuple((item,) for item in items))
         return None
 
-    def _read_factor(self, text: str) -> ExactValue | None:
-        """Return the factor before a matrix: 1 for an empty text, None if the text is no number."""
-        factor = self._read_quantity(text or "1")
-        return factor.value if isinstance(factor, Quantity) else None
-
-    def _read_union(self, text: str) -> ParsedAnswer | None:
+    def _parse_union(self, text: str) -> ParsedAnswer | None:
         parts = _split(text, _UNION)
-        return Items("∪", tuple(self.read(part) for part in parts)) if len(parts) > 1 else None
+        return Items("∪", tuple(self.parse(part) for part in parts)) if len(parts) > 1 else None
 
-    def _read_list(self, text: str) -> ParsedAnswer | None:
-        parts = self._split_list(text)
+    def _parse_list(self, text: str) -> ParsedAnswer | None:
+        # Split only at wide separators (", ", "and") if there are any, so 1,000 stays.
+        parts = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
+        parts = parts if len(parts) > 1 else _split(text, _ANY_SEPARATOR)
         if len(parts) == 1:
             return None
-        items: list[ParsedAnswer] = []
-        for part in parts:
-            # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
-            items.extend(_items_of(self.read(part)))
+        # A part may be a list itself: "1,2" in "1,2 and 3", which was split at its wide separator, or ±2.
+        items = [item for part in parts for item in _items_of(self.parse(part))]
         if len(items) > _MAX_ITEMS:
             return Text(text)
         return (None if " or " in text else intersection(items)) or _list_of(items, is_union=" or " in text)
 
-    def _read_plus_minus(self, text: str) -> ParsedAnswer | None:
+    def _parse_plus_minus(self, text: str) -> ParsedAnswer | None:
         # In a set, ± stands for two elements, not for two sets.
         if len(_PLUS_MINUS.findall(text)) != 1 or "⦃" in text:
             return None
         upper = _MINUS_PLUS.sub("-", _PLUS_MINUS.sub("+", text))
         lower = _MINUS_PLUS.sub("+", _PLUS_MINUS.sub("-", text))
-        return _list_of([self.read(upper), self.read(lower)], is_union=False)
+        return _list_of([self.parse(upper), self.parse(lower)], is_union=False)
 
-    def _read_bracketed(self, text: str) -> ParsedAnswer | None:
-        brackets = _outer_brackets(text)
+    def _parse_bracketed(self, text: str) -> ParsedAnswer | None:
+        brackets = outer_brackets(text)
         if not brackets:
             return None
         content = text[1:-1].strip()
         if brackets == "⦃⦄" and (builder := _SET_BUILDER.fullmatch(content)):
-            condition = self.read(builder["condition"])
+            condition = self.parse(builder["condition"])
             if isinstance(condition, Named):
                 return condition.content
-            return condition if isinstance(condition, Family) else None
-        if brackets == "⦃⦄" and (family := self._read_family(content)):
+            return condition if isinstance(condition, IntegerFamily) else None
+        if brackets == "⦃⦄" and (family := self._parse_family(content)):
             return family
-        inside = self._read_list(content) or self.read(content)
+        inside = self._parse_list(content) or self.parse(content)
         if isinstance(inside, Items) and not inside.brackets:
             return Items("()" if brackets == "⟨⟩" else brackets, inside.items)
         # Parentheses around one answer are redundant; other brackets make a set of one element.
         return inside if brackets == "()" else Items(brackets, (inside,))
 
-    def _read_relation(self, text: str) -> ParsedAnswer | None:
-        relation = read_relation(text, commas_group=self._commas_group, read=self.read)
+    def _parse_relation(self, text: str) -> ParsedAnswer | None:
+        relation = parse_relation(text, commas_group=self._commas_group, parse=self.parse)
         match relation:
-            case Named(name, Family(letter, content)):
-                return Family(letter, Named(name, content))
+            case Named(name, IntegerFamily(letter, content)):
+                return IntegerFamily(letter, Named(name, content))
         return relation
 
-    def _read_ratio(self, text: str) -> ParsedAnswer | None:
+    def _parse_ratio(self, text: str) -> ParsedAnswer | None:
         text = without_text_commands(text)
-        parts = [self._read_quantity(part) for part in _split(text, _COLON)]
+        parts = [self._parse_quantity(part) for part in _split(text, _COLON)]
         terms = tuple(part for part in parts if part is not None)
         return Items("h:m" if _TIME.match(text) else ":", terms) if 1 < len(parts) == len(terms) else None
-
-    def _split_list(self, text: str) -> list[str]:
-        """Split at the separators outside brackets: only at wide ones (", ", "and") if there are any, so 1,000 stays."""
-        wide = _split(text, _WIDE_SEPARATOR) if self._commas_group else [text]
-        return wide if len(wide) > 1 else _split(text, _ANY_SEPARATOR)
 
 
 def _times(factor: ExactValue, cell: ParsedAnswer) -> ParsedAnswer:
     return Quantity(factor * cell.value) if isinstance(cell, Quantity) and factor.rational != 1 else cell
 
 
-def _read_clock(text: str) -> ParsedAnswer | None:
-    clock = _CLOCK.fullmatch(without_text_commands(text))
-    if not clock or not 1 <= int(clock["hour"]) <= 12:
+def _parse_time_of_day(text: str) -> ParsedAnswer | None:
+    time = _TIME_OF_DAY.fullmatch(without_text_commands(text))
+    if not time or not 1 <= int(time["hour"]) <= 12:
         return None
-    hour = int(clock["hour"]) % 12 + (12 if clock["half"] in "pP" else 0)
-    return Clock(60 * hour + int(clock["minute"] or 0))
+    hour = int(time["hour"]) % 12 + (12 if time["half"] in "pP" else 0)
+    return TimeOfDay(60 * hour + int(time["minute"] or 0))
 
 
 def _items_of(parsed: ParsedAnswer) -> list[ParsedAnswer]:
@@ -297,42 +283,12 @@ def _list_of(items: list[ParsedAnswer], *, is_union: bool) -> ParsedAnswer:
 def _is_prose(text: str) -> bool:
     """Return whether text that cannot be read is words, a hedge or unbalanced brackets, rather than mathematics."""
     words = _WORD.findall(_COMMAND.sub(" ", without_text_commands(text)))
-    is_balanced = text.count("{") == text.count("}") and text.count("(") + text.count("[") == text.count(")") + text.count(
-        "]"
-    )
+    count = text.count
+    is_balanced = count("{") == count("}") and count("(") + count("[") == count(")") + count("]")
     return any(word not in FUNCTIONS for word in words) or _HEDGE.search(text) is not None or not is_balanced
 
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split where the separator matches outside brackets; do not split if a part would be empty."""
-    parts, start, depth = [], 0, 0
-    for found in separator.finditer(text):
-        if found["open"]:
-            depth += 1
-        elif found["close"]:
-            depth -= 1
-        elif depth == 0:
-            parts.append(text[start : found.start()].strip())
-            start = found.end()
-    parts.append(text[start:].strip())
+    parts, _ = split_outside_brackets(text, separator)
     return parts if all(parts) else [text]
-
-
-def _outer_brackets(text: str) -> str | None:
-    """Return the brackets that enclose the whole text, such as "[)", or None."""
-    if len(text) < 3 or text[0] not in "([⟨⦃" or text[-1] not in ({"⟨": "⟩", "⦃": "⦄"}.get(text[0], ")]")):
-        return None
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character in _OPENING) - (character in _CLOSING)
-        if depth == 0:
-            return text[0] + text[-1] if place == len(text) - 1 else None
-    return None
-
-
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth = max(0, depth + (character in _OPENING) - (character in _CLOSING))
-        deepest = max(deepest, depth)
-    return deepest

@@ -5,6 +5,7 @@ limited.
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -61,78 +62,73 @@ IMAGINARY, PI, E = Atom("i"), Atom(r"\pi"), Atom("e")
 ONE: Polynomial = {(): Fraction(1)}
 
 
-def factors(integer: int) -> dict[int, int]:
-    """Return a positive integer's exponents by prime; raises CannotComputeError if trial division does not suffice."""
-    exponents: dict[int, int] = {}
-    divisor = 2
-    while divisor <= _MAX_TRIAL_DIVISOR and divisor * divisor <= integer:
-        while integer % divisor == 0:
-            integer //= divisor
-            exponents[divisor] = exponents.get(divisor, 0) + 1
-        divisor += 1 + divisor % 2
-    multiplicity = 1
-    while (root := math.isqrt(integer)) ** 2 == integer > 1:
-        integer, multiplicity = root, multiplicity * 2
-    if integer > _MAX_TRIAL_DIVISOR**2:
-        raise CannotComputeError("an integer without small factors")
-    if integer > 1:
-        exponents[integer] = exponents.get(integer, 0) + multiplicity
+def factors(positive: Fraction) -> dict[int, int]:
+    """Return a number's exponents by prime, negative ones for its denominator.
+
+    Raises CannotComputeError if trial division does not suffice.
+    """
+    exponents = Counter[int]()
+    for integer, multiplicity in ((positive.numerator, 1), (positive.denominator, -1)):
+        divisor = 2
+        while divisor <= _MAX_TRIAL_DIVISOR and divisor * divisor <= integer:
+            while integer % divisor == 0:
+                integer //= divisor
+                exponents[divisor] += multiplicity
+            divisor += 1 + divisor % 2
+        while (root := math.isqrt(integer)) ** 2 == integer > 1:
+            integer, multiplicity = root, multiplicity * 2
+        if integer > _MAX_TRIAL_DIVISOR**2:
+            raise CannotComputeError("an integer without small factors")
+        if integer > 1:
+            exponents[integer] += multiplicity
     return exponents
 
 
 def add(first: Polynomial, second: Polynomial) -> Polynomial:
     """Return the sum."""
-    total = dict(first)
+    total = defaultdict(Fraction, first)
     for powers, coefficient in second.items():
-        total[powers] = total.get(powers, Fraction(0)) + coefficient
+        total[powers] += coefficient
     return checked(total)
 
 
-def scaled(polynomial: Polynomial, factor: Fraction) -> Polynomial:
-    """Return the polynomial times a rational number."""
-    return checked({powers: coefficient * factor for powers, coefficient in polynomial.items()})
-
-
 def multiply(first: Polynomial, second: Polynomial) -> Polynomial:
-    """Return the product, with its terms simplified by `settled`."""
+    """Return the product, with its terms simplified by `simplified`."""
     if first == ONE or second == ONE:
         return second if first == ONE else first
     if len(first) * len(second) > _MAX_PRODUCTS:
         raise CannotComputeError("a product of long sums")
-    total: dict[Powers, Fraction] = {}
+    total = defaultdict[Powers, Fraction](Fraction)
     for powers, coefficient in first.items():
         for other_powers, other_coefficient in second.items():
-            exponents = dict(powers)
+            exponents = defaultdict(Fraction, powers)
             for atom, exponent in other_powers:
-                exponents[atom] = exponents.get(atom, Fraction(0)) + exponent
-            for product, factor in settled(tuple(exponents.items()), coefficient * other_coefficient).items():
-                total[product] = total.get(product, Fraction(0)) + factor
+                exponents[atom] += exponent
+            for product, factor in simplified(tuple(exponents.items()), coefficient * other_coefficient).items():
+                total[product] += factor
     return checked(total)
 
 
-def settled(powers: Powers, coefficient: Fraction) -> Polynomial:
+def simplified(powers: Powers, coefficient: Fraction) -> Polynomial:
     """Return the term with whole powers of primes, i², sin² and squares of roots evaluated."""
     left: dict[Atom, Fraction] = {}
     sums: list[Polynomial] = []
     for atom, exponent in powers:
         if atom.prime:
-            whole = math.floor(exponent)
+            whole, exponent = divmod(exponent, 1)
             coefficient *= rational_whole_power(Fraction(atom.prime), whole)
-            exponent -= whole
         elif atom == IMAGINARY:
             if exponent.denominator != 1:
                 raise CannotComputeError("a root of i")
             coefficient *= -1 if exponent % 4 in (2, 3) else 1
             exponent %= 2
         elif atom.function == "root" and exponent >= 1:
-            sums += [atom.arguments[0].upper] * min(math.floor(exponent), _MAX_FACTORS + 1)
-            exponent %= 1
+            times, exponent = divmod(exponent, 1)
+            sums += [atom.arguments[0].upper] * min(times, _MAX_FACTORS + 1)
         elif atom.function == "sin" and exponent >= 2:
+            times, exponent = divmod(exponent, 2)
             cosine = Atom(f"cos{atom.name.removeprefix('sin')}", "cos", atom.arguments)
-            sums += [{(): Fraction(1), ((cosine, Fraction(2)),): Fraction(-1)}] * min(
-                math.floor(exponent / 2), _MAX_FACTORS + 1
-            )
-            exponent %= 2
+            sums += [{(): Fraction(1), ((cosine, Fraction(2)),): Fraction(-1)}] * min(times, _MAX_FACTORS + 1)
         if exponent:
             left[atom] = exponent
     result: Polynomial = {tuple(sorted(left.items())): coefficient}
@@ -149,9 +145,8 @@ def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
     if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):
         raise CannotComputeError("a long sum")
     max_bits = MAX_BITS if len(kept) == 1 else _MAX_BITS_IN_SUM
-    for coefficient in kept.values():
-        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > max_bits:
-            raise NoValueError("digits")
+    if any(max(one.numerator.bit_length(), one.denominator.bit_length()) > max_bits for one in kept.values()):
+        raise NoValueError("digits")
     return kept
 
 
@@ -163,7 +158,7 @@ def rational_whole_power(base: Fraction, exponent: int) -> Fraction:
     return base**exponent if abs(base) != 1 else base ** (exponent % 2)
 
 
-def spelled(polynomial: Polynomial) -> str:
+def to_text(polynomial: Polynomial) -> str:
     """Return the polynomial as text; equal polynomials have the same text."""
     terms = [
         f"{coefficient}{''.join(f'*{atom.name}^{exponent}' for atom, exponent in powers)}"

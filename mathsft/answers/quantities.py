@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 
 from mathsft.answers.algebra import ExactValue, number, same_value
-from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.functions import ANGLE_FUNCTIONS
-from mathsft.answers.units import NO_UNIT, Unit, read_unit
+from mathsft.answers.units import NO_UNIT, Unit, parse_unit
 
 _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
@@ -22,8 +23,12 @@ _IN_BASE = re.compile(
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
+class ParsedAnswer:
+    """A parsed answer of any kind; `structures` has the other kinds."""
+
+
 @dataclass(frozen=True)
-class Quantity:
+class Quantity(ParsedAnswer):
     """An exact value and its unit."""
 
     value: ExactValue
@@ -33,7 +38,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class BasedNumber:
+class BasedNumber(ParsedAnswer):
     """Digits with their base; the same digits written without a base are equal to it."""
 
     digits: str
@@ -44,16 +49,18 @@ class BasedNumber:
         return int(self.digits, self.base)
 
 
-def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
-    """Return the whole normalised text as a number with its unit, or None; raises NoValueError as `read_formula` does.
+def parse_quantity(text: str, *, commas_group: bool) -> Quantity | None:
+    """Return the whole normalised text as a number with its unit, or None; raises NoValueError as `parse_formula` does.
 
     With `commas_group`, 1,234 is one number; without it, a comma ends a number.
     """
     source, currency = text, _CURRENCY.match(text)
     if currency:
         text = currency["sign"] + text[currency.end() :]
-    for place in _places_of_unit(text):
-        found = read_unit(text[place:])
+    places = [unit.start() for unit in islice(_UNIT_BEGINS.finditer(text), _MAX_UNIT_PLACES)]
+    # The degree sign in sin 30° belongs to the angle.
+    for place in [len(text), *places] if _ANGLE_FUNCTION.search(text) else [*places, len(text)]:
+        found = parse_unit(text[place:])
         value = _value_of(text[:place], commas_group) if found else None
         # "2x in" is a product of symbols; after symbols, a unit needs \text or a sign such as %.
         if found is None or value is None or (value.symbols and _IS_UNMARKED.match(text, place)):
@@ -63,7 +70,7 @@ def read_quantity(text: str, *, commas_group: bool) -> Quantity | None:
     return None
 
 
-def read_based_number(text: str) -> BasedNumber | None:
+def parse_based_number(text: str) -> BasedNumber | None:
     """Return the whole normalised text as a number with its base, or None."""
     found = _IN_BASE.fullmatch(text)
     if not found:
@@ -90,10 +97,9 @@ def same_quantity(first: Quantity, second: Quantity) -> bool | None:
     verdict = same_value(first.value, second.value)
     if verdict is not False:
         return verdict
-    if first.unit.is_percent and not other_dimensions:
-        return same_value(first.value, second.value * number(100))
-    if second.unit.is_percent and not dimensions:
-        return same_value(second.value, first.value * number(100))
+    for percent, other in ((first, second), (second, first)):
+        if percent.unit.dimensions == (("percent", 1),) and not other.unit.dimensions:
+            return same_value(percent.value, other.value * number(100))
     return False
 
 
@@ -104,14 +110,8 @@ def same_based_number(first: BasedNumber, second: BasedNumber | Quantity) -> boo
     return first.digits.isdigit() and second.value.rational == int(first.digits)
 
 
-def _places_of_unit(text: str) -> list[int]:
-    places = [found.start() for found in _UNIT_BEGINS.finditer(text)][:_MAX_UNIT_PLACES]
-    # The degree sign in sin 30° belongs to the angle.
-    return [len(text), *places] if _ANGLE_FUNCTION.search(text) else [*places, len(text)]
-
-
 def _value_of(text: str, commas_group: bool) -> ExactValue | None:
     try:
-        return read_formula(text, commas_group=commas_group)
+        return parse_formula(text, commas_group=commas_group)
     except NotAFormulaError:
         return None

@@ -6,12 +6,13 @@ from fractions import Fraction
 from itertools import pairwise
 
 from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
-from mathsft.answers.formula import NotAFormulaError, read_formula
+from mathsft.answers.brackets import BRACKET, split_outside_brackets
+from mathsft.answers.formula import NotAFormulaError, parse_formula
 from mathsft.answers.polynomials import Atom, CannotComputeError
-from mathsft.answers.quantities import Quantity
-from mathsft.answers.structures import INFINITY, Items, Named, ParsedAnswer, Relation, Text, text_key
+from mathsft.answers.quantities import ParsedAnswer, Quantity
+from mathsft.answers.structures import INFINITY, Items, Named, Relation, Text, text_key
 
-_SIGN = re.compile(r"(?P<open>[(\[{⟨⦃])|(?P<close>[)\]}⟩⦄])| ?(?P<sign><=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
+_SIGN = re.compile(rf"{BRACKET}| ?(?:<=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
 _SIGNS = {"<=": r"\le", ">=": r"\ge"}
 _TURNED = {"<": ">", r"\le": r"\ge"}
 _NAME = re.compile(
@@ -20,38 +21,35 @@ _NAME = re.compile(
 )
 
 
-def read_relation(text: str, *, commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
-    """Return the equation or inequality in the text, or None if there is none; `read` parses a value of any kind.
+def parse_relation(text: str, *, commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
+    """Return the equation or inequality in the text, or None if there is none; `parse` parses a value of any kind.
 
-    A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `read_formula` does.
+    A contradiction, as 4 = 5, is parsed as words. Raises NoValueError as `parse_formula` does.
     """
-    sides, signs = _sides(text)
+    sides, separators = split_outside_brackets(text, _SIGN)
+    signs = [_SIGNS.get(separator, separator) for separator in separators]
     if not signs or not all(sides):
         return None
     if set(signs) == {"="}:
-        return _equation(text, sides, commas_group, read)
+        return _equation(text, sides, commas_group, parse)
     if signs == [r"\in"]:
-        return Named(text_key(sides[0]), read(sides[1])) if _NAME.fullmatch(sides[0]) else None
+        return Named(text_key(sides[0]), parse(sides[1])) if _NAME.fullmatch(sides[0]) else None
     try:
-        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        values = [parse_formula(side, commas_group=commas_group) for side in sides]
         relations = [_inequality(values[place], signs[place], values[place + 1]) for place in range(len(signs))]
     except (NotAFormulaError, CannotComputeError):
         return None
-    if len(relations) == 1:
-        return relations[0]
-    return intersection(relations) if len(relations) == 2 else None
+    return relations[0] if len(relations) == 1 else intersection(relations)
 
 
 def intersection(half_lines: list[ParsedAnswer]) -> ParsedAnswer | None:
     """Return the interval that two half-lines of the same unknown have in common, or None."""
-    if len(half_lines) != 2:
-        return None
-    for lower, upper in (half_lines, reversed(half_lines)):
-        match lower, upper:
-            case (
+    for in_order in (half_lines, half_lines[::-1]):
+        match in_order:
+            case [
                 Named(name, Items(brackets, (Quantity() as low, Quantity(value=high_end)))),
                 Named(other_name, Items(other_brackets, (Quantity(value=low_end), Quantity() as high))),
-            ) if name == other_name and high_end == INFINITY and low_end == -INFINITY and low.value != -INFINITY:
+            ] if name == other_name and high_end == INFINITY and low_end == -INFINITY and low.value != -INFINITY:
                 return Named(name, Items(brackets[0] + other_brackets[1], (low, high)))
     return None
 
@@ -74,7 +72,8 @@ def same_relation(first: Relation, second: Relation) -> bool | None:
         return False
     left, right = first.difference, second.difference
     shared = sorted(left.upper.keys() & right.upper.keys())
-    if left.upper.keys() != right.upper.keys() and left.lower == right.lower and not _has_functions(left, right):
+    has_functions = any(atom.function for atom in left.atoms | right.atoms)
+    if left.upper.keys() != right.upper.keys() and left.lower == right.lower and not has_functions:
         return False
     if not shared:
         return None
@@ -93,30 +92,14 @@ def as_relation(named: Named) -> Relation | None:
     return Relation("=", symbol(named.name) - named.content.value)
 
 
-def _has_functions(*values: ExactValue) -> bool:
-    return any(atom.function for value in values for atom in value.atoms)
-
-
-def _sides(text: str) -> tuple[list[str], list[str]]:
-    """Split at the relation signs outside brackets; return the sides and the signs."""
-    sides, signs, start, depth = [], [], 0, 0
-    for found in _SIGN.finditer(text):
-        depth += (found["open"] is not None) - (found["close"] is not None)
-        if found["sign"] and depth == 0:
-            sides.append(text[start : found.start()].strip())
-            signs.append(_SIGNS.get(found["sign"], found["sign"]))
-            start = found.end()
-    return [*sides, text[start:].strip()], signs
-
-
-def _equation(text: str, sides: list[str], commas_group: bool, read: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
+def _equation(text: str, sides: list[str], commas_group: bool, parse: Callable[[str], ParsedAnswer]) -> ParsedAnswer | None:
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()
     if len(sides) == 2 and _NAME.fullmatch(sides[0]):
-        return Named(_name(sides[0]), read(sides[1]))
+        return Named(_name(sides[0]), parse(sides[1]))
     name = _name(sides.pop(0)) if _NAME.fullmatch(sides[0]) else None
     try:
-        values = [read_formula(side, commas_group=commas_group) for side in sides]
+        values = [parse_formula(side, commas_group=commas_group) for side in sides]
         differences = [values[0] - value for value in values[1:]]
     except (NotAFormulaError, CannotComputeError):
         return None
@@ -152,19 +135,14 @@ def _solved(difference: ExactValue) -> tuple[str, ExactValue, int] | None:
     if len(difference.symbols) != 1 or len(difference.lower) > 1:
         return None
     (name,) = difference.symbols
-    unknown = ((Atom(name), Fraction(1)),)
-    if any(
-        atom.name != name and name in ExactValue({((atom, exponent),): coefficient}).symbols
-        for powers, coefficient in difference.upper.items()
-        for atom, exponent in powers
-    ):
+    if any(argument.symbols for powers in difference.upper for atom, _ in powers for argument in atom.arguments):
         return None
     slope, constant = {}, {}
     for powers, coefficient in difference.upper.items():
         rest = tuple((atom, exponent) for atom, exponent in powers if atom.name != name)
         if rest == powers:
             constant[powers] = coefficient
-        elif set(powers) - set(rest) == set(unknown):
+        elif (Atom(name), Fraction(1)) in powers:
             slope[rest] = coefficient
         else:
             return None

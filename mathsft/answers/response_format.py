@@ -3,26 +3,24 @@
 import re
 from dataclasses import dataclass
 
-from mathsft.answers.normalise import closing_brace, normalise
+from mathsft.answers.normalise import BOX, closing_brace, normalise
 
-THINK_CLOSE = "</think>"
-ANSWER_OPEN = "<answer>"
-ANSWER_CLOSE = "</answer>"
-TAGS = ("<think>", THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
-STRICT_JOINT = f"{THINK_CLOSE} {ANSWER_OPEN}"
+_THINK_CLOSE = "</think>"
+_ANSWER_OPEN = "<answer>"
+_ANSWER_CLOSE = "</answer>"
+TAGS = ("<think>", _THINK_CLOSE, _ANSWER_OPEN, _ANSWER_CLOSE)
+_STRICT_JOINT = f"{_THINK_CLOSE} {_ANSWER_OPEN}"
 GOLD_MARKER = "####"
 """GSM8K's marker before a gold answer."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _MATHS_ENDS = re.compile(r"\$|\\\)|\\\]|\n")
 _THOUSANDS_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedResponse:
     """A completion, parsed by the response format."""
 
-    format_ok: bool
     reason: str
     """Why the format failed; empty if it holds."""
     body: str | None
@@ -34,16 +32,23 @@ class Parsed:
 
 def render_target(solution: str, answer: str) -> str:
     """Return the completion to train on, without EOS; `extract_gold` must have checked both parts for tags."""
-    return f" {solution} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
+    return f" {solution} {_THINK_CLOSE} {_ANSWER_OPEN} {answer} {_ANSWER_CLOSE}"
 
 
-def parse(text: str, finish_reason: str) -> Parsed:
-    """Parse a completion; it begins inside the think block that the prompt opened."""
-    body = _answer_body(text)
+def parse_response(text: str, finish_reason: str | None) -> ParsedResponse:
+    """Parse a completion, which begins inside the think block that the prompt opened; without finish_reason, an answer."""
+    if finish_reason is None:
+        return ParsedResponse("", text, (), is_strict=True)
     flags = tag_flags(text)
-    reason = _why_failed(flags, finish_reason) if body is None else ""
-    is_strict = body is not None and STRICT_JOINT in text.partition(ANSWER_CLOSE)[0]
-    return Parsed(format_ok=body is not None, reason=reason, body=body, tag_flags=flags, is_strict=is_strict)
+    before_close, close, _ = text.partition(_ANSWER_CLOSE)
+    _, *after_thinking = before_close.split(_THINK_CLOSE)
+    answer_block = after_thinking[0].lstrip() if close and len(after_thinking) == 1 else ""
+    body = answer_block.removeprefix(_ANSWER_OPEN)
+    if body == answer_block or any(tag in body for tag in TAGS):
+        # `tag_flags` returns its flags in order of priority.
+        reason = "incomplete_generation" if finish_reason == "length" else next(iter(flags), "malformed")
+        return ParsedResponse(reason, None, flags, is_strict=False)
+    return ParsedResponse("", body.strip(), flags, is_strict=_STRICT_JOINT in before_close)
 
 
 def tag_flags(text: str) -> tuple[str, ...]:
@@ -52,9 +57,9 @@ def tag_flags(text: str) -> tuple[str, ...]:
     wrong_order compares the first occurrences of the tags that are present.
     """
     first_places = {
-        "missing_think_close": text.find(THINK_CLOSE),
-        "missing_answer_open": text.find(ANSWER_OPEN),
-        "missing_answer_close": text.find(ANSWER_CLOSE),
+        "missing_think_close": text.find(_THINK_CLOSE),
+        "missing_answer_open": text.find(_ANSWER_OPEN),
+        "missing_answer_close": text.find(_ANSWER_CLOSE),
     }
     missing = tuple(flag for flag, place in first_places.items() if place < 0)
     present = [place for place in first_places.values() if place >= 0]
@@ -78,34 +83,14 @@ def extract_gold(answer: str | None, solution: str) -> str:
     for tag in TAGS:
         if tag in gold:
             raise ValueError(f"the gold answer holds the tag {tag}")
-    for tag in (THINK_CLOSE, ANSWER_CLOSE):
+    for tag in (_THINK_CLOSE, _ANSWER_CLOSE):
         if tag in solution:
             raise ValueError(f"the solution holds the tag {tag}")
     return gold
 
 
-def _answer_body(text: str) -> str | None:
-    """Return the trimmed text between the answer tags, or None if the format does not hold."""
-    before_close, close, _ = text.partition(ANSWER_CLOSE)
-    reasoning_and_rest = before_close.split(THINK_CLOSE)
-    if not close or len(reasoning_and_rest) != 2:
-        return None
-    answer_block = reasoning_and_rest[1].lstrip()
-    body = answer_block.removeprefix(ANSWER_OPEN)
-    if body == answer_block or any(tag in body for tag in TAGS):
-        return None
-    return body.strip()
-
-
-def _why_failed(flags: tuple[str, ...], finish_reason: str) -> str:
-    """Return the first reason that applies; `tag_flags` returns its flags in order of priority."""
-    if finish_reason == "length":
-        return "incomplete_generation"
-    return flags[0] if flags else "malformed"
-
-
 def _gold_of_solution(solution: str) -> str:
-    boxes = list(_BOX.finditer(solution))
+    boxes = list(BOX.finditer(solution))
     if boxes:
         return _boxed(solution, boxes[-1].end())
     if GOLD_MARKER not in solution:

@@ -4,29 +4,26 @@ Each process runs the script `sandboxed`.
 """
 
 import json
-import math
 import os
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
+from typing import NamedTuple
 
 from mathsft.answers.sandboxed import MAX_MESSAGE_BYTES
 
 _SCRIPT = Path(__file__).with_name("sandboxed.py")
 _START_SECONDS = 120
-_WARM_UP_INDEX = -1
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An answer and the gold answer that it is compared with."""
 
     answer: str
@@ -60,68 +57,47 @@ _WARM_UP = Pair(r"\sqrt{8}x", r"2\sqrt{2}x")
 
 
 class Sandbox:
-    """Processes that compare pairs; they start when the first pair comes, and a killed process is replaced.
+    """Processes that compare pairs; they start when the first pairs come, and a killed process is replaced.
 
-    They are not forked, because this process may hold a CUDA context. The kernel kills them when the thread that started
-    them ends: call `judge` from one thread only, and keep that thread alive until `close`.
+    They are not forked, because this process may hold a CUDA context. Each has a thread, which starts it and waits for it;
+    the kernel kills the process when the thread ends, also if this process is killed.
     """
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
-        self._num_processes = num_processes
         self._limits = limits or Limits()
-        self._processes: list[_GraderProcess] = []
+        self._threads = ThreadPoolExecutor(num_processes)
+        self._processes: dict[int, _GraderProcess] = {}
 
     def judge(self, pairs: Sequence[Pair]) -> list[Ruling]:
         """Return a ruling for each pair, in order; raises RuntimeError if a process fails on its warm-up pair."""
-        rulings: dict[int, Ruling] = {}
-        waiting = deque(enumerate(pairs))
-        self._processes = [process for process in self._processes if process.is_alive()]
         try:
-            while len(rulings) < len(pairs):
-                while len(self._processes) < min(self._num_processes, len(pairs) - len(rulings)):
-                    self._processes.append(_GraderProcess(self._limits))
-                for process in self._processes:
-                    if process.is_idle and waiting:
-                        process.send(*waiting.popleft())
-                for process in self._ready_processes():
-                    index, ruling = process.index, process.finish()
-                    if ruling.is_equal is None:
-                        self._processes.remove(process)
-                    if index == _WARM_UP_INDEX and not ruling.is_equal:
-                        raise RuntimeError(f"math-verify fails in a separate process: {ruling.reason or 'wrong verdict'}")
-                    if index is not None and index != _WARM_UP_INDEX:
-                        rulings[index] = ruling
+            return list(self._threads.map(self._judge, pairs))
         except BaseException:
-            # The next call must not receive a late answer to a pair of this call.
-            self.close()
+            self.close()  # otherwise an interrupted call would wait for the pairs that it had begun
             raise
-        return [rulings[index] for index in range(len(pairs))]
 
     def close(self) -> None:
         """Kill all processes; a later call of `judge` starts new ones."""
-        for process in self._processes:
+        for process in list(self._processes.values()):
             process.kill()
-        self._processes.clear()
 
-    def _ready_processes(self) -> list["_GraderProcess"]:
-        """Wait until processes have answered, ended or become overdue, and return these."""
-        with selectors.DefaultSelector() as selector:
-            for process in self._processes:
-                selector.register(process.channel, selectors.EVENT_READ)
-            next_deadline = min(process.deadline for process in self._processes)
-            events = selector.select(max(0.0, next_deadline - time.monotonic()))
-        readable = {key.fileobj for key, _ in events}
-        now = time.monotonic()
-        return [process for process in self._processes if process.channel in readable or process.deadline <= now]
+    def _judge(self, pair: Pair) -> Ruling:
+        process = self._processes.get(get_ident())
+        if process is None or not process.is_alive():
+            process = self._processes[get_ident()] = _GraderProcess(self._limits)
+            ruling = process.judge(_WARM_UP, _START_SECONDS)
+            if not ruling.is_equal:
+                raise RuntimeError(f"math-verify fails in a separate process: {ruling.reason or 'wrong verdict'}")
+        return process.judge(pair, self._limits.wall_seconds)
 
 
 class _GraderProcess:
-    """A process that runs math-verify, and the index of the pair that it compares."""
+    """A process that runs math-verify."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # This socket type keeps message boundaries, even if the process behaves badly.
-        self.channel, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         arguments = (os.getpid(), limits.cpu_seconds, limits.memory_bytes)
         with child_end:
             self._process = subprocess.Popen(
@@ -131,14 +107,6 @@ class _GraderProcess:
                 env={**os.environ, "PYTHONHASHSEED": "0"},  # makes sympy's order of terms, and so its verdicts, reproducible
                 start_new_session=True,  # so that Ctrl-C reaches this process only
             )
-        self.index: int | None = None
-        self.deadline = math.inf
-        self._sent = 0.0
-        self._send(_WARM_UP_INDEX, _WARM_UP, _START_SECONDS)
-
-    @property
-    def is_idle(self) -> bool:
-        return self.index is None
 
     def is_alive(self) -> bool:
         """Return whether the process still runs; release its resources if it does not."""
@@ -147,44 +115,35 @@ class _GraderProcess:
         self.kill()
         return False
 
-    def send(self, index: int, pair: Pair) -> None:
-        """Send a pair to the idle process."""
-        self._send(index, pair, self._limits.wall_seconds)
-
-    def _send(self, index: int, pair: Pair, seconds: float) -> None:
-        self.index = index
-        self._sent = time.monotonic()
-        self.deadline = self._sent + seconds
-        with suppress(ConnectionError):  # the process has just ended; `finish` detects this
-            self.channel.send(json.dumps([pair.answer, pair.gold]).encode())
-
-    def finish(self) -> Ruling:
-        """Return the ruling on the current pair; a process that gave no verdict is killed."""
-        seconds, allowed_seconds = time.monotonic() - self._sent, self.deadline - self._sent
-        self.index, self.deadline = None, math.inf
+    def judge(self, pair: Pair, seconds: float) -> Ruling:
+        """Return the ruling on a pair; a process that gives no verdict within the given time is killed."""
+        started = time.monotonic()
+        self._channel.settimeout(seconds)
         try:
-            message = self.channel.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            self.kill()
-            return Ruling(None, f"took longer than {allowed_seconds:g} s", seconds)
-        except ConnectionError:
+            self._channel.send(json.dumps(pair).encode())
+            message: bytes | None = self._channel.recv(MAX_MESSAGE_BYTES)
+        except TimeoutError:
+            message = None
+        except ConnectionError:  # the process has ended
             message = b""
+        taken_seconds = time.monotonic() - started
         if message in (b"true", b"false"):
-            return Ruling(message == b"true", seconds=seconds)
+            return Ruling(message == b"true", seconds=taken_seconds)
         self.kill()
-        return Ruling(None, self._memory_reason() if message else self._end_reason(), seconds)
+        if message is None:
+            reason = f"took longer than {seconds:g} s"
+        elif message:
+            reason = f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
+        elif (code := self._process.returncode) == -signal.SIGXCPU:
+            reason = f"needed more than {self._limits.cpu_seconds} s of processor time"
+        elif code < 0:
+            reason = f"its process was killed by {signal.Signals(-code).name}"
+        else:
+            reason = f"its process ended with {code}"
+        return Ruling(None, reason, taken_seconds)
 
     def kill(self) -> None:
         """Kill the process if it still runs, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
-        self.channel.close()
-
-    def _memory_reason(self) -> str:
-        return f"needed more than {self._limits.memory_bytes / 2**20:.0f} MiB of memory"
-
-    def _end_reason(self) -> str:
-        code = self._process.returncode
-        if code == -signal.SIGXCPU:
-            return f"needed more than {self._limits.cpu_seconds} s of processor time"
-        return f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"
+        self._channel.close()

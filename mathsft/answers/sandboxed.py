@@ -43,11 +43,11 @@ def main() -> None:
     while message := channel.recv(MAX_MESSAGE_BYTES):
         answer, gold = json.loads(message)
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + cpu_seconds)
-        is_equal = agree(answer, gold)
+        is_equal = math_verify_equal(answer, gold)
         channel.send(json.dumps(is_equal if _peak_bytes() < memory_bytes else None).encode())
 
 
-def agree(answer: str, gold: str) -> bool:
+def math_verify_equal(answer: str, gold: str) -> bool:
     """Return whether math-verify can show that two LaTeX expressions are equal; False if it cannot read one of them."""
     from math_verify import verify
 
@@ -64,17 +64,13 @@ def agree(answer: str, gold: str) -> bool:
 def _parse(text: str) -> Any:
     """Return the sympy object of the LaTeX text, or None if it cannot be read."""
     from math_verify import LatexExtractionConfig, parse
+    from sympy import Expr, I
 
     # math-verify rounds to six places when it compares with a decimal, so decimals become fractions.
     exact = _DECIMAL.sub(_as_fraction, text)
     found = parse(rf"\boxed{{{exact}}}", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
-    return _with_imaginary_unit(found[0]) if found else None
-
-
-def _with_imaginary_unit(value: Any) -> Any:
-    """Return the value with i replaced by the imaginary unit; math-verify reads i as a variable."""
-    from sympy import Expr, I
-
+    value = found[0] if found else None
+    # math-verify reads i as a variable.
     return value.subs({name: I for name in value.free_symbols if name.name == "i"}) if isinstance(value, Expr) else value
 
 

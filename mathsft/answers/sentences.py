@@ -45,9 +45,3 @@ def without_sentence(text: str) -> str:
     is_in_doubt = _DOUBT.search(lead) or any(map(_STATEMENT.search, conclusions or [reasoning]))
     is_whole = answer and answer.count("{") == answer.count("}")
     return answer if is_whole and is_sentence and not is_in_doubt else text
-
-
-def without_one_sentence(first: str, second: str) -> tuple[str, str]:
-    """Return both texts. If only one is a sentence, extract its answer; two sentences may be about different things."""
-    bare, other_bare = without_sentence(first), without_sentence(second)
-    return (first, second) if bare != first and other_bare != second else (bare, other_bare)

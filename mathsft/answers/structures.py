@@ -2,68 +2,67 @@
 
 import re
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from mathsft.answers.algebra import ExactValue, symbol
 from mathsft.answers.normalise import without_text_commands
-from mathsft.answers.quantities import BasedNumber, Quantity
+from mathsft.answers.quantities import ParsedAnswer
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(ParsedAnswer):
     r"""Words: the content of \text{}, or text that is no mathematics; compared without case."""
 
     key: str
 
 
 @dataclass(frozen=True)
-class Unread:
+class Unparsed(ParsedAnswer):
     """Mathematics that the rules cannot read, without its spaces."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Valueless:
+class NoValue(ParsedAnswer):
     """An undefined number, a number too large to compute, or brackets nested too deeply: no valid answer."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(ParsedAnswer):
     """The letter of a multiple choice and the answer beside it, as in (B) 12."""
 
     letter: str
-    content: "ParsedAnswer"
+    content: ParsedAnswer
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeOfDay(ParsedAnswer):
     """A time of day in minutes after midnight."""
 
     minutes: int
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(ParsedAnswer):
     """A value and its name, as in x = 4 or x in [1, 2)."""
 
     name: str
-    content: "ParsedAnswer"
+    content: ParsedAnswer
 
 
 @dataclass(frozen=True)
-class Family:
+class IntegerFamily(ParsedAnswer):
     r"""One value for each integer, as π/4 + kπ with k in \mathbb{Z}."""
 
     letter: str
     """The name of the integer in the content: k, unless the content uses k for something else."""
-    content: "ParsedAnswer"
+    content: ParsedAnswer
 
 
 @dataclass(frozen=True)
-class Relation:
+class Relation(ParsedAnswer):
     r"""An equation or inequality of formulas: `sign` ("=", ">", "\ge" or "\ne") relates `difference` to 0."""
 
     sign: str
@@ -71,36 +70,27 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Items:
+class Items(ParsedAnswer):
     """Several answers. `brackets` is "" for a list, "⦃⦄" for a set, "∪" for a union, "()", "[)", … for points and intervals,
 
     ":" for a ratio, "h:m" for a ratio that may also be a time, as 6:15.
     """
 
     brackets: str
-    items: tuple["ParsedAnswer", ...]
-
-    @property
-    def is_ordered(self) -> bool:
-        return self.brackets not in ("", "⦃⦄", "∪")
+    items: tuple[ParsedAnswer, ...]
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(ParsedAnswer):
     """Rows of cells. A determinant never equals a matrix; other brackets around a matrix do not matter."""
 
     is_determinant: bool
-    rows: tuple[tuple["ParsedAnswer", ...], ...]
+    rows: tuple[tuple[ParsedAnswer, ...], ...]
 
-
-ParsedAnswer: TypeAlias = (
-    Quantity | BasedNumber | Text | Unread | Valueless | Choice | Clock | Named | Family | Relation | Items | Matrix
-)
 
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{2})")
 
 INFINITY = symbol(r"\infty")
-EMPTY = Items("⦃⦄", ())
 
 
 def text_key(text: str) -> str:

@@ -83,15 +83,11 @@ class Unit:
     dimensions: tuple[tuple[str, int], ...] = ()
     size: Fraction = Fraction(1)
 
-    @property
-    def is_percent(self) -> bool:
-        return self.dimensions == (("percent", 1),)
-
 
 NO_UNIT = Unit()
 
 
-def read_unit(text: str) -> tuple[int, Unit] | None:
+def parse_unit(text: str) -> tuple[int, Unit] | None:
     """Return the scale ("million") and the unit in the normalised text after a number, or None if it is no unit.
 
     The unit is `NO_UNIT` if the words name the things that are counted.
@@ -101,10 +97,9 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
     words = without_text_commands(text)
     if len(text) > _MAX_CHARS:
         return None
-    scale = 1
     first, _, others = words.partition(" ")
-    if first.lower() in _SCALES:
-        scale, words = _SCALES[first.lower()], others
+    scale = _SCALES.get(first.lower(), 1)
+    words = words if scale == 1 else others
     powers: list[tuple[str, int]] = []
     power_of_next, end = 1, 0
     while end < len(words):
@@ -125,7 +120,7 @@ def read_unit(text: str) -> tuple[int, Unit] | None:
             else:
                 power_of_next *= _POWER_WORDS[word]
             continue
-        spelling = _spelling(word)
+        spelling = word if word in _UNITS or len(word) == 1 else word.lower()
         # A single letter without a space before it, as in 5m, is a symbol.
         is_known = spelling in _UNITS and (is_spaced or len(word) > 1 or not (word.isascii() and word.isalpha()))
         if not is_known and not _may_be_counted(word, is_marked, is_spaced):
@@ -145,10 +140,6 @@ def _product_of_powers(powers: list[tuple[str, int]]) -> Unit:
         size *= factor**power
         exponents[dimension] = exponents.get(dimension, 0) + power
     return Unit(tuple(sorted(exponents.items())), size)
-
-
-def _spelling(word: str) -> str:
-    return word if word in _UNITS or len(word) == 1 else word.lower()
 
 
 def _may_be_counted(word: str, is_marked: bool, is_spaced: bool) -> bool:

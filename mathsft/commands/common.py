@@ -1,4 +1,4 @@
-"""Shared by the commands: access to the study's folder and store, checks and placement, observers, the asyncio loop."""
+"""Shared by the commands: checks and placement, observers, the asyncio loop."""
 
 import asyncio
 import logging
@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from mathsft.accounting.forecast import is_memory_short
 from mathsft.accounting.ledger import Timekeeper
-from mathsft.commands.opening import Opening
-from mathsft.config.files import results_folder
-from mathsft.config.load import Loaded
+from mathsft.commands.opening import CommandContext
+from mathsft.commands.precision import warn_if_emulated, with_precision
+from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import load_template
 from mathsft.data.model_check import check_model
-from mathsft.data.models import resolve_model, resolving
+from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
 from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
@@ -26,84 +26,52 @@ from mathsft.invocation import command
 from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
-from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
-from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.tracking.heartbeat import Heartbeat, warnings_shown
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
-from mathsft.tracking.warnings import warnings_told
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 
 Result = TypeVar("Result")
 
-EVERYTHING = ("",)
+ALL_SETTINGS = ("",)
 """The prefix of all settings."""
-SCORED_BY = ("model.", "data.", "prompt.", "evaluation.")
+SCORE_SETTINGS = ("model.", "data.", "prompt.", "evaluation.")
 """Prefixes of the settings that must be the same for all scores in one store."""
 
 
-def layout_of(loaded: Loaded) -> StudyLayout:
-    """Return the layout of the folder with the study's results."""
-    return StudyLayout(results_folder(loaded.study_path).absolute())
-
-
-def require_database(loaded: Loaded, layout: StudyLayout, same_settings: Sequence[str]) -> None:
-    """Raise UserError with the command to run first if the study has no database yet."""
-    if not layout.database.exists():
-        raise UserError(no_winner(loaded, same_settings))
-
-
-@contextmanager
-def opened(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore]:
-    """Lock the study's folder and open its store."""
-    with locked(layout):
-        store = StudyStore.open(layout.database_url, loaded.study_name)
-        try:
-            yield store
-        finally:
-            store.close()
-
-
-@contextmanager
-def opened_if_begun(loaded: Loaded, layout: StudyLayout) -> Iterator[StudyStore | None]:
-    """Open the store without a lock, since a driver may be running there; None if the study has not begun."""
-    if not layout.database.exists():
-        yield None
-        return
-    store = StudyStore.open(layout.database_url, loaded.study_name)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 @dataclass(frozen=True)
-class Prepared:
-    """The base model, the problems and the placement with which a study's workers start."""
+class Preparation:
+    """The settings, the base model, the problems and the placement with which a study's workers start."""
 
+    loaded: Loaded
+    """Its precision is resolved."""
     model_folder: Path
     pools: Pools
     placement: Placement
 
 
-def prepared(opening: Opening, layout: StudyLayout, store: StudyStore, purpose: Purpose) -> Prepared:
-    """Check model and data before a worker starts, record the problems, and choose the placement."""
+def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Preparation:
+    """Check settings, model and data before a worker starts, record the problems, and choose the placement."""
+    machine, layout, heartbeat = context.machine, context.layout, context.heartbeat
+    loaded = with_precision(context.loaded, machine, store)
+    store.check(identity(loaded), ALL_SETTINGS if purpose == "study" and store.runs("trial") else SCORE_SETTINGS)
+    warn_if_emulated(loaded, machine, context.console)
     log_to(layout.log("driver"))
-    loaded, heartbeat = opening.loaded, opening.heartbeat
     _check_name(layout.root)
     local = with_local_model(loaded.experiment, heartbeat)
     load_template(local.prompt.template)
     with heartbeat.during("reading the problems"):
-        data = checked_data(local, opening.machine)
+        data = checked_data(local, machine)
         check_data(store, data.pools, local.data.source)
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
-    placement = placement_for(opening.machine, local, layout, purpose, loaded.study.final.ranks)
-    opening.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
+    placement = placement_for(machine, local, layout, purpose, loaded.study.final.ranks)
+    context.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
     for line in quality_lines(data.quality):
-        opening.console.print(line, markup=False)
-    return Prepared(Path(local.model.path), data.pools, placement)
+        context.console.print(line, markup=False)
+    return Preparation(loaded, Path(local.model.path), data.pools, placement)
 
 
 def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
@@ -134,31 +102,25 @@ def placement_for(
 
 
 @contextmanager
-def observed(opening: Opening, layout: StudyLayout, store: StudyStore, ready: Prepared) -> Iterator[None]:
+def observers_attached(context: CommandContext, store: StudyStore, ready: Preparation) -> Iterator[None]:
     """Add the store's observers: they record provenances and worker times, and show progress on the terminal and in W&B."""
-    loaded, heartbeat = opening.loaded, opening.heartbeat
+    study, heartbeat = ready.loaded.study, context.heartbeat
     with ExitStack() as stack:
         store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
         store.observers.append(Timekeeper(store, ready.placement.num_training))
-        if loaded.study.wandb.mode != "disabled":
-            wandb = WandbObserver(store, layout, loaded.study.wandb)
-            stack.callback(_close, wandb, heartbeat)
+        if study.wandb.mode != "disabled":
+            wandb = WandbObserver(store, context.layout, study.wandb)
+            stack.callback(heartbeat.during("closing W&B")(wandb.close))
             store.observers.append(wandb)
-        stack.enter_context(warnings_told(heartbeat))
+        stack.enter_context(warnings_shown(heartbeat))
         stack.enter_context(heartbeat.during("preparing the next step"))
-        live = stack.enter_context(LiveProgress(heartbeat, store, loaded.study.num_trials))
-        store.observers.append(live)
+        store.observers.append(stack.enter_context(LiveProgress(heartbeat, store, study.num_trials)))
         yield
-
-
-def _close(wandb: WandbObserver, heartbeat: Heartbeat) -> None:
-    with heartbeat.during("closing W&B"):
-        wandb.close()
 
 
 def with_local_model(experiment: Experiment, heartbeat: Heartbeat) -> Experiment:
     """Return the experiment with its model resolved to a local folder."""
-    with heartbeat.during(resolving(experiment.model.path)):
+    with heartbeat.during(progress_text(experiment.model.path)):
         folder = str(resolve_model(experiment.model.path))
     return experiment.model_copy(update={"model": experiment.model.model_copy(update={"path": folder})})
 
@@ -186,17 +148,12 @@ def run_to_end(work: Coroutine[None, None, Result]) -> Result:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except BaseExceptionGroup as group:
-        errors = _leaves(group)
-        raise next((error for error in errors if isinstance(error, UserError)), errors[0]) from None
+        error: BaseException = group.subgroup(UserError) or group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves
-
-
-def no_winner(loaded: Loaded, same_settings: Sequence[str]) -> str:
+def no_winner_message(loaded: Loaded, same_settings: Sequence[str]) -> str:
     """Return the error text with the command to run before a final run."""
     return f"study {loaded.study_name} has no winner yet; run first: {command('study', *same_settings)}"

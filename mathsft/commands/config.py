@@ -5,9 +5,9 @@ import argparse
 from rich.table import Column, Table
 from rich.text import Text
 
-from mathsft.commands.common import layout_of, opened_if_begun
-from mathsft.commands.opening import load, open_console
+from mathsft.commands.opening import layout_of, load, open_console
 from mathsft.commands.precision import with_engine_precision, with_precision
+from mathsft.commands.stores import store_if_begun
 from mathsft.config.describe import resolved_rows, schema_rows
 from mathsft.errors import OK
 from mathsft.workers.machine import detect_machine
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         machine = detect_machine()
         loaded = load(arguments, machine, console)
-        with opened_if_begun(loaded, layout_of(loaded)) as store:
+        with store_if_begun(layout_of(loaded)) as store:
             loaded = with_engine_precision(with_precision(loaded, machine, store), machine)
         table = Table(*(Column(header, overflow="fold") for header in ("setting", "value", "from")))
         for resolved in resolved_rows(loaded):

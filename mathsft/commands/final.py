@@ -2,31 +2,21 @@
 
 import argparse
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from mathsft import formats
 from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
-from mathsft.commands.common import (
-    SCORED_BY,
-    layout_of,
-    no_winner,
-    observed,
-    opened,
-    prepared,
-    require_database,
-    run_to_end,
-)
-from mathsft.commands.opening import Opening, settings_options
-from mathsft.commands.precision import warn_if_emulated, with_precision
-from mathsft.config.load import Loaded, identity
-from mathsft.config.schema import FinalSettings, Scalar
+from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
+from mathsft.commands.opening import CommandContext, settings_options
+from mathsft.commands.stores import locked_store
+from mathsft.config.load import identity
+from mathsft.config.schema import FinalSettings
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
-from mathsft.reporting import markdown
 from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.reporting.card import write_card
 from mathsft.reporting.horizon_section import horizon_of
@@ -41,40 +31,38 @@ from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 
 
-def run(arguments: argparse.Namespace, opening: Opening) -> int:
+def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     """Train the full run and print its results."""
-    console, machine, loaded = opening.console, opening.machine, opening.loaded
-    layout, same_settings = layout_of(loaded), settings_options(arguments, machine)
+    console, layout = context.console, context.layout
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
-    if arguments.from_best:
-        require_database(loaded, layout, same_settings)
-    with opened(loaded, layout) as store:
+    no_winner = UserError(no_winner_message(context.loaded, settings_options(arguments, context.machine)))
+    if arguments.from_best and not layout.database.exists():
+        raise no_winner
+    with locked_store(layout) as store:
         promotion = store.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
-            raise UserError(no_winner(loaded, same_settings))
-        opening = replace(opening, loaded=with_precision(loaded, machine, store))
-        loaded = opening.loaded
-        store.check(identity(loaded), SCORED_BY)
-        warn_if_emulated(loaded, machine, console)
-        experiment, ready = loaded.experiment, prepared(opening, layout, store, "final")
+            raise no_winner
+        ready = prepare(context, store, "final")
+        loaded, settings = ready.loaded, ready.loaded.study.final
         if not store.runs():
             store.record_settings(identity(loaded))
-        promoted = promotion.overrides if promotion else {}
-        adjusted = _adjusted(loaded, promotion, store, console) if arguments.horizon == "adjust" else {}
-        overrides: dict[str, Scalar] = {**promoted, **adjusted, **loaded.overrides}
-        plan = final_plan(loaded.study.final, ready.placement.max_unscored)
-        run = final_run(experiment, overrides, plan, loaded.study.seed)
+        overrides = dict(promotion.overrides) if promotion else {}
+        if promotion and arguments.horizon == "adjust":
+            overrides[LEARNING_RATE] = _adjusted_rate(settings, promotion, store, console)
+        overrides |= loaded.overrides
+        plan = final_plan(settings, ready.placement.max_unscored)
+        run = final_run(loaded.experiment, overrides, plan, loaded.study.seed)
         if resumed := _resumed(store, run.name):
             console.print(resumed)
-        console.print(_disk(loaded.study.final, ready.model_folder, layout))
+        console.print(_disk(settings, ready.model_folder, layout))
         with (
-            observed(opening, layout, store, ready),
+            observers_attached(context, store, ready),
             StudyWorkers.started(ready.placement, loaded.study.limits) as workers,
         ):
-            study = StudyContext(store, workers, layout, experiment)
-            run = run_to_end(run_final(run, promotion, study, loaded.study.final.min_gain))
-        with opening.heartbeat.during("writing the report"):
+            study = StudyContext(store, workers, layout, loaded.experiment)
+            run = run_to_end(run_final(run, promotion, study, settings.min_gain))
+        with context.heartbeat.during("writing the report"):
             report = write_report(store, layout)
             concluded, chosen = conclusion(store), best_checkpoint(store, run)
             exported = _exported(run, store, layout) if run.state == "finished" else None
@@ -89,10 +77,10 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
     return OK
 
 
-def _adjusted(loaded: Loaded, promotion: Promotion | None, store: StudyStore, console: Console) -> dict[str, Scalar]:
+def _adjusted_rate(settings: FinalSettings, promotion: Promotion, store: StudyStore, console: Console) -> float:
     """Return the learning rate that the study's horizon predicts for a run of this length, and print it."""
-    horizon = horizon_of(store, loaded.study.final.num_examples)
-    if horizon is None or promotion is None:
+    horizon = horizon_of(store, settings.num_examples)
+    if horizon is None:
         raise UserError(
             "--horizon adjust: the study's runs at two lengths do not show whether the best learning rate depends on the "
             "length; drop the flag"
@@ -105,7 +93,7 @@ def _adjusted(loaded: Loaded, promotion: Promotion | None, store: StudyStore, co
         f"Learning rate {rate.middle:.3g} ({rate.low:.3g} – {rate.high:.3g}) for {horizon.num_examples:,} examples; "
         f"the promoted trial had {promotion.overrides[LEARNING_RATE]:.3g}"
     )
-    return {LEARNING_RATE: rate.middle}
+    return rate.middle
 
 
 def _resumed(store: StudyStore, name: str) -> str:
@@ -125,13 +113,9 @@ def _resumed(store: StudyStore, name: str) -> str:
 def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> str:
     """Return a line with the run's predicted disk use and the free disk space."""
     predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(layout.root).free
-    line = (
-        f"Disk: up to {markdown.size(predicted.most_bytes)} during the run, {markdown.size(predicted.kept_bytes)} after it "
-        f"({predicted.num_kept} checkpoints are kept); {markdown.size(num_free)} are free"
-    )
-    if num_free > predicted.most_bytes:
-        return line
-    return f"{line}, which may not be enough: free some disk space, or set fewer final.eval_points"
+    advice = ", which may not be enough: free some disk space, or set fewer final.eval_points"
+    line = f"The final run takes {predicted}; {formats.rough_size(num_free)} are free"
+    return line if num_free > predicted.most_bytes else line + advice
 
 
 def _exported(run: Run, store: StudyStore, layout: StudyLayout) -> Path:

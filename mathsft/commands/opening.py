@@ -9,22 +9,32 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded, load_settings
+from mathsft.layout import StudyLayout
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import Machine, detect_machine
 
 WIDTH = 110
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
+FLAGS = {
+    "trials": "num_trials",
+    "hours": "max_hours",
+    "learning_rate": "training.learning_rate",
+    "batch_size": "training.batch_size",
+}
+"""Flags that are short for --set, with their settings."""
 NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """Variables that turn off the progress bars of libraries, which would overwrite the heartbeat's line."""
 
 
 @dataclass(frozen=True)
-class Opening:
-    """The machine, the settings and the heartbeat with which a study or a final run begins."""
+class CommandContext:
+    """The machine, the settings, the study's folder and the heartbeat with which a study or a final run begins."""
 
     machine: Machine
     loaded: Loaded
+    layout: StudyLayout
     heartbeat: Heartbeat
 
     @property
@@ -34,7 +44,7 @@ class Opening:
 
 
 @contextmanager
-def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
+def open_command(arguments: argparse.Namespace) -> Iterator[CommandContext]:
     """Load the settings and write the first line; the heartbeat shows the activities while the body runs."""
     for name in NO_BARS:
         os.environ.setdefault(name, "1")
@@ -44,7 +54,12 @@ def opening(arguments: argparse.Namespace) -> Iterator[Opening]:
         if arguments.study is not None:
             heartbeat.console.print(f"Study {loaded.study_name}, experiment {loaded.experiment_name}")
         with heartbeat.during("preparing"):
-            yield Opening(machine, loaded, heartbeat)
+            yield CommandContext(machine, loaded, layout_of(loaded), heartbeat)
+
+
+def layout_of(loaded: Loaded) -> StudyLayout:
+    """Return the layout of the folder with the study's results."""
+    return StudyLayout(results_folder(loaded.study_path).absolute())
 
 
 def open_console() -> Console:
@@ -61,17 +76,9 @@ def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> L
         console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (small model: --study {QUICKSTART})")
     elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (full size: --study {REAL})")
-    assignments = list(arguments.set)
-    flags = {
-        "trials": "num_trials",
-        "hours": "max_hours",
-        "learning_rate": "training.learning_rate",
-        "batch_size": "training.batch_size",
-    }
-    for flag, setting in flags.items():
-        if getattr(arguments, flag, None) is not None:
-            assignments.append(f"{setting}={getattr(arguments, flag)}")
-    return load_settings(name, arguments.experiment, assignments)
+    given = {setting: getattr(arguments, flag, None) for flag, setting in FLAGS.items()}
+    assignments = [f"{setting}={value}" for setting, value in given.items() if value is not None]
+    return load_settings(name, arguments.experiment, [*arguments.set, *assignments])
 
 
 def _default_study(machine: Machine) -> str:
@@ -82,6 +89,4 @@ def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[st
     """Return the options that give another command the same settings; empty for the default settings."""
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
-    for assignment in arguments.set:
-        options += ["--set", assignment]
-    return options
+    return options + [word for assignment in arguments.set for word in ("--set", assignment)]

@@ -26,28 +26,27 @@ def with_precision(loaded: Loaded, machine: Machine, store: StudyStore | None) -
     if loaded.experiment.training.precision != AUTO:
         return loaded
     began_with = (store.settings() or {}).get(PRECISION) if store is not None and store.runs() else None
-    precision, reason = (
-        (began_with, "the study began with it") if began_with else (machine.auto_precision, machine.bf16_evidence)
-    )
-    return replace(
-        loaded,
-        experiment=apply_overrides(loaded.experiment, {PRECISION: precision}),
-        overrides={name: value for name, value in loaded.overrides.items() if name != PRECISION},
-        sources={**loaded.sources, PRECISION: f"auto: {reason}"},
-    )
+    if began_with:
+        return _resolved(loaded, PRECISION, began_with, "the study began with it")
+    return _resolved(loaded, PRECISION, machine.auto_precision, machine.bf16_evidence)
 
 
 def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:
     """Return the settings with evaluation.precision resolved, for display only: placement sets the engine's precision."""
     if loaded.experiment.evaluation.precision != AUTO:
         return loaded
-    precision, reason = (
-        ("bf16", "CUDA devices") if machine.cuda else ("fp32", "a CPU, where greedy output must not depend on the batch")
-    )
+    if machine.cuda:
+        return _resolved(loaded, ENGINE_PRECISION, "bf16", "CUDA devices")
+    return _resolved(loaded, ENGINE_PRECISION, "fp32", "a CPU, where greedy output must not depend on the batch")
+
+
+def _resolved(loaded: Loaded, setting: str, precision: str, reason: str) -> Loaded:
+    """Return the settings with this one resolved; it was not given, so it is no override."""
     return replace(
         loaded,
-        experiment=apply_overrides(loaded.experiment, {ENGINE_PRECISION: precision}),
-        sources={**loaded.sources, ENGINE_PRECISION: f"auto: {reason}"},
+        experiment=apply_overrides(loaded.experiment, {setting: precision}),
+        overrides={name: value for name, value in loaded.overrides.items() if name != setting},
+        sources={**loaded.sources, setting: f"auto: {reason}"},
     )
 
 

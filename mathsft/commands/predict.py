@@ -1,19 +1,17 @@
 """Predicts a study's time, disk and memory on this machine, from its own trials or else from a short measurement."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mathsft.accounting.forecast import Footprint, StudyTime, final_seconds, footprint, model_size, study_time, work_left
+from mathsft.accounting import forecast, study_costs
 from mathsft.accounting.measure import NotMeasuredError, measured_speeds
-from mathsft.accounting.study_costs import MOST_AT_ONCE, Costs, assumed_speeds, batch_sizes, expected_costs, past_costs
 from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
-from mathsft.commands.opening import Opening
-from mathsft.config.schema import Experiment, StudyConfig
-from mathsft.layout import StudyLayout
-from mathsft.records import Problem, Quality
+from mathsft.commands.opening import CommandContext
+from mathsft.config.schema import Experiment
+from mathsft.data.pools import Pools
+from mathsft.records import Quality
 from mathsft.store.study_store import StudyStore
-from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import Placement
 
 
@@ -24,63 +22,61 @@ class Prediction:
     experiment: Experiment
     """Its model is a local folder."""
     placement: Placement
-    time: StudyTime
+    time: forecast.StudyTime
     final_seconds: float
-    footprint: Footprint
+    footprint: forecast.Footprint
     basis: str
     """What the predicted times are based on, in words."""
     quality: Quality
 
 
-def predicted(opening: Opening, layout: StudyLayout, store: StudyStore | None) -> Prediction:
+def predicted(context: CommandContext, store: StudyStore | None) -> Prediction:
     """Predict what the study needs on this machine; its precision is already resolved."""
-    loaded, machine = opening.loaded, opening.machine
-    config, experiment = loaded.study, with_local_model(loaded.experiment, opening.heartbeat)
+    machine, layout, config = context.machine, context.layout, context.loaded.study
+    experiment = with_local_model(context.loaded.experiment, context.heartbeat)
     data = checked_data(experiment, machine)
-    pools = data.pools
+    pools, num_samples = data.pools, experiment.evaluation.num_samples
     placement = placement_for(machine, experiment, layout, "study")
     final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
-    costs, basis = _costs(config, experiment, placement, pools, store, opening.heartbeat)
-    num_samples = experiment.evaluation.num_samples
+    costs, basis = _costs(context, experiment, placement.trainers[0], pools, store)
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
-    hardware = placement.evaluators[0].settings.hardware
+    worker_device = placement.evaluators[0].settings.worker_device
     return Prediction(
         experiment=experiment,
         placement=placement,
-        time=study_time(work_left(config, len(pools["confirm"]), num_samples, store), costs, placement),
-        final_seconds=final_seconds(config.final, costs, final_placement, num_validation, num_test),
-        footprint=footprint(config, experiment, Path(experiment.model.path), hardware, len(placement.trainers)),
+        time=forecast.study_time(forecast.work_left(config, len(pools["confirm"]), num_samples, store), costs, placement),
+        final_seconds=forecast.final_seconds(config.final, costs, final_placement, num_validation, num_test),
+        footprint=forecast.footprint(
+            config, experiment, Path(experiment.model.path), worker_device, len(placement.trainers)
+        ),
         basis=basis,
         quality=data.quality,
     )
 
 
 def _costs(
-    config: StudyConfig,
-    experiment: Experiment,
-    placement: Placement,
-    pools: Mapping[str, Sequence[Problem]],
-    store: StudyStore | None,
-    heartbeat: Heartbeat,
-) -> tuple[Costs, str]:
-    """Return the costs of the study's parts, and what they are based on, in words."""
-    if store is not None and (past := past_costs(store)):
+    context: CommandContext, experiment: Experiment, trainer: WorkerSpec, pools: Pools, store: StudyStore | None
+) -> tuple[study_costs.MeanCosts, str]:
+    """Return the costs of the study's parts, and what they are based on, in words; the experiment's model is local."""
+    if store is not None and (past := study_costs.past_costs(store)):
         return past, "this study's own trials"
-    trainer, num_search = placement.trainers[0], len(pools["search"])
-    num_at_once = min(MOST_AT_ONCE, num_search * experiment.evaluation.num_samples)
+    config, heartbeat, num_search = context.loaded.study, context.heartbeat, len(pools["search"])
+    num_at_once = min(study_costs.MAX_CONCURRENT_RESPONSES, num_search * experiment.evaluation.num_samples)
     heartbeat.console.print(
         "Measuring the speed of training and generating on this machine: a few steps and forward passes, about ten seconds"
     )
     try:
         with heartbeat.during("measuring"):
-            speeds = run_to_end(measured_speeds(trainer, pools["train"], batch_sizes(config, experiment), num_at_once))
+            speeds = run_to_end(
+                measured_speeds(trainer, pools["train"], study_costs.batch_sizes(config, experiment), num_at_once)
+            )
         basis = (
             f"a measurement just now: training takes {speeds.step_seconds * 1e3:,.1f} ms per step plus "
             f"{speeds.example_seconds * 1e3:,.1f} ms per example, generating takes "
             f"{speeds.decoded_token_seconds * 1e3:,.2f} ms per token plus the overhead of vLLM"
         )
     except NotMeasuredError as error:
-        num_parameters, _ = model_size(Path(experiment.model.path))
-        speeds = assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.hardware)
+        num_parameters, _ = forecast.model_size(Path(experiment.model.path))
+        speeds = study_costs.assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.worker_device)
         basis = f"a guess from the model's size and an assumed speed: measuring failed ({error})"
-    return expected_costs(config, experiment, speeds, num_search), basis
+    return study_costs.expected_costs(config, experiment, speeds, num_search), basis

@@ -1,16 +1,18 @@
 """mathsft replay: trains a recorded run again and compares losses, weights and responses with the record."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import open_console
-from mathsft.commands.show import find_run, opened_to_read, study_folder
+from mathsft.commands.show import find_run
+from mathsft.commands.stores import named_layout, store_to_read
 from mathsft.config.schema import LimitSettings
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
@@ -29,14 +31,13 @@ from mathsft.workers.machine import detect_machine
 def run(arguments: argparse.Namespace) -> int:
     """Replay a run in a temporary folder inside the study's folder, and print the comparison."""
     console = open_console()
-    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), opened_to_read(arguments.study) as recorded:
+    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), store_to_read(arguments.study) as recorded:
         run = find_run(recorded, arguments.run)
         provenance = recorded.provenance(run.name)
         if run.state in ("running", "failed") or provenance is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; choose an ended run that has a provenance")
         local = with_local_model(run.experiment, heartbeat)
-        folder = study_folder(arguments.study).absolute()
-        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch:
+        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=named_layout(arguments.study).root) as scratch:
             layout = StudyLayout(Path(scratch))
             log_to(layout.log("driver"))
             # Placed as a final run, because a replay needs one trainer. Only final runs have several ranks, and a different
@@ -44,16 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
             ranks = None if run.kind == "final" else 1
             placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
-            store = StudyStore.open(layout.database_url, recorded.study)
-            pools = load_pools(local.data)
-            store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
-            with LiveProgress(heartbeat, store, 1) as live:
-                store.observers.append(live)
-                with StudyWorkers.started(placement, LimitSettings()) as workers:
-                    study = StudyContext(store, workers, layout, run.experiment)
-                    compared = run_to_end(replay(run, recorded, study))
-            replayed = store.provenance(run.name)
-            store.close()
+            with closing(StudyStore.open(layout.database_url, recorded.study)) as store:
+                pools = load_pools(local.data)
+                store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
+                with (
+                    LiveProgress(heartbeat, store, 1) as live,
+                    StudyWorkers.started(placement, LimitSettings()) as workers,
+                ):
+                    store.observers.append(live)
+                    compared = run_to_end(replay(run, recorded, StudyContext(store, workers, layout, run.experiment)))
+                replayed = store.provenance(run.name)
     differing = changes(provenance, replayed) if replayed is not None else []
     return _conclude(run, compared, differing, console)
 
@@ -74,14 +75,13 @@ def _conclude(run: Run, compared: Comparison, differing: list[str], console: Con
 
 
 def _table(compared: Comparison) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for header in ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ"):
-        table.add_column(header, justify="right")
+    headers = ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ")
+    table = Table(*(Column(header, justify="right") for header in headers), box=box.SIMPLE_HEAD)
     for score in compared.scores:
         table.add_row(
-            str(score.step),
-            f"{score.accuracy:.1%}",
-            f"{score.replayed_accuracy:.1%}",
+            str(score.recorded.step),
+            f"{score.recorded.accuracy:.1%}",
+            f"{score.replayed.accuracy:.1%}",
             "equal" if score.has_same_weights else "different",
             f"{score.num_other_responses} of {score.num_responses}",
         )

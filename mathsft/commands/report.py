@@ -2,9 +2,10 @@
 
 import argparse
 
-from mathsft.commands.common import layout_of, opened, require_database
-from mathsft.commands.opening import load, open_console, settings_options
-from mathsft.errors import OK
+from mathsft.commands.common import no_winner_message
+from mathsft.commands.opening import layout_of, load, open_console, settings_options
+from mathsft.commands.stores import locked_store
+from mathsft.errors import OK, UserError
 from mathsft.reporting.study_report import write_report
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import detect_machine
@@ -14,9 +15,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write a study's report again from its database."""
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
-    layout = layout_of(loaded)
-    require_database(loaded, layout, settings_options(arguments, machine))
-    heartbeat = Heartbeat(console)
-    with opened(loaded, layout) as store, heartbeat, heartbeat.during("writing the report"):
+    layout, heartbeat = layout_of(loaded), Heartbeat(console)
+    if not layout.database.exists():
+        raise UserError(no_winner_message(loaded, settings_options(arguments, machine)))
+    with locked_store(layout) as store, heartbeat, heartbeat.during("writing the report"):
         console.print(f"Report: {write_report(store, layout)}")
     return OK

@@ -3,10 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -14,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
 from mathsft.commands.opening import open_console
-from mathsft.config.files import STUDIES, results_folder
+from mathsft.commands.stores import store_to_read
+from mathsft.config.files import STUDIES
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
@@ -25,7 +25,8 @@ from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.show_pages import progress_table, response_panel, run_page, studies_table, summarise
 from mathsft.reporting.terminal import study_table
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 from mathsft.streams import readable
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = open_console()
     if arguments.study is None:
         return _show_studies(console, arguments.json)
-    with opened_to_read(arguments.study) as store:
+    with store_to_read(arguments.study) as store:
         if arguments.run is None:
             return _show_study(store, arguments, console)
         run = find_run(store, arguments.run)
@@ -43,28 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.responses or arguments.search:
             return _show_responses(store, run, pool, arguments, console)
         return _show_run(store, run, pool, arguments, console)
-
-
-@contextmanager
-def opened_to_read(study: str) -> Iterator[StudyStore]:
-    """Open the store of a study, given by name, file or folder, without a lock: a driver may be running there."""
-    layout = StudyLayout(study_folder(study).absolute())
-    if not layout.database.exists():
-        names = ", ".join(other.root.name for other in StudyLayout.all_in(STUDIES)) or "none yet"
-        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {names}")
-    store = StudyStore.open(layout.database_url, layout.root.name)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def study_folder(study: str) -> Path:
-    """Return the folder of a study's results; the study is given by name, file or folder."""
-    path = Path(study)
-    if path.suffix in (".yaml", ".yml"):
-        return results_folder(path)
-    return path if path.is_dir() or "/" in study else STUDIES / study
 
 
 def find_run(store: StudyStore, name: str) -> Run:
@@ -81,10 +60,10 @@ def find_run(store: StudyStore, name: str) -> Run:
 def _show_studies(console: Console, as_json: bool) -> int:
     summaries = []
     for layout in StudyLayout.all_in(STUDIES):
-        with opened_to_read(str(layout.root)) as store:
+        with store_to_read(str(layout.root)) as store:
             summaries.append(summarise(store, layout.root))
     if as_json:
-        return _print_json(console, [asdict(summary) for summary in summaries])
+        return _print_json(console, summaries)
     if not summaries:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
@@ -96,11 +75,8 @@ def _show_studies(console: Console, as_json: bool) -> int:
 def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Console) -> int:
     runs, promotion = store.runs(), store.promotion()
     if arguments.json:
-        scores = {run.name: [_score_facts(score) for score in store.scores(run.name)] for run in runs}
-        listed = [{**asdict(run), "scores": scores[run.name]} for run in runs]
-        return _print_json(
-            console, {"study": store.study, "runs": listed, "promotion": asdict(promotion) if promotion else None}
-        )
+        listed = [{**asdict(run), "scores": [_score_facts(score) for score in store.scores(run.name)]} for run in runs]
+        return _print_json(console, {"study": store.study, "runs": listed, "promotion": promotion})
     console.print(study_table(store, num_shown=len(runs)))
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
@@ -120,11 +96,10 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
         score = _score_at(store, run, pool, arguments.step)
         analyses = [analysis for analysis in analyses if analysis.step <= score.step]
     if arguments.json:
-        return _print_json(console, {**asdict(run), "checkpoints": [asdict(analysis) for analysis in analyses]})
+        return _print_json(console, {**asdict(run), "checkpoints": analyses})
     last = store.score(run.name, analyses[-1].step, pool) if analyses else None
-    problems = store.problems()
     responses = store.responses(last) if last else []
-    page = run_page(run, analyses, responses, problems, Objective.of(store.settings()))
+    page = run_page(run, analyses, responses, store.problems(), Objective.of(store.settings()))
     tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
     _print_long(console, [page, *([progress_table(tested)] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
@@ -141,7 +116,7 @@ def _show_responses(store: StudyStore, run: Run, pool: str, arguments: argparse.
         and _contains(response, problems.get(response.problem_id), arguments.search or "")
     ]
     if arguments.json:
-        return _print_json(console, [asdict(response) for response in chosen])
+        return _print_json(console, chosen)
     total = sum(score.counts.values())
     heading = f"{run.name} at step {score.step}, pool {pool}: {len(chosen)} of {total} responses"
     _print_long(console, [heading, *(response_panel(response, problems, objective) for response in chosen)])
@@ -179,8 +154,7 @@ class _Pager(SystemPager):
 
 def _print_long(console: Console, parts: Sequence[RenderableType]) -> None:
     """Print the parts; on a terminal through the pager."""
-    pager = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
-    pages: AbstractContextManager[Any] = pager
+    pages: AbstractContextManager[Any] = console.pager(_Pager(), styles=True) if console.is_terminal else nullcontext()
     with raising(), pages:  # Ctrl-C is for the pager, and pydoc waits for its end
         for part in parts:
             console.print(part, markup=False, soft_wrap=False)

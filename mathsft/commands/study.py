@@ -2,34 +2,23 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from rich.console import Console
 from rich.table import Table
 
-from mathsft.accounting.forecast import FinalDisk, StudyTime
+from mathsft import formats
+from mathsft.accounting.forecast import StudyTime
 from mathsft.accounting.ledger import cost_ledger
-from mathsft.commands.common import (
-    EVERYTHING,
-    SCORED_BY,
-    layout_of,
-    observed,
-    opened,
-    opened_if_begun,
-    prepared,
-    run_to_end,
-)
-from mathsft.commands.opening import Opening, settings_options
+from mathsft.commands.common import observers_attached, prepare, run_to_end
+from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.predict import predicted
-from mathsft.commands.show import opened_to_read
+from mathsft.commands.stores import locked_store, store_if_begun, store_to_read
 from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar, StudyConfig
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
-from mathsft.layout import StudyLayout
 from mathsft.reporting import markdown
 from mathsft.reporting.horizon_section import horizon_words
 from mathsft.reporting.quality_section import quality_lines
@@ -46,22 +35,18 @@ from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 
 
-def run(arguments: argparse.Namespace, opening: Opening) -> int:
+def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     """Run a study to its promotion, or predict its costs."""
-    console, machine, loaded = opening.console, opening.machine, opening.loaded
+    console, loaded, layout = context.console, context.loaded, context.layout
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
     rehearse(loaded.study)
     if arguments.dry_run:
-        return _dry_run(opening)
-    config, layout = loaded.study, layout_of(loaded)
-    with opened(loaded, layout) as store:
-        opening = replace(opening, loaded=with_precision(loaded, machine, store))
-        loaded = opening.loaded
-        store.check(identity(loaded), EVERYTHING if store.runs("trial") else SCORED_BY)
-        warn_if_emulated(loaded, machine, console)
-        experiment, ready = loaded.experiment, prepared(opening, layout, store, "study")
-        placement = ready.placement
+        return _dry_run(context)
+    config = loaded.study
+    with locked_store(layout) as store:
+        ready = prepare(context, store, "study")
+        experiment, placement = ready.loaded.experiment, ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
         given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
@@ -69,13 +54,13 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         search = Search(
             config, experiment, plan, given, store, open_optuna_study(config, store), show, len(placement.trainers)
         )
-        store.record_settings(identity(loaded))
-        with observed(opening, layout, store, ready):
+        store.record_settings(identity(ready.loaded))
+        with observers_attached(context, store, ready):
             if not is_over(config, experiment, search, store, rule):
                 with StudyWorkers.started(placement, config.limits) as workers:
                     run_to_end(run_study(config, rule, search, StudyContext(store, workers, layout, experiment)))
             promotion = promote(rule, store, layout)
-        with opening.heartbeat.during("writing the report"):
+        with context.heartbeat.during("writing the report"):
             report = write_report(store, layout)
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
@@ -91,9 +76,11 @@ def run(arguments: argparse.Namespace, opening: Opening) -> int:
         markdown.expectation(promotion),
         *notes,
         f"Report: {report}",
+        "Next:",
+        f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",
+        f"  {shlex.join([tool('optuna-dashboard'), layout.database_url, '--artifact-dir', str(layout.artifacts)])}",
         sep="\n",
     )
-    _print_next(layout, settings_options(arguments, machine), console)
     return OK
 
 
@@ -101,20 +88,20 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
     """Return another study's best settings that lie in this study's ranges."""
     if study is None:
         return []
-    with opened_to_read(study) as other:
+    with store_to_read(study) as other:
         settings = best_settings(other, config.search)
     if not settings:
         raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
     return settings
 
 
-def _dry_run(opening: Opening) -> int:
+def _dry_run(context: CommandContext) -> int:
     """Print what would run, and its predicted costs."""
-    console, machine, layout = opening.console, opening.machine, layout_of(opening.loaded)
-    with opened_if_begun(opening.loaded, layout) as store:
-        loaded = with_precision(opening.loaded, machine, store)
+    console, machine = context.console, context.machine
+    with store_if_begun(context.layout) as store:
+        loaded = with_precision(context.loaded, machine, store)
         warn_if_emulated(loaded, machine, console)
-        prediction = predicted(replace(opening, loaded=loaded), layout, store)
+        prediction = predicted(replace(context, loaded=loaded), store)
     experiment, trial, taken = prediction.experiment, loaded.study.trial, prediction.footprint
     points = ", ".join(f"{point:.0%}" for point in trial.eval_points)
     table = Table(show_header=False, box=None, title=f"Study {loaded.study_name}; nothing was started", title_justify="left")
@@ -126,12 +113,12 @@ def _dry_run(opening: Opening) -> int:
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),
         ("time", f"about {_duration(prediction.time.total)}: {_parts(prediction.time)}"),
         ("", f"based on {prediction.basis}"),
-        ("disk", f"up to {_size(taken.disk_bytes)} of weights and training states in {layout.root}"),
-        ("final run", f"about {_duration(prediction.final_seconds)}; {_final_disk(taken.final_disk)}"),
+        ("disk", f"up to {formats.rough_size(taken.disk_bytes)} of weights and training states in {context.layout.root}"),
+        ("final run", f"about {_duration(prediction.final_seconds)}; {taken.final_disk}"),
         (
             "memory",
-            f"trainer {_size(taken.trainer_memory_bytes)} for weights and optimizer, plus activations; "
-            f"evaluator {_size(taken.evaluator_memory_bytes)} for weights, plus the KV cache",
+            f"trainer {formats.rough_size(taken.trainer_memory_bytes)} for weights and optimizer, plus activations; "
+            f"evaluator {formats.rough_size(taken.evaluator_memory_bytes)} for weights, plus the KV cache",
         ),
     ):
         table.add_row(name, value)
@@ -143,30 +130,9 @@ def _dry_run(opening: Opening) -> int:
 
 def _parts(time: StudyTime) -> str:
     parts = {"to start": time.start, "for trials": time.trials, "to confirm": time.confirm, "for the horizon": time.horizon}
-    return (
-        ", ".join(f"{markdown.seconds(seconds)} {name}" for name, seconds in parts.items() if seconds) or "nothing is left"
-    )
-
-
-def _final_disk(predicted: FinalDisk) -> str:
-    return (
-        f"up to {_size(predicted.most_bytes)} of disk during the run, {_size(predicted.kept_bytes)} after it "
-        f"({predicted.num_kept} checkpoints are kept)"
-    )
+    left = ", ".join(f"{formats.seconds(seconds)} {name}" for name, seconds in parts.items() if seconds)
+    return left or "nothing is left"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:,.1f} GB"
-
-
-def _print_next(layout: StudyLayout, same_settings: Sequence[str], console: Console) -> None:
-    console.print(
-        "Next:",
-        f"  {command('final', '--from-best', *same_settings)}",
-        f"  {shlex.join([tool('optuna-dashboard'), layout.database_url, '--artifact-dir', str(layout.artifacts)])}",
-        sep="\n",
-    )
+    return formats.rough_seconds(seconds, minutes="minutes", hours="hours")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mathsft.config.document import NestedSettings
-from mathsft.config.names import complain_unknown
+from mathsft.config.names import unknown_name_message
 from mathsft.errors import UserError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -33,12 +33,19 @@ _EXPECTED = {
     "less_than": "must be below {lt:g}",
 }
 """pydantic's type of error -> the message, which the offending value follows."""
+_WITHOUT_VALUE = {
+    "missing": "missing; it must be given",
+    "value_error": "{error}",
+    "too_short": "must not be empty",
+    "union_tag_not_found": "type is missing; give type: float, int or categorical",
+}
+"""pydantic's type of error -> the whole message."""
 
 
-def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str], whole: str) -> SettingsT:
+def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, str]) -> SettingsT:
     """Return the settings; raises a UserError with one line per problem.
 
-    `places` maps dotted keys to where they were given ("file:line"). `whole` is the place of all other keys; "" for none.
+    `places` maps dotted keys to where they were given ("file:line"), and "" to the place of all other keys ("" for none).
     """
     try:
         return section.model_validate(tree, strict=True)
@@ -47,25 +54,26 @@ def check(section: type[SettingsT], tree: NestedSettings, places: Mapping[str, s
     lines: dict[str, str] = {}
     for problem in problems:
         name = _name(problem, tree)
-        place = _place(name, places, whole)
+        nearest = name  # the place of a name that is not given is that of its closest enclosing section
+        while nearest not in places:
+            nearest = nearest.rpartition(".")[0]
         # pydantic reports a value that matches none of several allowed types once for each type.
-        fits_none = name in lines and problem["type"].endswith("_type")
-        if fits_none:
+        if name in lines and problem["type"].endswith("_type"):
             line = f"{name}: expected a number, text, true or false{_got(problem)}"
         else:
             line = _explain(section, name, problem)
-        lines[name] = f"{place}: {line}" if place else line
+        lines[name] = f"{places[nearest]}: {line}" if places[nearest] else line
     raise UserError("\n".join(lines.values()))
 
 
-def show(value: object) -> str:
+def as_yaml(value: object) -> str:
     """Return a value as it is written in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{', '.join(show(item) for item in value)}]"
+        return f"[{', '.join(as_yaml(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
     return repr(value)
 
 
@@ -82,32 +90,18 @@ def _name(problem: ErrorDetails, tree: NestedSettings) -> str:
     return ".".join(parts)
 
 
-def _place(name: str, places: Mapping[str, str], whole: str) -> str:
-    """Return where the name was given, or else the place of its closest enclosing section."""
-    while name and name not in places:
-        name = name.rpartition(".")[0]
-    return places.get(name, whole)
-
-
 def _explain(section: type[BaseModel], name: str, problem: ErrorDetails) -> str:
-    context = problem.get("ctx", {})
-    match problem["type"]:
-        case "extra_forbidden":
-            return complain_unknown(name, section)
-        case "missing":
-            return f"{name}: missing; it must be given"
-        case "value_error":
-            return f"{name}: {context['error']}"
-        case "too_short":
-            return f"{name}: must not be empty"
-        case "union_tag_not_found":
-            return f"{name}: type is missing; give type: float, int or categorical"
-        case "union_tag_invalid":
-            return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
-    if problem["type"] not in _EXPECTED:  # the schema has a new kind of constraint
-        return f"{name}: {problem['msg']}{_got(problem)}"
-    return f"{name}: {_EXPECTED[problem['type']].format(**context)}{_got(problem)}"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_name_message(name, section)
+    if kind == "union_tag_invalid":
+        return f"{name}.type: expected {context['expected_tags']}, got {context['tag']!r}"
+    start = f"{name}: " if name else ""  # a validator of the whole section has no name, and its text names the settings
+    if kind in _WITHOUT_VALUE:
+        return start + _WITHOUT_VALUE[kind].format(**context)
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else problem["msg"]
+    return f"{start}{expected}{_got(problem)}"
 
 
 def _got(problem: ErrorDetails) -> str:
-    return f", got {show(problem['input'])}"
+    return f", got {as_yaml(problem['input'])}"

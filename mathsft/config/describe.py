@@ -1,14 +1,14 @@
 """Describes settings as rows of text: every setting of the schema, or the values of a study with the source of each."""
 
 from dataclasses import dataclass
+from itertools import chain
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from mathsft.config.check import show
+from mathsft.config.check import as_yaml
 from mathsft.config.load import Loaded, flatten
 from mathsft.config.names import settings_of
 from mathsft.config.schema import Experiment, StudyConfig
@@ -38,7 +38,7 @@ class ResolvedSetting:
 def schema_rows() -> list[SettingRow]:
     """Return every setting of an experiment, then every setting of a study."""
     rows: dict[str, SettingRow] = {}
-    for setting in [*settings_of(Experiment), *settings_of(StudyConfig)]:
+    for setting in chain(settings_of(Experiment), settings_of(StudyConfig)):
         type_text = _type_text(setting.field.annotation, setting.field)
         if setting.name in rows and type_text not in rows[setting.name].type:  # `low` is a number or a whole number
             type_text = f"{rows[setting.name].type} or {type_text}"
@@ -55,31 +55,26 @@ def resolved_rows(loaded: Loaded) -> list[ResolvedSetting]:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else show(value)
+    return value if isinstance(value, str) else as_yaml(value)
 
 
 def _type_text(annotation: Any, field: FieldInfo | None) -> str:
     """Return a type in words, with the limits of the field."""
-    arguments = get_args(annotation)
-    match get_origin(annotation):
-        case origin if origin is Literal:
-            return " or ".join(arguments)
-        case origin if origin is Annotated:
-            return _type_text(arguments[0], next(part for part in arguments[1:] if isinstance(part, FieldInfo)))
-        case origin if origin is tuple:
-            return f"list of: {_type_text(arguments[0], None)}"
-        case origin if origin is dict:
-            return f"section of: {_type_text(arguments[1], None)}"
-        case origin if origin in (Union, UnionType):
-            return " or ".join(_type_text(argument, field if argument is not NoneType else None) for argument in arguments)
-    return _WORDS[annotation] + _limits(field)
-
-
-def _limits(field: FieldInfo | None) -> str:
-    signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(arguments)
+    if origin is Annotated:
+        return _type_text(arguments[0], next(part for part in arguments[1:] if isinstance(part, FieldInfo)))
+    if origin is tuple:
+        return f"list of: {_type_text(arguments[0], None)}"
+    if origin is dict:
+        return f"section of: {_type_text(arguments[1], None)}"
+    if origin in (Union, UnionType):
+        return " or ".join(_type_text(argument, field if argument is not NoneType else None) for argument in arguments)
     limits = [
-        f"{signs[type(limit)]} {getattr(limit, type(limit).__name__.lower()):g}"
+        f"{sign} {getattr(limit, name):g}"
         for limit in (field.metadata if field else [])
-        if type(limit) in signs
+        for name, sign in {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}.items()
+        if hasattr(limit, name)
     ]
-    return f" {' and '.join(limits)}" if limits else ""
+    return _WORDS[annotation] + (f" {' and '.join(limits)}" if limits else "")

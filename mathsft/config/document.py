@@ -5,8 +5,6 @@ null, true, false, numbers, text, lists and mappings are constructed.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,15 +26,6 @@ _MAX_DEPTH = 20
 """Far deeper than any setting. The limit stops the recursion into an anchor that contains itself."""
 
 
-@dataclass(frozen=True)
-class Document:
-    """The values of a YAML file; places maps dotted keys to "file:line"."""
-
-    path: str
-    tree: NestedSettings
-    places: dict[str, str]
-
-
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the core schema of YAML 1.2 instead of YAML 1.1's, which reads `no` as false."""
 
@@ -54,38 +43,35 @@ class _MalformedError(Exception):
         self.line = line
 
 
-def read_document(path: Path) -> Document:
-    """Read a YAML mapping; raises UserError with the file and the line if the file cannot be read or is not valid."""
+def read_document(path: Path) -> tuple[NestedSettings, dict[str, str]]:
+    """Read a YAML mapping; return its values, and the place "file:line" of each dotted key ("" for the whole file).
+
+    Raises UserError with the file and the line if the file cannot be read or is not valid.
+    """
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    lines = {"": 1}
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
-    try:
-        loader, node = _compose(_decode(raw))
+        loader, node = _compose(path.read_bytes().decode("utf-8-sig"))
         if not isinstance(node, yaml.MappingNode):
             raise _MalformedError(_line(node) if node else 1, "must hold settings, one `key: value` a line")
-        tree = _value(loader, node)
+        tree = _value(loader, node, lines)
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise UserError(f"{shown}:{line}: not UTF-8 text (byte {byte:#04x}); save the file as UTF-8") from None
     except _MalformedError as error:
         raise UserError(f"{shown}:{error.line}: {error}") from None
-    return Document(shown, tree, {name: f"{shown}:{line}" for name, line in _lines(node)})
+    return tree, {name: f"{shown}:{line}" for name, line in lines.items()}
 
 
 def read_value(text: str, origin: str) -> Any:
     """Read a YAML value from the command line; raises UserError, which begins with `origin`, if it is not valid."""
     try:
         loader, node = _compose(text)
-        return None if node is None else _value(loader, node)
+        return None if node is None else _value(loader, node, {})
     except _MalformedError as error:
         raise UserError(f"{origin}: {text}: {error}") from None
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise _MalformedError(line, f"not UTF-8 text (byte {raw[error.start]:#04x}); save the file as UTF-8") from None
 
 
 def _compose(text: str) -> tuple[_Loader, yaml.Node | None]:
@@ -100,42 +86,32 @@ def _compose(text: str) -> tuple[_Loader, yaml.Node | None]:
         raise _MalformedError(line, f"not valid YAML: the character {ord(text[error.position]):#04x}") from None
 
 
-def _value(loader: _Loader, node: yaml.Node, depth: int = 0) -> Any:
+def _value(loader: _Loader, node: yaml.Node, lines: dict[str, int], prefix: str = "", depth: int = 0) -> Any:
+    """Return the plain value of a node, and add the line of every key and list item in it to `lines`, by dotted name."""
     if depth > _MAX_DEPTH:
         raise _MalformedError(_line(node), f"nested more than {_MAX_DEPTH} deep")
     if isinstance(node, yaml.MappingNode):
         values: NestedSettings = {}
         for key_node, value_node in node.value:
-            key = _key(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _MalformedError(_line(key_node), "a setting's name must be text, not a list or a mapping")
+            key = str(key_node.value)
             if key in values:
                 raise _MalformedError(_line(key_node), f"{key}: given twice; keep one of them")
-            values[key] = _value(loader, value_node, depth + 1)
+            lines[f"{prefix}{key}"] = _line(key_node)
+            values[key] = _value(loader, value_node, lines, f"{prefix}{key}.", depth + 1)
         return values
     if isinstance(node, yaml.SequenceNode):
-        return tuple(_value(loader, item, depth + 1) for item in node.value)
+        lines.update((f"{prefix}{index}", _line(item)) for index, item in enumerate(node.value))
+        return tuple(
+            _value(loader, item, {}, "", depth + 1) for item in node.value
+        )  # a list item has one line for all of it
     if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
         raise _MalformedError(_line(node), f"the tag {node.tag} has no meaning in settings")
     try:
         return loader.construct_object(node)
     except (ValueError, KeyError):  # an explicit tag on a value of another type: `!!int abc`
         raise _MalformedError(_line(node), f"{node.value!r} is not of the type {node.tag}") from None
-
-
-def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            name = f"{prefix}{_key(key_node)}"
-            yield name, _line(key_node)
-            yield from _lines(value_node, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield f"{prefix}{index}", _line(item)
-
-
-def _key(node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise _MalformedError(_line(node), "a setting's name must be text, not a list or a mapping")
-    return str(node.value)
 
 
 def _line(node: yaml.Node) -> int:

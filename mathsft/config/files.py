@@ -11,7 +11,7 @@ STUDIES = Path("studies")
 _FOLDERS = {"study": "studies", "experiment": "experiments"}
 
 
-def find(kind: Literal["study", "experiment"], wanted: str, study_path: Path | None, origin: str) -> Path:
+def find_yaml_file(kind: Literal["study", "experiment"], wanted: str, study_path: Path | None, origin: str) -> Path:
     """Return the YAML file for a name or a path; raises UserError, which begins with `origin`, if there is none.
 
     Files under the current directory come first, then those beside the study at `study_path`, then the shipped ones.

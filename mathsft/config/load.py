@@ -10,23 +10,23 @@ from typing import TypeAlias, cast
 
 from pydantic import BaseModel
 
-from mathsft.config.check import SettingsT, check, show
-from mathsft.config.document import Document, read_document, read_value
-from mathsft.config.files import find
-from mathsft.config.names import complain_unknown
+from mathsft.config.check import SettingsT, as_yaml, check
+from mathsft.config.document import read_document, read_value
+from mathsft.config.files import find_yaml_file
+from mathsft.config.names import unknown_name_message
 from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
 from mathsft.errors import UserError
 
 Leaf: TypeAlias = Scalar | list[Scalar] | None
 """The value of one setting."""
 
-OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
-"""Settings that define a trial's value. Values computed under different ones cannot be compared."""
 PRECISION, AUTO = "training.precision", "auto"
 
 _FREE = ("sampler.arguments.", "pruner.arguments.")
 """Prefixes of names that Optuna defines and the schema does not."""
-_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *OBJECTIVE)
+_OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
+"""Settings that define a trial's value. Values computed under different ones cannot be compared."""
+_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
 """Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
 _NOT_IDENTITY = ("experiment", "num_trials", "max_hours", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
 """Settings that may change when a study is continued: they do not affect the results of its trials."""
@@ -54,31 +54,39 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     Raises UserError with one line for each problem in a file or an assignment.
     """
     of_experiment, of_study = _parse(assignments)
-    study_path = find("study", study, None, "--study")
-    study_file = read_document(study_path)
-    config = _override(check(StudyConfig, study_file.tree, study_file.places, f"{study_file.path}:1"), of_study, "--set")
-
-    study_places = {**study_file.places, **dict.fromkeys(of_study, "--set")}
+    study_path = find_yaml_file("study", study, None, "--study")
+    study_tree, study_places = read_document(study_path)
+    config = apply_overrides(check(StudyConfig, study_tree, study_places), of_study, "--set")
+    study_places |= dict.fromkeys(of_study, "--set")
     origin = "--experiment" if experiment else f"{study_places['experiment']}: experiment"
-    experiment_path = find("experiment", experiment or config.experiment, study_path, origin)
-    experiment_file = read_document(experiment_path)
-    written = check(Experiment, experiment_file.tree, experiment_file.places, f"{experiment_file.path}:1")
-    resolved = _override(written, of_experiment, "--set")
-    _check_search(config, resolved, study_file)
+    experiment_path = find_yaml_file("experiment", experiment or config.experiment, study_path, origin)
+    experiment_tree, experiment_places = read_document(experiment_path)
+    resolved = apply_overrides(check(Experiment, experiment_tree, experiment_places), of_experiment, "--set")
+    _check_search(config, resolved, study_places)
 
     if experiment:
-        config = _override(config, {"experiment": experiment}, "--experiment")
+        config = apply_overrides(config, {"experiment": experiment}, "--experiment")
         study_places["experiment"] = "--experiment"
     values = flatten(resolved)
     overrides = {name: cast(Scalar, values[name]) for name in of_experiment}
-    places = {**experiment_file.places, **study_places, **dict.fromkeys(of_experiment, "--set")}
+    places = {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")}
     sources = {name: places[name] for name in [*values, *flatten(config)] if name in places}
     return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
 
 
-def apply_overrides(experiment: Experiment, overrides: Mapping[str, Scalar]) -> Experiment:
-    """Return the experiment with settings changed by dotted name; raises UserError on an unknown name or a bad value."""
-    return _override(experiment, overrides, "")
+def apply_overrides(settings: SettingsT, values: Mapping[str, Leaf], origin: str = "") -> SettingsT:
+    """Return settings with some values replaced by dotted name.
+
+    Raises UserError for each unknown name and bad value, in one line that begins with `origin`.
+    """
+    known = flatten(settings)
+    unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
+    if unknown:
+        raise UserError("\n".join(f"{origin}: {line}" if origin else line for line in unknown))
+    tree = settings.model_dump()
+    for name, value in values.items():
+        _assign(tree, name, tuple(value) if isinstance(value, list) else value)
+    return check(type(settings), tree, {"": origin})
 
 
 def flatten(settings: BaseModel) -> dict[str, Leaf]:
@@ -99,7 +107,7 @@ def identity(loaded: Loaded) -> dict[str, Leaf]:
 def differences(old: Mapping[str, Leaf], new: Mapping[str, Leaf]) -> list[str]:
     """Return a line "training.learning_rate: 0.001 -> 0.002" for every setting that differs."""
     return [
-        f"{name}: {show(old[name]) if name in old else 'not set'} -> {show(new[name]) if name in new else 'not set'}"
+        f"{name}: {as_yaml(old[name]) if name in old else 'not set'} -> {as_yaml(new[name]) if name in new else 'not set'}"
         for name in sorted({*old, *new})
         if name not in old or name not in new or old[name] != new[name]
     ]
@@ -126,29 +134,17 @@ def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Lea
         if section in StudyConfig.model_fields:
             of_study[name] = value
         elif section not in Experiment.model_fields:
-            raise UserError(f"--set: {complain_unknown(name)}")
+            raise UserError(f"--set: {unknown_name_message(name)}")
         elif isinstance(value, bool | int | float | str):
             of_experiment[name] = value
         else:
-            raise UserError(f"--set: {name}: cannot be set to {show(value)} by name; write it in the experiment's file")
+            raise UserError(f"--set: {name}: cannot be set to {as_yaml(value)} by name; write it in the experiment's file")
     return of_experiment, of_study
-
-
-def _override(settings: SettingsT, values: Mapping[str, Leaf], origin: str) -> SettingsT:
-    """Return checked settings with some values replaced by dotted name; `origin` begins each line of a UserError."""
-    known = flatten(settings)
-    unknown = [_complain(name, known) for name in values if name not in known and not name.startswith(_FREE)]
-    if unknown:
-        raise UserError("\n".join(f"{origin}: {line}" if origin else line for line in unknown))
-    tree = settings.model_dump()
-    for name, value in values.items():
-        _assign(tree, name, tuple(value) if isinstance(value, list) else value)
-    return check(type(settings), tree, {}, origin)
 
 
 def _complain(name: str, known: Mapping[str, Leaf]) -> str:
     inside = [setting for setting in known if setting.startswith(f"{name}.")]
-    return f"{name}: is a section; set one of {', '.join(inside)}" if inside else complain_unknown(name)
+    return f"{name}: is a section; set one of {', '.join(inside)}" if inside else unknown_name_message(name)
 
 
 def _assign(tree: dict[str, object], name: str, value: object) -> None:
@@ -160,15 +156,13 @@ def _assign(tree: dict[str, object], name: str, value: object) -> None:
     return None
 
 
-def _check_search(config: StudyConfig, experiment: Experiment, study_file: Document) -> None:
+def _check_search(config: StudyConfig, experiment: Experiment, places: Mapping[str, str]) -> None:
     """Raise UserError unless every searched setting exists, may differ between trials and accepts the ends of its range."""
     problems = []
     for name, bounds in config.search.items():
-        problem = _search_problem(
-            name, bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high), experiment
-        )
-        if problem:
-            problems.append(f"{study_file.places[f'search.{name}']}: search: {problem}")
+        values = bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
+        if problem := _search_problem(name, values, experiment):
+            problems.append(f"{places[f'search.{name}']}: search: {problem}")
     if problems:
         raise UserError("\n".join(problems))
 

@@ -4,12 +4,14 @@ An Experiment holds the settings that all runs of a study share; a StudyConfig h
 Their top-level names are disjoint, so that a dotted name ("training.learning_rate") names one setting. All are frozen.
 """
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Generic, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar: TypeAlias = bool | int | float | str
 """The types of the settings that can be searched or overridden by name."""
+
+_Number = TypeVar("_Number", int, float)
 
 FormatRule: TypeAlias = Literal["lenient", "strict"]
 """The format rules by which responses are counted; EvaluationSettings.format_rule defines them."""
@@ -136,44 +138,37 @@ class Experiment(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
-class FloatRange(Settings):
+class _NumberRange(Settings, Generic[_Number]):
+    """The fields and checks that FloatRange and IntRange share."""
+
+    type: str
+    """The kind of range. float and int have low and high; categorical has choices."""
+    low: _Number
+    """The lowest value to try."""
+    high: _Number
+    """The highest value to try."""
+    log: bool = False
+    """Search on a logarithmic scale, as is usual for learning rates."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, but {self.low} >= {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 where log is true, but is {self.low}")
+        return self
+
+    def holds(self, value: Scalar) -> bool:
+        """Return whether a value lies in this range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+class FloatRange(_NumberRange[float]):
     type: Literal["float"]
-    """The kind of range. float and int have low and high; categorical has choices."""
-    low: float
-    """The lowest value to try."""
-    high: float
-    """The highest value to try."""
-    log: bool = False
-    """Search on a logarithmic scale, as is usual for learning rates."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_range(self.low, self.high, self.log)
-        return self
-
-    def holds(self, value: Scalar) -> bool:
-        """Return whether a value lies in this range."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
 
 
-class IntRange(Settings):
+class IntRange(_NumberRange[int]):
     type: Literal["int"]
-    """The kind of range. float and int have low and high; categorical has choices."""
-    low: int
-    """The lowest value to try."""
-    high: int
-    """The highest value to try."""
-    log: bool = False
-    """Search on a logarithmic scale, as is usual for learning rates."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_range(self.low, self.high, self.log)
-        return self
-
-    def holds(self, value: Scalar) -> bool:
-        """Return whether a value lies in this range."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
 
 
 class Choices(Settings):
@@ -188,13 +183,6 @@ class Choices(Settings):
 
 
 SearchRange: TypeAlias = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
-
-
-def _check_range(low: float, high: float, log: bool) -> None:
-    if low >= high:
-        raise ValueError(f"low must be below high, but {low} >= {high}")
-    if log and low <= 0:
-        raise ValueError(f"low must be above 0 where log is true, but is {low}")
 
 
 class RunSettings(Settings):

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
+_TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
 """Suffixes of the files in a model's folder that may change its tokenizer; config.json may name the tokenizer's class."""
 
 FORMAT = "mathsft examples 2"
 """Change this when the meaning of the arrays changes, or when `encode` makes other examples of the same texts."""
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
-Arrays: TypeAlias = Mapping[str, Array]
+_Array: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
+_Arrays: TypeAlias = Mapping[str, _Array]
 
 
 def content_key(problems: Sequence[Problem], template: str, max_length_tokens: int, tokenizer_folder: Path) -> str:
@@ -52,7 +52,7 @@ def tokenizer_hash(folder: Path) -> str:
     """Return a hash, 32 hex digits, of the files in a model's folder that may change its tokenizer."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
-        if path.suffix in TOKENIZER_SUFFIXES:
+        if path.suffix in _TOKENIZER_SUFFIXES:
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
@@ -76,21 +76,20 @@ def encode_cached(
     return encoded
 
 
-def _pack(encoded: Encoded, problems: Sequence[Problem]) -> Arrays:
+def _pack(encoded: Encoded, problems: Sequence[Problem]) -> _Arrays:
     """Return the examples as flat arrays; `places` has the index of each example's problem."""
     places = {problem.id: place for place, problem in enumerate(problems)}
-    return {
-        "places": np.array([places[example.problem_id] for example in encoded.examples], dtype=np.int32),
-        "prompt_tokens": _flat([example.prompt_ids for example in encoded.examples]),
-        "prompt_ends": _ends([example.prompt_ids for example in encoded.examples]),
-        "response_tokens": _flat([example.response_ids for example in encoded.examples]),
-        "response_ends": _ends([example.response_ids for example in encoded.examples]),
-    }
+    indices = [places[example.problem_id] for example in encoded.examples]
+    arrays: dict[str, _Array] = {"places": np.array(indices, dtype=np.int32)}
+    for part in ("prompt", "response"):
+        ids = [getattr(example, f"{part}_ids") for example in encoded.examples]
+        arrays[f"{part}_tokens"] = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
+        arrays[f"{part}_ends"] = np.cumsum(list(map(len, ids)), dtype=np.int64)
+    return arrays
 
 
-def _unpack(arrays: Arrays, problems: Sequence[Problem]) -> Encoded:
-    prompts = _split(arrays["prompt_tokens"], arrays["prompt_ends"])
-    responses = _split(arrays["response_tokens"], arrays["response_ends"])
+def _unpack(arrays: _Arrays, problems: Sequence[Problem]) -> Encoded:
+    prompts, responses = (_split(arrays[f"{part}_tokens"], arrays[f"{part}_ends"]) for part in ("prompt", "response"))
     examples = tuple(
         Example(problems[place].id, prompt, response)
         for place, prompt, response in zip(arrays["places"].tolist(), prompts, responses, strict=True)
@@ -98,20 +97,12 @@ def _unpack(arrays: Arrays, problems: Sequence[Problem]) -> Encoded:
     return Encoded(examples, num_dropped=len(problems) - len(examples))
 
 
-def _flat(ids: Sequence[tuple[int, ...]]) -> Array:
-    return np.fromiter(chain.from_iterable(ids), dtype=np.int32)
-
-
-def _ends(ids: Sequence[tuple[int, ...]]) -> Array:
-    return np.cumsum([len(tokens) for tokens in ids], dtype=np.int64)
-
-
-def _split(tokens: Array, ends: Array) -> list[tuple[int, ...]]:
+def _split(tokens: _Array, ends: _Array) -> list[tuple[int, ...]]:
     flat = tokens.tolist()
     return [tuple(flat[start:end]) for start, end in pairwise([0, *ends.tolist()])]
 
 
-def _read(path: Path, key: str) -> Arrays:
+def _read(path: Path, key: str) -> _Arrays:
     """Return the file's arrays; raises ValueError or SafetensorError if it is corrupt or belongs to another key."""
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safetensors file is not a mapping
@@ -121,7 +112,7 @@ def _read(path: Path, key: str) -> Arrays:
     return arrays
 
 
-def _write(path: Path, key: str, arrays: Arrays) -> None:
+def _write(path: Path, key: str, arrays: _Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A temporary folder per writer and an atomic rename: other trainers may write the same file.
     with TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=path.parent) as partial:
@@ -129,7 +120,7 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         Path(partial, path.name).replace(path)
 
 
-def _digest(key: str, arrays: Arrays) -> str:
+def _digest(key: str, arrays: _Arrays) -> str:
     digest = hashlib.blake2b(f"{FORMAT} {key}".encode(), digest_size=16)
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())

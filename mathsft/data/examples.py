@@ -33,9 +33,9 @@ def load_template(name: str) -> str:
     shipped = {path.stem: path for path in (Path(__file__).parent / "assets" / "prompts").glob("*.txt")}
     path = shipped.get(name, Path(name).expanduser())
     if not path.is_file():
-        known = ", ".join(sorted(shipped))
         raise UserError(
-            f"prompt.template {name!r} is neither a shipped template ({known}) nor a file; give such a name or a text file"
+            f"prompt.template {name!r} is neither a shipped template ({', '.join(sorted(shipped))}) nor a file; give such a "
+            "name or a text file"
         )
     try:
         template = path.read_text(encoding="utf-8")
@@ -75,15 +75,16 @@ def encode(
     targets = [render_target(problem.solution, problem.answer) for problem in problems]
     prompt_ids = _token_ids(problems, prompts, render_prompt(template, ""), tokenizer, add_special_tokens=True)
     target_ids = _token_ids(problems, targets, render_target("", ""), tokenizer, add_special_tokens=False)
+    lengths = [len(prompt) + len(target) + 1 for prompt, target in zip(prompt_ids, target_ids, strict=True)]
     examples = tuple(
         Example(problem_id=problem.id, prompt_ids=tuple(prompt), response_ids=(*target, eos_id))
-        for problem, prompt, target in zip(problems, prompt_ids, target_ids, strict=True)
-        if len(prompt) + len(target) + 1 <= max_length_tokens
+        for problem, prompt, target, length in zip(problems, prompt_ids, target_ids, lengths, strict=True)
+        if length <= max_length_tokens
     )
     if not examples:
         raise UserError(
             f"none of {len(problems)} examples fits into training.max_length_tokens = {max_length_tokens}; "
-            f"raise it (the shortest has {min(map(_length, prompt_ids, target_ids))} tokens)"
+            f"raise it (the shortest has {min(lengths)} tokens)"
         )
     return Encoded(examples=examples, num_dropped=len(problems) - len(examples))
 
@@ -131,10 +132,8 @@ def _token_ids(
         return [token_id for token_id in ids if token_id in special_ids]
 
     def tokenize(texts: "Sequence[str]", **options: bool) -> "list[list[int]]":
-        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False, **options)[
-            "input_ids"
-        ]
-        return ids
+        encoded = tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False, **options)
+        return list(encoded["input_ids"])
 
     expected = special(tokenize([frame])[0])
     texts_ids = tokenize(texts)
@@ -156,8 +155,3 @@ def _special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     # all_special_ids has only tokens with a role, such as EOS; Mistral's own tokenizer lists all special tokens there.
     marked = {token_id for token_id, token in added.items() if token.special} if isinstance(added, dict) else set()
     return ({*tokenizer.all_special_ids, *marked} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
-
-
-def _length(prompt_ids: "Sequence[int]", target_ids: "Sequence[int]") -> int:
-    """Return the number of tokens of prompt, response and EOS."""
-    return len(prompt_ids) + len(target_ids) + 1

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes for which vLLM's CPU build has attention kernels (vllm/v1/attention/backends/cpu_attn.py, 0.32)."""
 
-BATCH_TEXTS = 256
+_BATCH_TEXTS = 256
 
 
 def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
     """Raise UserError if the base model in `folder` cannot be trained or served with the experiment's settings."""
-    config = _text_config(_read(folder / "config.json"))
+    config = _read(folder / "config.json")
+    config |= config.get("text_config", {})  # the language model of a model that has another part for images
     num_positions = _first(config, "max_position_embeddings", "n_positions")
     max_length_tokens = experiment.training.max_length_tokens
     if num_positions is not None and max_length_tokens > num_positions:
@@ -46,10 +47,9 @@ def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
         return
     size = config.get("head_dim") or width // num_heads
     if size not in CPU_HEAD_SIZES:
-        known = ", ".join(map(str, CPU_HEAD_SIZES))
         raise UserError(
-            f"model.path: {folder} has attention heads of size {size}, and vLLM on a CPU serves only {known}; choose "
-            "another model, or a machine with a CUDA device"
+            f"model.path: {folder} has attention heads of size {size}, and vLLM on a CPU serves only "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; choose another model, or a machine with a CUDA device"
         )
 
 
@@ -84,18 +84,13 @@ def _check_ids(
         return
     if eos_id in ids_without_row:
         raise no_embedding(str(folder), num_rows, eos_id, ids_without_row[eos_id], "for the end of every text")
-    for start in range(0, len(problems), BATCH_TEXTS):
-        batch = problems[start : start + BATCH_TEXTS]
+    for start in range(0, len(problems), _BATCH_TEXTS):
+        batch = problems[start : start + _BATCH_TEXTS]
         texts = [render_prompt(template, row.problem) + render_target(row.solution, row.answer) for row in batch]
         for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
             if found := next((token_id for token_id in encoded.ids if token_id in ids_without_row), None):
                 where = f"in the problem {excerpt(problem.problem)}"
                 raise no_embedding(str(folder), num_rows, found, ids_without_row[found], where)
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the language model, also if the model has another part for images."""
-    return {**config, **config.get("text_config", {})}
 
 
 def _first(config: dict[str, Any], *names: str) -> int | None:

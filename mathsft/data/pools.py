@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings
-from mathsft.data.problems import NumberedProblem, ReadProblems, load_rows
-from mathsft.data.quality import Solutions, distinct, quality_of
+from mathsft.data.problems import DataSetRows, load_problems
+from mathsft.data.quality import Solutions, distinct_problems, quality_of
 from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
 from mathsft.records import Problem, Quality
@@ -22,10 +22,10 @@ from mathsft.records import Problem, Quality
 MIN_POOL = 20
 """A held-out pool that had to shrink below this number of problems is an error: its score would be too imprecise."""
 
-QUICKSTART = "quickstart"
+_QUICKSTART = "quickstart"
 """The data.source whose problems are generated."""
 
-NUM_QUICKSTART_TRAIN = 8192
+_NUM_QUICKSTART_TRAIN = 8192
 """Number of training problems that the quickstart generates if pools.train is not set."""
 
 Pools: TypeAlias = dict[str, tuple[Problem, ...]]
@@ -54,19 +54,21 @@ def load_data(data: DataSettings) -> LoadedData:
     """
     sizes = {"search": data.pools.search, "confirm": data.pools.confirm, "validation": data.pools.validation}
     if data.test_source is None:
-        sizes["test"], test_rows = data.pools.test, ReadProblems("", ())
+        sizes["test"], test_rows = data.pools.test, DataSetRows("", {})
     else:
         _refuse_one_source(data.source, data.test_source)
-        test_rows = load_rows(data.test_source, data.unreadable, need_solutions=False)
-    if data.source == QUICKSTART:
-        rows = _quickstart_rows(data, sum(sizes.values()))
+        test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
+    if data.source == _QUICKSTART:
+        # The held-out problems have the lowest positions, so the held-out pools are cut from them.
+        generated = generate(data.pools.train or _NUM_QUICKSTART_TRAIN, sum(sizes.values()))
+        rows = DataSetRows(data.source, dict(enumerate(generated, start=1)))
     else:
-        rows = load_rows(data.source, data.unreadable)
-    source, test_split = (distinct(data_set, data.contradictions) for data_set in (rows, test_rows))
+        rows = load_problems(data.source, data.unreadable)
+    source, test_split = (distinct_problems(data_set, data.contradictions) for data_set in (rows, test_rows))
 
     problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
     num_overlapping = len(source.problems) - len(problems)
-    if data.source != QUICKSTART:
+    if data.source != _QUICKSTART:
         sizes = _fitting(sizes, len(problems), num_overlapping, data)
     rest = iter(problems)
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
@@ -79,7 +81,7 @@ def load_data(data: DataSettings) -> LoadedData:
     return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"]))
 
 
-def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
+def select_pool(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:
     """Return a pool, or for "confirm:0-125" its problems 0 to 124; raises ValueError if the pool or slice does not exist."""
     match = re.fullmatch(r"(\w+)(?::(\d+)-(\d+))?", name)
     if match is None or match[1] not in pools:
@@ -93,14 +95,6 @@ def select(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem
     if not start < stop <= len(pool):
         raise ValueError(f"there is no slice {name!r}: the pool holds {len(pool)} problems, and a slice holds at least one")
     return pool[start:stop]
-
-
-def _quickstart_rows(data: DataSettings, num_held_out: int) -> ReadProblems:
-    """Return generated rows; held-out problems have the lowest positions, so the held-out pools are cut from them."""
-    problems = generate(data.pools.train or NUM_QUICKSTART_TRAIN, num_held_out)
-    return ReadProblems(
-        data.source, tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
-    )
 
 
 def _one_each(problems: Iterable[Solutions]) -> tuple[Problem, ...]:
@@ -122,23 +116,17 @@ def _fitting(sizes: dict[str, int], num_problems: int, num_overlapping: int, dat
             f"{data.source}: {num_problems} distinct problems{also_tested} leave only {shrunk[smallest]} for the {smallest} "
             f"pool; it needs {MIN_POOL}; give at least {num_needed} problems, or make data.pools smaller"
         )
-    logger.info(
-        "%s has %d distinct problems: the held-out pools shrink from %d to %d problems in total",
-        data.source,
-        num_problems,
-        wanted,
-        available,
-    )
+    change = f"from {wanted} to {available} problems in total"
+    logger.info("%s has %d distinct problems: the held-out pools shrink %s", data.source, num_problems, change)
     return shrunk
 
 
 def _refuse_one_source(source: str, test_source: str) -> None:
     """Raise UserError if both are the same file or hub data set."""
     path, test_path = (Path(name).expanduser() for name in (source, test_source))
+    is_same = source.removesuffix(":train") == test_source.removesuffix(":train")
     if path.is_file() and test_path.is_file():
         is_same = path.samefile(test_path)
-    else:
-        is_same = source.removesuffix(":train") == test_source.removesuffix(":train")
     if is_same:
         raise UserError(
             f"data.source and data.test_source are both {test_source}: test problems are removed from all other pools, so "

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from mathsft.answers.normalise import normalise
 from mathsft.answers.response_format import GOLD_MARKER, extract_gold
@@ -16,58 +16,56 @@ from mathsft.data.raw_rows import excerpt, read_rows
 from mathsft.errors import UserError
 from mathsft.records import Problem
 
-CALCULATOR = re.compile(r"<<[^<>]*>>")
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's annotations for a calculator, as in `48/2 = <<48/2=24>>24`; in a training target they are noise."""
 
-NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
+_NO_ANSWERS = {"nan", "none", "null", "n/a", "#n/a", "<na>", "proof", "notfound", "not found", "no answer", "not available"}
 """Texts that mean "no gold answer" in data sets, in any case; \\text{none} is an answer."""
-NO_ANSWER_CHARS = set("?-_.[]() ")
+_NO_ANSWER_CHARS = set("?-_.[]() ")
 """A text of only these characters is no answer, either."""
 
-MAX_BARE_ANSWER_CHARS = 200
+_MAX_BARE_ANSWER_CHARS = 200
 """A longer text, or one of several lines, is reasoning that ends with the gold answer, unless it contains a matrix."""
 
-MAX_SHOWN = 5
+_MAX_SHOWN = 5
+
+
+Rows: TypeAlias = dict[int, Problem]
+"""Problems by the number of their row in the data set, from 1."""
 
 
 @dataclass(frozen=True)
-class NumberedProblem:
-    """A problem, and the number of its row in the data set, from 1."""
-
-    number: int
-    problem: Problem
-
-
-@dataclass(frozen=True)
-class ReadProblems:
+class DataSetRows:
     """The readable rows of a data set, and the number of unreadable ones."""
 
     source: str
-    rows: tuple[NumberedProblem, ...]
+    rows: Rows
     num_unreadable: int = 0
     first_unreadable: str = ""
     """Where the first unreadable row is, and why it cannot be read."""
 
     @property
     def problems(self) -> list[Problem]:
-        return [row.problem for row in self.rows]
+        return list(self.rows.values())
 
 
 class _UnreadableError(Exception):
     """The row has no problem with a gold answer; the message gives the reason and what to change."""
 
 
-def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True) -> ReadProblems:
+def load_problems(
+    source: str, unreadable: Literal["error", "drop"] = "error", *, need_solutions: bool = True
+) -> DataSetRows:
     """Return the rows of a JSONL file or hub data set, in order; without `need_solutions`, solutions may be empty.
 
     Raises UserError if there is no readable row, or if unreadable rows are an error; it counts these and names the first.
     """
-    rows: list[NumberedProblem] = []
+    rows: Rows = {}
     unreadable_numbers: list[int] = []
     first_unreadable = ""
     for number, row in read_rows(source):
         try:
-            rows.append(NumberedProblem(number, _problem(row, need_solutions)))
+            rows[number] = _problem(row, need_solutions)
         except _UnreadableError as error:
             unreadable_numbers.append(number)
             first_unreadable = first_unreadable or f"{source}:{number}: {error}"
@@ -75,7 +73,7 @@ def load_rows(source: str, unreadable: Literal["error", "drop"] = "error", *, ne
         raise UserError(first_unreadable + _others(unreadable_numbers[1:], len(rows)))
     if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
-    return ReadProblems(source, tuple(rows), len(unreadable_numbers), first_unreadable)
+    return DataSetRows(source, rows, len(unreadable_numbers), first_unreadable)
 
 
 def problem_id(text: str) -> str:
@@ -83,11 +81,16 @@ def problem_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def pool_position(text: str) -> float:
+    """Return a number between 0 and 1, uniform over texts, that depends only on the problem's text."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
+
+
 def _others(numbers: list[int], num_readable: int) -> str:
     """Return the part of the message with the other unreadable rows, and the setting that leaves them out."""
     counts = ""
     if numbers:
-        shown = ", ".join(map(str, numbers[:MAX_SHOWN])) + (", …" if len(numbers) > MAX_SHOWN else "")
+        shown = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", …" if len(numbers) > _MAX_SHOWN else "")
         counts = f"; {len(numbers) + 1:,} of {len(numbers) + 1 + num_readable:,} rows cannot be read, also {shown}"
     return f"{counts}; data.unreadable: drop leaves such rows out" if num_readable else counts
 
@@ -157,8 +160,8 @@ def _solution_and_gold(answer: str) -> tuple[str, str]:
     """Return the solution and the gold answer in the answer of a row without a solution; the solution may be empty."""
     reasoning, marker, _ = answer.rpartition(GOLD_MARKER)
     if marker:
-        return CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
-    is_prose = ("\n" in answer or len(answer) > MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
+        return _CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
+    is_prose = ("\n" in answer or len(answer) > _MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
     if is_prose or "\\boxed" in answer:
         return answer, _gold(None, answer)
     return "", _gold(answer, "")
@@ -168,7 +171,7 @@ def _gold(answer: str | None, solution: str) -> str:
     try:
         gold = extract_gold(answer, solution)
         bare = normalise(gold)
-        if bare.casefold() in NO_ANSWERS or not set(bare) - NO_ANSWER_CHARS:
+        if bare.casefold() in _NO_ANSWERS or not set(bare) - _NO_ANSWER_CHARS:
             raise ValueError(f"{gold!r} means that there is no answer")
     except ValueError as error:
         found = f"the solution ends with {excerpt(solution[-60:])}" if answer is None else f"answer is {excerpt(answer)}"

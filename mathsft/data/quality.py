@@ -1,7 +1,7 @@
 """Groups a data set's rows by problem, finds contradictory gold answers, and reports suspiciously frequent ones."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -11,8 +11,7 @@ from mathsft.answers.normalise import normalise
 from mathsft.answers.parse_answer import parsed_answers
 from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.pool_positions import pool_position
-from mathsft.data.problems import NumberedProblem, ReadProblems
+from mathsft.data.problems import DataSetRows, Rows, pool_position
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
@@ -20,16 +19,16 @@ from mathsft.records import FrequentGold, Problem, Quality
 Solutions: TypeAlias = tuple[Problem, ...]
 """All rows of one problem, in an order independent of the data set's order; their texts may differ in spelling."""
 
-FREQUENT_SHARE = 0.02
+_FREQUENT_SHARE = 0.02
 """A gold text that is no number and occurs in more than this share of the rows may mean that there is no answer."""
-MIN_FREQUENT = 3
+_MIN_FREQUENT = 3
 """Least number of rows with such a gold text, because in a small file one row is a large share."""
 
-MAX_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Distinct:
+class DistinctProblems:
     """The distinct problems of a data set by key, sorted by pool_position, and counts of what was found in its rows."""
 
     problems: dict[str, Solutions]
@@ -40,24 +39,25 @@ class Distinct:
     num_contradictory_rows: int
 
 
-def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -> Distinct:
+def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "drop"]) -> DistinctProblems:
     """Return the distinct problems; problems with different gold answers are dropped, or raise UserError."""
-    groups: dict[str, list[NumberedProblem]] = {}
-    for row in data_set.rows:
-        groups.setdefault(pool_key(row.problem.problem), []).append(row)
+    groups = _grouped(data_set.rows, pool_key)
     contradictory = list(chain.from_iterable(map(_contradictory, groups.values())))
-    left_out = {row.number for problem in contradictory for row in problem}
+    left_out = {number for rows, _ in contradictory for number in rows}
     if contradictory and contradictions == "error":
-        examples = [*map(_contradiction_text, contradictory[:MAX_SHOWN]), *(["…"] if len(contradictory) > MAX_SHOWN else [])]
+        examples = [_contradiction_text(*found) for found in contradictory[:_MAX_SHOWN]]
+        examples += ["…"] if len(contradictory) > _MAX_SHOWN else []
         raise UserError(
             f"{data_set.source}: rows of one problem have different gold answers, in {len(contradictory):,} of "
             f"{len(groups):,} problems ({len(left_out):,} rows): {'; '.join(examples)}; correct the rows, or leave all of "
             "them out with data.contradictions: drop"
         )
-    remaining = {key: [row.problem for row in group if row.number not in left_out] for key, group in groups.items()}
+    remaining = {
+        key: [problem for number, problem in group.items() if number not in left_out] for key, group in groups.items()
+    }
     kept = {key: problems for key, problems in remaining.items() if problems}
     ranked = sorted(kept, key=lambda key: min((pool_position(problem.problem), problem.problem) for problem in kept[key]))
-    return Distinct(
+    return DistinctProblems(
         problems={key: tuple(sorted(kept[key], key=_solution_order)) for key in ranked},
         num_variants=sum(len({problem.problem for problem in problems}) - 1 for problems in kept.values()),
         num_contradictory=len(contradictory),
@@ -66,55 +66,60 @@ def distinct(data_set: ReadProblems, contradictions: Literal["error", "drop"]) -
 
 
 def quality_of(
-    sources: Sequence[ReadProblems], distinct_problems: Sequence[Distinct], num_overlapping: int, train: Sequence[Problem]
+    sources: Sequence[DataSetRows], data_sets: Sequence[DistinctProblems], num_overlapping: int, train: Sequence[Problem]
 ) -> Quality:
     """Return the counts for all sources together, and for the pool train."""
     return Quality(
         num_rows=sum(len(source.rows) for source in sources),
         num_unreadable=sum(source.num_unreadable for source in sources),
         first_unreadable=next((source.first_unreadable for source in sources if source.first_unreadable), ""),
-        num_contradictory=sum(data_set.num_contradictory for data_set in distinct_problems),
-        num_contradictory_rows=sum(data_set.num_contradictory_rows for data_set in distinct_problems),
-        num_variants=sum(data_set.num_variants for data_set in distinct_problems),
+        num_contradictory=sum(data_set.num_contradictory for data_set in data_sets),
+        num_contradictory_rows=sum(data_set.num_contradictory_rows for data_set in data_sets),
+        num_variants=sum(data_set.num_variants for data_set in data_sets),
         num_overlapping=num_overlapping,
         num_repeated=len(train) - len({(problem.problem, problem.solution, problem.answer) for problem in train}),
         frequent_golds=tuple(chain.from_iterable(map(_frequent_golds, sources))),
     )
 
 
-def _frequent_golds(data_set: ReadProblems) -> list[FrequentGold]:
+def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
     """Return the gold texts that are no number and occur in many rows, the most frequent first."""
-    num_rows, first_rows = len(data_set.rows), {row.problem.answer: row.number for row in reversed(data_set.rows)}
-    counts = Counter(problem.answer for problem in data_set.problems).most_common()
+    num_rows, first_rows = len(data_set.rows), {row.answer: number for number, row in reversed(data_set.rows.items())}
     return [
         FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
-        for gold, count in counts
-        if count >= MIN_FREQUENT and count > FREQUENT_SHARE * num_rows and not _is_number(gold)
+        for gold, count in Counter(problem.answer for problem in data_set.problems).most_common()
+        if count >= _MIN_FREQUENT and count > _FREQUENT_SHARE * num_rows and not _is_number(gold)
     ]
 
 
-def _contradictory(group: Sequence[NumberedProblem]) -> list[list[NumberedProblem]]:
-    """Return the rows of each problem in the group whose gold answers differ in value."""
-    if len({row.problem.answer for row in group}) == 1:
+def _grouped(rows: Rows, key: Callable[[str], str]) -> dict[str, Rows]:
+    groups: dict[str, Rows] = {}
+    for number, problem in rows.items():
+        groups.setdefault(key(problem.problem), {})[number] = problem
+    return groups
+
+
+def _contradictory(group: Rows) -> list[tuple[Rows, int]]:
+    """Return the rows of each problem in the group whose gold answers differ in value, and the row where they first do."""
+    if len({problem.answer for problem in group.values()}) == 1:
         return []
-    by_problem: dict[str, list[NumberedProblem]] = {}
-    for row in group:
-        by_problem.setdefault(problem_key(row.problem.problem), []).append(row)
-    return [rows for rows in by_problem.values() if _other_gold(rows) is not None]
+    problems = _grouped(group, problem_key).values()
+    return [(rows, other) for rows in problems if (other := _other_gold(rows)) is not None]
 
 
-def _other_gold(rows: Sequence[NumberedProblem]) -> NumberedProblem | None:
-    """Return the first row whose gold answer differs in value from the first row's, or None."""
-    first = rows[0].problem.answer
-    by_gold = {row.problem.answer: row for row in reversed(rows)}
-    other = (row for gold, row in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
-    return min(other, key=lambda row: row.number, default=None)
+def _other_gold(rows: Rows) -> int | None:
+    """Return the number of the first row whose gold answer differs in value from the first row's, or None."""
+    first = next(iter(rows.values())).answer
+    by_gold = {problem.answer: number for number, problem in reversed(rows.items())}
+    other = (number for gold, number in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
+    return min(other, default=None)
 
 
-def _contradiction_text(rows: Sequence[NumberedProblem]) -> str:
+def _contradiction_text(rows: Rows, other: int) -> str:
     """Return the description of a contradiction for an error message."""
-    golds = [f"{excerpt(row.problem.answer)} in row {row.number}" for row in (rows[0], _other_gold(rows)) if row is not None]
-    return f"{excerpt(rows[0].problem.problem)} has {' and '.join(golds)}"
+    first = min(rows)
+    golds = [f"{excerpt(rows[number].answer)} in row {number}" for number in (first, other)]
+    return f"{excerpt(rows[first].problem)} has {' and '.join(golds)}"
 
 
 def _is_number(gold: str) -> bool:

@@ -1,11 +1,11 @@
 """Generates the embedded quickstart's training and held-out problems, and locates the folder of its base model."""
 
-import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mathsft.data.pool_positions import pool_position
+from mathsft.data.problems import pool_position
 from mathsft.data.quickstart_families import FAMILIES, LEVELS
 from mathsft.records import Problem
 
@@ -35,15 +35,7 @@ def is_held_out(problem: Problem) -> bool:
 def draw_problem(rng: random.Random, levels: Sequence[int] = LEVELS) -> Problem:
     """Return one problem of a random family and of one of the levels; the same text may be drawn again."""
     family, level = rng.choice(FAMILIES), rng.choice(levels)
-    sketch = family(rng, level)
-    return Problem(
-        id=hashlib.sha256(sketch.problem.encode()).hexdigest()[:12],
-        problem=sketch.problem,
-        solution=sketch.solution,
-        answer=sketch.answer,
-        level=level,
-        subject=sketch.subject,
-    )
+    return replace(family(rng, level), level=level)
 
 
 def base_model_folder() -> Path:

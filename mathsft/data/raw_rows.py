@@ -49,26 +49,26 @@ def excerpt(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def parse_row(line: bytes) -> object:
+    """Return the JSON value of a line; raises ValueError with the line and what to change."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8") from None
+
+
 def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1:
-                _refuse_other_formats(path, line)
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                row = json.loads(text) if text else None
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{path}:{number}: {excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8"
-                ) from None
-            if text:
+            for first_bytes, name in _OTHER_FORMATS.items() if number == 1 else ():
+                if line.startswith(first_bytes):
+                    raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
+            if line.strip():
+                try:
+                    row = parse_row(line)
+                except ValueError as error:
+                    raise UserError(f"{path}:{number}: {error}") from None
                 yield number, row
-
-
-def _refuse_other_formats(path: Path, first_line: bytes) -> None:
-    for first_bytes, name in _OTHER_FORMATS.items():
-        if first_line.startswith(first_bytes):
-            raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
 
 
 def _hub_rows(source: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, object]]:

@@ -9,7 +9,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-RMS_NORM_EPS = 1e-5
+_RMS_NORM_EPS = 1e-5
 """The value that SmolLM2's authors publish; GGUF stores it as a 32-bit float, 9.99999974738e-06."""
 
 
@@ -30,7 +30,7 @@ def convert(folder: Path) -> None:
     source = gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
-    config.rms_norm_eps = RMS_NORM_EPS
+    config.rms_norm_eps = _RMS_NORM_EPS
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     # Not from_pretrained: for GGUF files it needs accelerate, and its model cannot be saved.
     tensors = load_gguf_checkpoint(str(source), return_tensors=True, model_to_load=model)["tensors"]

@@ -4,7 +4,6 @@ Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment before the process sta
 swap accesses the model, which must be in this process.
 """
 
-import functools
 import gc
 import json
 import logging
@@ -17,7 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from mathsft.config.schema import EvaluationSettings
 from mathsft.data.models import fingerprint
@@ -26,17 +28,11 @@ from mathsft.seeds import derive_seed
 from mathsft.worker_settings import WorkerDevice
 
 if TYPE_CHECKING:
-    import torch
     from vllm import RequestOutput, SamplingParams
-
-    from mathsft.evaluation.entropy import EntropyTap
 
 logger = logging.getLogger(__name__)
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-CPU_BLOCK_TOKENS = 32
+_CPU_BLOCK_TOKENS = 32
 """Tokens per KV cache block on a CPU. With vLLM's default of 128, a short shared prompt is never cached."""
 
 
@@ -44,22 +40,18 @@ class HalfSwappedError(SystemExit):
     """A swap failed after it began: some of the engine's weights are old and some are new, so the process ends."""
 
 
-def ends_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make every exception of a function end the process, except UserError, which it raises unchanged.
+@contextmanager
+def ends_process() -> Iterator[None]:
+    """Make every exception of the body end the process, except UserError, which is raised unchanged.
 
     A broken engine must not answer, and missing memory may be free later. The driver restarts the process, up to a limit.
     """
-
-    @functools.wraps(function)
-    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except UserError:
-            raise
-        except Exception as error:
-            raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
-
-    return guarded
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise SystemExit(f"the engine broke: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -102,9 +94,10 @@ class Engine:
 
         _check_fingerprint(folder, expected_fingerprint)
         on_cpu = worker_device.device == "cpu"
-        self._packs_weights = not _is_narrower(folder, worker_device.packs_from_width)
-        with nullcontext() if self._packs_weights else _without_packing():
-            self._llm = ends_process(LLM)(
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
+        with ends_process(), nullcontext() if self._packs_weights else _without_packing():
+            self._llm = LLM(
                 model=str(folder),
                 dtype=worker_device.engine_dtype,
                 max_model_len=max_model_len,
@@ -112,14 +105,19 @@ class Engine:
                 enable_sleep_mode=worker_device.sleep_mode,
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
-                block_size=CPU_BLOCK_TOKENS if on_cpu else None,
+                block_size=_CPU_BLOCK_TOKENS if on_cpu else None,
                 async_scheduling=False,
                 logits_processors=[EntropyTap],
                 # In bf16 a logit near 20 has an error of up to 0.06; log probabilities and entropies would have it, too.
                 hf_overrides={"head_dtype": "float32"},
                 use_tqdm_on_load=False,
             )
-        self._tap: EntropyTap = self._llm.collective_rpc(_find_tap)[0]
+
+        def find_tap(worker: Any) -> EntropyTap:  # vLLM takes the class and creates the object itself
+            processors = worker.model_runner.input_batch.logitsprocs.all
+            return next(processor for processor in processors if isinstance(processor, EntropyTap))
+
+        self._tap: EntropyTap = self._llm.collective_rpc(find_tap)[0]
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = expected_fingerprint
         """Hash of the weights in use; None while the engine sleeps, because sleeping discards the weights."""
@@ -147,7 +145,7 @@ class Engine:
             raise HalfSwappedError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
         self.loaded_fingerprint = expected_fingerprint
 
-    @ends_process
+    @ends_process()
     def generate(
         self,
         prompts_ids: Sequence[Sequence[int]],
@@ -182,9 +180,10 @@ class Engine:
         responses = [output.outputs[0] for output in outputs]
         entropies = self._tap.means([len(response.token_ids) for response in responses])
         self._note_overflow(entropies)
+        decode = partial(self._llm.get_tokenizer().decode, skip_special_tokens=True)
         return [
             Generation(
-                text=whole_text(response.text, response.stop_reason, partial(self._decode, response.token_ids)),
+                text=whole_text(response.text, response.stop_reason, partial(decode, response.token_ids)),
                 finish_reason=response.finish_reason or "",
                 num_tokens=len(response.token_ids),
                 entropy=entropy,
@@ -192,7 +191,7 @@ class Engine:
             for response, entropy in zip(responses, entropies, strict=True)
         ]
 
-    @ends_process
+    @ends_process()
     def token_logprobs(self, texts_ids: Sequence[Sequence[int]], num_given: Sequence[int]) -> list[list[float]]:
         """Return the log probability, in nats, of each token of a text after its first num_given tokens.
 
@@ -210,10 +209,6 @@ class Engine:
         self._note_overflow(chain.from_iterable(logprobs))
         return logprobs
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._llm.get_tokenizer().decode(token_ids, skip_special_tokens=True)
-        return text
-
     def sleep(self) -> None:
         """Free the device's memory, including the weights; needs sleep_mode. The next swap wakes the engine."""
         if self.loaded_fingerprint is not None:
@@ -224,8 +219,6 @@ class Engine:
         """Return the peak memory of this process: device memory on CUDA, resident memory on a CPU."""
         if self._worker_device.device == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        import torch
-
         return torch.cuda.max_memory_reserved()
 
     def close(self) -> None:
@@ -273,8 +266,6 @@ class Engine:
 
     def _check(self, folder: Path) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
-        from safetensors import SafetensorError
-
         try:
             shapes = self._read_shapes(folder)
             if shapes != self._shapes:
@@ -294,9 +285,7 @@ class Engine:
         name = next(name for name in sorted(shapes) if shapes[name] != self._shapes[name])
         return f"{name} has shape {shapes[name]}, not {self._shapes[name]}"
 
-    def _is_finite(self, tensor: "torch.Tensor") -> bool:
-        import torch
-
+    def _is_finite(self, tensor: torch.Tensor) -> bool:
         # Both extremes are NaN if any value is, and aminmax is six times faster than isfinite on each value.
         extremes = torch.stack(torch.aminmax(tensor))
         # The check comes after the cast, because a finite fp32 value may be infinite in bf16.
@@ -321,23 +310,17 @@ class Engine:
 
     def _read_shapes(self, folder: Path) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor by name, from the headers of the files."""
-        from safetensors import safe_open
+        return {name: tuple(file.get_slice(name).get_shape()) for file, name in self._files_and_names(folder)}
 
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-        return {name: shape for name, shape in shapes.items() if name not in self._ignored_names}
-
-    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield name and values of each tensor, one at a time, so that there is never a second copy of all weights."""
-        from safetensors import safe_open
+        return ((name, file.get_tensor(name)) for file, name in self._files_and_names(folder))
 
+    def _files_and_names(self, folder: Path) -> Iterator[tuple[Any, str]]:
+        """Yield the name of each tensor that the engine reads, with the open file that contains it."""
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - the file is not a mapping
-                    if name not in self._ignored_names:
-                        yield name, file.get_tensor(name)
+                yield from ((file, name) for name in file.keys() if name not in self._ignored_names)  # noqa: SIM118
 
 
 def _check_fingerprint(folder: Path, expected: str) -> None:
@@ -348,19 +331,6 @@ def _check_fingerprint(folder: Path, expected: str) -> None:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
     if actual != expected:
         raise CheckpointError(f"checkpoint {folder} has the fingerprint {actual}, but {expected} was published")
-
-
-def _find_tap(worker: Any) -> "EntropyTap":
-    """Return the EntropyTap of the engine: vLLM takes the class and creates the object itself."""
-    from mathsft.evaluation.entropy import EntropyTap
-
-    taps = [processor for processor in worker.model_runner.input_batch.logitsprocs.all if isinstance(processor, EntropyTap)]
-    return taps[0]
-
-
-def _is_narrower(folder: Path, width: int) -> bool:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("hidden_size", width)) < width
 
 
 @contextmanager
@@ -375,7 +345,7 @@ def _without_packing() -> Iterator[None]:
         _custom_ops._supports_onednn = supports_onednn
 
 
-def _load(model: Any, tensors: Iterator[tuple[str, "torch.Tensor"]]) -> None:
+def _load(model: Any, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
     """Copy the tensors into the weights of the model, which must be unpacked."""
     model.load_weights(tensors)
 

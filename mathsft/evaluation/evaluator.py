@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import compress
+from itertools import compress, product
 from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer
 
 from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
-from mathsft.costs import Clock, ScoringCosts
+from mathsft.costs import ScoringCosts, Stopwatch
 from mathsft.data.examples import encode, load_template
-from mathsft.data.pools import load_pools, select
-from mathsft.errors import CheckpointError, UserError, told_if_disk_full
+from mathsft.data.pools import load_pools, select_pool
+from mathsft.errors import CheckpointError, UserError, disk_full_as_user_error
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
@@ -30,8 +32,6 @@ class Evaluator:
     """Scores the checkpoints of one study, in one engine with swapped weights or in new engines (evaluation.load)."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        from transformers import AutoConfig, AutoTokenizer
-
         self._settings, self._layout = settings, settings.layout
         self._model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(self._model_folder, local_files_only=True)
@@ -53,11 +53,11 @@ class Evaluator:
         check in an engine that has never passed it. Raises SystemExit if an engine that passed it before now fails, so that
         the driver starts a new one. Raises UserError if prompts or responses are too long for the engine.
         """
-        problems = select(self._load_pools(experiment.data), pool)
+        problems = select_pool(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)
         room_tokens = self._room_tokens(experiment, examples)
-        clock = Clock()
-        with clock.during("start_seconds" if self._engine is None else "swap_seconds"):
+        stopwatch = Stopwatch()
+        with stopwatch.during("start_seconds" if self._engine is None else "swap_seconds"):
             engine = self._engine_with(checkpoint, experiment)
             self._check_logprobs(engine, checkpoint)
         if room_tokens > engine.max_model_len:
@@ -68,16 +68,15 @@ class Evaluator:
             )
         gold_nlls: Sequence[float | None] = [None] * len(examples)
         if with_gold_nll:
-            with clock.during("gold_seconds"):
+            with stopwatch.during("gold_seconds"):
                 gold_nlls = _gold_nlls(engine, problems, examples)
-        with (
-            clock.during("generate_seconds"),
-            self._progress_file(checkpoint, pool, len(problems) * experiment.evaluation.num_samples) as on_finished,
-        ):
-            prompts_ids = [example.prompt_ids for example in examples]
+        prompts_ids = [example.prompt_ids for example in examples]
+        num_responses = len(problems) * experiment.evaluation.num_samples
+        progress_file = self._progress_file(checkpoint, pool, num_responses)
+        with stopwatch.during("generate_seconds"), progress_file as on_finished:
             generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
-        with clock.during("grade_seconds"):
-            responses = self._grade(problems, generations, gold_nlls, experiment.evaluation.num_samples)
+        with stopwatch.during("grade_seconds"):
+            responses = self._grade(problems, generations, gold_nlls)
 
         path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
         _publish(path, responses)
@@ -91,7 +90,7 @@ class Evaluator:
             fingerprint=checkpoint.fingerprint,
             responses_path=self._layout.recorded(path),
             costs=ScoringCosts(
-                **clock.seconds,
+                **stopwatch.seconds,
                 num_response_tokens=sum(response.num_tokens for response in responses),
                 peak_memory_bytes=engine.peak_memory_bytes(),
             ),
@@ -116,18 +115,18 @@ class Evaluator:
             gap = self._difference(engine, checkpoint.logprob_check)
             if not gap.is_explained:
                 symptom = f"log probabilities differ from the trainer's {gap}"
-                is_new = not nats or experiment.evaluation.load == "new_engine"
-                raise UserError(self._wrong_function_message(symptom) if is_new else self._stale_weights_message(symptom))
+                if nats and experiment.evaluation.load == "swap":
+                    raise UserError(self._stale_weights_message(symptom))
+                advice = (
+                    "" if self._settings.worker_device.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
+                )
+                raise UserError(
+                    f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights "
+                    f"that were just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
+                )
             nats.append(gap.nats)
         self._has_agreed = True
         return EngineCheck(max(nats), self._model_kind, experiment.evaluation.load, time.perf_counter() - started)
-
-    def _wrong_function_message(self, symptom: str) -> str:
-        advice = "" if self._settings.hardware.engine_dtype == "float32" else ", or set evaluation.precision to fp32"
-        return (
-            f"model.path: vLLM computes another function for a {self._model_kind} than the trainer: with weights that were "
-            f"just loaded, {symptom}. The scores would be wrong: choose a model of another kind{advice}"
-        )
 
     def _stale_weights_message(self, symptom: str) -> str:
         return (
@@ -138,7 +137,7 @@ class Evaluator:
 
     def park(self) -> None:
         """Free the device's memory for another worker, if placement has set sleep_mode."""
-        if self._engine is not None and self._settings.hardware.sleep_mode:
+        if self._engine is not None and self._settings.worker_device.sleep_mode:
             self._engine.sleep()
 
     def _encode(self, experiment: Experiment, problems: Sequence[Problem]) -> tuple[Example, ...]:
@@ -151,24 +150,22 @@ class Evaluator:
         evaluation.load comes from this worker's settings, because the run may be older than the user's last change of it.
         """
         folder, engine = self._layout / checkpoint.path, self._engine
-        if engine is not None and engine.loaded_fingerprint == checkpoint.fingerprint:
-            return engine
-        if engine is not None and self._settings.experiment.evaluation.load == "swap":
-            engine.swap(folder, checkpoint.fingerprint)
-            return engine
         if engine is not None:
+            if engine.loaded_fingerprint == checkpoint.fingerprint:
+                return engine
+            if self._settings.experiment.evaluation.load == "swap":
+                engine.swap(folder, checkpoint.fingerprint)
+                return engine
             self._engine = None
             engine.close()
-        room_tokens = self._max_model_len(experiment, checkpoint.logprob_check)
-        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.hardware, room_tokens)
-        return self._engine
-
-    def _max_model_len(self, experiment: Experiment, logprob_check: LogprobCheck) -> int:
-        """Return the engine's length in tokens: enough for the logprob check and for all pools except train."""
+        # The engine's length is enough for the logprob check and for all pools except train.
         pools = self._load_pools(experiment.data)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
-        return max(room_tokens, min(len(logprob_check.token_ids) + 1, self._num_positions))
+        check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
+        max_model_len = max(room_tokens, check_tokens)
+        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.worker_device, max_model_len)
+        return self._engine
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:
         """Return the tokens of the longest prompt and its response together, at most the number of the model's positions."""
@@ -182,14 +179,10 @@ class Evaluator:
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
 
     def _grade(
-        self,
-        problems: Sequence[Problem],
-        generations: Sequence[Generation],
-        gold_nlls: Sequence[float | None],
-        num_samples: int,
+        self, problems: Sequence[Problem], generations: Sequence[Generation], gold_nlls: Sequence[float | None]
     ) -> list[Response]:
-        """Return a graded response for each generation, num_samples per problem; the first has the gold NLL."""
-        places = [(place, sample) for place in range(len(problems)) for sample in range(num_samples)]
+        """Return a graded response for each generation, equally many per problem; the first has the gold NLL."""
+        places = list(product(range(len(problems)), range(len(generations) // len(problems))))
         completions = [
             Completion(generation.text, generation.finish_reason, problems[place].answer)
             for (place, _), generation in zip(places, generations, strict=True)
@@ -223,7 +216,7 @@ class Evaluator:
 
     def _difference(self, engine: Engine, logprob_check: LogprobCheck) -> Difference:
         (logprobs,) = engine.token_logprobs([logprob_check.token_ids], num_given=[1])
-        return difference(logprob_check, logprobs, self._settings.hardware.engine_dtype)
+        return difference(logprob_check, logprobs, self._settings.worker_device.engine_dtype)
 
     @contextmanager
     def _progress_file(self, checkpoint: Checkpoint, pool: str, num_responses: int) -> Iterator[Callable[[int], None]]:
@@ -268,7 +261,7 @@ def _publish(path: Path, responses: Sequence[Response]) -> None:
     """Write one response per line, by atomic rename."""
     lines = "".join(json.dumps(asdict(response)) + "\n" for response in responses)
     partial_path = path.with_name(path.name + ".partial")
-    with told_if_disk_full(path, f"{len(lines):,} bytes for these responses"):
+    with disk_full_as_user_error(path, f"{len(lines):,} bytes for these responses"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial_path.open("w", encoding="utf-8") as file:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from mathsft.records import LogprobCheck
 
-FP32_TOLERANCE = 1e-4
+_FP32_TOLERANCE = 1e-4
 """Largest mean absolute difference of a token's log probability in fp32, in nats."""
-BF16_TOLERANCE = 0.05
+_BF16_TOLERANCE = 0.05
 """Largest difference of the mean log probabilities in bf16, in nats; single tokens differ by more."""
-TAME_NATS = 10.0
+_MODERATE_LOSS_NATS = 10.0
 """A mean loss per token above this, about that of random guessing, comes from weights with logits in the hundreds and
 thousands. Differences then grow about with the square of the loss (measured), and so does the tolerance: such weights are
 the result of a bad trial, not of a broken engine."""
@@ -38,8 +38,8 @@ def difference(logprob_check: LogprobCheck, logprobs: Sequence[float], engine_dt
     """Return the difference between the engine's log probabilities and those of the trainer."""
     differences = [engine - trainer for engine, trainer in zip(logprobs, logprob_check.logprobs, strict=True)]
     if engine_dtype == "float32":
-        nats, tolerance = statistics.fmean(map(abs, differences)), FP32_TOLERANCE
+        nats, tolerance = statistics.fmean(map(abs, differences)), _FP32_TOLERANCE
     else:
-        nats, tolerance = abs(statistics.fmean(differences)), BF16_TOLERANCE
-    tolerance *= max(1.0, -statistics.fmean(logprob_check.logprobs) / TAME_NATS) ** 2
+        nats, tolerance = abs(statistics.fmean(differences)), _BF16_TOLERANCE
+    tolerance *= max(1.0, -statistics.fmean(logprob_check.logprobs) / _MODERATE_LOSS_NATS) ** 2
     return Difference(nats, tolerance, len(differences))

@@ -11,7 +11,7 @@ from mathsft.data.models import HUB_ID
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Provenance, Run
 from mathsft.reporting import markdown
-from mathsft.runs.retention import TEST_POOL
+from mathsft.runs.pool_names import TEST_POOL
 from mathsft.store.study_store import StudyStore
 
 SHOWN = ("model.path", "data.source", "data.test_source", "prompt.template")

@@ -7,7 +7,8 @@ from mathsft.objective import Objective
 from mathsft.records import Response, Run
 from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse, is_cut
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 
 MEANING = "In brackets: the 95 % interval, Student's for a mean over problems, Wilson's for a share."

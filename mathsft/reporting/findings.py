@@ -15,7 +15,8 @@ from mathsft.reporting import markdown
 from mathsft.reporting.analysis import is_cut
 from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.runs.best_checkpoint import best_checkpoint
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.study_store import StudyStore
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from mathsft.accounting.ledger import Ledger
-from mathsft.config.schema import Scalar
+from mathsft.formats import seconds as seconds
+from mathsft.formats import size as size
+from mathsft.formats import value as value
 from mathsft.objective import Share, accuracy_interval
 from mathsft.records import Overrides, Promotion, Score
 from mathsft.statistics.intervals import Interval
@@ -55,11 +57,6 @@ def expectation(promotion: Promotion) -> str:
     return f"Accuracy on {evidence['num_problems']:.0f} fresh problems: {evidence['accuracy']:.1%} ({interval}). {best}"
 
 
-def value(setting: Scalar) -> str:
-    """Return a setting's value; a float has three significant digits."""
-    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
-
-
 def settings(overrides: Overrides) -> str:
     """Return "learning_rate 0.0012, batch_size 16"."""
     pairs = [f"{name.removeprefix('training.')} {value(setting)}" for name, setting in sorted(overrides.items())]
@@ -71,18 +68,6 @@ def cell(text: str) -> str:
     first = next(iter(text.splitlines()), "")
     short = first if len(first) <= MAX_CELL_CHARACTERS else first[: MAX_CELL_CHARACTERS - 1] + "…"
     return short.translate({ord(character): f"\\{character}" for character in "\\|`<>[]!"})
-
-
-def seconds(duration: float) -> str:
-    """Return "12.3 s", "11.0 min" or "2.5 h"; duration is in seconds."""
-    if duration < 600:
-        return f"{duration:.1f} s"
-    return f"{duration / 60:.1f} min" if duration < 7200 else f"{duration / 3600:.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    """Return "1.25 GiB", or "12.5 MiB" for less than 1 GiB."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def device_hours(ledger: Ledger) -> str:

@@ -25,7 +25,8 @@ from mathsft.reporting.quality_section import data_section
 from mathsft.reporting.responses import failure_section, length_section
 from mathsft.reporting.surface_figures import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.runs.weak_signal import weak_signal
 from mathsft.statistics.intervals import Interval
 from mathsft.statistics.paired import compare

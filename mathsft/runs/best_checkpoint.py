@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from mathsft.objective import Objective
 from mathsft.records import Run, Score
-from mathsft.runs.retention import TEST_POOL, best_step
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.statistics.optimism import best_of_k
 from mathsft.store.study_store import StudyStore
 

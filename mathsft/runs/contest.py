@@ -13,14 +13,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
-from mathsft.runs.results import SEARCH_POOL, TrialResult, recorded_results
+from mathsft.runs.pool_names import CONFIRM_POOL, SEARCH_POOL
+from mathsft.runs.results import TrialResult, recorded_results
 from mathsft.statistics.curves import predict_end
 from mathsft.statistics.intervals import effective_number
 from mathsft.statistics.paired import mean_correlation
 from mathsft.statistics.surface import Observation, smooth
 from mathsft.store.study_store import StudyStore
 
-CONFIRM_POOL = "confirm"
 SMALLEST_DIFFERENCE = 1e-6
 """Accuracies are rounded to multiples of this before they are compared: smaller differences are rounding errors."""
 

@@ -6,9 +6,8 @@ from asyncio import TaskGroup
 from mathsft.errors import StudyFailedError
 from mathsft.records import ENGINE_CHECK, Checkpoint, EngineCheck
 from mathsft.runs.context import StudyContext
-from mathsft.runs.worker_calls import announced
-from mathsft.runs.worker_pool import WorkerLike
-from mathsft.workers.worker import Failed, RemoteError
+from mathsft.runs.worker_calls import announcing_call
+from mathsft.workers.worker import Failed, RemoteError, Worker
 
 
 async def check_engine(study: StudyContext) -> None:
@@ -20,7 +19,7 @@ async def check_engine(study: StudyContext) -> None:
     evaluators = [await pool.take() for _ in range(pool.size)]  # all of them, so that nothing is scored before the check
     try:
         async with study.workers.trainers.lease() as trainer:
-            with announced(trainer, ENGINE_CHECK, 0, "", study.store):
+            with announcing_call(trainer, ENGINE_CHECK, 0, "", study.store):
                 pair: tuple[Checkpoint, Checkpoint] = await trainer.call("publish_for_check")
         async with TaskGroup() as checks:
             for evaluator in evaluators:
@@ -33,7 +32,7 @@ async def check_engine(study: StudyContext) -> None:
         pool.give(evaluator)  # only after all checks: an engine that failed must not score
 
 
-async def _check(evaluator: WorkerLike, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
-    with announced(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
+async def _check(evaluator: Worker, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
+    with announcing_call(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
         check: EngineCheck = await evaluator.call("check_engine", *pair)
     study.store.announce(check)

@@ -6,6 +6,7 @@ It looks up every result in the store first, so a restarted driver continues whe
 import json
 import logging
 from asyncio import Lock, Semaphore, TaskGroup
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +15,11 @@ from pydantic import TypeAdapter
 from mathsft.errors import ErrorKind
 from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
+from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.progress import following, watching
-from mathsft.runs.retention import TEST_POOL, delete_weights
-from mathsft.runs.worker_calls import at_work
-from mathsft.runs.worker_pool import WorkerLike
-from mathsft.workers.worker import Failed, RemoteError
+from mathsft.runs.retention import delete_weights
+from mathsft.runs.worker_calls import recording_call
+from mathsft.workers.worker import Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ async def drive(source: Source, study: StudyContext) -> None:
                 runs.create_task(execute(run, trainer, study, source))
 
 
-async def execute(run: Run, trainer: WorkerLike, study: StudyContext, source: Source) -> None:
+async def execute(run: Run, trainer: Worker, study: StudyContext, source: Source) -> None:
     """Train a run to each eval point, score its checkpoints while training goes on, and close it with its outcome."""
     if run.state != "running":
         study.workers.trainers.give(trainer)  # a driver was killed after it recorded the end and before close()
@@ -104,18 +105,16 @@ def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged 
     return None
 
 
-async def trained(run: Run, step: int, trainer: WorkerLike, study: StudyContext) -> Checkpoint | Diverged:
+async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:
     """Train the run to the step; its metrics reach the store while it trains."""
-    async with following(run, study), at_work(trainer, run.name, step, "", study):
+    async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
     study.store.write(outcome)
     return outcome
 
 
-async def scored(
-    run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: WorkerLike | None = None
-) -> Score:
+async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: Worker | None = None) -> Score:
     """Return the checkpoint's recorded score on a pool, else score it; lost or corrupt weights are trained again.
 
     The run's own `trainer`, if given, trains them between its other calls, even if it is lent to another run by now. To wait
@@ -130,11 +129,8 @@ async def scored(
             if error.kind != ErrorKind.CHECKPOINT:
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
-    if trainer is not None:
-        retrained = await trained(run, checkpoint.step, trainer, study)
-    else:
-        async with study.workers.trainers.lease() as free_trainer:
-            retrained = await trained(run, checkpoint.step, free_trainer, study)
+    async with nullcontext(trainer) if trainer is not None else study.workers.trainers.lease() as lent_trainer:
+        retrained = await trained(run, checkpoint.step, lent_trainer, study)
     if isinstance(retrained, Diverged):
         raise Failed(
             f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"
@@ -142,11 +138,18 @@ async def scored(
     return await _score(run, retrained, pool, study)
 
 
+async def score_last(name: str, pool: str, study: StudyContext) -> None:
+    """Score the last checkpoint of a recorded run on a pool, unless it has a score there."""
+    run = study.store.run(name)
+    assert run is not None
+    await scored(run, study.store.checkpoints(name)[-1], pool, study)
+
+
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
     async with study.workers.evaluators.lease() as evaluator:
         async with (
             watching(checkpoint, pool, study),
-            at_work(evaluator, checkpoint.run, checkpoint.step, pool, study),
+            recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
         ):
             progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
             with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])

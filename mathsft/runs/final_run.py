@@ -9,17 +9,17 @@ from statistics import fmean
 
 from mathsft.config.schema import Experiment, FinalSettings
 from mathsft.objective import Objective
-from mathsft.records import FINISHED, Overrides, Plan, Promotion, Run, RunState, Score
+from mathsft.records import STATES_WITH_RESULT, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
-from mathsft.runs.execute import drive, scored
+from mathsft.runs.execute import drive, score_last, scored
 from mathsft.runs.new_run import new_run
-from mathsft.runs.retention import TEST_POOL, best_step, delete_weights
+from mathsft.runs.pool_names import TEST_POOL, VALIDATION_POOL
+from mathsft.runs.retention import best_step, delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.statistics.paired import improvement_upper_bound
 from mathsft.store.study_store import StudyStore
 
-VALIDATION_POOL = "validation"
 NUM_COMPARED = 3
 """Early stopping compares the mean of this many scores with the mean of as many before: single scores are too noisy."""
 LEAST_RELATIVE_GAIN = 0.1
@@ -34,7 +34,7 @@ class SingleRun:
         self._early_end_reason = ""
         recorded = store.run(run.name)
         # An unfinished run takes the plan as it is now, since keep_every may have changed; a failed run is tried again.
-        self.run = recorded if recorded is not None and recorded.state in FINISHED else run
+        self.run = recorded if recorded is not None and recorded.state in STATES_WITH_RESULT else run
         self._is_proposed = False
 
     def done(self) -> bool:
@@ -102,7 +102,7 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
         if not final.done():
             work.create_task(check_engine(study))  # created first: it takes the evaluators before they score
         if promotion is not None:
-            work.create_task(_score_trial(promotion, study))
+            work.create_task(score_last(promotion.run, VALIDATION_POOL, study))  # to compare it with the final run
         work.create_task(drive(final, study))
     if final.run.state == "finished":
         validated = store.scores(run.name, VALIDATION_POOL)
@@ -112,10 +112,3 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
                 await scored(final.run, checkpoint, TEST_POOL, study)
         delete_weights(store, study.layout)
     return final.run
-
-
-async def _score_trial(promotion: Promotion, study: StudyContext) -> None:
-    """Score the promoted trial's last weights on the validation pool, to compare it with the final run."""
-    trial, checkpoints = study.store.run(promotion.run), study.store.checkpoints(promotion.run)
-    if trial is not None and checkpoints:
-        await scored(trial, checkpoints[-1], VALIDATION_POOL, study)

@@ -7,18 +7,17 @@ from asyncio import TaskGroup
 
 from mathsft.config.schema import Experiment, HorizonSettings, RunSettings
 from mathsft.objective import independent_responses
-from mathsft.records import FINISHED, Overrides, Plan, Run, Score
+from mathsft.records import Overrides, Plan, Run, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.execute import drive
 from mathsft.runs.final_run import SingleRun
 from mathsft.runs.new_run import new_run
+from mathsft.runs.pool_names import CONFIRM_POOL
 from mathsft.seeds import derive_seed
 from mathsft.statistics.rate_scaling import Tried
 from mathsft.store.study_store import StudyStore
 
 LEARNING_RATE = "training.learning_rate"
-POOL = "confirm"
-"""These scores are only compared with each other, and this pool holds more problems than the search pool."""
 
 
 def horizon_runs(
@@ -35,7 +34,8 @@ def horizon_runs(
             f"horizon-{num_examples}-{exponent:+d}{_around(middle)}",
             experiment=experiment,
             overrides={**promoted, LEARNING_RATE: middle * settings.spacing**exponent},
-            plan=Plan(num_examples, (1.0,), POOL, max_unscored=1, keep="last"),
+            # These scores are only compared with each other, and this pool has more problems than the search pool.
+            plan=Plan(num_examples, (1.0,), CONFIRM_POOL, max_unscored=1, keep="last"),
             seed=derive_seed(study_seed, "horizon", num_examples, exponent),
         )
         for num_examples in sorted({settings.num_examples, trial.num_examples})
@@ -50,8 +50,7 @@ def _around(learning_rate: float) -> str:
 
 def are_over(runs: list[Run], store: StudyStore) -> bool:
     """Return whether all these runs have a result, so that no worker need start for them."""
-    recorded = [store.run(run.name) for run in runs]
-    return all(run is not None and run.state in FINISHED for run in recorded)
+    return all(SingleRun(run, store).done() for run in runs)
 
 
 async def run_horizon(runs: list[Run], study: StudyContext) -> None:
@@ -71,7 +70,7 @@ def recorded_horizon(store: StudyStore) -> list[Tried]:
         return []
     around = _around(float(promotion.overrides[LEARNING_RATE]))
     runs = [run for run in store.runs("horizon") if run.state == "finished" and run.name.endswith(around)]
-    return [_tried(run, store.scores(run.name, POOL)[-1]) for run in runs]
+    return [_tried(run, store.scores(run.name, CONFIRM_POOL)[-1]) for run in runs]
 
 
 def _tried(run: Run, score: Score) -> Tried:

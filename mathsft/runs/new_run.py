@@ -18,12 +18,4 @@ def new_run(
     number: int | None = None,
 ) -> Run:
     """Return a new run; raises UserError for an override that is unknown or has an invalid value."""
-    return Run(
-        name=name,
-        kind=kind,
-        overrides=dict(overrides),
-        experiment=apply_overrides(experiment, overrides),
-        plan=plan,
-        seed=seed,
-        number=number,
-    )
+    return Run(name, kind, dict(overrides), apply_overrides(experiment, overrides), plan, seed, number)

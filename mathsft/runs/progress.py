@@ -26,22 +26,14 @@ class MetricsTail:
 
     def read(self) -> list[StepMetrics]:
         """Return the new steps."""
-        if not self._path.exists():
-            return []
-        whole, _, _ = self._path.read_bytes().rpartition(b"\n")
-        lines = whole.splitlines()
+        lines = _complete_lines(self._path)
         new = lines[self._num_read :]
         self._num_read = len(lines)
         return [self._adapter.validate_python(json.loads(line)) for line in new]
 
 
-def last_scoring(path: Path) -> Scoring | None:
-    """Return the scoring progress in the file's last complete line; None if there is none."""
-    if not path.exists():
-        return None
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    lines = whole.splitlines()
-    return TypeAdapter(Scoring).validate_python(json.loads(lines[-1])) if lines else None
+def _complete_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
 
 
 @asynccontextmanager
@@ -62,8 +54,8 @@ async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> As
     path.unlink(missing_ok=True)  # left by an interrupted scoring
 
     def look() -> None:
-        if scoring := last_scoring(path):
-            study.store.announce(scoring)
+        if lines := _complete_lines(path):
+            study.store.announce(TypeAdapter(Scoring).validate_python(json.loads(lines[-1])))
 
     try:
         async with polling(look, POLL_SECONDS):

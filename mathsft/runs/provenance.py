@@ -5,10 +5,12 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
@@ -17,7 +19,7 @@ from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
 from mathsft.errors import UserError
 from mathsft.records import Provenance, Run
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
@@ -35,7 +37,7 @@ class ProvenanceRecorder:
         for run in store.runs():  # a driver may have been killed after it wrote a run, before its provenance
             self.notify(run)
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Record the provenance of a new run."""
         if isinstance(record, Run) and record.state == "running" and self._store.provenance(record.name) is None:
             self._store.write(self._provenance(record))
@@ -45,27 +47,23 @@ class ProvenanceRecorder:
             run=run.name,
             settings=flatten(run.experiment),
             seed=run.seed,
-            commit=self._checkout[0],
-            diff=self._checkout[1],
-            versions=installed_versions(),
-            device=self._device,
-            data_hash=self._data_hash,
             prompt_hash=_hash(load_template(run.experiment.prompt.template)),
-            tokenizer_hash=tokenizer_hash(self._model_folder),
-            base_fingerprint=self._base_fingerprint,
+            **self._shared_fields,
         )
 
     @cached_property
-    def _checkout(self) -> tuple[str, str]:
-        return checkout()
-
-    @cached_property
-    def _base_fingerprint(self) -> str:
-        return fingerprint(self._model_folder)
-
-    @cached_property
-    def _data_hash(self) -> str:
-        return data_hash(self._pools)
+    def _shared_fields(self) -> dict[str, Any]:
+        """The fields that are the same for all runs; hashing the weights takes long."""
+        commit, diff = checkout()
+        return {
+            "commit": commit,
+            "diff": diff,
+            "versions": _installed_versions(),
+            "device": self._device,
+            "data_hash": data_hash(self._pools),
+            "tokenizer_hash": tokenizer_hash(self._model_folder),
+            "base_fingerprint": fingerprint(self._model_folder),
+        }
 
 
 def data_hash(pools: Pools) -> str:
@@ -95,14 +93,12 @@ def changes(old: Provenance, new: Provenance) -> list[str]:
     ]
 
 
-def installed_versions() -> dict[str, str]:
+def _installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that determine a result."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
@@ -117,14 +113,9 @@ def checkout() -> tuple[str, str]:
 
 
 def _facts(provenance: Provenance) -> Mapping[str, str]:
-    facts = {name: getattr(provenance, name) for name in ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash")}
+    names = ("commit", "device", "data_hash", "prompt_hash", "tokenizer_hash", "base_fingerprint")
     uncommitted = _hash(provenance.diff) if provenance.diff else ""
-    return {
-        **facts,
-        "base_fingerprint": provenance.base_fingerprint,
-        "uncommitted changes": uncommitted,
-        **provenance.versions,
-    }
+    return {name: getattr(provenance, name) for name in names} | {"uncommitted changes": uncommitted} | provenance.versions
 
 
 def _git(*arguments: str) -> str:

@@ -14,13 +14,15 @@ from mathsft.store.study_store import StudyStore
 class ScoreComparison:
     """A checkpoint's recorded score and its replayed score."""
 
-    step: int
-    accuracy: float
-    replayed_accuracy: float
-    has_same_weights: bool
+    recorded: Score
+    replayed: Score
     num_responses: int
     num_other_responses: int
     """Responses whose text differs."""
+
+    @property
+    def has_same_weights(self) -> bool:
+        return self.recorded.fingerprint == self.replayed.fingerprint
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Comparison:
         )
 
 
-class ReplayRun(SingleRun):
+class _ReplayRun(SingleRun):
     """A source that proposes a recorded run again and stops it where it was pruned."""
 
     def __init__(self, run: Run, num_scores: int, store: StudyStore) -> None:
@@ -60,16 +62,16 @@ async def replay(run: Run, recorded: StudyStore, study: StudyContext) -> Compari
     """Train and score a recorded run again, write only to the study's store, and compare both."""
     store = study.store
     scores = recorded.scores(run.name, run.plan.pool)
-    replayed = ReplayRun(run, len(scores), store)
+    replayed = _ReplayRun(run, len(scores), store)
     await drive(replayed, study)
-    first, largest = compare_losses(recorded.metrics(run.name), store.metrics(run.name))
+    metrics = recorded.metrics(run.name)
+    first, largest = compare_losses(metrics, store.metrics(run.name))
     compared = [
         _compare_scores(score, new, recorded, store)
         for score in scores
         if (new := store.score(run.name, score.step, score.pool)) is not None
     ]
-    num_steps = len(recorded.metrics(run.name))
-    return Comparison(num_steps, first, largest, run.state, replayed.run.state, tuple(compared))
+    return Comparison(len(metrics), first, largest, run.state, replayed.run.state, tuple(compared))
 
 
 def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tuple[int | None, float]:
@@ -83,11 +85,5 @@ def compare_losses(old: Sequence[StepMetrics], new: Sequence[StepMetrics]) -> tu
 def _compare_scores(old: Score, new: Score, recorded: StudyStore, store: StudyStore) -> ScoreComparison:
     texts = {(response.problem_id, response.sample): response.text for response in recorded.responses(old)}
     replayed_texts = {(response.problem_id, response.sample): response.text for response in store.responses(new)}
-    return ScoreComparison(
-        step=old.step,
-        accuracy=old.accuracy,
-        replayed_accuracy=new.accuracy,
-        has_same_weights=old.fingerprint == new.fingerprint,
-        num_responses=len(texts),
-        num_other_responses=sum(replayed_texts.get(key) != text for key, text in texts.items()),
-    )
+    num_other = sum(replayed_texts.get(key) != text for key, text in texts.items())
+    return ScoreComparison(old, new, len(texts), num_other)

@@ -6,10 +6,9 @@ from statistics import fmean
 
 from mathsft.objective import Objective
 from mathsft.records import Run
+from mathsft.runs.pool_names import SEARCH_POOL
 from mathsft.statistics.intervals import Interval, clustered
 from mathsft.store.study_store import StudyStore
-
-SEARCH_POOL = "search"
 
 
 @dataclass(frozen=True)

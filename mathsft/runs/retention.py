@@ -1,13 +1,13 @@
 """Decides from the records which checkpoints may be deleted; one that is needed later is trained again."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Checkpoint, Promotion, Run, Score
+from mathsft.records import STATES_WITH_RESULT, Checkpoint, Promotion, Run, Score
+from mathsft.runs.pool_names import TEST_POOL
 from mathsft.store.study_store import StudyStore
-
-TEST_POOL = "test"
 
 
 def deletable(
@@ -46,12 +46,27 @@ def best_step(scores: Sequence[Score]) -> int:
     return min(scores, key=lambda score: (-score.accuracy, score.step)).step
 
 
-def delete_weights(store: StudyStore, layout: StudyLayout) -> None:
-    """Delete the weights that are not needed any more, and the full training states of runs that have a result."""
-    runs = store.runs()
+def unneeded_weights(runs: Sequence[Run], store: StudyStore, layout: StudyLayout) -> list[Path]:
+    """Return the folders of the weights that are not needed any more, given all runs of the store."""
     checkpoints = [checkpoint for run in runs for checkpoint in store.checkpoints(run.name)]
-    for checkpoint in deletable(runs, checkpoints, store.scores(), store.promotion()):
-        shutil.rmtree(layout / checkpoint.path, ignore_errors=True)
-    for run in runs:
-        if run.state in FINISHED:
-            layout.full_state(run.name).unlink(missing_ok=True)
+    return [layout / unneeded.path for unneeded in deletable(runs, checkpoints, store.scores(), store.promotion())]
+
+
+def unneeded_states(runs: Sequence[Run], layout: StudyLayout) -> list[Path]:
+    """Return the full training states of the runs that have a result."""
+    return [layout.full_state(run.name) for run in runs if run.state in STATES_WITH_RESULT]
+
+
+def delete_paths(paths: Iterable[Path]) -> None:
+    """Delete files and folders; missing ones are ignored."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def delete_weights(store: StudyStore, layout: StudyLayout) -> None:
+    """Delete the weights and the full training states that are not needed any more."""
+    runs = store.runs()
+    delete_paths([*unneeded_weights(runs, store, layout), *unneeded_states(runs, layout)])

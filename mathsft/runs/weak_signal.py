@@ -2,7 +2,7 @@
 
 from mathsft.objective import Objective, accuracy_interval
 from mathsft.records import Run
-from mathsft.runs.results import SEARCH_POOL
+from mathsft.runs.pool_names import SEARCH_POOL
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
 

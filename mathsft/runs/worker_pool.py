@@ -3,75 +3,40 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Self
 
 from mathsft.config.schema import LimitSettings
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import Placement
-from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.usage import Nvml
 from mathsft.workers.worker import Device, Worker
-
-
-class WorkerLike(Protocol):
-    """A worker as the run loop sees it: `call` survives the death of processes, raises Failed, RemoteError or UserError."""
-
-    name: str
-    spec: WorkerSpec
-
-    @property
-    def pids(self) -> Sequence[int]:
-        """Return the ids of its processes."""
-
-    @property
-    def has_answered(self) -> bool:
-        """Return whether its processes have loaded all they need."""
-
-    @property
-    def has_device(self) -> bool:
-        """Return whether the device works for no other worker now."""
-
-    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any: ...
 
 
 class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
-    An asyncio.Queue is not used: a caller that arrives just as a worker is given back would overtake those that wait.
+    asyncio's Semaphore is fair, its Queue is not: there a caller that arrives just as a worker is given back would overtake
+    those that wait.
     """
 
-    def __init__(self, workers: Sequence[WorkerLike]) -> None:
+    def __init__(self, workers: Sequence[Worker]) -> None:
         self.size = len(workers)
-        self._free = deque(workers)
-        self._waiting: deque[asyncio.Future[WorkerLike]] = deque()
+        self._free, self._num_free = deque(workers), asyncio.Semaphore(len(workers))
 
-    async def take(self) -> WorkerLike:
+    async def take(self) -> Worker:
         """Wait for a free worker and take it."""
-        if self._free:
-            return self._free.popleft()
-        future: asyncio.Future[WorkerLike] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.give(future.result())
-            raise
+        await self._num_free.acquire()
+        return self._free.popleft()
 
-    def give(self, worker: WorkerLike) -> None:
+    def give(self, worker: Worker) -> None:
         """Give a worker back; the caller that has waited longest gets it."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(worker)
-                return
         self._free.append(worker)
+        self._num_free.release()
 
     @contextmanager
-    def until_done(self, worker: WorkerLike) -> Iterator[None]:
+    def until_done(self, worker: Worker) -> Iterator[None]:
         """Give a taken worker back when the body ends, also after an error."""
         try:
             yield
@@ -79,7 +44,7 @@ class WorkerPool:
             self.give(worker)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[WorkerLike]:
+    async def lease(self) -> AsyncIterator[Worker]:
         worker = await self.take()
         with self.until_done(worker):
             yield worker
@@ -99,20 +64,12 @@ class StudyWorkers:
     def started(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
         """Start the placement's workers; end them when the body ends, also after an error."""
         devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
-        workers: list[Worker] = []
+        with ExitStack() as stack:
 
-        def start(kind: str, specs: Sequence[WorkerSpec]) -> WorkerPool:
-            new = [
-                Worker(SpawnProcess, spec, f"{kind}-{index}", devices[spec.device], limits)
-                for index, spec in enumerate(specs)
-            ]
-            workers.extend(new)
-            return WorkerPool(new)
+            def start(kind: str, specs: Sequence[WorkerSpec]) -> WorkerPool:
+                started = (Worker(spec, f"{kind}-{index}", devices[spec.device], limits) for index, spec in enumerate(specs))
+                return WorkerPool([stack.enter_context(closing(worker)) for worker in started])
 
-        on_cuda = placement.evaluators[0].settings.hardware.device == "cuda"
-        try:
-            with closing(Nvml()) if on_cuda else nullcontext() as nvml:
-                yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml)
-        finally:
-            for worker in workers:
-                worker.close()
+            on_cuda = placement.evaluators[0].settings.worker_device.device == "cuda"
+            nvml = stack.enter_context(closing(Nvml())) if on_cuda else None
+            yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml)

@@ -52,16 +52,16 @@ Record: TypeAlias = (
     | PruneVerdict
     | Promotion
 )
-Sight: TypeAlias = Scoring | OngoingCall | EngineCheck
+Announcement: TypeAlias = Scoring | OngoingCall | EngineCheck
 """Announced to observers while it lasts, and not persisted."""
-News: TypeAlias = Record | Sight
+Notification: TypeAlias = Record | Announcement
 LOCK_TIMEOUT_SECONDS = 60
 
 
 class Observer(Protocol):
     """Is notified of every new or changed record, after it is committed, and of announcements."""
 
-    def notify(self, record: News) -> None: ...
+    def notify(self, record: Notification) -> None: ...
 
 
 _TABLES: Mapping[type[Any], tables.RecordTable] = {
@@ -174,9 +174,9 @@ class StudyStore:
         for step in new:
             self._notify(step)
 
-    def announce(self, sight: Sight) -> None:
+    def announce(self, announcement: Announcement) -> None:
         """Notify the observers without persisting anything."""
-        self._notify(sight)
+        self._notify(announcement)
 
     def _persist(self, connection: Connection, record: Record) -> bool:
         """Write the record unless an equal one is there; return whether it was written."""
@@ -192,7 +192,7 @@ class StudyStore:
             connection.execute(update(table).where(*same_key).values(row))
         return True
 
-    def _notify(self, record: News) -> None:
+    def _notify(self, record: Notification) -> None:
         for observer in self.observers:
             try:
                 observer.notify(record)

@@ -7,41 +7,43 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from mathsft.config.schema import Choices, IntRange, Scalar, SearchRange
+from mathsft import formats
+from mathsft.config.schema import Choices, IntRange, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.statistics.power import minimum_detectable_difference
 from mathsft.statistics.surface import position
 
-Outcomes: TypeAlias = tuple[int, tuple[float, ...]]
+NumberedOutcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
-PROOF = 20
+E_VALUE_FOR_PROOF = 20
 """Two equally good trials reach this e-value with a probability of at most 1/20, however often they are compared."""
-EDGE = 0.05
+EDGE_SHARE = 0.05
 """A value is at an edge of its range when its distance from an end is at most this share of the range."""
 MIN_PROBLEMS = 6
 """On fewer problems no difference can be detected."""
 
 
-def runner_up_note(winner: Outcomes, others: Sequence[Outcomes]) -> str:
+def runner_up_note(winner: NumberedOutcomes, others: Sequence[NumberedOutcomes]) -> str:
     """Return how sure it is that the winner is better than the trial ranked second."""
     number, solved = winner
     if not others:
         return f"trial {number} promoted: no other settings were trained to the end"
     second, comparison = others[0][0], compare(others[0][1], solved)
     problems = f"on {comparison.num_problems:,} problems"
-    if comparison.e_value >= PROOF:
+    if comparison.e_value >= E_VALUE_FOR_PROOF:
         return f"trial {number} beats trial {second} {problems}: {_gain(comparison)}"
     if comparison.low <= 0 <= comparison.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
     return (
         f"trial {number} promoted: higher smoothed mean; {_gain(comparison)} against trial {second} {problems}; the "
-        f"interval is for a single comparison; repeated ones need an e-value of {PROOF}, and it is {comparison.e_value:.1f}"
+        f"interval is for a single comparison; repeated ones need an e-value of {E_VALUE_FOR_PROOF}, and it is "
+        f"{comparison.e_value:.1f}"
     )
 
 
-def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
+def own_settings_note(winner: NumberedOutcomes, own: NumberedOutcomes) -> str:
     """Return whether tuning was worth it: the winner against trial 0, the experiment's own settings."""
     if winner[0] == own[0]:
         return "tuning found nothing better than the experiment's own settings (trial 0)"
@@ -51,11 +53,12 @@ def own_settings_note(winner: Outcomes, own: Outcomes) -> str:
         return f"tuning was worth it: {gain}"
     if comparison.high < 0:
         return f"tuning was not worth it: {gain}"
+    unclear = f"the data do not show whether tuning was worth it: {gain}"
     if comparison.num_problems < MIN_PROBLEMS:
-        return f"the data do not show whether tuning was worth it: {gain}"
+        return unclear
     discordance = (comparison.num_gained + comparison.num_lost) / comparison.num_problems
     least = minimum_detectable_difference(comparison.num_problems, discordance)
-    return f"the data do not show whether tuning was worth it: {gain}; less than {least * 100:.1f} points is hard to detect"
+    return f"{unclear}; less than {least * 100:.1f} points is hard to detect"
 
 
 def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[str]:
@@ -63,19 +66,21 @@ def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[s
     notes = []
     for name, searched in space.items():
         relative = position(searched, overrides[name])
-        if relative is None or EDGE < relative < 1 - EDGE:
+        if relative is None or EDGE_SHARE < relative < 1 - EDGE_SHARE:
             continue
-        beyond = _beyond(searched, float(overrides[name]), is_low=relative <= EDGE)
-        if beyond is not None:
-            edge = "lower" if relative <= EDGE else "upper"
-            notes.append(f"{name} {_value(overrides[name])} is at the {edge} edge of its searched range: try {beyond}")
+        is_low = relative <= EDGE_SHARE
+        if beyond := _beyond(searched, float(overrides[name]), is_low):
+            edge = "lower" if is_low else "upper"
+            notes.append(
+                f"{name} {formats.value(overrides[name])} is at the {edge} edge of its searched range: try {beyond}"
+            )
     return notes
 
 
 def _beyond(searched: SearchRange, value: float, is_low: bool) -> str | None:
     """Return the values to try beyond an edge; None if the range ends at its natural limit: 0 for floats, 1 for integers."""
     if isinstance(searched, Choices):
-        return _next_choice(sorted(float(choice) for choice in searched.choices), searched, is_low)
+        return _next_choice(searched, is_low)
     least = 1.0 if isinstance(searched, IntRange) else 0.0
     if is_low and searched.low == least:
         return None
@@ -87,11 +92,13 @@ def _beyond(searched: SearchRange, value: float, is_low: bool) -> str | None:
         low, high = value - half, value + half
     if searched.low >= least:
         low = max(low, least)
-    return f"{_value(_as(searched, low))} to {_value(_as(searched, high))}"
+    number = round if isinstance(searched, IntRange) else float
+    return f"{formats.value(number(low))} to {formats.value(number(high))}"
 
 
-def _next_choice(ordered: Sequence[float], searched: Choices, is_low: bool) -> str | None:
+def _next_choice(searched: Choices, is_low: bool) -> str | None:
     """Return the number that continues the choices: by their ratio if all are positive, else by their difference."""
+    ordered = sorted(float(choice) for choice in searched.choices)
     if len(ordered) < 2:
         return None
     edge, neighbour = (ordered[0], ordered[1]) if is_low else (ordered[-1], ordered[-2])
@@ -99,16 +106,8 @@ def _next_choice(ordered: Sequence[float], searched: Choices, is_low: bool) -> s
     whole = all(isinstance(choice, int) for choice in searched.choices)
     if whole and (round(following) == edge or following < 0.5):
         return None
-    return f"also {round(following) if whole else _value(following)}"
-
-
-def _as(searched: SearchRange, value: float) -> Scalar:
-    return round(value) if isinstance(searched, IntRange) else value
+    return f"also {round(following) if whole else formats.value(following)}"
 
 
 def _gain(comparison: PairedDifference) -> str:
     return f"{comparison.difference * 100:+.1f} points ({comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
-
-
-def _value(value: Scalar) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,28 +16,23 @@ NUM_SAMPLES = 6
 
 def show_trial(trial: Trial, run: Run, store: StudyStore, layout: StudyLayout) -> None:
     """Attach the run's results to its Optuna trial; call it before `tell`, since Optuna does not change ended trials."""
-    scores = store.scores(run.name, run.plan.pool)
-    trial.set_user_attr("state", run.state)
-    if run.reason:
-        trial.set_user_attr("reason", run.reason)
-    for name, value in _costs(run, store).items():
-        trial.set_user_attr(name, round(value, 2))
-    if not scores:
-        save_note(trial, f"## {run.name}: {run.state}\n\n{run.reason}")
-        return
-    last, responses = scores[-1], store.responses(scores[-1])
-    interval, objective = accuracy_interval(last), Objective.of(store.settings())
-    trial.set_user_attr("interval_low", round(interval.low, 4))
-    trial.set_user_attr("interval_high", round(interval.high, 4))
-    trial.set_user_attr("format_accuracy", last.format_accuracy)
-    _upload_responses(trial, last, responses, objective, layout)
-    save_note(trial, _note(run, scores, responses, objective))
-
-
-def _costs(run: Run, store: StudyStore) -> dict[str, float]:
-    train = sum(checkpoint.costs.train_seconds for checkpoint in store.checkpoints(run.name))
-    generate = sum(score.costs.generate_seconds for score in store.scores(run.name))
-    return {"train_seconds": train, "generate_seconds": generate}
+    scores, note = store.scores(run.name, run.plan.pool), f"## {run.name}: {run.state}\n\n{run.reason}"
+    attributes: dict[str, float | str] = {
+        "state": run.state,
+        **({"reason": run.reason} if run.reason else {}),
+        "train_seconds": round(sum(checkpoint.costs.train_seconds for checkpoint in store.checkpoints(run.name)), 2),
+        "generate_seconds": round(sum(score.costs.generate_seconds for score in store.scores(run.name)), 2),
+    }
+    if scores:
+        last, responses = scores[-1], store.responses(scores[-1])
+        interval, objective = accuracy_interval(last), Objective.of(store.settings())
+        attributes |= {"interval_low": round(interval.low, 4), "interval_high": round(interval.high, 4)}
+        attributes["format_accuracy"] = last.format_accuracy
+        _upload_responses(trial, last, responses, objective, layout)
+        note = _note(run, scores, responses, objective)
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    save_note(trial, note)
 
 
 def _note(run: Run, scores: list[Score], responses: list[Response], objective: Objective) -> str:
@@ -88,5 +83,4 @@ def _upload_responses(
             counted = objective.category(response), objective.reason(response)
             writer.writerow([response.problem_id, *counted, response.verdict.body, response.num_tokens, response.text])
     layout.artifacts.mkdir(exist_ok=True)
-    artifacts = FileSystemArtifactStore(layout.artifacts)
-    upload_artifact(artifact_store=artifacts, file_path=str(path), study_or_trial=trial)
+    upload_artifact(artifact_store=FileSystemArtifactStore(layout.artifacts), file_path=str(path), study_or_trial=trial)

@@ -10,7 +10,8 @@ from statistics import fmean
 from mathsft.config.schema import Scalar, SearchRange
 from mathsft.records import Finalist, Overrides, Promotion
 from mathsft.runs.contest import Contest, Rule, finished, hold_contest, observe, ranked, smoothed
-from mathsft.runs.results import SEARCH_POOL, TrialResult
+from mathsft.runs.pool_names import SEARCH_POOL
+from mathsft.runs.results import TrialResult
 from mathsft.statistics.optimism import best_of_k
 from mathsft.statistics.surface import new_optimum
 from mathsft.study.choice_notes import edge_notes, own_settings_note, runner_up_note

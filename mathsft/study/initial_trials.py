@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from mathsft.config.load import flatten
 from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
-from mathsft.records import Overrides
+from mathsft.records import Overrides, Promotion, Run
 from mathsft.store.study_store import StudyStore
 
 NUM_WARM = 3
@@ -21,12 +21,7 @@ def initial_settings(
     """
     values = flatten(experiment)
     own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
-    candidates = [own, *config.enqueue, *warm]
-    given: list[dict[str, Scalar]] = []
-    for candidate in candidates:
-        if is_within(candidate, config.search) and dict(candidate) not in given:
-            given.append(dict(candidate))
-    return tuple(given)
+    return tuple(_distinct_within((own, *config.enqueue, *warm), config.search))
 
 
 def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
@@ -34,14 +29,16 @@ def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[d
     promotion = store.promotion()
     trials = [trial for trial in store.runs("trial") if trial.state == "finished"]
     ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    best: list[dict[str, Scalar]] = []
-    for overrides in [*([promotion.overrides] if promotion else []), *(trial.overrides for trial in ranked)]:
-        shared = {name: value for name, value in overrides.items() if name in space}
-        if shared and is_within(shared, space) and shared not in best:
-            best.append(shared)
-    return best[:NUM_WARM]
+    best: list[Promotion | Run] = [*([promotion] if promotion else []), *ranked]
+    shared = ({name: value for name, value in one.overrides.items() if name in space} for one in best)
+    return _distinct_within(filter(None, shared), space)[:NUM_WARM]
 
 
-def is_within(settings: Overrides, space: Mapping[str, SearchRange]) -> bool:
-    """Return whether all settings lie in their searched ranges."""
-    return all(space[name].holds(value) for name, value in settings.items())
+def _distinct_within(candidates: Iterable[Overrides], space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+    """Return the candidates whose settings all lie in their searched ranges, without repetition."""
+    distinct: list[dict[str, Scalar]] = []
+    for candidate in candidates:
+        is_within = all(space[name].holds(value) for name, value in candidate.items())
+        if is_within and dict(candidate) not in distinct:
+            distinct.append(dict(candidate))
+    return distinct

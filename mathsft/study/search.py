@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mathsft.config.schema import Experiment, Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.records import FINISHED, Ask, Overrides, Plan, PruneVerdict, Run, RunState, Score
+from mathsft.records import STATES_WITH_RESULT, Ask, Overrides, Plan, PruneVerdict, Run, RunState, Score
 from mathsft.runs.final_run import closed
 from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
@@ -218,7 +218,7 @@ class Search:
 
     def _is_spent(self) -> bool:
         is_late = time.monotonic() >= self._deadline
-        counted = [trial for trial in self._trials() if trial.state == "running" or trial.state in FINISHED]
+        counted = [trial for trial in self._trials() if trial.state == "running" or trial.state in STATES_WITH_RESULT]
         is_enough = len(counted) >= self._config.num_trials
         return is_late or is_enough or self._has_tried_all(counted)
 
@@ -228,7 +228,7 @@ class Search:
         return self._config.sampler.name == "BruteForceSampler" and len(tried) >= num_settings(self._config.search)
 
     def _is_failing(self) -> bool:
-        return self._num_failed >= MAX_FAILURES and not any(trial.state in FINISHED for trial in self._trials())
+        return self._num_failed >= MAX_FAILURES and not any(trial.state in STATES_WITH_RESULT for trial in self._trials())
 
 
 def _number(run: Run) -> int:

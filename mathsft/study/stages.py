@@ -9,11 +9,12 @@ from mathsft.records import Plan, Promotion, Run
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
-from mathsft.runs.execute import drive, scored
+from mathsft.runs.execute import drive, score_last
 from mathsft.runs.final_run import SingleRun
 from mathsft.runs.horizon_runs import are_over, horizon_runs, run_horizon
 from mathsft.runs.new_run import new_run
-from mathsft.runs.results import SEARCH_POOL, recorded_results
+from mathsft.runs.pool_names import SEARCH_POOL
+from mathsft.runs.results import recorded_results
 from mathsft.runs.retention import delete_weights
 from mathsft.seeds import derive_seed
 from mathsft.store.study_store import StudyStore
@@ -67,16 +68,10 @@ async def confirm(rule: Rule, study: StudyContext) -> Promotion | None:
         try:
             async with TaskGroup() as scoring:
                 for name in wanted.trials:
-                    scoring.create_task(_confirm(name, wanted.pool, study))
+                    scoring.create_task(score_last(name, wanted.pool, study))
         except* (Failed, RemoteError) as errors:
             raise StudyFailedError(f"a finalist could not be scored on {wanted.pool}: {errors.exceptions[0]}") from errors
     return wanted
-
-
-async def _confirm(name: str, pool: str, study: StudyContext) -> None:
-    trial = study.store.run(name)
-    assert trial is not None
-    await scored(trial, study.store.checkpoints(name)[-1], pool, study)
 
 
 def promote(rule: Rule, store: StudyStore, layout: StudyLayout) -> Promotion | None:

@@ -1,11 +1,11 @@
-"""Shows the current activities and their durations, so that the terminal is never silent for ten seconds."""
+"""Shows current activities with their durations, so that the terminal is never silent for ten seconds, and warnings."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, ConsoleRenderable, RenderableType, RenderHook
@@ -14,12 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mathsft import formats
+
 SILENCE_SECONDS = 8.0
 """After this time without output a plain line shows the activities; the time is checked every BEAT_SECONDS."""
 BEAT_SECONDS = 1.0
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
-PARTING = "  "
+SEPARATOR = "  "
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,20 @@ class Activity:
     """A function returns the current description."""
     since: float
 
+    def __str__(self) -> str:
+        return self.words if isinstance(self.words, str) else self.words()
+
 
 @dataclass(frozen=True)
 class Progress:
     """The progress of a task and its current activities; without activities the current stage is shown."""
 
-    activities: tuple[Activity, ...]
-    share_done: float | None
+    activities: tuple[Activity, ...] = ()
+    share_done: float | None = None
     """None if unknown."""
-    time_left: str
+    time_left: str = ""
     """In words; empty if unknown."""
-    facts: tuple[str, ...]
+    facts: tuple[str, ...] = ()
     """Further facts, in words."""
 
 
@@ -55,25 +60,21 @@ class Heartbeat(RenderHook):
         self.console, self.clock = console, clock
         self._start = self._last = clock()
         self._stages: tuple[Activity, ...] = ()
-        self._progress: Progress | None = None  # both are replaced, never modified: other threads read them
+        self._progress = Progress()  # both are replaced, never modified: other threads read them
         self._stack = ExitStack()
         console.push_render_hook(self)
 
     def __enter__(self) -> Self:
-        if self.console.is_interactive:
-            self._stack.enter_context(
-                Live(
-                    console=self.console,
-                    get_renderable=self._moving_line,
-                    refresh_per_second=REFRESHES_PER_SECOND,
-                    transient=True,
-                )
-            )
-        else:
-            self._stack.enter_context(_repeated(self.beat, BEAT_SECONDS))
+        moving = Live(
+            console=self.console,
+            get_renderable=self._moving_line,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+        )
+        self._stack.enter_context(moving if self.console.is_interactive else _repeated(self.beat, BEAT_SECONDS))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     @contextmanager
@@ -86,13 +87,13 @@ class Heartbeat(RenderHook):
         finally:
             self._stages = before
 
-    def show(self, progress: Progress | None) -> None:
-        """Show this progress from now on; None removes it."""
+    def show(self, progress: Progress) -> None:
+        """Show this progress from now on."""
         self._progress = progress
 
     def tell(self, *parts: str) -> None:
         """Write a line: the elapsed time, then the parts that are not empty."""
-        line = PARTING.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
+        line = SEPARATOR.join([f"[{self.clock() - self._start:7.1f}s]", *(part for part in parts if part)])
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
@@ -108,18 +109,17 @@ class Heartbeat(RenderHook):
     def _parts(self) -> list[str]:
         """Return the time left, the activities with their durations, and the facts, in words."""
         progress, now = self._progress, self.clock()
-        activities = (progress.activities if progress is not None else ()) or self._stages[-1:]
-        durations = [f"{_words(activity)}, {_duration(now - activity.since)}" for activity in activities]
-        parts = [progress.time_left, *durations, *progress.facts] if progress is not None else durations
-        return [part for part in parts if part]
+        activities = progress.activities or self._stages[-1:]
+        durations = [f"{activity}, {formats.running_seconds(now - activity.since)}" for activity in activities]
+        return [part for part in (progress.time_left, *durations, *progress.facts) if part]
 
     def _moving_line(self) -> RenderableType:
-        text = Text(PARTING.join(self._parts()), no_wrap=True, overflow="ellipsis")
-        progress = self._progress
-        if progress is None or progress.share_done is None:
+        text = Text(SEPARATOR.join(self._parts()), no_wrap=True, overflow="ellipsis")
+        share_done = self._progress.share_done
+        if share_done is None:
             return text
         line = Table.grid(padding=(0, 1))
-        line.add_row(ProgressBar(total=1.0, completed=progress.share_done, width=BAR_WIDTH), text)
+        line.add_row(ProgressBar(total=1.0, completed=share_done, width=BAR_WIDTH), text)
         return line
 
 
@@ -141,10 +141,22 @@ def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _words(activity: Activity) -> str:
-    return activity.words if isinstance(activity.words, str) else activity.words()
+@contextmanager
+def warnings_shown(heartbeat: Heartbeat) -> Iterator[None]:
+    """Write the first line of each warning from mathsft's loggers while the body runs; the log file has the full text."""
+    handler, logger = _Terminal(heartbeat), logging.getLogger("mathsft")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes >= 2 else f"{seconds:.0f} s"
+class _Terminal(logging.Handler):
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        super().__init__(logging.WARNING)
+        self._heartbeat = heartbeat
+
+    def emit(self, record: logging.LogRecord) -> None:
+        first_line = record.getMessage().partition("\n")[0]
+        self._heartbeat.tell("warning", first_line)

@@ -1,14 +1,13 @@
 """Shows the runs on the terminal: writes a line for each event, and updates the progress that the heartbeat shows."""
 
 from dataclasses import replace
-from types import TracebackType
 from typing import Self
 
-from mathsft.config.schema import Scalar
+from mathsft import formats
 from mathsft.objective import accuracy_interval
 from mathsft.records import (
     ENGINE_CHECK,
-    FINISHED,
+    STATES_WITH_RESULT,
     Checkpoint,
     EngineCheck,
     OngoingCall,
@@ -19,7 +18,7 @@ from mathsft.records import (
     StepMetrics,
 )
 from mathsft.runs.weak_signal import weak_signal
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
 
@@ -48,10 +47,10 @@ class LiveProgress:
         self._heartbeat.show(self._progress())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._heartbeat.show(None)
+    def __exit__(self, *error: object) -> None:
+        self._heartbeat.show(Progress())
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Show a new record."""
         match record:
             case Run():
@@ -79,10 +78,10 @@ class LiveProgress:
 
     def _tell_run(self, run: Run) -> None:
         if run.state == "running":
-            settings = (f"{_short(name)} {_value(value)}" for name, value in run.overrides.items())
+            settings = (f"{name.rpartition('.')[2]} {formats.value(value, '.2e')}" for name, value in run.overrides.items())
             self._heartbeat.tell(run.name, *settings, "started")
             return
-        self._find_best(run)
+        self._note_results(run)
         value = f"{run.value:.1%}" if run.value is not None else ""
         reason = next(iter(run.reason.splitlines()), "")
         self._heartbeat.tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
@@ -91,25 +90,23 @@ class LiveProgress:
             self._heartbeat.tell(weakness)
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
-        self._count_queue(self._runs[checkpoint.run])
+        run, last = self._runs[checkpoint.run], self._last_steps.get(checkpoint.run)
+        self._note_results(run)
         if checkpoint.step == 0:
             return  # nothing was trained
-        last = self._last_steps.get(checkpoint.run)
         loss = f"loss {last.loss:.4f}" if last is not None else ""
-        run = self._runs[checkpoint.run]
-        self._heartbeat.tell(run.name, self._step_of(run, checkpoint.step), "trained", loss, self._queue)
+        self._heartbeat.tell(run.name, _step_of(run, checkpoint.step), "trained", loss, self._queue)
 
     def _tell_score(self, score: Score) -> None:
         run = self._runs[score.run]
         self._is_scoring = True
         self._start_pace()
-        self._find_best(run)
-        self._count_queue(run)
+        self._note_results(run)
         interval = accuracy_interval(score)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
         progress = (self._queue, self._best, self._time_left(run)) if run.kind == "final" else ()
-        self._heartbeat.tell(run.name, self._step_of(run, score.step), accuracy, form, *progress)
+        self._heartbeat.tell(run.name, _step_of(run, score.step), accuracy, form, *progress)
 
     def _tell_check(self, check: EngineCheck) -> None:
         when = "before and after swaps" if check.load == "swap" else "in a new engine for every checkpoint"
@@ -136,36 +133,36 @@ class LiveProgress:
             if (call.run, call.pool) == (run, pool):
                 self._calls[worker] = (replace(call, is_starting=False), since)
 
-    # ---- progress, best score, time left
+    # ---- results, progress, time left
 
-    def _find_best(self, run: Run) -> None:
-        """Note the best trial, or the best step of a final run on its validation pool."""
+    def _note_results(self, run: Run) -> None:
+        """Note the best trial; of a final run its best step on its own pool, and how many checkpoints wait for a score."""
+        scored: list[tuple[float, str]] = []
         if run.kind == "trial":
-            scored = [(trial.value, trial.name) for trial in self._runs.values() if trial.kind == "trial" and _counts(trial)]
-        else:
-            scores = self._store.scores(run.name, run.plan.pool) if run.kind == "final" else []
+            ended = [trial for trial in self._trials() if trial.state == "finished"]
+            scored = [(trial.value, trial.name) for trial in ended if trial.value is not None]
+        elif run.kind == "final":
+            scores = self._store.scores(run.name, run.plan.pool)
             scored = [(score.accuracy, f"step {score.step}") for score in scores]
-        if scored:
-            value, name = max(scored, key=lambda pair: pair[0] or 0.0)
-            self._best = f"best so far {name} {value:.1%}"
-
-    def _count_queue(self, run: Run) -> None:
-        """Note how many checkpoints of a final run have no score on the run's pool, the one being scored included."""
-        if run.kind == "final":
             published = {checkpoint.step for checkpoint in self._store.checkpoints(run.name)}
-            num_waiting = len(published - {score.step for score in self._store.scores(run.name, run.plan.pool)})
+            num_waiting = len(published - {score.step for score in scores})  # the one being scored included
             self._queue = f"{num_waiting} to score" if num_waiting else ""
+        if scored:
+            value, name = max(scored, key=lambda pair: pair[0])
+            self._best = f"best so far {name} {value:.1%}"
 
     def _share_done(self, run: Run) -> float:
         """Return the share that is done: of the final run's steps, else of the study's trials."""
         if run.kind == "final":
             return self._share_trained(run)
-        trials = [trial for trial in self._runs.values() if trial.kind == "trial"]
-        return min(1.0, sum(self._share_trained(trial) for trial in trials) / self._num_trials)
+        return min(1.0, sum(map(self._share_trained, self._trials())) / self._num_trials)
+
+    def _trials(self) -> list[Run]:
+        return [run for run in self._runs.values() if run.kind == "trial"]
 
     def _share_trained(self, run: Run) -> float:
         if run.state != "running":
-            return 1.0 if run.state in FINISHED else 0.0  # a failed trial is replaced by another
+            return 1.0 if run.state in STATES_WITH_RESULT else 0.0  # a failed trial is replaced by another
         last = self._last_steps.get(run.name)
         return last.step / run.num_steps if last is not None else 0.0
 
@@ -181,19 +178,14 @@ class LiveProgress:
         share, elapsed = self._share_done(run), self._heartbeat.clock() - start
         if not share_before < share < 1:
             return ""
-        return f"about {_duration(elapsed * (1 - share) / (share - share_before))} left"
-
-    def _step_of(self, run: Run, step: int) -> str:
-        return f"step {step}/{run.num_steps}"
+        return f"about {formats.rough_seconds(elapsed * (1 - share) / (share - share_before))} left"
 
     # ---- activities
 
     def _progress(self) -> Progress:
         activities = tuple(Activity(self._words(call), since) for call, since in self._calls.values())
-        facts, run = (self._queue, self._best), self._shown_run
-        if run is None:
-            return Progress(activities, None, "", facts)
-        return Progress(activities, self._share_done(run), self._time_left(run), facts)
+        progress, run = Progress(activities, facts=(self._queue, self._best)), self._shown_run
+        return replace(progress, share_done=self._share_done(run), time_left=self._time_left(run)) if run else progress
 
     def _words(self, call: OngoingCall) -> str:
         if call.is_starting:
@@ -205,7 +197,7 @@ class LiveProgress:
         last = self._last_steps.get(call.run)
         if last is None:
             return f"preparing {call.run}"
-        return f"training {call.run}: {self._step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
+        return f"training {call.run}: {_step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
 
     def _how_far(self, call: OngoingCall) -> str:
         scoring = self._scoring
@@ -214,20 +206,5 @@ class LiveProgress:
         return f": {scoring.num_finished} of {scoring.num_responses}"
 
 
-def _counts(trial: Run) -> bool:
-    """Return whether the trial was trained to its end, so that it can be the best."""
-    return trial.state == "finished" and trial.value is not None
-
-
-def _short(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _value(value: Scalar) -> str:
-    return f"{value:.2e}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _step_of(run: Run, step: int) -> str:
+    return f"step {step}/{run.num_steps}"

@@ -9,8 +9,9 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -20,8 +21,9 @@ import psutil
 from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.records import FINISHED, Run, Score, StepMetrics
-from mathsft.store.study_store import News, StudyStore
+from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics
+from mathsft.store.study_store import Notification, StudyStore
+from mathsft.workers.spawn import environment
 
 if TYPE_CHECKING:
     from wandb import Run as WandbRun
@@ -36,7 +38,7 @@ CLOSE_SECONDS = 60
 
 NOT_CORRECT = ("wrong_answer", "format_failure", "ungraded")
 
-RowKey: TypeAlias = tuple[str, int]
+_RowKey: TypeAlias = tuple[str, int]
 """("train", step) for an optimizer step, (pool, step) for a score."""
 
 
@@ -49,22 +51,18 @@ class WandbObserver:
     """
 
     def __init__(
-        self,
-        store: StudyStore,
-        layout: StudyLayout,
-        settings: WandbSettings,
-        close_seconds: float = CLOSE_SECONDS,
+        self, store: StudyStore, layout: StudyLayout, settings: WandbSettings, close_seconds: float = CLOSE_SECONDS
     ) -> None:
         assert settings.mode != "disabled"
         self._close_seconds = close_seconds
         self._runs = {run.name: run for run in store.runs()}
         self._rows = {name: _recorded_rows(store, name) for name in self._runs}
-        self._open_runs = OpenRuns(store.study, layout, settings.project, settings.mode)
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._open_runs = _OpenRuns(store.study, layout, settings.project, settings.mode)
+        self._tasks: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
         self._thread.start()
 
-    def notify(self, record: News) -> None:
+    def notify(self, record: Notification) -> None:
         """Queue a new record for W&B and return at once."""
         if isinstance(record, Run):
             self._runs[record.name] = record
@@ -84,7 +82,7 @@ class WandbObserver:
             log.warning("W&B did not end within %g s: rows not yet uploaded are in its offline files", self._close_seconds)
             _kill_service()
 
-    def _log(self, run: str, key: RowKey, section: str, values: dict[str, float]) -> None:
+    def _log(self, run: str, key: _RowKey, section: str, values: dict[str, float]) -> None:
         rows = self._rows.setdefault(run, set())
         if key in rows:
             return  # the step was trained again: W&B has its row
@@ -93,37 +91,36 @@ class WandbObserver:
         self._tasks.put(partial(self._open_runs.log, self._runs[run], section, row, len(rows)))
 
 
-class OpenRuns:
+class _OpenRuns:
     """The open W&B runs; only the observer's thread uses this object."""
 
     def __init__(self, study: str, layout: StudyLayout, project: str, mode: Literal["offline", "online"]) -> None:
         self._study, self._layout, self._project = study, layout, project
         self._mode = mode
         self._is_mode_decided = mode == "offline"
-        self._open: dict[str, tuple[Run, WandbRun | None]] = {}  # None if W&B raised an exception; it is not asked again
+        self._open: dict[str, tuple[Run, WandbRun | None]] = {}
 
-    def open(self, run: Run) -> None:
-        """Open the run's W&B run unless it is open."""
+    def open(self, run: Run) -> "WandbRun | None":
+        """Return the run's open W&B run, opened if it was not; None if W&B raised an exception."""
         if run.name not in self._open:
-            self._open[run.name] = (run, None)
+            self._open[run.name] = (run, None)  # W&B may raise one now; it is not asked again
             with _folder_for_logs(self._layout.wandb):
                 self._open[run.name] = (run, self._start(run))
+        return self._open[run.name][1]
 
     def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
         """Log a row under its number; a finished W&B run is opened again."""
-        self.open(run)
-        _, opened = self._open[run.name]
-        if opened is not None:
+        if (opened := self.open(run)) is not None:
             opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score is shown at its own step
             opened.log(row, step=number)
 
     def finish(self, run: Run) -> None:
         """Finish the run's W&B run with the run's state, also if nothing was logged."""
-        self.open(run)
-        _, opened = self._open.pop(run.name)
+        opened = self.open(run)
+        del self._open[run.name]
         if opened is not None:
             opened.summary.update({"state": run.state, "reason": run.reason})
-            opened.finish(exit_code=0 if run.state in FINISHED else 1)
+            opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
 
     def close(self) -> None:
         """Finish all open W&B runs and end W&B's service process."""
@@ -132,35 +129,29 @@ class OpenRuns:
         try:
             for run, opened in self._open.values():
                 if opened is not None:
-                    opened.finish(exit_code=0 if run.state in FINISHED else 1)
+                    opened.finish(exit_code=0 if run.state in STATES_WITH_RESULT else 1)
         finally:
             wandb.teardown()
 
     def _start(self, run: Run) -> "WandbRun":
+        import wandb
+
         if not self._is_mode_decided:
             self._is_mode_decided = True
             try:
-                return self._start_online(run)
+                wandb.setup(wandb.Settings(silent=True))
+                if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
+                    raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
+                return self._init(run)
             except Exception as error:  # W&B raises exceptions of many types
                 self._mode = "offline"
                 log.warning("W&B: %s; runs are logged offline, `wandb sync` uploads them later", _first_line(error))
-            import wandb
-
             wandb.teardown()  # the failed attempt still holds the run's id
-        return self._init(run)
-
-    def _start_online(self, run: Run) -> "WandbRun":
-        import wandb
-
-        wandb.setup(wandb.Settings(silent=True))
-        if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
-            raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
         return self._init(run)
 
     def _init(self, run: Run) -> "WandbRun":
         import wandb
 
-        settings = flatten(run.experiment)
         plan = {"run.seed": run.seed, "run.num_examples": run.plan.num_examples, "run.pool": run.plan.pool}
         return wandb.init(
             project=self._project,
@@ -168,7 +159,7 @@ class OpenRuns:
             name=run.name,
             id=re.sub(r"[^A-Za-z0-9_-]", "-", f"{self._study}-{run.name}"),
             job_type=run.kind,
-            config={**settings, **plan},
+            config={**flatten(run.experiment), **plan},
             mode=self._mode,
             dir=self._layout.root,
             resume="allow",
@@ -185,7 +176,7 @@ class OpenRuns:
         )
 
 
-def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
+def _work(tasks: "queue.Queue[Callable[[], object] | None]") -> None:
     """Execute the tasks in order until None comes."""
     logged: set[type[Exception]] = set()
     while (task := tasks.get()) is not None:
@@ -197,20 +188,13 @@ def _work(tasks: "queue.Queue[Callable[[], None] | None]") -> None:
             logged.add(type(error))
 
 
-@contextmanager
-def _folder_for_logs(folder: Path) -> Iterator[None]:
+def _folder_for_logs(folder: Path) -> AbstractContextManager[None]:
     """Set a cache folder while the body starts W&B's service, for users without a home.
 
     The service asks Go's os.UserCacheDir for the folder of its log. Without a folder it writes the log to the terminal.
     """
-    if "HOME" in os.environ or CACHE_FOLDER in os.environ:
-        yield
-        return
-    os.environ[CACHE_FOLDER] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[CACHE_FOLDER]
+    has_folder = "HOME" in os.environ or CACHE_FOLDER in os.environ
+    return environment({} if has_folder else {CACHE_FOLDER: str(folder)})
 
 
 def _first_line(error: Exception) -> str:
@@ -225,21 +209,15 @@ def _kill_service() -> None:
             child.wait(5)
 
 
-def _recorded_rows(store: StudyStore, run: str) -> set[RowKey]:
-    steps: set[RowKey] = {("train", metrics.step) for metrics in store.metrics(run)}
+def _recorded_rows(store: StudyStore, run: str) -> set[_RowKey]:
+    steps: set[_RowKey] = {("train", metrics.step) for metrics in store.metrics(run)}
     return steps | {(score.pool, score.step) for score in store.scores(run)}
 
 
 def _train_values(metrics: StepMetrics) -> dict[str, float]:
-    values = {
-        "loss": metrics.loss,
-        "learning_rate": metrics.learning_rate,
-        "gradient_norm": metrics.gradient_norm,
-        "num_tokens": metrics.num_tokens,
-        "num_computed_tokens": metrics.num_computed_tokens,
-        "seconds": metrics.seconds,
-    }
-    return values if metrics.flop_utilization is None else {**values, "flop_utilization": metrics.flop_utilization}
+    """Return all measurements of the step that are known."""
+    known = {name: value for name, value in asdict(metrics).items() if value is not None}
+    return {name: value for name, value in known.items() if name not in ("run", "step")}
 
 
 def _eval_values(score: Score) -> dict[str, float]:

@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "mathsft full state 1"
 """Change this text whenever the meaning of the tensors in a state changes."""
-MAX_SAVE_SHARE = 0.02
+_MAX_SAVE_SHARE = 0.02
 """Share of the training time that saving may take."""
-MIN_TRAINED_SECONDS = 1.0
+_MIN_TRAINED_SECONDS = 1.0
 """Less training than this is not saved; it is repeated after a kill."""
-ASSUMED_BYTES_PER_SECOND = 5e8
+_ASSUMED_BYTES_PER_SECOND = 5e8
 """Rate of hashing and writing that is assumed until the first save is measured."""
 
 
@@ -83,16 +83,16 @@ def discard_full_state(path: Path) -> None:
 
 
 class SavePace:
-    """Decides after which step to save, so that saving takes at most MAX_SAVE_SHARE of the training time."""
+    """Decides after which step to save, so that saving takes at most _MAX_SAVE_SHARE of the training time."""
 
     def __init__(self, state_bytes: int) -> None:
-        self._save_seconds = state_bytes / ASSUMED_BYTES_PER_SECOND
+        self._save_seconds = state_bytes / _ASSUMED_BYTES_PER_SECOND
         self._trained_seconds = 0.0
 
     def is_due(self, step_seconds: float) -> bool:
         """Count a step and return whether enough was trained since the last save."""
         self._trained_seconds += step_seconds
-        return self._trained_seconds > max(MIN_TRAINED_SECONDS, self._save_seconds / MAX_SAVE_SHARE)
+        return self._trained_seconds > max(_MIN_TRAINED_SECONDS, self._save_seconds / _MAX_SAVE_SHARE)
 
     def saved(self, seconds: float) -> None:
         """Record the duration of the save that has just been made."""

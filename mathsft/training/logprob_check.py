@@ -9,13 +9,14 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from mathsft.records import Example, LogprobCheck
+from mathsft.training.model.attention import eager_attention
 
 NUM_CHECK_TOKENS = 65
 """The first token is only context. The mean over the other 64 log probabilities averages out the rounding of bf16."""
 
-CHANGED_SHARE = 0.1
+_CHANGED_SHARE = 0.1
 """Noise of `changed_copy`, as a share of each tensor's root mean square: predictions differ, but logits stay moderate."""
-LEAST_SCALE = 0.1
+_MIN_SCALE = 0.1
 """Used in place of the root mean square for a tensor of zeros, such as a new bias."""
 
 
@@ -27,34 +28,26 @@ def check_token_ids(examples: Iterable[Example]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def make_logprob_check(
-    model: PreTrainedModel,
-    weights: Mapping[str, Tensor],
-    token_ids: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
+    model: PreTrainedModel, weights: Mapping[str, Tensor], token_ids: tuple[int, ...], dtype: torch.dtype
 ) -> LogprobCheck:
     """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change."""
-    tensors = {f"model.{name}": weight.to(device, dtype) for name, weight in weights.items()}
-    ids_T = torch.tensor(token_ids, device=device)
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # attention over packed rows needs their segments as an argument
-    try:
+    tensors = {f"model.{name}": weight.to(model.device, dtype) for name, weight in weights.items()}
+    ids_T = torch.tensor(token_ids, device=model.device)
+    with eager_attention(model):
         logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
-    finally:
-        model.set_attn_implementation(attention)
     return LogprobCheck(token_ids, tuple(logprobs_T.tolist()))
 
 
-def changed_copy(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return a copy with noise on every value of every tensor, of CHANGED_SHARE of the tensor's root mean square.
+def changed_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a copy with noise on every value of every tensor, of _CHANGED_SHARE of the tensor's root mean square.
 
     An engine that replaces only some of the tensors predicts neither what the weights nor what the copy predicts.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     changed = {}
     for name, weight in weights.items():
         values = weight.float()
-        scale = CHANGED_SHARE * float(values.square().mean().sqrt()) or CHANGED_SHARE * LEAST_SCALE
+        scale = _CHANGED_SHARE * float(values.square().mean().sqrt()) or _CHANGED_SHARE * _MIN_SCALE
         changed[name] = torch.randn(values.shape, generator=generator).mul_(scale).add_(values).to(weight.dtype)
     return changed
 

@@ -1,6 +1,6 @@
 """AdamW over fp32 master copies of a model's weights, and the learning rate schedule of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,23 +31,20 @@ def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> f
 
 
 def apply_adamw(
-    masters: list[Tensor],
-    gradients: list[Tensor],
-    moments1: list[Tensor],
-    moments2: list[Tensor],
-    training: TrainingSettings,
-    step: int,
-    learning_rate: float,
-    weight_decay: float,
+    tensors: Sequence[list[Tensor]], training: TrainingSettings, step: int, learning_rate: float, weight_decay: float
 ) -> None:
-    """Apply step 1, 2, … of fused AdamW in place; the lists hold one fp32 tensor per weight."""
+    """Apply step 1, 2, … of fused AdamW in place.
+
+    tensors are the master weights, gradients, first moments and second moments, with one fp32 tensor per weight.
+    """
+    weights, gradients, moments1, moments2 = tensors
     adamw(
-        masters,
+        weights,
         gradients,
         moments1,
         moments2,
         max_exp_avg_sqs=[],
-        state_steps=[torch.tensor(step - 1.0, device=master.device) for master in masters],
+        state_steps=[torch.tensor(step - 1.0, device=weight.device) for weight in weights],
         fused=True,
         amsgrad=False,
         beta1=training.beta1,
@@ -87,22 +84,24 @@ class MasterAdamW:
         self._model = model
         self._training = training
         self._parameters = dict(sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2))
-        self._starts: dict[str, int] = {}
+        self._parts: dict[str, slice] = {}
         end = self._num_decayed = 0
         for name, parameter in self._parameters.items():
-            self._starts[name] = end
+            self._parts[name] = slice(end, end + parameter.numel())
             end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
             if parameter.ndim >= 2:
                 self._num_decayed = end
         self._flat = {kind: torch.zeros(end, device=device) for kind in ("master", "gradient", "moment1", "moment2")}
-        for name, master in self._views("master").items():
+        for name, master in self.master_weights().items():
             master.copy_(weights[name])
         self._bind(dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that the next update depends on, not copied: master.<name>, moment1.<name>, moment2.<name>."""
         return {
-            f"{kind}.{name}": view for kind in ("master", "moment1", "moment2") for name, view in self._views(kind).items()
+            f"{kind}.{name}": view
+            for kind in ("master", "moment1", "moment2")
+            for name, view in self._views(self._flat[kind]).items()
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -111,9 +110,9 @@ class MasterAdamW:
             tensor.copy_(tensors[name])
         self._update_model()
 
-    def masters(self) -> dict[str, Tensor]:
+    def master_weights(self) -> dict[str, Tensor]:
         """Return the fp32 weights by parameter name, not copied."""
-        return self._views("master")
+        return self._views(self._flat["master"])
 
     def move_to(self, device: torch.device) -> None:
         """Move all tensors of the optimizer and of the model to the device."""
@@ -122,17 +121,10 @@ class MasterAdamW:
 
     def collect_gradients(self, *, first: bool) -> None:
         """Move the model's gradients into the step's fp32 gradient: replace it if first, else add to it."""
-        collected: list[Tensor] = []
-        gradients: list[Tensor] = []
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                collected.append(self._gradients[name])
-                gradients.append(parameter.grad)
-                parameter.grad = None
-        if first:
-            torch._foreach_copy_(collected, gradients)
-        else:
-            torch._foreach_add_(collected, gradients)
+        gradients = {name: parameter.grad for name, parameter in self._parameters.items() if parameter.grad is not None}
+        collect = torch._foreach_copy_ if first else torch._foreach_add_
+        collect([self._gradients[name] for name in gradients], [*gradients.values()])
+        self._model.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of the collected gradient."""
@@ -144,26 +136,22 @@ class MasterAdamW:
             self._flat["gradient"].mul_(gradient_scale)
         decayed, others = slice(None, self._num_decayed), slice(self._num_decayed, None)
         for part, weight_decay in ((decayed, self._training.weight_decay), (others, 0.0)):
-            master, gradient, moment1, moment2 = (flat[part] for flat in self._flat.values())
-            if len(master):
-                apply_adamw([master], [gradient], [moment1], [moment2], self._training, step, learning_rate, weight_decay)
+            tensors = [[flat[part]] for flat in self._flat.values()]
+            if tensors[0][0].numel():
+                apply_adamw(tensors, self._training, step, learning_rate, weight_decay)
         self._update_model()
 
-    def _views(self, kind: str) -> dict[str, Tensor]:
-        flat = self._flat[kind]
-        return {
-            name: flat[start : start + self._parameters[name].numel()].view(self._parameters[name].shape)
-            for name, start in self._starts.items()
-        }
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the part of each weight in a tensor of all weights, by parameter name, not copied."""
+        return {name: flat[part].view(self._parameters[name].shape) for name, part in self._parts.items()}
 
     def _bind(self, dtype: torch.dtype) -> None:
         """Make the model's parameters views of one tensor in the dtype; for fp32 that is the tensor of master weights."""
         self._computed = self._flat["master"].to(dtype)
-        for name, start in self._starts.items():
-            parameter = self._parameters[name]
-            parameter.grad = None
-            parameter.data = self._computed[start : start + parameter.numel()].view(parameter.shape)
-        self._gradients = self._views("gradient")
+        for name, view in self._views(self._computed).items():
+            self._parameters[name].grad = None
+            self._parameters[name].data = view
+        self._gradients = self._views(self._flat["gradient"])
         # This moves the buffers, which keep their precision: rotary positions need fp32.
         self._model.to(self._computed.device)
 

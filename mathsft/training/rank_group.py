@@ -1,6 +1,6 @@
 """Communication between the ranks of a trainer, the processes that train one run together.
 
-All ranks must make the same calls in the same order. A value that only rank 0 knows is broadcast by `agree`. A group of one
+All ranks must make the same calls in the same order. `broadcast` gives them a value that only rank 0 knows. A group of one
 rank starts no process group and copies nothing.
 """
 
@@ -31,7 +31,7 @@ class RankGroup:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def deal(self, batch: Sequence[Example]) -> list[Sequence[Example]]:
+    def split_batch(self, batch: Sequence[Example]) -> list[Sequence[Example]]:
         """Return each rank's share of the batch, with similar numbers of tokens; a share may be empty.
 
         Examples with the same question stay together, because a packed row computes the question only once.
@@ -46,7 +46,7 @@ class RankGroup:
             min(shares, key=_num_tokens).extend(examples)
         return [*shares]
 
-    def agree(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         """Return rank 0's value."""
         if self.size == 1:
             return value
@@ -62,7 +62,7 @@ class RankGroup:
         distributed.all_gather(parts, part)
         return torch.stack(parts).sum(0)
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return sharded tensors whole and on the host on rank 0, and none on other ranks; a single rank's are unchanged."""
         if self.size == 1:
             return dict(tensors)
@@ -85,7 +85,7 @@ def join_ranks(device: torch.device) -> RankGroup:
         return ALONE
     if device.type == "cuda":
         torch.cuda.set_device(0)  # the only device that this process sees
-    # `agree` broadcasts host tensors on every device, so gloo is always needed.
+    # `broadcast` sends host tensors on every device, so gloo is always needed.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_NO_TIMEOUT)
     return RankGroup(distributed.get_rank(), size)

@@ -56,7 +56,7 @@ class ShardedAdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the sharded tensors that the next update depends on, by the names of MasterAdamW, not copied."""
-        kinds = {"master": self.masters(), **self._moments}
+        kinds = {"master": self.master_weights(), **self._moments}
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -67,7 +67,7 @@ class ShardedAdamW:
             loaded = distribute_tensor(whole.to(self._device), sharded.device_mesh, sharded.placements)
             sharded.to_local().copy_(loaded.to_local())
 
-    def masters(self) -> dict[str, Tensor]:
+    def master_weights(self) -> dict[str, Tensor]:
         """Return the sharded fp32 weights by parameter name, not copied."""
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
@@ -93,14 +93,12 @@ class ShardedAdamW:
                 for name, gradient in self._gradients()
                 if (gradient.ndim >= 2) == decays and (local := _local(gradient)).numel()
             }
-            parts: tuple[Mapping[str, Tensor], ...] = (self._parameters, *self._moments.values())
-            masters, moments1, moments2 = ([_local(part[name]) for name in gradients] for part in parts)
             for gradient in gradients.values():
                 gradient.mul_(gradient_scale)
+            parts: tuple[Mapping[str, Tensor], ...] = (self._parameters, *self._moments.values())
+            weights, *moments = ([_local(part[name]) for name in gradients] for part in parts)
             weight_decay = self._training.weight_decay if decays else 0.0
-            apply_adamw(
-                masters, [*gradients.values()], moments1, moments2, self._training, step, learning_rate, weight_decay
-            )
+            apply_adamw([weights, [*gradients.values()], *moments], self._training, step, learning_rate, weight_decay)
         for parameter in self._parameters.values():
             parameter.grad = None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mathsft.errors import UserError, told_if_disk_full
+from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.training.model.attention import choose_attention
 from mathsft.training.model.patches import apply_patches
 
@@ -38,10 +38,11 @@ class BaseModel:
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory, with this attention or a plain one. UserError if it changes logits after the head."""
+    """Load the model into host memory, with this attention where possible. UserError if it changes logits after the head."""
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
-    weights = {name: tensor.clone() for name, tensor in _untied(model).items()}
+    tied = model.all_tied_weights_keys
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in tied}
     model.float()
     # Training mode would only add dropout, whose random numbers do not follow from the run's seed.
     model.eval()
@@ -67,7 +68,7 @@ def set_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
             module.training = True
 
 
-def rounded(base: BaseModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensors_to_publish(base: BaseModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors to publish, on the host: the weights rounded to the base's dtype, and tensors that do not train."""
     return {name: weights.get(name, base_weight).to("cpu", base_weight.dtype) for name, base_weight in base.weights.items()}
 
@@ -77,13 +78,13 @@ def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> Non
 
     Raises UserError if the disk is full.
     """
-    tensors = rounded(base, weights)
+    tensors = tensors_to_publish(base, weights)
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    with told_if_disk_full(folder, f"{num_bytes:,} bytes for this checkpoint"):
+    with disk_full_as_user_error(folder, f"{num_bytes:,} bytes for this checkpoint"):
         try:
             base.model.save_pretrained(partial, state_dict=tensors)
             # This overwrites the config.json of save_pretrained, which names the training dtype.
@@ -98,11 +99,6 @@ def publish(base: BaseModel, weights: Mapping[str, Tensor], folder: Path) -> Non
         folder.rename(replaced)
     partial.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors by name, not copied, each tied tensor once."""
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 @torch.no_grad()

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import MicroBatch, Packing, num_inputs, packed_rows, plain_rows
-from mathsft.training.cpu.memory import is_shortage, keep_freed_memory
-from mathsft.training.model.attention import PACKED, TREE
+from mathsft.training.batching.microbatches import (
+    MicroBatch,
+    Packing,
+    num_inputs,
+    packed_micro_batches,
+    padded_micro_batches,
+)
+from mathsft.training.cpu.memory import is_out_of_memory, keep_freed_memory
+from mathsft.training.model.attention import FLEX, TREE
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
 from mathsft.training.rank_group import ALONE, RankGroup
@@ -32,7 +38,7 @@ _GROUP_PADDING_BY_WIDTH = 4096
 """On a CPU the overhead of one group of segments equals the arithmetic of 4096 / hidden_size padding tokens."""
 
 
-class TooLittleMemoryError(Exception):
+class OutOfMemoryError(Exception):
     """The optimizer, a single example or a rank's micro-batch does not fit into memory."""
 
 
@@ -70,12 +76,12 @@ class TrainingStep:
         device: torch.device,
         prefix_ids: tuple[int, ...] = (),
         ranks: RankGroup = ALONE,
-        fitting_tokens: int | None = None,
+        max_fitting_tokens: int | None = None,
     ) -> None:
         """Start from the base weights a run of num_steps steps whose prompts all begin with prefix_ids.
 
-        fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. Raises
-        TooLittleMemoryError when weights, gradients and moments do not fit into memory.
+        max_fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. Raises
+        OutOfMemoryError when weights, gradients and moments do not fit into memory.
         """
         if device.type == "cpu":
             keep_freed_memory()
@@ -94,18 +100,22 @@ class TrainingStep:
                 self._micro_batch_loss = shard(base, dtype, device, ranks)
                 self._optimizer = ShardedAdamW(self._micro_batch_loss, training, device, ranks)
         except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
-            raise TooLittleMemoryError(_optimizer_shortage_message(base, error)) from error
-        self.fitting_tokens = fitting_tokens
+            num_parameters = sum(weight.numel() for weight in base.weights.values())
+            raise OutOfMemoryError(
+                f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: "
+                f"{_first_line(error)}; free some, or take a smaller model"
+            ) from error
+        self.max_fitting_tokens = max_fitting_tokens
         """Tokens of a micro-batch that fit into memory, found by halving the budget; None if memory never ran out."""
-        self._set_budget(min(training.token_budget_tokens, fitting_tokens or training.token_budget_tokens))
+        self._set_budget(min(training.token_budget_tokens, max_fitting_tokens or training.token_budget_tokens))
 
     def take(self, batch: Sequence[Example], step: int) -> StepOutcome:
         """Take step 1, 2, …, or num_steps with the batch, split into micro-batches by the token budget.
 
-        If memory runs out, halve the budget, set fitting_tokens and compute the step again; this changes the update by
-        rounding only. Raises TooLittleMemoryError when the longest example does not fit alone, or when one of several ranks
+        If memory runs out, halve the budget, set max_fitting_tokens and compute the step again; this changes the update by
+        rounding only. Raises OutOfMemoryError when the longest example does not fit alone, or when one of several ranks
         runs out of memory.
         """
         while True:
@@ -113,17 +123,17 @@ class TrainingStep:
                 outcome = self._collect_gradient(batch, learning_rate_at(step, self._num_steps, self._training))
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_shortage(error):
+                if not is_out_of_memory(error):
                     raise
-                shortage = str(error).partition("\n")[0]
+                reason = _first_line(error)
             # Outside the except clause the traceback is freed, and with it the activations that its frames refer to.
-            self._halve_budget(batch, step, shortage)
+            self._halve_budget(batch, step, reason)
         if outcome.is_finite:
-            clipping = _clipping(outcome.gradient_norm, self._training.max_gradient_norm)
+            clipping = min(1.0, self._training.max_gradient_norm / (outcome.gradient_norm + 1e-6))
             self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
 
-    def largest_row(self, examples: Sequence[Example]) -> MicroBatch:
+    def largest_micro_batch(self, examples: Sequence[Example]) -> MicroBatch:
         """Return the largest micro-batch possible: as many of the longest examples as batch size and token budget allow."""
         num_prefix_tokens = len(self._packing.prefix_ids) if self._packing else 0
         room_tokens = self._budget_tokens - num_prefix_tokens
@@ -137,7 +147,7 @@ class TrainingStep:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the fp32 master weights by parameter name (tied ones once; DTensors with several ranks), not copied."""
-        return self._optimizer.masters()
+        return self._optimizer.master_weights()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that the next step depends on by flat name (DTensors with several ranks), not copied."""
@@ -156,12 +166,17 @@ class TrainingStep:
         """Compute the batch's loss and gradient, one micro-batch after the other, without an update of the weights."""
         num_response_tokens = sum(len(example.response_ids) for example in batch)
         # Every rank packs the shares of all ranks, so that it knows how many micro-batches each rank computes.
-        micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.deal(batch)]
+        micro_batches_by_rank = [self._micro_batches(share) if share else [] for share in self._ranks.split_batch(batch)]
         micro_batches = [micro_batch for share in micro_batches_by_rank for micro_batch in share]
+        own = micro_batches_by_rank[self._ranks.rank]
+        # All ranks must compute the same number of passes, because FSDP2 gathers a layer's weights on all of them at once.
+        # The filler is the smallest micro-batch of all ranks; its loss is multiplied by 0.
+        smallest = min(micro_batches, key=lambda micro_batch: micro_batch.ids_BT.numel())
+        fillers = [smallest] * (max(map(len, micro_batches_by_rank)) - len(own))
 
         loss = torch.zeros((), device=self._device)
-        for index, (micro_batch, is_counted) in enumerate(self._own_micro_batches(micro_batches_by_rank)):
-            micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if is_counted else 0.0)
+        for index, micro_batch in enumerate([*own, *fillers]):
+            micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if index < len(own) else 0.0)
             micro_batch_loss.backward()
             loss += micro_batch_loss.detach()
             self._optimizer.collect_gradients(first=index == 0)
@@ -178,75 +193,44 @@ class TrainingStep:
             num_response_tokens=num_response_tokens,
         )
 
-    def _own_micro_batches(self, micro_batches_by_rank: Sequence[Sequence[MicroBatch]]) -> list[tuple[MicroBatch, bool]]:
-        """Return this rank's micro-batches, each with whether it counts, filled up to the number of the busiest rank.
-
-        All ranks must compute the same number of passes, because FSDP2 gathers each layer's weights on all of them at once.
-        The filler is the smallest micro-batch of all ranks; its loss is multiplied by 0.
-        """
-        own, num_passes = micro_batches_by_rank[self._ranks.rank], max(map(len, micro_batches_by_rank))
-        smallest = min(
-            (micro_batch for share in micro_batches_by_rank for micro_batch in share),
-            key=lambda micro_batch: micro_batch.ids_BT.numel(),
-        )
-        return [(micro_batch, True) for micro_batch in own] + [(smallest, False)] * (num_passes - len(own))
-
-    def _halve_budget(self, batch: Sequence[Example], step: int, shortage: str) -> None:
-        """Halve the token budget for this and all later steps; raise TooLittleMemoryError if that cannot help."""
+    def _halve_budget(self, batch: Sequence[Example], step: int, reason: str) -> None:
+        """Halve the token budget for this and all later steps; raise OutOfMemoryError if that cannot help."""
         if self._ranks.size > 1:  # the other ranks wait in the middle of a pass for this rank's share of a layer
-            raise TooLittleMemoryError(
+            raise OutOfMemoryError(
                 f"memory ran out on rank {self._ranks.rank} in step {step}, with {self._budget_tokens} tokens at once: "
-                f"{shortage}; lower training.token_budget_tokens or set training.gradient_checkpointing"
+                f"{reason}; lower training.token_budget_tokens or set training.gradient_checkpointing"
             )
         longest_tokens = max(len(example.prompt_ids) + len(example.response_ids) for example in batch)
         if self._budget_tokens <= longest_tokens:
-            raise TooLittleMemoryError(
+            raise OutOfMemoryError(
                 f"the longest example of step {step}, {longest_tokens} tokens, does not fit into memory even alone: "
-                f"{shortage}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
+                f"{reason}; lower training.max_length_tokens, set training.gradient_checkpointing, or take a smaller model"
             )
-        logger.warning(
-            "step %d: memory ran out with %d tokens at once; from now on %d (%s)",
-            step,
-            self._budget_tokens,
-            self._budget_tokens // 2,
-            shortage,
-        )
+        self.max_fitting_tokens = self._budget_tokens // 2
+        text = "step %d: memory ran out with %d tokens at once; from now on %d (%s)"
+        logger.warning(text, step, self._budget_tokens, self.max_fitting_tokens, reason)
         self._base.model.zero_grad(set_to_none=True)  # removes the partial gradient of the interrupted micro-batch
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
-        self.fitting_tokens = self._budget_tokens // 2
-        self._set_budget(self.fitting_tokens)
+        self._set_budget(self.max_fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:
         self._budget_tokens = budget_tokens
-        packed = self._base.attention in PACKED
-        self._packing = _packing(self._base, budget_tokens, self._prefix_ids) if packed else None
+        self._packing: Packing | None = None
+        if self._base.attention == TREE:
+            padding_tokens = _GROUP_PADDING_BY_WIDTH // self._base.model.config.hidden_size
+            self._packing = Packing(self._prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
+        elif self._base.attention == FLEX:
+            # flex_attention computes blocks of 128 tokens.
+            row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
+            self._packing = Packing(self._prefix_ids, budget_tokens, 0, row_multiple_tokens)
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
-            return plain_rows(batch, self._budget_tokens, self._device)
-        return packed_rows(batch, self._packing, self._device)
+            return padded_micro_batches(batch, self._budget_tokens, self._device)
+        return packed_micro_batches(batch, self._packing, self._device)
 
 
-def _optimizer_shortage_message(base: BaseModel, error: BaseException) -> str:
-    num_parameters = sum(weight.numel() for weight in base.weights.values())
-    reason = str(error).partition("\n")[0]
-    return (
-        f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: {reason}; free "
-        "some, or take a smaller model"
-    )
-
-
-def _packing(base: BaseModel, budget_tokens: int, prefix_ids: tuple[int, ...]) -> Packing:
-    if base.attention == TREE:
-        padding_tokens = _GROUP_PADDING_BY_WIDTH // base.model.config.hidden_size
-        return Packing(prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
-    # flex_attention computes blocks of 128 tokens.
-    row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
-    return Packing(prefix_ids, budget_tokens, 0, row_multiple_tokens)
-
-
-def _clipping(norm: float, max_norm: float) -> float:
-    """Return the factor that scales a gradient of this norm down to max_norm, 1 for a smaller one."""
-    return min(1.0, max_norm / (norm + 1e-6))
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

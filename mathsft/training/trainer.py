@@ -11,32 +11,30 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
-from mathsft.config.schema import Experiment, TrainingSettings
-from mathsft.costs import Clock, Memory, TrainingCosts
+from mathsft.config.schema import Experiment
+from mathsft.costs import Memory, Stopwatch, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
-from mathsft.errors import UserError, told_if_disk_full
-from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.errors import UserError, disk_full_as_user_error
+from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, Run, StepMetrics
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
-from mathsft.training.cpu.memory import peak_resident_bytes, resident_bytes
+from mathsft.training.cpu.memory import status_bytes
 from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.meter.peak_memory import predicted_peak
 from mathsft.training.meter.utilization import Utilization
 from mathsft.training.rank_group import join_ranks
-from mathsft.training.state import load_base, publish, rounded
+from mathsft.training.state import load_base, publish, tensors_to_publish
 from mathsft.training.step import StepOutcome, TrainingStep
 from mathsft.worker_settings import WorkerSettings
 
@@ -48,8 +46,6 @@ class _CurrentRun:
     """The run whose weights are in the model, after `step` optimizer steps. Training changes this object."""
 
     run: Run
-    training: TrainingSettings
-    num_steps: int
     examples: tuple[Example, ...]
     training_step: TrainingStep
     identity: str
@@ -68,21 +64,21 @@ class Trainer:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        torch.set_num_threads(settings.hardware.num_threads)
+        torch.set_num_threads(settings.worker_device.num_threads)
         self._settings, self._layout = settings, settings.layout
-        self._device = torch.device(settings.hardware.device)
+        self._device = torch.device(settings.worker_device.device)
         self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-        self._engine_dtype: torch.dtype = getattr(torch, settings.hardware.engine_dtype)
-        self._resident_bytes_before = resident_bytes()
-        self._base = load_base(model_folder, settings.hardware.attention)
+        self._engine_dtype: torch.dtype = getattr(torch, settings.worker_device.engine_dtype)
+        self._resident_bytes_before = status_bytes("VmRSS")
+        self._base = load_base(model_folder, settings.worker_device.attention)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._current: _CurrentRun | None = None
         self._base_fingerprint = fingerprint(model_folder)
         self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
-        self._fitting_tokens: int | None = None
+        self._max_fitting_tokens: int | None = None
         self._state_path: Path | None = None
         """The full state that this trainer saved or loaded last; it deletes this file when it saves another run's state."""
 
@@ -90,65 +86,70 @@ class Trainer:
         """Train the run to the step and publish its weights; return None on ranks other than 0.
 
         Returns Diverged if the loss, the gradient or a predicted log probability was not finite at to_step or earlier.
-        Raises UserError if the data cannot be read or the disk is full, and TooLittleMemoryError if an example does not fit
+        Raises UserError if the data cannot be read or the disk is full, and OutOfMemoryError if an example does not fit
         into memory.
         """
-        with told_if_disk_full(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
+        with disk_full_as_user_error(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
     def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
-        clock = Clock()
+        stopwatch = Stopwatch()
         if self._current is not None:
             self._current.training_step.move_to(self._device)
         current = self._reusable_current(run, to_step)
         if current is None:
             self._current = None
-            current = self._current = self._start(run, to_step, clock)
-        if to_step > current.num_steps:
-            raise ValueError(f"run {run.name} has {current.num_steps} steps, but was asked for step {to_step}")
+            current = self._current = self._start(run, to_step, stopwatch)
+        if to_step > run.num_steps:
+            raise ValueError(f"run {run.name} has {run.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = current.num_tokens
-        with clock.during("train_seconds"):
+        with stopwatch.during("train_seconds"):
             self._train(current, to_step)
         if current.diverged and to_step >= current.diverged.step:
             return current.diverged
-        weights = self._ranks.whole(current.training_step.weights())
-        published = rounded(self._base, weights) if self._ranks.is_first else {}
-        logprob_check = self._logprob_check(current, published, clock) if self._ranks.is_first else None
-        if not self._ranks.agree(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
+        weights = self._ranks.gather(current.training_step.weights())
+        logprob_check = None
+        if self._ranks.is_first:
+            weights = tensors_to_publish(self._base, weights)
+            with stopwatch.during("check_seconds"):
+                token_ids = check_token_ids(current.examples)
+                logprob_check = make_logprob_check(self._base.model, weights, token_ids, self._engine_dtype)
+        if not self._ranks.broadcast(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
             current.diverged = _diverged(current, to_step, "a log probability of the logprob check is not finite")
             return current.diverged
-        folder = self._layout.checkpoint(run.name, to_step)
-        path = self._layout.recorded(folder)
         if logprob_check is None:
             return None  # rank 0 answers
-        with clock.during("save_seconds"):
-            publish(self._base, published, folder)
+        folder = self._layout.checkpoint(run.name, to_step)
+        with stopwatch.during("save_seconds"):
+            publish(self._base, weights, folder)
+        own_bytes = status_bytes("VmHWM") - self._resident_bytes_before
         costs = TrainingCosts(
-            **clock.seconds,
+            **stopwatch.seconds,
             num_tokens=current.num_tokens - num_tokens_before,
             num_ranks=self._ranks.size,
-            peak_memory_bytes=self._peak_memory_bytes(),
+            peak_memory_bytes=torch.cuda.max_memory_allocated() if self._device.type == "cuda" else own_bytes,
             predicted_memory=current.predicted_memory,
         )
+        path = self._layout.recorded(folder)
         return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
         """Publish the base weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only)."""
         if not self._ranks.is_first:
             return ()
-        _, encoded = self._encode(self._settings.experiment, Clock())
-        token_ids, model = check_token_ids(encoded.examples), self._base.model
-        device = self._device if self._ranks.size == 1 else torch.device("cpu")
-        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights, seed=0)}
+        _, encoded = self._encode(self._settings.experiment, Stopwatch())
+        token_ids = check_token_ids(encoded.examples)
+        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights)}
         published = []
-        model.to(device)
+        if self._ranks.size == 1:  # the devices of several ranks are full of shards
+            self._base.model.to(self._device)
         for name, tensors in weights.items():
-            folder = self._layout.engine_check(name)
-            logprob_check = make_logprob_check(model, tensors, token_ids, self._engine_dtype, device)
+            folder = self._layout.engine_checks / name
+            logprob_check = make_logprob_check(self._base.model, tensors, token_ids, self._engine_dtype)
             publish(self._base, tensors, folder)
             path = self._layout.recorded(folder)
             published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check))
-        model.to("cpu")
+        self._base.model.to("cpu")
         self.park()
         return tuple(published)
 
@@ -161,23 +162,26 @@ class Trainer:
 
     def _train(self, current: _CurrentRun, to_step: int) -> None:
         """Take the run's steps up to to_step and write one metrics line per step; stop if the run diverges."""
+        training = current.run.experiment.training
         with self._layout.metrics(current.run.name).open("a", encoding="utf-8") as metrics_file:
             while current.step < to_step and current.diverged is None:
                 started = time.perf_counter()
                 step = current.step + 1
-                batch = optimizer_batch(current.examples, current.training.batch_size, current.run.seed, step)
+                batch = optimizer_batch(current.examples, training.batch_size, current.run.seed, step)
                 outcome = current.training_step.take(batch, step)
                 if not outcome.is_finite:
-                    current.diverged = _diverged(current, step, _non_finite_value(outcome))
+                    is_loss = not math.isfinite(outcome.loss)
+                    cause = f"loss is {outcome.loss}" if is_loss else f"gradient norm is {outcome.gradient_norm}"
+                    current.diverged = _diverged(current, step, cause)
                     return
-                self._fitting_tokens = current.training_step.fitting_tokens
+                self._max_fitting_tokens = current.training_step.max_fitting_tokens
                 current.step = step
                 current.num_tokens += outcome.num_tokens
                 seconds = time.perf_counter() - started
                 if self._ranks.is_first:
                     metrics_file.write(self._metrics_line(current, outcome, seconds))
                     metrics_file.flush()
-                if self._ranks.agree(self._save_pace.is_due(seconds)):
+                if self._ranks.broadcast(self._save_pace.is_due(seconds)):
                     self._save_state(current)
 
     def _metrics_line(self, current: _CurrentRun, outcome: StepOutcome, seconds: float) -> str:
@@ -190,18 +194,9 @@ class Trainer:
             num_tokens=outcome.num_tokens,
             num_computed_tokens=outcome.num_computed_tokens,
             seconds=seconds,
-            flop_utilization=self._utilization.share(outcome, current.training.precision, seconds),
+            flop_utilization=self._utilization.share(outcome, current.run.experiment.training.precision, seconds),
         )
         return json.dumps(asdict(metrics)) + "\n"
-
-    def _logprob_check(self, current: _CurrentRun, published: Mapping[str, Tensor], clock: Clock) -> LogprobCheck:
-        """Return the logprob check of the published weights, on the run's first examples."""
-        # The devices of several ranks are full of shards, so the whole model computes on the host.
-        device = self._device if self._ranks.size == 1 else torch.device("cpu")
-        with clock.during("check_seconds"):
-            return make_logprob_check(
-                self._base.model, published, check_token_ids(current.examples), self._engine_dtype, device
-            )
 
     def _reusable_current(self, run: Run, to_step: int) -> _CurrentRun | None:
         """Return the run in memory if it is this run, up to to_step, with a matching metrics file; remove later metrics."""
@@ -210,46 +205,37 @@ class Trainer:
             return None
         # Another trainer may have trained this run further in the meantime.
         metrics_match = self._ranks.is_first and _cut_metrics(self._layout.metrics(run.name), current.step)
-        return current if self._ranks.agree(metrics_match) else None
+        return current if self._ranks.broadcast(metrics_match) else None
 
-    def _start(self, run: Run, to_step: int, clock: Clock) -> _CurrentRun:
+    def _start(self, run: Run, to_step: int, stopwatch: Stopwatch) -> _CurrentRun:
         """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
-        training, num_steps = run.experiment.training, run.num_steps
-        examples_key, encoded = self._encode(run.experiment, clock)
-        identity = _hash_of(run.seed, num_steps, training.model_dump(), self._base_fingerprint, examples_key)
+        training = run.experiment.training
+        examples_key, encoded = self._encode(run.experiment, stopwatch)
+        determining = (run.seed, run.num_steps, training.model_dump(), self._base_fingerprint, examples_key)
+        identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
+        prefix_ids = common_prefix(encoded.examples)
         training_step = TrainingStep(
-            self._base,
-            training,
-            num_steps,
-            self._device,
-            common_prefix(encoded.examples),
-            self._ranks,
-            self._fitting_tokens,
+            self._base, training, run.num_steps, self._device, prefix_ids, self._ranks, self._max_fitting_tokens
         )
         predicted = None
         if self._ranks.size == 1:
-            micro_batch = training_step.largest_row(encoded.examples)
+            micro_batch = training_step.largest_micro_batch(encoded.examples)
             predicted = predicted_peak(self._base, training, micro_batch, self._device)
-        current = _CurrentRun(_identity(run), training, num_steps, encoded.examples, training_step, identity, predicted)
+        current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, predicted)
         self._resume(current, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        logger.info(
-            "run %s: %d steps from %s, %d examples, %d too long and dropped",
-            run.name,
-            num_steps,
-            f"step {current.step}" if current.step else "the base weights",
-            len(encoded.examples),
-            encoded.num_dropped,
-        )
+        start = f"step {current.step}" if current.step else "the base weights"
+        counts = f"{len(encoded.examples)} examples, {encoded.num_dropped} too long and dropped"
+        logger.info("run %s: %d steps from %s, %s", run.name, run.num_steps, start, counts)
         return current
 
     def _resume(self, current: _CurrentRun, to_step: int) -> None:
         """Continue from the run's full state on disk, or from step 0 if there is no valid state."""
         state = self._state_on_disk(current, to_step) if self._ranks.is_first else None
-        current.step = self._ranks.agree(state.step if state else 0)
-        current.num_tokens = self._ranks.agree(state.num_tokens if state else 0)
+        current.step = self._ranks.broadcast(state.step if state else 0)
+        current.num_tokens = self._ranks.broadcast(state.num_tokens if state else 0)
         if current.step:
             current.training_step.load_tensors(state.tensors if state else {})
             self._state_path = self._layout.full_state(current.run.name)
@@ -269,7 +255,7 @@ class Trainer:
         """Save the run's full state, then delete the state of another run that this trainer saved before."""
         started = time.perf_counter()
         path = self._layout.full_state(current.run.name)
-        tensors = self._ranks.whole(current.training_step.tensors())
+        tensors = self._ranks.gather(current.training_step.tensors())
         if self._ranks.is_first:
             save_full_state(path, FullState(current.identity, current.step, current.num_tokens, tensors))
             if self._state_path not in (None, path):
@@ -277,12 +263,12 @@ class Trainer:
         self._state_path = path
         self._save_pace.saved(time.perf_counter() - started)
 
-    def _encode(self, experiment: Experiment, clock: Clock) -> tuple[str, Encoded]:
+    def _encode(self, experiment: Experiment, stopwatch: Stopwatch) -> tuple[str, Encoded]:
         """Return the content_key and the encoded training examples; reuse those of the last call for the same settings."""
         max_length_tokens = experiment.training.max_length_tokens
         key = (experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
-            with clock.during("encode_seconds"):
+            with stopwatch.during("encode_seconds"):
                 problems = load_pools(experiment.data)["train"]
                 template = load_template(experiment.prompt.template)
                 examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
@@ -295,20 +281,10 @@ class Trainer:
             self._encoded = key, examples_key, encoded
         return self._encoded[1:]
 
-    def _peak_memory_bytes(self) -> int:
-        """Return the peak memory of training: on CUDA since the run began, on a CPU since the worker began."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return peak_resident_bytes() - self._resident_bytes_before
-
 
 def _identity(run: Run) -> Run:
     """Return the run without its progress: its name and everything that determines its weights."""
     return replace(run, state="running", value=None, reason="")
-
-
-def _hash_of(*parts: object) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _cut_metrics(path: Path, num_steps: int) -> bool:
@@ -326,10 +302,6 @@ def _cut_metrics(path: Path, num_steps: int) -> bool:
     return True
 
 
-def _non_finite_value(outcome: StepOutcome) -> str:
-    return f"gradient norm is {outcome.gradient_norm}" if math.isfinite(outcome.loss) else f"loss is {outcome.loss}"
-
-
 def _diverged(current: _CurrentRun, step: int, cause: str) -> Diverged:
-    reason = f"{cause} at step {step} (learning rate {current.training.learning_rate:g})"
-    return Diverged(current.run.name, step, reason)
+    learning_rate = current.run.experiment.training.learning_rate
+    return Diverged(current.run.name, step, f"{cause} at step {step} (learning rate {learning_rate:g})")

@@ -13,13 +13,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
 from mathsft.errors import ErrorKind
-from mathsft.worker_settings import WorkerSettings, WorkerSpec
+from mathsft.worker_settings import WorkerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -44,61 +44,39 @@ class Raised:
 Reply: TypeAlias = Returned | Raised
 
 
-class Host:
-    """Holds a target "module:Class": imports its module at once and builds Class(settings) for the first request."""
-
-    def __init__(self, target: str, settings: WorkerSettings) -> None:
-        # Importing torch and vllm takes long, so it starts before the first request; an import error is kept as the reply.
-        self._target_class = _attempt(partial(_load, target))
-        self._settings = settings
-        self._instance: Any = None
-
-    def answer(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the value or the error of the target's method; SystemExit and KeyboardInterrupt pass through."""
-        if not isinstance(self._target_class, Returned):
-            return self._target_class
-        return _attempt(partial(self._call, self._target_class.value, method, args))
-
-    def _call(self, target_class: type, method: str, args: tuple[Any, ...]) -> Any:
-        if self._instance is None:
-            self._instance = target_class(self._settings)
-        return getattr(self._instance, method)(*args)
-
-
 def serve(pipe: Connection, spec: WorkerSpec, name: str, driver_pid: int) -> None:
     """Answer each (method, arguments) from the pipe until it is closed; the main function of a worker's process.
 
-    A target raises SystemExit when its process is in a broken state: the process ends, and the driver starts another.
+    It imports the module of the target "module:Class" at once and builds Class(settings) for the first request. A target
+    raises SystemExit when its process is in a broken state: the process ends, and the driver starts another.
     """
     die_with(driver_pid)
     _ignore_interrupts()
     if spec.cpus:
         os.sched_setaffinity(0, spec.cpus)  # before the imports: OpenMP counts its cores when it is loaded
-    _write_output_to(log_path(spec, name))
+    _write_output_to(spec.settings.layout.log(name))
     logger.info("%s: process %d serves %s", name, os.getpid(), spec.target)
+    instance: Any = None
+
+    def call(target_class: type, method: str, args: tuple[Any, ...]) -> Any:
+        nonlocal instance
+        if instance is None:
+            instance = target_class(spec.settings)
+        return getattr(instance, method)(*args)
+
     try:
-        host = Host(spec.target, spec.settings)
+        # Importing torch and vllm takes long, so it starts before the first request; an import error is kept as the reply.
+        imported = _attempt(partial(resolve_name, spec.target))
         while True:
             try:
                 method, args = pipe.recv()
             except EOFError:
                 return
-            pipe.send(host.answer(method, args))
+            pipe.send(_attempt(partial(call, imported.value, method, args)) if isinstance(imported, Returned) else imported)
     except BaseException:
         logger.exception("%s: process %d ends", name, os.getpid())
         # An orderly exit would first wait for the target's own threads and child processes, which may hang.
         os._exit(1)
-
-
-def log_path(spec: WorkerSpec, name: str) -> Path:
-    """Return the file for everything that the named process logs and prints."""
-    return spec.settings.layout.log(name)
-
-
-def _load(target: str) -> type:
-    module_name, _, class_name = target.partition(":")
-    target_class: type = getattr(import_module(module_name), class_name)
-    return target_class
 
 
 def _attempt(action: Callable[[], Any]) -> Reply:

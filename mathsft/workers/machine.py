@@ -2,14 +2,15 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import psutil
+
+from mathsft.workers.usage import Nvml
 
 logger = logging.getLogger(__name__)
 
@@ -106,33 +107,13 @@ def visible_cuda_devices(num_installed: int, visible: str | None) -> tuple[str, 
 
 def _cuda_devices(visible: str | None) -> tuple[CudaDevice, ...]:
     try:
-        pynvml: Any = import_module("pynvml")
+        nvml_error: type[Exception] = import_module("pynvml").NVMLError
     except ImportError:  # pynvml comes with the extra "cuda"
         return ()
     try:
-        with _initialised(pynvml):
-            names = visible_cuda_devices(int(pynvml.nvmlDeviceGetCount()), visible)
-            return tuple(CudaDevice(name, _capability(pynvml, name)) for name in names)
-    except pynvml.NVMLError as error:  # no driver, no device, or no permission
+        with closing(Nvml()) as nvml:
+            names = visible_cuda_devices(nvml.num_devices(), visible)
+            return tuple(CudaDevice(name, nvml.capability(name)) for name in names)
+    except nvml_error as error:  # no driver, no device, or no permission
         logger.info("no CUDA device is used: NVML reports: %s", error)
         return ()
-
-
-@contextmanager
-def _initialised(pynvml: Any) -> Iterator[None]:
-    pynvml.nvmlInit()
-    try:
-        yield
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _capability(pynvml: Any, name: str) -> tuple[int, int] | None:
-    try:
-        by_index = name.isdigit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    except pynvml.NVMLError as error:
-        logger.info("CUDA device %s: NVML does not report its compute capability: %s", name, error)
-        return None
-    return int(major), int(minor)

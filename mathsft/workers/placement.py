@@ -11,15 +11,16 @@ from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
+_EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
 
-TAKING_TURNS = 1
+MAX_UNSCORED_IN_TURNS = 1
 """max_unscored if trainer and evaluator share a device: each checkpoint is scored before training goes on."""
-ONE_AHEAD = 2
+MAX_UNSCORED_STUDY = 2
 """max_unscored of a study: a pruned trial has been trained at most one eval point too far."""
-WITHOUT_LIMIT = 1_000_000
+MAX_UNSCORED_FINAL = 1_000_000
 """max_unscored of a final run: unscored checkpoints wait on disk, and training never waits."""
 
 SHARED_MEMORY_SHARE = 0.5
@@ -82,128 +83,95 @@ def place(
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     Raises UserError if there are not enough devices for the ranks.
     """
-    max_unscored = ONE_AHEAD if purpose == "study" else WITHOUT_LIMIT
+    max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
     if not machine.cuda:
-        on_cpu = _place_on_cpu(machine.cpus, experiment, layout, max_unscored, 1 if purpose == "study" else ranks or 1)
-        return _place_in_turns(on_cpu) if memory_is_short else on_cpu
+        num_ranks = 1 if purpose == "study" else ranks or 1
+        return _place_on_cpu(machine.cpus, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
     num_free = max(1, len(machine.cuda) - 1)
-    if purpose == "final" and ranks is not None and ranks > num_free:
+    if purpose == "study":
+        return _place_on_cuda(machine, experiment, layout, max_unscored, num_free, ranks=1)
+    if ranks is not None and ranks > num_free:
         raise UserError(
             f"final.ranks: {ranks}, but {len(machine.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
             f"lower it to {num_free}, or set it to null"
         )
-    if len(machine.cuda) == 1:
-        return _place_on_one_cuda_device(machine, experiment, layout)
-    if purpose == "study":
-        return _place_on_cuda_devices(machine, experiment, layout, max_unscored, num_free, ranks=1)
-    return _place_on_cuda_devices(machine, experiment, layout, max_unscored, 1, ranks or num_free)
+    return _place_on_cuda(machine, experiment, layout, max_unscored, 1, ranks or num_free)
 
 
-def packs_from_width(engine_dtype: Literal["float32", "bfloat16"]) -> int:
+def packs_from_width(engine_dtype: _EngineDtype) -> int:
     """Return the hidden size from which an engine on a CPU packs weights; below it, packing costs more than it saves."""
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
 def _place_on_cpu(
-    cpus: Sequence[int], experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int
+    cpus: Sequence[int], experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int, *, in_turns: bool
 ) -> Placement:
-    trainer_cpus, evaluator_cpus = _halves(cpus)
+    """In turns the workers share a device, and the evaluator's process ends when training begins."""
+    middle = (len(cpus) + 1) // 2  # the trainer gets the odd core, and a single core is shared
+    trainer_cpus, evaluator_cpus = tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
-        engine_dtype = _engine_dtype(experiment.evaluation, "float32")
-        worker_device = WorkerDevice(
-            device="cpu",
-            num_threads=max(1, len(cpus) // ranks),
-            attention="tree",
-            engine_dtype=engine_dtype,
-            engine_memory_share=experiment.evaluation.memory_share,
-            sleep_mode=False,
-            packs_from_width=packs_from_width(engine_dtype),
-        )
+        worker_device = _worker_device("cpu", max(1, len(cpus) // ranks), experiment.evaluation)
         # OpenMP reads this when it is loaded; else it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
         return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, cpus, ranks)
 
+    evaluator = spec(EVALUATOR, "cpu:0" if in_turns else "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1)
     training = f"{_cores(trainer_cpus)} for training{_in_ranks(ranks)}"
+    reason = ", in turns, because the memory is too small for both at once" if in_turns else ""
     return Placement(
         trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus, ranks),),
-        evaluators=(spec(EVALUATOR, "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1),),
-        max_unscored=max_unscored,
-        description=f"no CUDA device: {training}, {_cores(evaluator_cpus)} for scoring",
+        evaluators=(replace(evaluator, ends_when_parked=in_turns),),
+        max_unscored=MAX_UNSCORED_IN_TURNS if in_turns else max_unscored,
+        description=f"no CUDA device: {training}, {_cores(evaluator_cpus)} for scoring{reason}",
     )
 
 
-def _place_in_turns(placement: Placement) -> Placement:
-    device = placement.trainers[0].device
-    evaluators = tuple(replace(spec, device=device, ends_when_parked=True) for spec in placement.evaluators)
-    description = f"{placement.description}, in turns, because the memory is too small for both at once"
-    return replace(placement, evaluators=evaluators, max_unscored=TAKING_TURNS, description=description)
-
-
-def _place_on_one_cuda_device(machine: Machine, experiment: Experiment, layout: StudyLayout) -> Placement:
-    return Placement(
-        trainers=(_cuda_spec(TRAINER, 0, machine, experiment, layout, num_workers=2, shared=True),),
-        evaluators=(_cuda_spec(EVALUATOR, 0, machine, experiment, layout, num_workers=2, shared=True),),
-        max_unscored=TAKING_TURNS,
-        description=f"CUDA device {machine.cuda[0].name}: training and scoring take turns",
-    )
-
-
-def _place_on_cuda_devices(
+def _place_on_cuda(
     machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, num_trainers: int, ranks: int
 ) -> Placement:
-    *training, scoring = [device.name for device in (*machine.cuda[: num_trainers * ranks], machine.cuda[-1])]
+    """The evaluator has the last device; trainers have the first ones, or the same one if it is the only one."""
+    names = [device.name for device in machine.cuda]
+    training, shared = names[: num_trainers * ranks], len(names) == 1
+    num_threads = max(1, len(machine.cpus) // (len(training) + 1))
+    worker_device = _worker_device("cuda", num_threads, experiment.evaluation, shared=shared)
+    # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
+    trainer_env = WORKER_ENV | {"OMP_NUM_THREADS": str(num_threads)}
 
-    def spec(target: str, index: int) -> WorkerSpec:
-        return _cuda_spec(target, index, machine, experiment, layout, num_workers=len(training) + 1, shared=False)
+    def spec(target: str, index: int, env: dict[str, str]) -> WorkerSpec:
+        # CUDA reads this when it starts; a worker that sees only its own device cannot use another.
+        env = env | {"CUDA_VISIBLE_DEVICES": names[index]}
+        return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), f"cuda:{index}", env, cpus=())
 
-    trainers = tuple(spec(TRAINER, index) for index in range(num_trainers))
+    trainers = tuple(spec(TRAINER, index, trainer_env) for index in range(num_trainers))
     if ranks > 1:
         rank_env = tuple({"CUDA_VISIBLE_DEVICES": device} for device in training)
         together = {**trainers[0].env, "CUDA_VISIBLE_DEVICES": ",".join(training)}
         trainers = (replace(trainers[0], env=together, ranks=ranks, rank_env=rank_env),)
+    separate = f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {names[-1]} for scoring"
     return Placement(
         trainers=trainers,
-        evaluators=(spec(EVALUATOR, len(machine.cuda) - 1),),
-        max_unscored=max_unscored,
-        description=f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {scoring} for scoring",
+        evaluators=(spec(EVALUATOR, len(names) - 1, EVALUATOR_ENV),),
+        max_unscored=MAX_UNSCORED_IN_TURNS if shared else max_unscored,
+        description=f"CUDA device {names[0]}: training and scoring take turns" if shared else separate,
     )
 
 
-def _cuda_spec(
-    target: str, index: int, machine: Machine, experiment: Experiment, layout: StudyLayout, *, num_workers: int, shared: bool
-) -> WorkerSpec:
-    memory_share = experiment.evaluation.memory_share
-    worker_device = WorkerDevice(
-        device="cuda",
-        num_threads=max(1, len(machine.cpus) // num_workers),
-        attention="flex",
-        engine_dtype=_engine_dtype(experiment.evaluation, "bfloat16"),
-        engine_memory_share=min(memory_share, SHARED_MEMORY_SHARE) if shared else memory_share,
+def _worker_device(
+    device: Literal["cpu", "cuda"], num_threads: int, evaluation: EvaluationSettings, *, shared: bool = False
+) -> WorkerDevice:
+    on_cpu = device == "cpu"
+    dtypes: dict[str, _EngineDtype] = {"auto": "float32" if on_cpu else "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
+    engine_dtype = dtypes[evaluation.precision]
+    return WorkerDevice(
+        device=device,
+        num_threads=num_threads,
+        attention="tree" if on_cpu else "flex",
+        engine_dtype=engine_dtype,
+        engine_memory_share=min(evaluation.memory_share, SHARED_MEMORY_SHARE) if shared else evaluation.memory_share,
         sleep_mode=shared,
+        packs_from_width=packs_from_width(engine_dtype) if on_cpu else 0,
     )
-    # CUDA reads this when it starts; a worker that sees only its own device cannot use another.
-    env = {"CUDA_VISIBLE_DEVICES": machine.cuda[index].name}
-    if target == TRAINER:
-        env |= WORKER_ENV | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
-    else:
-        # Without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
-        env |= EVALUATOR_ENV
-    return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), f"cuda:{index}", env, cpus=())
-
-
-def _engine_dtype(
-    evaluation: EvaluationSettings, device_default: Literal["float32", "bfloat16"]
-) -> Literal["float32", "bfloat16"]:
-    if evaluation.precision == "auto":
-        return device_default
-    return "float32" if evaluation.precision == "fp32" else "bfloat16"
-
-
-def _halves(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the cores of trainer and evaluator; the trainer gets the odd core, and a single core is shared."""
-    middle = (len(cpus) + 1) // 2
-    return tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
 
 def _in_ranks(ranks: int) -> str:

@@ -7,14 +7,22 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Reply, log_path, serve
-from mathsft.workers.worker import WorkerDied
+from mathsft.workers.host import Reply, serve
 
 EXIT_WAIT_SECONDS = 5
 """How long to wait for the exit code of a process that closed its pipe."""
+
+
+class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
+    """A process ended before it replied; log_path is its log."""
+
+    def __init__(self, ending: str, log_path: Path) -> None:
+        super().__init__(f"{ending} (log: {log_path})")
+        self.log_path = log_path
 
 
 class SpawnProcess:
@@ -24,22 +32,22 @@ class SpawnProcess:
     """
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
-        self.log_path = log_path(spec, name)
+        self.log_path = spec.settings.layout.log(name)
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
         # Not daemonic, because the child starts processes.
         self._process = context.Process(target=serve, args=(child_pipe, spec, name, os.getpid()), name=name, daemon=False)
         # The resource tracker warns when it frees the semaphores of a killed process; workers are always ended by a kill.
-        with _environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
+        with environment({"PYTHONWARNINGS": "ignore:resource_tracker"}):
             resource_tracker.ensure_running()
-        with _environment(spec.env), _interrupts_blocked():
+        with environment(spec.env), _interrupts_blocked():
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
         child_pipe.close()  # else the pipe would stay open after the child's death
 
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the reply; raises WorkerDied if the process ends first."""
+        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         try:
@@ -71,7 +79,7 @@ class SpawnProcess:
 
 
 @contextmanager
-def _environment(env: Mapping[str, str]) -> Iterator[None]:
+def environment(env: Mapping[str, str]) -> Iterator[None]:
     """Set variables in this process while the body runs; a child needs some of them before its first instruction."""
     before = {key: os.environ.get(key) for key in env}
     os.environ.update(env)

@@ -1,8 +1,9 @@
-"""Reads which resources a worker's processes use at one moment.
+"""Reads what NVML says of CUDA devices, and which resources a worker's processes use at one moment.
 
 The NVML part follows NVML's documentation; it has not been run, because there was no CUDA device.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import psutil
+
+logger = logging.getLogger(__name__)
 
 Number = TypeVar("Number", int, float)
 
@@ -68,6 +71,18 @@ class Nvml:
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
+
+    def num_devices(self) -> int:
+        return int(self._nvml.nvmlDeviceGetCount())
+
+    def capability(self, name: str) -> tuple[int, int] | None:
+        """Return the compute capability of a device; None if NVML does not report it."""
+        try:
+            major, minor = self._nvml.nvmlDeviceGetCudaComputeCapability(self._device(name))
+        except self._nvml.NVMLError as error:
+            logger.info("CUDA device %s: NVML does not report its compute capability: %s", name, error)
+            return None
+        return int(major), int(minor)
 
     def read(self, visible: str) -> DeviceReading:
         """Return the present usage of the devices that this value of CUDA_VISIBLE_DEVICES names."""

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
-from mathsft.workers.host import Reply, Returned
-from mathsft.workers.watch import Watch
+from mathsft.workers.host import Returned
+from mathsft.workers.progress_watch import ProgressWatch
+from mathsft.workers.spawn import SpawnProcess, WorkerDied
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +28,6 @@ QUOTED_LINES = 20
 """Number of last log lines in the message of Failed."""
 
 
-class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
-    """A process ended before it replied; log_path is its log."""
-
-    def __init__(self, ending: str, log_path: Path) -> None:
-        super().__init__(f"{ending} (log: {log_path})")
-        self.log_path = log_path
-
-
 class RemoteError(Exception):
     """The target's code raised an error, which a retry would raise again; this error has the traceback as a note."""
 
@@ -45,23 +38,6 @@ class RemoteError(Exception):
 
 class Failed(Exception):  # noqa: N818 - the word that runs and reports use
     """The worker died in every attempt to answer a call."""
-
-
-class WorkerProcess(Protocol):
-    """One process of a worker; it starts when the object is made."""
-
-    log_path: Path
-    pid: int
-
-    async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
-        """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
-
-    def kill(self) -> None:
-        """End the process and wait until it is gone and its memory is free."""
-
-
-ProcessFactory: TypeAlias = Callable[[WorkerSpec, str], WorkerProcess]
-"""Starts the process that a spec describes; its log has the given name."""
 
 
 class Device:
@@ -88,12 +64,10 @@ class Device:
 class Worker:
     """One target in one process, or in several ranks; they start at once or, with ends_when_parked, at the first turn."""
 
-    def __init__(
-        self, start_process: ProcessFactory, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings
-    ) -> None:
-        self._start_process, self.spec, self.name, self._device = start_process, spec, name, device
-        self._limits = limits
-        self._has_answered = False
+    def __init__(self, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings) -> None:
+        self.spec, self.name, self._device, self._limits = spec, name, device, limits
+        self.has_answered = False
+        """Its present processes have answered a call; before that they import modules and load models."""
         self._processes = [] if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
@@ -105,7 +79,7 @@ class Worker:
         its processes end, so that none replies late or goes on in a broken state; the next call starts new ones.
         """
         async with self._device.lent_to(self):
-            watch, num_deaths = Watch(progress, self._limits), 0
+            watch, num_deaths = ProgressWatch(progress, self._limits), 0
             while True:
                 watch.begin()
                 try:
@@ -125,11 +99,6 @@ class Worker:
         return tuple(process.pid for process in self._processes)
 
     @property
-    def has_answered(self) -> bool:
-        """Return whether its present processes have answered a call; before that they import modules and load models."""
-        return self._has_answered
-
-    @property
     def has_device(self) -> bool:
         """Return whether the device works for no other worker now."""
         return self._device.is_free_for(self)
@@ -141,7 +110,7 @@ class Worker:
         if not self._processes:
             return
         try:
-            await self._request("park", (), Watch(None, self._limits))
+            await self._request("park", (), ProgressWatch(None, self._limits))
         except (WorkerDied, RemoteError, UserError) as error:
             logger.warning("%s.park: %s; its process is ended instead", self.name, error)
 
@@ -149,9 +118,9 @@ class Worker:
         """End the processes and wait until they are gone; must not be used during a call."""
         for process in self._processes:
             process.kill()
-        self._processes, self._has_answered = [], False
+        self._processes, self.has_answered = [], False
 
-    async def _request(self, method: str, args: tuple[Any, ...], watch: Watch) -> Any:
+    async def _request(self, method: str, args: tuple[Any, ...], watch: ProgressWatch) -> Any:
         """Ask all ranks and return rank 0's value; if a rank raises, dies or hangs, end all processes."""
         if not self._processes:
             self._processes = self._start()
@@ -163,7 +132,7 @@ class Worker:
             errors = [error for task in done if (error := task.exception())]
             if errors:
                 raise next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
-            self._has_answered = True
+            self.has_answered = True
             return tasks[0].result()
         except BaseException:
             for task in tasks:
@@ -173,7 +142,7 @@ class Worker:
             raise
 
     async def _answered(
-        self, tasks: list[asyncio.Task[Any]], watch: Watch
+        self, tasks: list[asyncio.Task[Any]], watch: ProgressWatch
     ) -> tuple[set[asyncio.Task[Any]], set[asyncio.Task[Any]]]:
         """Return the finished and the other tasks once all have ended or one has failed; raises WorkerDied if they hang."""
         while True:
@@ -183,7 +152,7 @@ class Worker:
             if complaint := watch.complaint():
                 raise WorkerDied(complaint, self._processes[0].log_path)
 
-    async def _ask(self, process: WorkerProcess, method: str, args: tuple[Any, ...]) -> Any:
+    async def _ask(self, process: SpawnProcess, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)
         if isinstance(reply, Returned):
             return reply.value
@@ -194,7 +163,7 @@ class Worker:
         error.add_note(reply.traceback)
         raise error
 
-    def _start(self) -> list[WorkerProcess]:
+    def _start(self) -> list[SpawnProcess]:
         num_ranks = self.spec.ranks
         group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
         if num_ranks > 1:
@@ -205,15 +174,14 @@ class Worker:
             rank_env = self.spec.rank_env[rank] if self.spec.rank_env else {}
             spec = replace(self.spec, env={**self.spec.env, **rank_env, **group, "RANK": str(rank)})
             name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
-            processes.append(self._start_process(spec, name))
+            processes.append(SpawnProcess(spec, name))
         return processes
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])
 
 
 def _last_lines(path: Path) -> str:

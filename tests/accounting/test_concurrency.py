@@ -63,7 +63,7 @@ def test_what_lies_between_two_lives_of_a_driver_is_nobodys_wait(final: StudySto
     found = concurrency(final, ["final-x"])
     assert found is not None
     assert found.wall_seconds == 20 + 20
-    assert [wait.until_begun_seconds for wait in found.waits] == [3, 13]
+    assert [wait.until_started_seconds for wait in found.waits] == [3, 13]
 
 
 def test_other_runs_keep_workers_busy_but_open_no_time_of_their_own(final: StudyStore) -> None:

@@ -18,15 +18,15 @@ from mathsft.accounting.forecast import (
     study_time,
     work_left,
 )
-from mathsft.accounting.study_costs import Costs
+from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.load import load_settings
 from mathsft.data.quickstart import base_model_folder
 from mathsft.store.study_store import StudyStore
 from mathsft.training.footprint import full_state_bytes
-from mathsft.workers.placement import TAKING_TURNS, Placement, place
+from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement, place
 from tests.build import make_machine, make_plan, make_run, make_score, make_trial
 
-COSTS = Costs(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
+COSTS = MeanCosts(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
 NOTHING = Work(0, 0, 0, 0)
 
 
@@ -66,7 +66,7 @@ def test_a_final_run_is_trained_while_it_is_watched_then_tested() -> None:
     assert final_seconds(settings, COSTS, placed(), 1000, 500) == pytest.approx(20.0 + 40.0 + after)
     slow = replace(COSTS, response=0.02)
     assert final_seconds(settings, slow, placed(), 1000, 500) == pytest.approx(20.0 + 3 * 20.0 + 10 * after)
-    in_turns = replace(placed(), max_unscored=TAKING_TURNS)
+    in_turns = replace(placed(), max_unscored=MAX_UNSCORED_IN_TURNS)
     assert final_seconds(settings, COSTS, in_turns, 1000, 500) == pytest.approx(20.0 + 40.0 + 6.0 + after)
 
 
@@ -95,7 +95,7 @@ def test_what_the_book_has_is_not_left(store: StudyStore) -> None:
 
 def predict(*assignments: str, num_trainers: int = 1) -> Footprint:
     loaded = load_settings("quickstart", None, list(assignments))
-    hardware = placed(0, *assignments).evaluators[0].settings.hardware
+    hardware = placed(0, *assignments).evaluators[0].settings.worker_device
     return footprint(loaded.study, loaded.experiment, base_model_folder(), hardware, num_trainers)
 
 

@@ -8,8 +8,8 @@ from mathsft.accounting.study_costs import (
     BATCH_SIZE,
     ENGINE_TOKEN_SECONDS,
     PRUNED_SHARE,
-    STARTS,
-    Costs,
+    START_RATIO,
+    MeanCosts,
     assumed_speeds,
     batch_sizes,
     expected_costs,
@@ -25,7 +25,7 @@ from tests.accounting.test_forecast import placed
 from tests.build import SPEEDS, make_checkpoint, make_promotion, make_score, make_session, make_trial, make_worker_call
 
 
-def expect(speeds: Speeds, *assignments: str) -> Costs:
+def expect(speeds: Speeds, *assignments: str) -> MeanCosts:
     loaded = load_settings("quickstart", None, list(assignments))
     return expected_costs(loaded.study, loaded.experiment, speeds, num_search=200)
 
@@ -35,7 +35,7 @@ def test_an_example_costs_the_mean_over_the_batch_sizes_that_are_searched() -> N
     per_example = 0.005 + 0.024 * (1 / 8 + 1 / 16 + 1 / 32 + 1 / 64 + 1 / 128) / 5
     assert costs.example == pytest.approx(per_example)
     assert costs.train == pytest.approx(1536 * per_example)
-    assert costs.start == pytest.approx(6.0 * STARTS)
+    assert costs.start == pytest.approx(6.0 * START_RATIO)
 
 
 def test_scoring_costs_what_is_read_and_generated_and_the_targets_once() -> None:
@@ -69,11 +69,11 @@ def test_a_searched_range_of_batch_sizes_stands_for_its_middle_too() -> None:
 def test_without_a_measurement_a_larger_model_is_assumed_to_be_slower() -> None:
     loaded = load_settings("quickstart", None, [])
     problems = load_pools(loaded.experiment.data)["search"]
-    hardware = placed().evaluators[0].settings.hardware
+    hardware = placed().evaluators[0].settings.worker_device
     small, large = (assumed_speeds(size, loaded.experiment, problems, hardware) for size in (10**6, 10**9))
     assert large.example_seconds == pytest.approx(1000 * small.example_seconds)
     assert large.decoded_token_seconds == pytest.approx(1000 * small.decoded_token_seconds)
-    on_cuda = assumed_speeds(10**9, loaded.experiment, problems, placed(2).evaluators[0].settings.hardware)
+    on_cuda = assumed_speeds(10**9, loaded.experiment, problems, placed(2).evaluators[0].settings.worker_device)
     assert on_cuda.example_seconds < large.example_seconds
     assert replace(small, decoded_token_seconds=0, read_token_seconds=0, example_seconds=0) == replace(
         large, decoded_token_seconds=0, read_token_seconds=0, example_seconds=0

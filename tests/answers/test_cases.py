@@ -13,7 +13,7 @@ import pytest
 
 from mathsft.answers.equal import decide
 from mathsft.answers.grader import Completion, Grader
-from mathsft.answers.response_format import extract_gold, parse
+from mathsft.answers.response_format import extract_gold, parse_response
 from mathsft.answers.sandbox import Pair
 
 Case: TypeAlias = dict[str, Any]
@@ -74,7 +74,7 @@ def test_responses(cases: list[Case], grader: Grader) -> None:
     verdicts = [one.verdict for one in graded]
     kinds = [one.reason if one.category == "format_failure" else one.category for one in verdicts]
     assert [(case, kind) for case, kind in zip(cases, kinds, strict=True) if kind != case["expect_category"]] == []
-    formed = [parse(case["response"], case["finish_reason"]).format_ok for case in cases]
+    formed = [parse_response(case["response"], case["finish_reason"]).body is not None for case in cases]
     assert [(case, ok) for case, ok in zip(cases, formed, strict=True) if ok != case["expect_format"]] == []
 
 

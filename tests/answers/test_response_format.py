@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathsft.answers.response_format import TAGS, extract_gold, parse, render_target, tag_flags
+from mathsft.answers.response_format import TAGS, extract_gold, parse_response, render_target, tag_flags
 
 # No deadline: the machine may be busy.
 repeatable = settings(derandomize=True, deadline=None)
@@ -26,8 +26,8 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
         gold = extract_gold(answer, solution)
     except ValueError:
         return
-    parsed = parse(render_target(solution, gold), finish_reason)
-    assert parsed.format_ok and parsed.is_strict
+    parsed = parse_response(render_target(solution, gold), finish_reason)
+    assert parsed.is_strict
     assert parsed.body == gold
     assert parsed.reason == ""
 
@@ -36,17 +36,17 @@ def test_what_passes_extract_gold_renders_to_a_well_formed_target(solution: str,
     ("joint", "is_strict"), [(" ", True), ("", False), ("  ", False), ("\n", False), ("\t", False), (" \n", False)]
 )
 def test_the_strict_format_has_exactly_one_space_between_the_tags(joint: str, is_strict: bool) -> None:
-    parsed = parse(f"so </think>{joint}<answer> 4 </answer> then </think> <answer>", "stop")
-    assert (parsed.format_ok, parsed.is_strict) == (True, is_strict)
+    parsed = parse_response(f"so </think>{joint}<answer> 4 </answer> then </think> <answer>", "stop")
+    assert (parsed.body, parsed.is_strict) == ("4", is_strict)
 
 
 @repeatable
 @given(texts_with_tags, st.sampled_from(["stop", "length"]))
 def test_a_body_a_reason_and_the_format_go_together(text: str, finish_reason: str) -> None:
-    parsed = parse(text, finish_reason)
-    assert parsed.format_ok == (parsed.body is not None) == (parsed.reason == "")
-    assert parsed.format_ok or not parsed.is_strict
-    if not parsed.format_ok and finish_reason == "length":
+    parsed = parse_response(text, finish_reason)
+    assert (parsed.body is not None) == (parsed.reason == "")
+    assert parsed.body is not None or not parsed.is_strict
+    if parsed.body is None and finish_reason == "length":
         assert parsed.reason == "incomplete_generation"
 
 
@@ -54,7 +54,7 @@ def test_flags_overlap() -> None:
     assert tag_flags("nothing") == ("missing_think_close", "missing_answer_open", "missing_answer_close")
     assert tag_flags("</answer> <answer>") == ("missing_think_close", "wrong_order")
     assert tag_flags("</think> <answer> </answer>") == ()
-    assert parse("x </answer>", "length").tag_flags == ("missing_think_close", "missing_answer_open")
+    assert parse_response("x </answer>", "length").tag_flags == ("missing_think_close", "missing_answer_open")
 
 
 @pytest.mark.parametrize(

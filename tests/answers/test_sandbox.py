@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def process_of(sandbox: Sandbox) -> psutil.Process:
-    [process] = sandbox._processes
+    [process] = sandbox._processes.values()
     return psutil.Process(process._process.pid)
 
 
@@ -129,11 +130,11 @@ def test_a_process_that_is_killed_while_it_has_no_pair_loses_none(sandbox: Sandb
 def test_an_interrupted_call_leaves_no_answer_to_the_next(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.judge([FAMILIAR])
 
-    def interrupt() -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox, "_ready_processes", interrupt)
+        patch.setattr(Future, "result", interrupt)  # Ctrl-C while the call waits
         with pytest.raises(KeyboardInterrupt):
             sandbox.judge([FAMILIAR])
     assert not sandbox.judge([Pair("x", "y")])[0].is_equal
@@ -147,7 +148,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         "from mathsft.answers.sandbox import *\n"
         "sandbox = Sandbox()\n"
         f"sandbox.judge([{FAMILIAR!r}])\n"
-        "print(sandbox._processes[0]._process.pid, flush=True)\n"
+        "print(*(process._process.pid for process in sandbox._processes.values()), flush=True)\n"
         "signal.pause()\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -7,7 +7,7 @@ import pytest
 from bench.fuzz_grader import fuzz
 from bench.grading import run_ours
 from bench.grading_workload import FORMAT_FAILURE_SHARE, WRONG_SHARE, make_responses
-from mathsft.answers.response_format import parse
+from mathsft.answers.response_format import parse_response
 
 
 def test_responses_are_made_in_the_shares_that_they_should_be() -> None:
@@ -18,9 +18,9 @@ def test_responses_are_made_in_the_shares_that_they_should_be() -> None:
     assert shares["format_failure"] == pytest.approx(FORMAT_FAILURE_SHARE, abs=0.02)
     assert shares["wrong_answer"] == pytest.approx(WRONG_SHARE, abs=0.02)
     for response in responses:
-        parsed = parse(response.completion.text, response.completion.finish_reason)
-        assert parsed.format_ok == (response.category != "format_failure")
-    bodies = {(parse(one.completion.text, "stop").body, one.completion.gold) for one in responses}
+        parsed = parse_response(response.completion.text, response.completion.finish_reason)
+        assert (parsed.body is not None) == (response.category != "format_failure")
+    bodies = {(parse_response(one.completion.text, "stop").body, one.completion.gold) for one in responses}
     assert len(bodies) > 4000, "few pairs are judged only once for being equal"
 
 

@@ -7,7 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bench.meter import Counter, Measurement
 from bench.training import _gemm_share, _median_ratio
 from bench.workload import BATCH_SIZE, ROWS, choose_problems, result_line
-from mathsft.data.problems import load_rows
+from mathsft.data.problems import load_problems
 from mathsft.training.meter.flops import ModelFlops
 
 
@@ -16,7 +16,7 @@ def measurement(cpu_seconds: float, num_examples: int = BATCH_SIZE) -> Measureme
 
 
 def test_the_rows_give_eight_batches_of_different_problems_by_seed() -> None:
-    problems = load_rows(str(ROWS)).problems
+    problems = load_problems(str(ROWS)).problems
     chosen = choose_problems(problems, 8, seed=0)
     assert len({problem.id for problem in chosen}) == 8 * BATCH_SIZE
     assert choose_problems(problems, 8, seed=0) == chosen

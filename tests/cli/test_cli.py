@@ -62,56 +62,54 @@ def test_no_line_moves_where_it_could_not_be_drawn_again(monkeypatch: pytest.Mon
 def test_a_study_that_is_named_has_a_first_line_too(
     workplace: Path, measured: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run_study(["--study", "quickstart", "--dry-run"]) == 0
+    assert cli.main(["study", "--study", "quickstart", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("Study quickstart, experiment quickstart\n")
 
 
 @pytest.mark.parametrize(
-    ("run", "argv", "message"),
+    ("argv", "message"),
     [
-        (cli.run_study, ["--set", "training.lerning_rate=1"], r"unknown.*did you mean training\.learning_rate"),
-        (cli.run_study, ["--set", "training.learning_rate=1e-4"], r"training\.learning_rate: the study searches it"),
-        (cli.run_study, ["--set", "training.weight_decay=-1"], r"training\.weight_decay.*-1"),
-        (cli.run_study, ["--set", "training.weight_decay=much"], r"training\.weight_decay.*'much'"),
-        (cli.run_study, ["--set", "nonsense"], r"nonsense"),
-        (cli.run_study, ["--study", "quickstrat"], r"did you mean quickstart"),
-        (cli.run_study, ["--study", "missing.yaml"], r"missing\.yaml"),
-        (cli.run_study, ["--set", "model.path=nowhere"], r"model\.path.*nowhere"),
-        (cli.run_study, ["--set", "model.path=."], r"config\.json"),
-        (cli.run_study, ["--set", "data.source=nothing.jsonl"], r"nothing\.jsonl"),
-        (cli.run_study, ["--set", "data.source=empty.jsonl"], r"empty\.jsonl"),
-        (cli.run_study, ["--set", "data.source=no_gold.jsonl"], r"no_gold\.jsonl:1"),
+        (["study", "--set", "training.lerning_rate=1"], r"unknown.*did you mean training\.learning_rate"),
+        (["study", "--set", "training.learning_rate=1e-4"], r"training\.learning_rate: the study searches it"),
+        (["study", "--set", "training.weight_decay=-1"], r"training\.weight_decay.*-1"),
+        (["study", "--set", "training.weight_decay=much"], r"training\.weight_decay.*'much'"),
+        (["study", "--set", "nonsense"], r"nonsense"),
+        (["study", "--study", "quickstrat"], r"did you mean quickstart"),
+        (["study", "--study", "missing.yaml"], r"missing\.yaml"),
+        (["study", "--set", "model.path=nowhere"], r"model\.path.*nowhere"),
+        (["study", "--set", "model.path=."], r"config\.json"),
+        (["study", "--set", "data.source=nothing.jsonl"], r"nothing\.jsonl"),
+        (["study", "--set", "data.source=empty.jsonl"], r"empty\.jsonl"),
+        (["study", "--set", "data.source=no_gold.jsonl"], r"no_gold\.jsonl:1"),
         (
-            cli.run_study,
-            ["--set", "data.source=twice.jsonl"],
+            ["study", "--set", "data.source=twice.jsonl"],
             r"twice\.jsonl: .*'2' in row 1 and '3' in row 2.*contradictions",
         ),
-        (cli.run_study, ["--set", "data.source=experiments"], r"'experiments' is a folder"),
-        (cli.run_study, ["--set", "prompt.template=unknown"], r"unknown"),
-        (cli.run_study, ["--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
-        (cli.run_study, ["--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
-        (cli.run_study, ["--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
-        (cli.run_final, ["--from-best"], r"no winner yet; run first: \S*python\S* -m mathsft study$"),
+        (["study", "--set", "data.source=experiments"], r"'experiments' is a folder"),
+        (["study", "--set", "prompt.template=unknown"], r"unknown"),
+        (["study", "--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
+        (["study", "--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
+        (["study", "--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
+        (["final", "--from-best"], r"no winner yet; run first: \S*python\S* -m mathsft study$"),
         (
-            cli.run_final,
-            ["--from-best", "--set", "seed=3", "--study", "smollm2-135m-gsm8k"],
+            ["final", "--from-best", "--set", "seed=3", "--study", "smollm2-135m-gsm8k"],
             r"-m mathsft study --study smollm2-135m-gsm8k --set seed=3$",
         ),
-        (cli.run_final, ["--horizon", "adjust"], r"--horizon adjust .*use it with --from-best$"),
-        (cli.run_study, ["--set", "horizon.num_examples=1536"], r"horizon\.num_examples = 1536 must be below trial\.num"),
-        (cli.run_final, ["--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
-        (cli.run_final, ["--batch-size", "0"], r"training\.batch_size.*0"),
-        (cli.main, ["report"], r"run first: \S*python\S* -m mathsft study$"),
+        (["final", "--horizon", "adjust"], r"--horizon adjust .*use it with --from-best$"),
+        (["study", "--set", "horizon.num_examples=1536"], r"horizon\.num_examples = 1536 must be below trial\.num"),
+        (["final", "--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
+        (["final", "--batch-size", "0"], r"training\.batch_size.*0"),
+        (["report"], r"run first: \S*python\S* -m mathsft study$"),
     ],
 )
 def test_a_mistake_is_one_clear_line(
-    run: object, argv: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workplace / "empty.jsonl").write_text("")
     (workplace / "no_gold.jsonl").write_text('{"problem": "What is 1+1?", "solution": "It is two."}\n')
     row = '{"problem": "What is 1+1?", "solution": "Count.", "answer": 2}\n'
     (workplace / "twice.jsonl").write_text(row + row.replace("2", "3"))
-    assert run(argv) == 2  # type: ignore[operator]
+    assert cli.main(argv) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert len(error.splitlines()) == 1, error
@@ -120,26 +118,26 @@ def test_a_mistake_is_one_clear_line(
 def test_a_mistake_in_a_file_names_its_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = workplace / "experiments" / "quickstart.yaml"
     edit(path, "warmup", "warmpu") if "warmup" in path.read_text() else edit(path, "batch_size", "batch_sise")
-    assert cli.run_study([]) == 2
+    assert cli.main(["study"]) == 2
     assert re.search(r"quickstart\.yaml:\d+: training\.\w+: .*did you mean", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("argv", [["--trials", "0"], ["--trials", "many"], ["--hours", "-1"], ["--hours", "nan"]])
 def test_bad_numbers_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.run_study(argv)
+        cli.main(["study", *argv])
     assert ended.value.code == 2
     assert argv[1] in capsys.readouterr().err
 
 
 def test_without_the_install_one_line_says_how(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(packages, "NEEDED", ("pydantic", "not_installed_at_all"))
-    assert cli.run_study([]) == 2
+    assert cli.main(["study"]) == 2
     assert re.search(r"^python -m mathsft study: .*not_installed_at_all is missing.*\n$", capsys.readouterr().err)
 
 
 def test_the_dry_run_starts_nothing(workplace: Path, capsys: pytest.CaptureFixture[str], measured: None) -> None:
-    assert cli.run_study(["--dry-run", "--trials", "7"]) == 0
+    assert cli.main(["study", "--dry-run", "--trials", "7"]) == 0
     printed = " ".join(capsys.readouterr().out.split())  # however the table's lines are broken
     assert "nothing was started" in printed
     assert re.search(r"trials 7, each 1,536 examples", printed)
@@ -156,7 +154,7 @@ def test_a_dry_run_that_cannot_measure_says_that_it_guesses(
         raise NotMeasuredError("OutOfMemoryError: CUDA out of memory")
 
     monkeypatch.setattr(predict, "measured_speeds", fail)
-    assert cli.run_study(["--dry-run"]) == 0
+    assert cli.main(["study", "--dry-run"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"time about \d+ minutes", printed)
     assert (

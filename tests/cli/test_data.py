@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from mathsft import cli
-from mathsft.commands.common import prepared
-from mathsft.commands.opening import Opening
+from mathsft.commands.common import prepare
+from mathsft.commands.opening import CommandContext
 from mathsft.config.load import Loaded, load_settings
 from mathsft.data.pools import load_pools
 from mathsft.data.quickstart import base_model_folder
@@ -49,7 +49,7 @@ def flags(assignments: list[str]) -> list[str]:
 
 
 def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_study(["--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
+    assert cli.main(["study", "--dry-run", "--study", "quickstart", *flags(settings(tmp_path, ROWS + FAULTS))]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Data: ")]
     source = tmp_path / "train.jsonl"
     assert told == [
@@ -65,7 +65,7 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
 
 
 def test_data_without_fault_are_not_talked_about(measured: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run_study(["--dry-run", "--study", "quickstart"]) == 0
+    assert cli.main(["study", "--dry-run", "--study", "quickstart"]) == 0
     assert "Data:" not in capsys.readouterr().out
 
 
@@ -77,7 +77,7 @@ def place(tmp_path: Path, loaded: Loaded, store: StudyStore) -> str:
     """Return what is printed when it is decided who works where."""
     console = Console(soft_wrap=True, width=500)
     with console.capture() as captured:
-        prepared(Opening(make_machine(), loaded, Heartbeat(console)), StudyLayout(tmp_path), store, "study")
+        prepare(CommandContext(make_machine(), loaded, StudyLayout(tmp_path), Heartbeat(console)), store, "study")
     return captured.get()
 
 

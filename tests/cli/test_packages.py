@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mathsft import packages
-from mathsft.packages import problem_of_install
+from mathsft.packages import installation_problem
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "NEEDED", ("pydantic", "not_installed_at_all"))
-    assert "not_installed_at_all is missing): in a checkout run `make install`" in str(problem_of_install())
+    assert "not_installed_at_all is missing): in a checkout run `make install`" in str(installation_problem())
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_build_for_cuda_beside_a_cpu_build_of_torch_is_named(
 ) -> None:
     install("torch", torch)
     install("torchvision", torchvision)
-    said = problem_of_install()
+    said = installation_problem()
     assert fits == (said is None)
     if said is not None:
         assert said.startswith("torchvision: builds for CUDA, which break vLLM beside torch 2.13.0+cpu")
@@ -47,6 +47,6 @@ def test_a_build_for_cuda_beside_a_cpu_build_of_torch_is_named(
 
 def test_a_missing_library_is_named(install: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     install("torch", "2.13.0+cpu")
-    assert problem_of_install() is None
+    assert installation_problem() is None
     monkeypatch.setattr(packages, "LIBRARY", "libnuma.so.99")
-    assert str(problem_of_install()).startswith("the library libnuma.so.99 is missing, which vLLM's CPU build needs")
+    assert str(installation_problem()).startswith("the library libnuma.so.99 is missing, which vLLM's CPU build needs")

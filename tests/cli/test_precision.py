@@ -81,7 +81,7 @@ def test_auto_cannot_be_searched(
         "experiment: quickstart\nsearch:\n  training.precision: {type: categorical, choices: [auto, fp32]}\n"
         "trial: {num_examples: 64, eval_points: [1]}\nfinal: {num_examples: 128, eval_points: [1]}\n"
     )
-    assert cli.run_study(["--study", "mine.yaml", "--dry-run"]) == 2
+    assert cli.main(["study", "--study", "mine.yaml", "--dry-run"]) == 2
     assert "training.precision: auto cannot be searched" in capsys.readouterr().err
 
 
@@ -96,5 +96,5 @@ def test_config_and_dry_run_show_what_auto_became(
     printed = capsys.readouterr().out
     assert re.search(rf"training\.precision\W+{shown}\W+auto: the CPU has", printed)
     assert re.search(r"evaluation\.precision\W+fp32\W+auto: a CPU", printed)
-    assert cli.run_study(["--dry-run"]) == 0
+    assert cli.main(["study", "--dry-run"]) == 0
     assert re.search(rf"precision +{shown} \(from auto: the CPU has", capsys.readouterr().out)

@@ -30,8 +30,8 @@ ENCODINGS = {
 SHELTERED = """
 import os, signal, sys
 from mathsft.interrupts import ending_at_once
-from mathsft.streams import sheltered
-with sheltered(lambda error: print("lost:", error.strerror, file=sys.stderr)):
+from mathsft.streams import safe_streams
+with safe_streams(lambda error: print("lost:", error.strerror, file=sys.stderr)):
     {}
 """
 
@@ -65,7 +65,7 @@ def mathsft(workplace: Path, *arguments: str, env: dict[str, str] | None = None,
 
 
 def python(code: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run code inside of `sheltered`."""
+    """Run code inside of `safe_streams`."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run([sys.executable, "-c", SHELTERED.format(code)], cwd=ROOT, check=False, **options)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mathsft.cli import main
-from mathsft.config.files import find, results_folder
+from mathsft.config.files import find_yaml_file, results_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,7 +14,7 @@ def test_results_lie_beside_the_users_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "quickstart.yaml").touch()  # shadows the shipped one
-    assert results_folder(find("study", "quickstart", None, "")) == Path("studies/quickstart")
+    assert results_folder(find_yaml_file("study", "quickstart", None, "")) == Path("studies/quickstart")
     assert results_folder(Path("mine-1.5b.yaml")) == Path("mine-1.5b")
     assert results_folder(Path("/elsewhere/studies/mine.yaml")) == Path("/elsewhere/studies/mine")
 
@@ -25,7 +25,7 @@ def test_results_of_a_shipped_study_lie_in_the_current_directory(
 ) -> None:
     for folder in (tmp_path, ROOT):
         monkeypatch.chdir(folder)
-        found = find("study", wanted, None, "")
+        found = find_yaml_file("study", wanted, None, "")
         assert found.resolve() == ROOT / "studies" / "quickstart.yaml"
         assert results_folder(found) == Path("studies/quickstart")
 

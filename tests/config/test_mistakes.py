@@ -166,6 +166,11 @@ MISTAKES = {
         "model.path: {",
         "studies/mine.yaml:4: search: model.path: cannot be searched: all trials share its value; set it in the experiment",
     ),
+    "settings that do not go together": (
+        "final:",
+        "horizon: {num_examples: 64}\nfinal:",
+        "studies/mine.yaml:1: horizon.num_examples = 64 must be below trial.num_examples = 64: two lengths are compared",
+    ),
     "duplicate key": (
         "  batch_size: 32",
         "  batch_size: 32\n  learning_rate: 1",
@@ -241,6 +246,10 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
             "evaluation.num_samples=4",
             "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response every time; set temperature "
             "above 0, or num_samples to 1",
+        ),
+        (
+            "horizon.num_examples=64",
+            "--set: horizon.num_examples = 64 must be below trial.num_examples = 64: two lengths are compared",
         ),
         (
             "search.training.batch_size.choices=[0]",

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data import models
-from mathsft.data.models import fingerprint, resolve_model, resolving
+from mathsft.data.models import fingerprint, progress_text, resolve_model
 from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 
@@ -89,12 +89,12 @@ def test_smollm2_without_its_package(monkeypatch, tmp_path):
 def test_what_takes_long_is_said_in_words(monkeypatch, tmp_path, folder):
     monkeypatch.setattr(models.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert resolving(str(folder))() == f"looking at the model {folder}"
-    assert resolving("smollm2-135m")() == "converting SmolLM2-135M (once)"
+    assert progress_text(str(folder))() == f"looking at the model {folder}"
+    assert progress_text("smollm2-135m")() == "converting SmolLM2-135M (once)"
     blobs = tmp_path / "models--org--name" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "cached").write_bytes(b"x" * 1000)
-    words = resolving("org/name")
+    words = progress_text("org/name")
     assert words() == "asking the hub for org/name"
     (blobs / "new.incomplete").write_bytes(b"x" * 2_000_000)
     assert words() == "downloading org/name: 2 MB so far"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mathsft.config.schema import DataSettings, PoolSizes
 from mathsft.data.folding import pool_key
-from mathsft.data.pools import MIN_POOL, load_data, load_pools, select
+from mathsft.data.pools import MIN_POOL, load_data, load_pools, select_pool
 from mathsft.data.quickstart import is_held_out
 from mathsft.errors import UserError
 from mathsft.records import Quality
@@ -266,8 +266,8 @@ def test_gsm8k_with_its_own_test_split():
 
 def test_select_slices_and_refuses_what_is_not_there():
     pools = {"confirm": tuple("abcde"), "search": tuple("xy")}
-    assert select(pools, "search") == ("x", "y")
-    assert select(pools, "confirm:0-2") + select(pools, "confirm:2-5") == pools["confirm"]
+    assert select_pool(pools, "search") == ("x", "y")
+    assert select_pool(pools, "confirm:0-2") + select_pool(pools, "confirm:2-5") == pools["confirm"]
     for name in ("validation", "confirm:", "confirm:3", "confirm:2-2", "confirm:4-6", "confirm:-1-2", "confirm:0-2x", ""):
         with pytest.raises(ValueError, match="there is no"):
-            select(pools, name)
+            select_pool(pools, name)

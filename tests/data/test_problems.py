@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.data.problems import load_rows
+from mathsft.data.problems import load_problems
 from mathsft.errors import UserError
 from mathsft.records import Problem
 
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
 
 
-def load_problems(source: str) -> list[Problem]:
-    return load_rows(source).problems
+def problems_of(source: str) -> list[Problem]:
+    return load_problems(source).problems
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def write(tmp_path):
 
 def test_math_row(write):
     row = {"problem": "What is $1+1$?\n", "solution": r"It is $\boxed{2}$.", "level": "Level 3", "type": "Prealgebra"}
-    (problem,) = load_problems(write(row))
+    (problem,) = problems_of(write(row))
     assert problem.problem == "What is $1+1$?"
     assert problem.id == hashlib.sha256(b"What is $1+1$?").hexdigest()[:12]
     assert (problem.solution, problem.answer) == (r"It is $\boxed{2}$.", "2")
@@ -41,7 +41,7 @@ def test_math_row(write):
 
 def test_given_answer_wins_over_the_solution_and_may_be_a_number(write):
     row = {"problem": "p", "solution": r"\boxed{1}", "answer": "7", "level": 5, "subject": "Algebra"}
-    first, second = load_problems(write(row, "", {**row, "answer": 8, "level": "Level ?", "subject": None}))
+    first, second = problems_of(write(row, "", {**row, "answer": 8, "level": "Level ?", "subject": None}))
     assert (first.answer, first.level, first.subject) == ("7", 5, "Algebra")
     assert (second.answer, second.level, second.subject) == ("8", None, None)
     assert first.id == second.id
@@ -52,14 +52,14 @@ def test_gsm8k_row(write):
         "question": "How many?",
         "answer": "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = <<48+24=72>>72.\n#### 72",
     }
-    (problem,) = load_problems(write(row))
+    (problem,) = problems_of(write(row))
     assert problem.answer == "72"
     assert problem.solution == "She sold 48/2 = 24 clips.\nIn all 48+24 = 72."
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="GSM8K is not in ../shared/data/gsm8k")
 def test_real_gsm8k_loads_whole():
-    problems = load_problems(str(GSM8K / "train.jsonl"))
+    problems = problems_of(str(GSM8K / "train.jsonl"))
     assert len(problems) == 7473
     # Golds are whole numbers, some with thousands separators, and no trace of annotations or of the gold line remains.
     assert all(problem.answer.replace(",", "").lstrip("-").isdigit() for problem in problems)
@@ -102,7 +102,7 @@ GOOD = {"problem": "p", "solution": r"\boxed{1}"}
 def test_a_row_that_cannot_be_read_is_named(write, bad_row, words):
     source = write(GOOD, bad_row)
     with pytest.raises(UserError, match=words) as caught:
-        load_problems(source)
+        problems_of(source)
     assert str(caught.value).startswith(f"{source}:2: ")
     assert str(caught.value).endswith("data.unreadable: drop leaves such rows out") or "is not JSON" in words
     assert "\n" not in str(caught.value)
@@ -135,25 +135,25 @@ NO_ANSWERS = [
 )
 def test_what_stands_for_no_answer_is_none(write, answer):
     with pytest.raises(UserError, match=r"rows\.jsonl:2: .*answer"):
-        load_rows(write(GOOD, {**GOOD, "answer": answer}))
+        load_problems(write(GOOD, {**GOOD, "answer": answer}))
 
 
 @pytest.mark.parametrize("ending", [r"\boxed{None}", "#### notfound", "#### N/A"])
 def test_a_solution_that_ends_with_no_answer_has_none(write, ending):
     with pytest.raises(UserError, match=r"rows\.jsonl:2: .*means that there is no answer"):
-        load_rows(write(GOOD, {"problem": "p", "solution": f"So {ending}"}))
+        load_problems(write(GOOD, {"problem": "p", "solution": f"So {ending}"}))
 
 
 @pytest.mark.parametrize(
     "answer", [r"\text{none}", "No", "Infinity", r"\infty", "no solution", "Na", "0", "proofs", "<", "-1", "x"]
 )
 def test_words_and_signs_may_be_answers(write, answer):
-    (problem,) = load_problems(write({**GOOD, "answer": answer}))
+    (problem,) = problems_of(write({**GOOD, "answer": answer}))
     assert problem.answer == answer
 
 
 def test_a_number_may_be_longer_than_a_float_is(write):
-    (problem,) = load_problems(write({**GOOD, "answer": 10**400}))
+    (problem,) = problems_of(write({**GOOD, "answer": 10**400}))
     assert problem.answer == str(10**400)
 
 
@@ -161,20 +161,20 @@ def test_unreadable_rows_are_counted_and_the_first_are_named(write):
     bad = {**GOOD, "answer": "proof"}
     source = write(GOOD, bad, "", bad, {"prompt": "p"}, GOOD, *[bad] * 4)
     with pytest.raises(UserError) as caught:
-        load_rows(source)
+        load_problems(source)
     assert str(caught.value) == (
         f"{source}:2: no gold answer can be read ('proof' means that there is no answer); answer is 'proof'; correct the "
         "row: the gold answer is read from answer, or from the last \\boxed{...} or `#### ...` of solution; 7 of 9 rows "
         "cannot be read, also 4, 5, 7, 8, 9, …; data.unreadable: drop leaves such rows out"
     )
-    rows = load_rows(source, "drop")
-    assert ([row.number for row in rows.rows], rows.num_unreadable) == ([1, 6], 7)
+    rows = load_problems(source, "drop")
+    assert (list(rows.rows), rows.num_unreadable) == ([1, 6], 7)
     assert rows.first_unreadable.startswith(f"{source}:2: no gold answer can be read ('proof' means")
 
 
 def test_where_no_row_is_left_dropping_is_no_way_out(write):
     with pytest.raises(UserError, match=r"2 of 2 rows cannot be read, also 2$"):
-        load_rows(write(*[{**GOOD, "answer": "proof"}] * 2), "drop")
+        load_problems(write(*[{**GOOD, "answer": "proof"}] * 2), "drop")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_where_no_row_is_left_dropping_is_no_way_out(write):
     ],
 )
 def test_a_level_is_optional(write, level, read):
-    (problem,) = load_problems(write({**GOOD, "level": level, "subject": "\ud800"}))
+    (problem,) = problems_of(write({**GOOD, "level": level, "subject": "\ud800"}))
     assert (problem.level, problem.subject) == (read, "?")
 
 
@@ -197,10 +197,10 @@ def test_question_solution_and_answer_are_what_they_say(write):
         {"problem": "q", "answer": "1 + 1 is <<1+1=2>>the reasoning.\n#### 2"},
         {"question": "q", "solution": "", "answer": "1 + 1 is the reasoning.\n#### 2"},
     ]
-    read = {(problem.problem, problem.solution, problem.answer) for problem in load_problems(write(*rows))}
+    read = {(problem.problem, problem.solution, problem.answer) for problem in problems_of(write(*rows))}
     assert read == {("q", "1 + 1 is the reasoning.", "2")}
     boxed = r"Then $1 + 1 = \boxed{2}$."
-    (problem,) = load_problems(write({"question": "q", "answer": boxed}))
+    (problem,) = problems_of(write({"question": "q", "answer": boxed}))
     assert (problem.solution, problem.answer) == (boxed, "2")
 
 
@@ -211,15 +211,15 @@ def test_a_test_row_needs_no_solution(write):
         {"problem": "q", "answer": 4, "solution": None},
         {"problem": "q", "answer": "4", "solution": ""},
     ]
-    problems = load_rows(write(*rows), need_solutions=False).problems
+    problems = load_problems(write(*rows), need_solutions=False).problems
     assert [(problem.solution, problem.answer) for problem in problems] == [("", "4")] * 4
     matrix = "\\begin{pmatrix} 1 & 2 \\\\\n 3 & 4 \\end{pmatrix}"
-    (problem,) = load_rows(write({"problem": "q", "answer": matrix}), need_solutions=False).problems
+    (problem,) = load_problems(write({"problem": "q", "answer": matrix}), need_solutions=False).problems
     assert (problem.solution, problem.answer) == ("", matrix)
     with pytest.raises(UserError, match=r"no gold answer.*neither"):
-        load_rows(write({"question": "q", "answer": "It takes a long time. " * 12}), need_solutions=False)
+        load_problems(write({"question": "q", "answer": "It takes a long time. " * 12}), need_solutions=False)
     with pytest.raises(UserError, match="add its solution, or its answer"):
-        load_rows(write({"question": "q"}), need_solutions=False)
+        load_problems(write({"question": "q"}), need_solutions=False)
 
 
 @pytest.mark.parametrize(
@@ -236,33 +236,33 @@ def test_files_of_other_formats_are_named(tmp_path, content, name):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"rows\.jsonl is {name}; convert it to JSONL"):
-        load_rows(str(path))
+        load_problems(str(path))
 
 
 def test_a_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="is a folder; give one JSONL file"):
-        load_rows(str(tmp_path))
+        load_problems(str(tmp_path))
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"problem": "\xe9t\xe9"}\n')
     with pytest.raises(UserError, match=r"latin\.jsonl:2: .*UTF-8"):
-        load_problems(str(path))
+        problems_of(str(path))
 
 
 @pytest.mark.parametrize("source", ["no/such.jsonl", "no/such.parquet", "no/such.jsonl.gz", "nothing", "a/b/c/d"])
 def test_missing_file(source):
     with pytest.raises(UserError, match="no such file"):
-        load_problems(source)
+        problems_of(source)
 
 
 def test_empty_file(write):
     with pytest.raises(UserError, match="empty"):
-        load_problems(write(""))
+        problems_of(write(""))
 
 
 def test_a_hub_id_without_the_library_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
     with pytest.raises(UserError, match="pip install datasets"):
-        load_problems("openai/gsm8k/main:test")
+        problems_of("openai/gsm8k/main:test")

@@ -2,23 +2,21 @@
 
 import pytest
 
-from mathsft.data.problems import NumberedProblem, ReadProblems, problem_id
-from mathsft.data.quality import distinct, quality_of
+from mathsft.data.problems import DataSetRows, problem_id
+from mathsft.data.quality import distinct_problems, quality_of
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem
 
 
-def rows_of(*given: tuple[str, str]) -> ReadProblems:
+def rows_of(*given: tuple[str, str]) -> DataSetRows:
     """Return rows of these problems and gold answers."""
     problems = [Problem(problem_id(text), text, f"way {i}", gold) for i, (text, gold) in enumerate(given)]
-    return ReadProblems(
-        "rows.jsonl", tuple(NumberedProblem(number, problem) for number, problem in enumerate(problems, start=1))
-    )
+    return DataSetRows("rows.jsonl", dict(enumerate(problems, start=1)))
 
 
 @pytest.mark.parametrize("golds", [("0.5", r"\frac{1}{2}", "1/2"), ("1,000", "1000"), ("x=4", "4"), ("12", "12 apples")])
 def test_golds_of_one_value_do_not_contradict(golds: tuple[str, ...]) -> None:
-    (solutions,) = distinct(rows_of(*(("p", gold) for gold in golds)), "error").problems.values()
+    (solutions,) = distinct_problems(rows_of(*(("p", gold) for gold in golds)), "error").problems.values()
     assert {problem.answer for problem in solutions} == set(golds)
 
 
@@ -26,21 +24,21 @@ def test_golds_of_one_value_do_not_contradict(golds: tuple[str, ...]) -> None:
 def test_golds_of_different_value_do(golds: tuple[str, ...]) -> None:
     given = rows_of(("other", "1"), *(("the problem", gold) for gold in golds), ("The PROBLEM", golds[0]))
     with pytest.raises(UserError, match=rf"in 1 of 2 problems \(\d rows\): 'the problem' has '{golds[0]}' in row 2 and "):
-        distinct(given, "error")
-    found = distinct(given, "drop")
+        distinct_problems(given, "error")
+    found = distinct_problems(given, "drop")
     assert (found.num_contradictory, found.num_contradictory_rows) == (1, len(golds) + 1)
     assert [problem.problem for solutions in found.problems.values() for problem in solutions] == ["other"]
 
 
 def test_problems_that_differ_in_the_case_of_a_symbol_may_have_different_golds() -> None:
-    found = distinct(rows_of(("What is the code of A?", "65"), ("What is the code of a?", "97")), "error")
+    found = distinct_problems(rows_of(("What is the code of A?", "65"), ("What is the code of a?", "97")), "error")
     (solutions,) = found.problems.values()
     assert sorted(problem.answer for problem in solutions) == ["65", "97"]
 
 
 def frequent(*golds: str) -> tuple[FrequentGold, ...]:
     given = rows_of(*((f"p {i}", gold) for i, gold in enumerate(golds)))
-    return quality_of([given], [distinct(given, "error")], 0, given.problems).frequent_golds
+    return quality_of([given], [distinct_problems(given, "error")], 0, given.problems).frequent_golds
 
 
 def test_a_frequent_gold_that_is_no_number_is_pointed_out() -> None:

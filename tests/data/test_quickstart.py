@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from mathsft.data.pool_positions import pool_position
+from mathsft.data.problems import pool_position
 from mathsft.data.quickstart import HELD_OUT_SHARE, base_model_folder, generate
 from mathsft.data.quickstart_families import FAMILIES, LEVELS, Family
 from mathsft.records import Problem

@@ -265,7 +265,7 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     path = f"runs/trial-0000/step-{step:06d}"
     base = load_base(study_dir / path, "sdpa")
     token_ids = tuple(make_tokenizer(study_dir / "tokenizer")(" ".join(PROMPTS))["input_ids"][:65])
-    logprob_check = make_logprob_check(base.model, base.weights, token_ids, torch.float32, torch.device("cpu"))
+    logprob_check = make_logprob_check(base.model, base.weights, token_ids, torch.float32)
     return make_checkpoint("trial-0000", step, path, fingerprint(study_dir / path), logprob_check)
 
 

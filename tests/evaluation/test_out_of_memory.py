@@ -6,7 +6,7 @@ from mathsft.evaluation.engine import ends_process
 
 @pytest.mark.parametrize(("error", "expected"), [(MemoryError("no room"), SystemExit), (UserError("yours"), UserError)])
 def test_an_engine_that_breaks_ends_its_process_saying_why(error: Exception, expected: type[BaseException]) -> None:
-    @ends_process
+    @ends_process()
     def start(num_bytes: int) -> None:
         raise error
 

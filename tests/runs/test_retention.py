@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mathsft.accounting.disk import holdings
+from mathsft.accounting.disk import disk_uses
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.retention import best_step, deletable, delete_weights
@@ -74,7 +74,7 @@ def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(store: StudyStore, 
     store.write(score(run, 0, 1, pool="test"))
     found = [
         (holding.kind, holding.num_bytes, holding.free)
-        for holding in holdings(store, StudyLayout(tmp_path))
+        for holding in disk_uses(store, StudyLayout(tmp_path))
         if "weights" in holding.kind
     ]
     assert found == [

@@ -14,7 +14,7 @@ from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import OngoingCall
 from mathsft.runs.context import StudyContext
-from mathsft.runs.worker_calls import UsageTally, at_work
+from mathsft.runs.worker_calls import recording_call, usage_fields
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
@@ -24,26 +24,25 @@ from tests.build import Listener, make_machine
 
 
 def test_readings_add_up_and_another_ones_use_of_the_device_is_left_out() -> None:
-    tally = UsageTally()
-    for cpu_seconds, resident_bytes, device in (
-        ({7: 10.0}, 100, DeviceReading(0.2, 1000.0, 5)),
-        ({7: 11.5}, 300, DeviceReading(0.6, 1400.0, 9)),
-        ({7: 12.0}, 200, None),  # another worker's turn
-        ({7: 12.0}, 200, DeviceReading(0.7, 9000.0, 8)),
-        ({8: 2.0}, 200, DeviceReading(None, 9100.0, None)),  # a new process in place of one that died
-    ):
-        tally.add(UsageReading(cpu_seconds, resident_bytes, device))
-    assert tally.cpu_seconds == 1.5 + 0.5 + 2.0
-    assert tally.resident_bytes == 300
-    assert tally.device_utilization == pytest.approx(0.5)
-    assert tally.energy_joules == 400 + 100
-    assert tally.device_bytes == 9
+    readings = [
+        UsageReading({7: 10.0}, 100, DeviceReading(0.2, 1000.0, 5)),
+        UsageReading({7: 11.5}, 300, DeviceReading(0.6, 1400.0, 9)),
+        UsageReading({7: 12.0}, 200, None),  # another worker's turn
+        UsageReading({7: 12.0}, 200, DeviceReading(0.7, 9000.0, 8)),
+        UsageReading({8: 2.0}, 200, DeviceReading(None, 9100.0, None)),  # a new process in place of one that died
+    ]
+    assert usage_fields(readings) == {
+        "cpu_seconds": 1.5 + 0.5 + 2.0,
+        "resident_bytes": 300,
+        "device_utilization": pytest.approx(0.5),
+        "energy_joules": 400 + 100,
+        "device_bytes": 9,
+    }
 
 
 def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
-    tally = UsageTally()
-    tally.add(UsageReading({1: 1.0}, 1, None))
-    assert (tally.device_utilization, tally.energy_joules, tally.device_bytes) == (None, None, None)
+    used = usage_fields([UsageReading({1: 1.0}, 1, None)])
+    assert (used["device_utilization"], used["energy_joules"], used["device_bytes"]) == (None, None, None)
 
 
 def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
@@ -54,7 +53,7 @@ def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
 def work(worker: Any, experiment: Experiment, folder: Path, store: StudyStore, error: Exception | None = None) -> None:
     async def body() -> None:
         study = StudyContext(store, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
-        async with at_work(worker, "final-x", 4, "", study):
+        async with recording_call(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mathsft.records import EngineCheck, OngoingCall, Run, Score, Scoring, StepMetrics
-from mathsft.store.study_store import News, StudyStore
+from mathsft.store.study_store import Notification, StudyStore
 from mathsft.tracking import heartbeat as heartbeat_module
 from mathsft.tracking.heartbeat import SILENCE_SECONDS, Heartbeat
 from mathsft.tracking.live import LiveProgress
@@ -45,7 +45,7 @@ def score(run: str, at_step: int, num_correct: int, pool: str = "search") -> Sco
     return make_score(run, at_step, pool, num_correct, 200, num_failed=100)
 
 
-def lines_of(store: StudyStore, events: list[tuple[float, News | str]], num_trials: int = 2) -> list[str]:
+def lines_of(store: StudyStore, events: list[tuple[float, Notification | str]], num_trials: int = 2) -> list[str]:
     """Have a store hear news at given seconds, or its heart beat, while a plain console watches it; return its lines."""
     output, clock = io.StringIO(), Clock()
     heartbeat = Heartbeat(Console(file=output, width=40), clock)
@@ -56,7 +56,7 @@ def lines_of(store: StudyStore, events: list[tuple[float, News | str]], num_tria
     return output.getvalue().splitlines()
 
 
-def hear(store: StudyStore, heartbeat: Heartbeat, news: News | str) -> None:
+def hear(store: StudyStore, heartbeat: Heartbeat, news: Notification | str) -> None:
     match news:
         case "beat":
             heartbeat.beat()

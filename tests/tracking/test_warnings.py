@@ -5,15 +5,14 @@ import logging
 
 from rich.console import Console
 
-from mathsft.tracking.heartbeat import Heartbeat
-from mathsft.tracking.warnings import warnings_told
+from mathsft.tracking.heartbeat import Heartbeat, warnings_shown
 
 
 def test_warnings_of_this_project_are_told_while_the_body_runs() -> None:
     output = io.StringIO()
     heartbeat = Heartbeat(Console(file=output, width=40), clock=lambda: 0.0)
     own = logging.getLogger("mathsft.runs.execute")
-    with warnings_told(heartbeat):
+    with warnings_shown(heartbeat):
         own.warning("%s, step %d: lost; its weights are trained again\nTraceback", "trial-0", 7)
         own.info("nothing")
         logging.getLogger("optuna").warning("another's")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from mathsft.data.models import fingerprint
 from mathsft.records import Diverged, Example
 from mathsft.training.logprob_check import NUM_CHECK_TOKENS, changed_copy, check_token_ids, make_logprob_check
-from mathsft.training.state import load_base, publish, rounded
+from mathsft.training.state import load_base, publish, tensors_to_publish
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
 from tests.native import needs_bf16
@@ -20,7 +20,6 @@ from tests.training.settled import Trainer
 
 MakeModel = Callable[..., Path]
 MakeSettings = Callable[..., WorkerSettings]
-CPU = torch.device("cpu")
 TOKEN_IDS = tuple(range(1, NUM_CHECK_TOKENS + 1))
 
 
@@ -48,7 +47,7 @@ def test_a_check_is_of_the_published_weights(
     base = load_base(folder, attention)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     weights = {name: weight.float() * 1.1 for name, weight in base.weights.items()}
-    logprob_check = make_logprob_check(base.model, rounded(base, weights), TOKEN_IDS, torch.float32, CPU)
+    logprob_check = make_logprob_check(base.model, tensors_to_publish(base, weights), TOKEN_IDS, torch.float32)
     publish(base, weights, tmp_path / "published")
     assert len(logprob_check.logprobs) == NUM_CHECK_TOKENS - 1
     assert logprob_check.logprobs == pytest.approx(reference(tmp_path / "published", TOKEN_IDS), abs=1e-5)
@@ -61,8 +60,7 @@ def test_a_bf16_check_is_near_the_one_in_fp32(make_model: MakeModel) -> None:
     folder = make_model(dtype=torch.bfloat16)
     base = load_base(folder, "tree")
     exact, coarse = (
-        make_logprob_check(base.model, base.weights, TOKEN_IDS, dtype, CPU).logprobs
-        for dtype in (torch.float32, torch.bfloat16)
+        make_logprob_check(base.model, base.weights, TOKEN_IDS, dtype).logprobs for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact != coarse
     assert sum(coarse) / len(coarse) == pytest.approx(sum(exact) / len(exact), abs=0.05)
@@ -95,7 +93,7 @@ def test_weights_that_predict_nothing_finite_have_diverged(
 def test_every_tensor_of_a_changed_copy_is_another(make_model: MakeModel) -> None:
     base = load_base(make_model(tied=False, dtype=torch.bfloat16), "sdpa")
     weights = {**base.weights, "bias": torch.zeros(64)}
-    changed = changed_copy(weights, seed=0)
+    changed = changed_copy(weights)
     assert list(changed) == list(weights)
     for name, weight in weights.items():
         assert changed[name].dtype == weight.dtype

@@ -66,10 +66,10 @@ def test_updates_are_those_of_torchs_adamw_on_the_fp32_weights_and_only_matrices
             group["lr"] = 0.1 / step
         adamw.step()
         optimizer.update(step, 0.1 / step, min(1.0, 2.0 / (norm.item() + 1e-6)))
-        masters = optimizer.masters()
+        master_weights = optimizer.master_weights()
         for name, parameter in reference.named_parameters():
-            torch.testing.assert_close(masters[name], parameter)
-            assert torch.equal(model.get_parameter(name), masters[name].to(dtype))
+            torch.testing.assert_close(master_weights[name], parameter)
+            assert torch.equal(model.get_parameter(name), master_weights[name].to(dtype))
 
 
 @pytest.mark.parametrize("num_elements", [1, 16_384, 2_900_000, 30_000_001, 135_000_000])

@@ -21,7 +21,6 @@ from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.full_state import SavePace
 from mathsft.training.rank_group import ALONE, RankGroup
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
-from mathsft.workers.spawn import SpawnProcess
 from mathsft.workers.worker import Device, Worker
 from tests.build import make_plan, make_run
 from tests.native import MULTIPLIES_BF16
@@ -48,7 +47,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hire]:
     def start(settings: WorkerSettings) -> Worker:
         env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         spec = WorkerSpec("rank_trainer:EagerTrainer", settings, "cpu:0", env, (), ranks=2)
-        workers.append(Worker(SpawnProcess, spec, "trainer", Device(), LimitSettings()))
+        workers.append(Worker(spec, "trainer", Device(), LimitSettings()))
         return workers[-1]
 
     yield start
@@ -92,17 +91,17 @@ def assert_same(ours: WorkerSettings, alone: WorkerSettings, run: Run, tolerance
     assert curve(ours, run, "num_tokens").equal(curve(alone, run, "num_tokens"))
 
 
-def test_a_batch_is_dealt_whole_and_solutions_of_a_question_stay_together() -> None:
+def test_a_batch_is_split_whole_and_solutions_of_a_question_stay_together() -> None:
     rng = random.Random(0)
     prompts = [tuple(rng.choices(range(50), k=rng.randint(2, 30))) for _ in range(9)]
     batch = [Example("", rng.choice(prompts), tuple(rng.choices(range(50), k=rng.randint(1, 20)))) for _ in range(24)]
-    shares = RankGroup(1, 3).deal(batch)
+    shares = RankGroup(1, 3).split_batch(batch)
     assert sorted(chain(*shares), key=repr) == sorted(batch, key=repr)
     assert all(not {e.prompt_ids for e in one} & {e.prompt_ids for e in other} for one, other in combinations(shares, 2))
     sizes = [sum(len(example.prompt_ids) + len(example.response_ids) for example in share) for share in shares]
     assert max(sizes) < 1.5 * min(sizes)
-    assert ALONE.deal(batch) == [batch]
-    assert RankGroup(0, 2).deal(batch[:1]) == [batch[:1], []]
+    assert ALONE.split_batch(batch) == [batch]
+    assert RankGroup(0, 2).split_batch(batch[:1]) == [batch[:1], []]
 
 
 @pytest.mark.slow

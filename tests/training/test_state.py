@@ -109,7 +109,7 @@ def test_a_write_that_breaks_off_leaves_nothing_and_safetensors_still_tells_the_
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        # The kernel's own refusal, in the words that _is_disk_full reads.
+        # The kernel's own refusal, in the words that disk_full_as_user_error reads.
         with pytest.raises(SafetensorError, match=rf"\(os error {errno.EFBIG}\)"):
             publish(base, base.weights, tmp_path / "run" / "step-000003")
     finally:

@@ -43,9 +43,9 @@ def test_without_a_gpu_trainer_and_evaluator_have_their_own_cores(
     assert (trainer.cpus, evaluator.cpus) == (trainer_cpus, evaluator_cpus)
     assert trainer.device != evaluator.device  # at work at the same time
     for spec in (trainer, evaluator):
-        assert spec.env["OMP_NUM_THREADS"] == str(len(spec.cpus)) == str(spec.settings.hardware.num_threads)
+        assert spec.env["OMP_NUM_THREADS"] == str(len(spec.cpus)) == str(spec.settings.worker_device.num_threads)
         assert "CUDA_VISIBLE_DEVICES" not in spec.env
-        hardware = spec.settings.hardware
+        hardware = spec.settings.worker_device
         assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cpu", "tree", "float32")
         assert not hardware.sleep_mode
     assert evaluator.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
@@ -59,8 +59,8 @@ def test_on_one_gpu_they_take_turns(experiment: Experiment) -> None:
         (trainer,), evaluator = placed.trainers, placed.evaluators[0]
         assert trainer.device == evaluator.device
         assert trainer.env["CUDA_VISIBLE_DEVICES"] == evaluator.env["CUDA_VISIBLE_DEVICES"] == "6"
-        assert evaluator.settings.hardware.sleep_mode
-        assert evaluator.settings.hardware.engine_memory_share < experiment.evaluation.memory_share
+        assert evaluator.settings.worker_device.sleep_mode
+        assert evaluator.settings.worker_device.engine_memory_share < experiment.evaluation.memory_share
         assert placed.max_unscored == 1
 
 
@@ -69,7 +69,7 @@ def test_on_two_gpus_each_has_its_own(experiment: Experiment) -> None:
     (trainer,), evaluator = placed.trainers, placed.evaluators[0]
     assert (trainer.env["CUDA_VISIBLE_DEVICES"], evaluator.env["CUDA_VISIBLE_DEVICES"]) == ("5", "2")
     assert (trainer.device, evaluator.device) == ("cuda:0", "cuda:1")
-    hardware = evaluator.settings.hardware
+    hardware = evaluator.settings.worker_device
     assert (hardware.device, hardware.attention, hardware.engine_dtype) == ("cuda", "flex", "bfloat16")
     assert (hardware.engine_memory_share, hardware.sleep_mode) == (experiment.evaluation.memory_share, False)
     assert "TORCHDYNAMO_DISABLE" not in evaluator.env
@@ -85,7 +85,7 @@ def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(exp
     assert (trainer.ranks, trainer.env["CUDA_VISIBLE_DEVICES"], final.num_training) == (3, "0,1,2", 3)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in trainer.rank_env] == ["0", "1", "2"]
     assert study.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == final.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == "3"
-    assert study.trainers[0].settings.hardware.num_threads == 4
+    assert study.trainers[0].settings.worker_device.num_threads == 4
     assert len({spec.device for spec in (*study.trainers, *study.evaluators)}) == 4
     # As NVML numbers devices: CUDA's default puts the fastest first.
     assert {spec.env["CUDA_DEVICE_ORDER"] for spec in (*study.trainers, *study.evaluators, trainer)} == {"PCI_BUS_ID"}
@@ -100,7 +100,7 @@ def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Expe
     assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring"
     assert final(16, 2, None).trainers[0].rank_env == ()
     on_cpu = final(8, 0, 2).trainers[0]
-    assert (on_cpu.ranks, on_cpu.settings.hardware.num_threads, on_cpu.env["OMP_NUM_THREADS"]) == (2, 2, "2")
+    assert (on_cpu.ranks, on_cpu.settings.worker_device.num_threads, on_cpu.env["OMP_NUM_THREADS"]) == (2, 2, "2")
     assert final(2, 0, None).trainers[0].ranks == 1
     with pytest.raises(
         UserError, match=r"final\.ranks: 4, but 4 CUDA devices have room for 3 beside the evaluator; lower it"
@@ -119,7 +119,7 @@ def test_training_runs_one_checkpoint_ahead_in_a_study_and_freely_in_a_final_run
 def engine_hardware(experiment: Experiment, cuda: tuple[str, ...], precision: str) -> WorkerDevice:
     evaluation = experiment.evaluation.model_copy(update={"precision": precision})
     asked = experiment.model_copy(update={"evaluation": evaluation})
-    return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluators[0].settings.hardware
+    return place(make_machine((0, 1), cuda), asked, STUDY_DIR, "study").evaluators[0].settings.worker_device
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])

@@ -1,4 +1,4 @@
-"""The contract of Worker over every way to start processes, with real processes and toy targets."""
+"""The contract of Worker, with real processes and toy targets."""
 
 import asyncio
 import os
@@ -18,8 +18,7 @@ from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
-from mathsft.workers.spawn import SpawnProcess
-from mathsft.workers.worker import Device, Failed, ProcessFactory, RemoteError, Worker
+from mathsft.workers.worker import Device, Failed, RemoteError, Worker
 from tests.build import make_experiment
 
 pytestmark = pytest.mark.slow  # real processes
@@ -32,8 +31,8 @@ CORE = min(os.sched_getaffinity(0))
 class Team:
     """Makes workers that work in one folder, and closes them."""
 
-    def __init__(self, start_process: ProcessFactory, study_dir: Path) -> None:
-        self._start_process, self.study_dir = start_process, study_dir
+    def __init__(self, study_dir: Path) -> None:
+        self.study_dir = study_dir
         self._workers: list[Worker] = []
 
     def hire(
@@ -49,7 +48,7 @@ class Team:
     ) -> Worker:
         settings = WorkerSettings(EXPERIMENT, HARDWARE, StudyLayout(self.study_dir))
         spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked=ends_when_parked)
-        worker = Worker(self._start_process, spec, name, device or Device(), limits)
+        worker = Worker(spec, name, device or Device(), limits)
         self._workers.append(worker)
         return worker
 
@@ -61,25 +60,25 @@ class Team:
             worker.close()
 
 
-@pytest.fixture(scope="module", params=[SpawnProcess])
-def start_process(request: pytest.FixtureRequest) -> Iterator[ProcessFactory]:
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)  # where the children find toys
         patch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide that output is lost when a process is killed
-        yield request.param
+        yield
 
 
 @pytest.fixture
-def team(start_process: ProcessFactory, tmp_path: Path) -> Iterator[Team]:
-    team = Team(start_process, tmp_path)
+def team(tmp_path: Path) -> Iterator[Team]:
+    team = Team(tmp_path)
     yield team
     team.close()
 
 
 @pytest.fixture(scope="module")
-def toy(start_process: ProcessFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Team]]:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Team]]:
     """One worker for all tests that leave it as it was: a start takes most of a test's time."""
-    team = Team(start_process, tmp_path_factory.mktemp("toy"))
+    team = Team(tmp_path_factory.mktemp("toy"))
     before = dict(os.environ), os.sched_getaffinity(0)
     worker = team.hire(env={"CUDA_VISIBLE_DEVICES": "3", "HOME": "/nowhere"}, cpus=(CORE,))
     assert (dict(os.environ), os.sched_getaffinity(0)) == before
@@ -315,7 +314,6 @@ DRIVER = """
     from mathsft.config.schema import LimitSettings
     from mathsft.layout import StudyLayout
     from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
-    from mathsft.workers.spawn import SpawnProcess
     from mathsft.workers.worker import Device, Worker
     from tests.build import make_experiment
 
@@ -323,7 +321,7 @@ DRIVER = """
         hardware = WorkerDevice("cpu", 1, "eager", "float32", 0.5, False)
         settings = WorkerSettings(make_experiment(), hardware, StudyLayout(Path(sys.argv[1])))
         spec = WorkerSpec("toys:Toy", settings, "cpu:0", {}, ())
-        busy, idle = (Worker(SpawnProcess, spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))
+        busy, idle = (Worker(spec, name, Device(), LimitSettings()) for name in ("busy", "idle"))
         await busy.call("take_semaphore")
         print(await busy.call("pid"), await idle.call("pid"), flush=True)
         await busy.call("hold")

@@ -4,13 +4,12 @@ A packed micro-batch is one row, a tree of segments. The root is the preamble of
 responses is a segment below the root, and each response is a leaf below it. A question with one response is a leaf together
 with this response. A token attends to the tokens up to itself in its segment and to all segments on the path to the root;
 positions continue from the parent. So shared tokens are computed once per row, and each example gets the same hidden states
-as alone. A plain micro-batch, for models that cannot be packed, has one example per row, padded on the right.
+as alone. A padded micro-batch, for models that cannot be packed, has one example per row, padded on the right.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Packing:
     """
 
     prefix_ids: tuple[int, ...]
-    token_budget_tokens: int
+    budget_tokens: int
     group_padding_tokens: int
     row_multiple_tokens: int
 
@@ -58,7 +57,7 @@ class MicroBatch:
     """Some examples of an optimizer batch, computed in one forward and backward pass.
 
     The hidden state at predictors_N (indices into the flattened B x T) predicts the response token targets_N, unless that is
-    NO_TARGET. A packed micro-batch (B = 1) has positions_BT, and groups in depth-first order, parents first; a plain one
+    NO_TARGET. A packed micro-batch (B = 1) has positions_BT, and groups in depth-first order, parents first; a padded one
     has neither.
     """
 
@@ -74,49 +73,43 @@ class MicroBatch:
 def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
     """Return the tokens that every example's prompt begins with."""
     prompts = [example.prompt_ids for example in examples]
-    if not prompts:
-        return ()
     # A prefix that the first and the last prompt in sorted order share is shared by all prompts between them.
-    pairs = zip(min(prompts), max(prompts), strict=False)
+    pairs = zip(min(prompts, default=()), max(prompts, default=()), strict=False)
     return tuple(token for token, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def packed_rows(batch: Sequence[Example], packing: Packing, device: torch.device) -> list[MicroBatch]:
+def packed_micro_batches(batch: Sequence[Example], packing: Packing, device: torch.device) -> list[MicroBatch]:
     """Return the batch as the fewest evenly filled packed rows within the token budget; a longer example gets its own row.
 
     All prompts must begin with packing.prefix_ids.
     """
-    budget_tokens, num_prefix_tokens = packing.token_budget_tokens, len(packing.prefix_ids)
-    fitting: list[_Question] = []
-    rows: list[_RowWriter] = []
-    for question in _questions(batch, packing):
-        if num_prefix_tokens + question.num_tokens > budget_tokens:
-            rows.append(_RowWriter([question], packing))
-        else:
-            fitting.append(question)
+    budget_tokens = packing.budget_tokens
+    room_tokens = budget_tokens - len(packing.prefix_ids)
+    questions = list(_questions(batch, packing))
+    longer = [_RowWriter([question], packing) for question in questions if question.num_tokens > room_tokens]
+    fitting = [question for question in questions if question.num_tokens <= room_tokens]
     num_tokens = sum(question.num_tokens for question in fitting)
-    # The search ends with one question per row, where a row may exceed the budget because of its padding.
-    for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting) + 1):
-        parts = _even_parts(fitting, num_parts) if num_parts < len(fitting) else [[question] for question in fitting]
-        packed = [_RowWriter(part, packing) for part in parts]
-        if num_parts == len(fitting) or all(row.num_tokens <= budget_tokens for row in packed):
-            rows += packed
+    for num_parts in range(max(1, -(-num_tokens // budget_tokens)), len(fitting)):
+        rows = [_RowWriter(part, packing) for part in _even_parts(fitting, num_parts)]
+        if all(row.num_tokens <= budget_tokens for row in rows):
             break
-    return [row.micro_batch(device) for row in rows]
+    else:  # one question per row, and a row may exceed the budget because of its padding
+        rows = [_RowWriter([question], packing) for question in fitting]
+    return [row.micro_batch(device) for row in [*longer, *rows]]
 
 
-def plain_rows(batch: Sequence[Example], token_budget_tokens: int, device: torch.device) -> list[MicroBatch]:
-    """Return the batch as plain micro-batches of at most token_budget_tokens with padding, or of one longer example."""
+def padded_micro_batches(batch: Sequence[Example], budget_tokens: int, device: torch.device) -> list[MicroBatch]:
+    """Return the batch as padded micro-batches of at most budget_tokens, or of one longer example."""
     parts: list[list[Example]] = [[]]
     # Examples of similar length need little padding. The longest come first: if memory runs out, it does so at once.
     for example in sorted(batch, key=num_inputs, reverse=True):
-        if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > token_budget_tokens:
+        if parts[-1] and (len(parts[-1]) + 1) * num_inputs(parts[-1][0]) > budget_tokens:
             parts.append([])
         parts[-1].append(example)
-    return [_plain_micro_batch(part, device) for part in parts]
+    return [_padded_micro_batch(part, device) for part in parts]
 
 
-def _plain_micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
+def _padded_micro_batch(examples: Sequence[Example], device: torch.device) -> MicroBatch:
     width = max(map(num_inputs, examples))
     # No token attends to the padding; its value, 0, is a valid id in every vocabulary.
     ids_BT = torch.zeros(len(examples), width, dtype=torch.long)
@@ -152,17 +145,6 @@ class _Question:
         return len(self.ids) + sum(len(response) - 1 for response in self.responses)
 
 
-class _LastSegment(NamedTuple):
-    """A leaf of the tree: the part of a prompt that is not shared, then the response."""
-
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids) - 1
-
-
 def _questions(batch: Sequence[Example], packing: Packing) -> Iterator[_Question]:
     """Yield each question once with all of its responses, or once per response if sharing saves little or fits no row."""
     responses: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
@@ -171,7 +153,7 @@ def _questions(batch: Sequence[Example], packing: Packing) -> Iterator[_Question
     for ids, responses_to_question in responses.items():
         question = _Question(ids, tuple(responses_to_question))
         is_worth_sharing = len(ids) * (len(responses_to_question) - 1) >= _MIN_SPARED_TOKENS
-        if is_worth_sharing and _RowWriter([question], packing).num_tokens <= packing.token_budget_tokens:
+        if is_worth_sharing and _RowWriter([question], packing).num_tokens <= packing.budget_tokens:
             yield question
         else:
             yield from (_Question(ids, (response,)) for response in responses_to_question)
@@ -205,11 +187,11 @@ class _RowWriter:
             root = self._write_shared(prefix_ids, parent=-1)
             prefix_ids = ()
         single = [question for question in questions if len(question.responses) == 1]
-        self._write_leaves([_LastSegment(prefix_ids + question.ids, question.responses[0]) for question in single], root)
+        self._write_leaves([Example("", prefix_ids + question.ids, question.responses[0]) for question in single], root)
         for question in questions:
             if len(question.responses) > 1:
                 parent = self._write_shared(prefix_ids + question.ids, root)
-                self._write_leaves([_LastSegment((), response) for response in question.responses], parent)
+                self._write_leaves([Example("", (), response) for response in question.responses], parent)
 
     @property
     def num_tokens(self) -> int:
@@ -237,17 +219,17 @@ class _RowWriter:
         self._ids.extend(ids)
         return len(self._groups) - 1
 
-    def _write_leaves(self, leaves: Sequence[_LastSegment], parent: int) -> None:
-        """Write the segments in groups of similar length, the longest first."""
-        remaining = sorted(leaves, key=lambda leaf: leaf.num_tokens, reverse=True)
+    def _write_leaves(self, leaves: Sequence[Example], parent: int) -> None:
+        """Write examples without the shared part of their prompts, in groups of similar length, the longest first."""
+        remaining = sorted(leaves, key=num_inputs, reverse=True)
         while remaining:
-            length = remaining[0].num_tokens
-            padding = itertools.accumulate(length - leaf.num_tokens for leaf in remaining)
+            length = num_inputs(remaining[0])
+            padding = itertools.accumulate(length - num_inputs(leaf) for leaf in remaining)
             count = sum(num_tokens <= self._packing.group_padding_tokens for num_tokens in padding)
             self._write_group(remaining[:count], length, parent)
             remaining = remaining[count:]
 
-    def _write_group(self, leaves: Sequence[_LastSegment], length: int, parent: int) -> None:
+    def _write_group(self, leaves: Sequence[Example], length: int, parent: int) -> None:
         last_of_parent = -1
         if parent >= 0:
             last_of_parent = self._groups[parent].start + self._groups[parent].length - 1

@@ -8,7 +8,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """mallopt's parameters. Source: glibc, malloc.h."""
 
-_SHORTAGES = (
+_MESSAGE_PARTS = (
     "can't allocate memory",  # torch on a CPU. Source: c10/core/impl/alloc_cpu.cpp
     "bad_alloc",  # a failed `new` in C++
     "CUDA error: out of memory",  # a kernel's launch or a stream. Source: CUDA Runtime API, cudaError
@@ -27,24 +27,15 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error means that the device or the host ran out of memory; the process remains usable after it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in _SHORTAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _MESSAGE_PARTS)
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    return _status_bytes("VmRSS")
+def status_bytes(name: str) -> int:
+    """Return a size of this process in /proc/self/status: VmRSS is its resident memory, VmHWM the peak of it.
 
-
-def peak_resident_bytes() -> int:
-    """Return the peak resident memory of this process."""
-    return _status_bytes("VmHWM")
-
-
-def _status_bytes(name: str) -> int:
-    # getrusage would return the parent's peak if that was higher when this process started.
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no line {name}")
+    getrusage would return the parent's peak if that was higher when this process started.
+    """
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(fields[name].split()[0]) * 1024

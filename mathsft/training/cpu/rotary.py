@@ -46,13 +46,7 @@ def patched_class(kind: Any) -> type[nn.Module]:
 
 def covers(module: nn.Module) -> bool:
     """Return whether the module is an attention layer that rotates halves of each head; some rotate adjacent pairs."""
-    kind: Any = type(module)
-    return _is_covered(kind)
-
-
-@functools.cache
-def _is_covered(kind: Any) -> bool:
-    forward = getattr(kind, "forward", None)
+    forward = type(module).forward
     if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
         return False
     generator = torch.Generator().manual_seed(0)

@@ -7,12 +7,12 @@ activations, softmax and the optimizer, as in the papers cited below.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mathsft.training.meter.dimensions import dimensions
+from mathsft.training.meter.dimensions import Dimensions
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-FLOPS_PER_WEIGHT = 6
+_FLOPS_PER_WEIGHT = 6
 """Per weight and token: 2 forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
 
 
@@ -43,9 +43,9 @@ def model_flops(config: "PretrainedConfig") -> ModelFlops:
     per layer, head and head dimension (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: 12 L H Q T). Unlike that paper,
     this counts only pairs that attend, not the half that a causal mask hides.
     """
-    sizes = dimensions(config)
+    sizes = Dimensions(config)
     return ModelFlops(
-        per_token=FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_layer_weights,
-        per_attended_token=2 * FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_heads * sizes.head_dim,
-        per_predicted_token=FLOPS_PER_WEIGHT * sizes.hidden_size * sizes.vocabulary_size,
+        per_token=_FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_layer_weights,
+        per_attended_token=2 * _FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_heads * sizes.head_dim,
+        per_predicted_token=_FLOPS_PER_WEIGHT * sizes.hidden_size * sizes.vocabulary_size,
     )

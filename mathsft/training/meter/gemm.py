@@ -12,8 +12,8 @@ import torch
 
 SIZES = (512, 1024, 2048, 4096, 8192)
 """Sizes of the square matrices. One core reaches its best rate from 512 on; many cores or a GPU need larger matrices."""
-NUM_REPEATS = 4
-MOMENT_SIZE = 192
+_NUM_REPEATS = 4
+_MOMENT_SIZE = 192
 """Matrix size of the estimate, small enough for several products in a tenth of a second if bf16 is emulated."""
 ENOUGH_SECONDS = 0.1
 """No larger size is started after this time: a few products at full speed are enough."""
@@ -36,25 +36,27 @@ def best_gemm_flops_per_second(
         # A linear layer stores its weight transposed: the forward pass multiplies by right.t(), the backward pass by right.
         for other in (right, right.t()):
             torch.mm(left, other)  # the first product of a shape may compile a kernel
-            for _ in range(NUM_REPEATS):
-                _synchronize(device)
-                before = clock()
-                torch.mm(left, other)
-                _synchronize(device)
-                best = max(best, 2 * size**3 / (clock() - before))
+            best = max(best, *(_flops_per_second(left, other, clock) for _ in range(_NUM_REPEATS)))
     return best
 
 
 def cpu_flops_per_second(dtype: torch.dtype) -> float:
     """Return the rate of small products on the CPU, in floating-point operations per second; takes a tenth of a second."""
-    left, right = (torch.randn(MOMENT_SIZE, MOMENT_SIZE).to(dtype) for _ in range(2))
+    left, right = (torch.randn(_MOMENT_SIZE, _MOMENT_SIZE).to(dtype) for _ in range(2))
     torch.mm(left, right)
     started, best = time.perf_counter(), 0.0
     while time.perf_counter() - started < ENOUGH_SECONDS:
-        before = time.perf_counter()
-        torch.mm(left, right)
-        best = max(best, 2 * MOMENT_SIZE**3 / (time.perf_counter() - before))
+        best = max(best, _flops_per_second(left, right, time.perf_counter))
     return best
+
+
+def _flops_per_second(left: torch.Tensor, right: torch.Tensor, clock: Callable[[], float]) -> float:
+    """Return the rate of one product of square matrices."""
+    _synchronize(left.device)
+    before = clock()
+    torch.mm(left, right)
+    _synchronize(left.device)
+    return 2 * len(left) ** 3 / (clock() - before)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -42,33 +42,21 @@ def predicted_peak(
 
 
 def activation_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, training: TrainingSettings) -> int:
-    """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations."""
-    dtype = DTYPES[training.precision]
-    layer = _layer_bytes(sizes, micro_batch, attention, dtype)
-    last_norm = micro_batch.ids_BT.numel() * _norm_bytes(sizes, micro_batch, dtype)
-    if training.gradient_checkpointing:
-        inputs = sizes.num_layers * micro_batch.ids_BT.numel() * sizes.hidden_size * dtype.itemsize
-        return inputs + layer + last_norm
-    return sizes.num_layers * layer + last_norm
+    """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations.
 
-
-def _layer_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:
-    """Return the bytes that a layer saves for its backward pass.
-
-    These are, for the two norms, their saved tensors and outputs; for the MLP, the gate, its activation, up and their
+    A layer saves, for its two norms, their saved tensors and outputs; for the MLP, the gate, its activation, up and their
     product; for attention, its output and the tensors of `_attention_bytes`.
     """
-    norms = 2 * (_norm_bytes(sizes, micro_batch, dtype) + sizes.hidden_size * dtype.itemsize)
-    mlp = 4 * sizes.intermediate_size * dtype.itemsize
-    attended = sizes.num_heads * sizes.head_dim * dtype.itemsize
-    return micro_batch.ids_BT.numel() * (norms + mlp + attended) + _attention_bytes(sizes, micro_batch, attention, dtype)
-
-
-def _norm_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
-    """Return the bytes that a norm saves per token: input and scale on a CPU (cpu/norms.py), else input and fp32 input."""
-    if micro_batch.ids_BT.device.type == "cpu":
-        return sizes.hidden_size * dtype.itemsize + _FP32_BYTES
-    return sizes.hidden_size * (_FP32_BYTES + dtype.itemsize)
+    num_tokens, dtype = micro_batch.ids_BT.numel(), DTYPES[training.precision]
+    hidden = num_tokens * sizes.hidden_size * dtype.itemsize
+    # A norm saves its input, and on a CPU (cpu/norms.py) a scale per token, else the input in fp32.
+    is_on_cpu = micro_batch.ids_BT.device.type == "cpu"
+    norm = hidden + num_tokens * _FP32_BYTES * (1 if is_on_cpu else sizes.hidden_size)
+    mlp = 4 * num_tokens * sizes.intermediate_size * dtype.itemsize
+    attended = num_tokens * sizes.num_heads * sizes.head_dim * dtype.itemsize
+    layer = 2 * (norm + hidden) + mlp + attended + _attention_bytes(sizes, micro_batch, attention, dtype)
+    saved = sizes.num_layers * hidden + layer if training.gradient_checkpointing else sizes.num_layers * layer
+    return saved + norm
 
 
 def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:

@@ -17,6 +17,7 @@ from mathsft.data.examples import encode, load_template
 from mathsft.records import Example, Problem
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
+from mathsft.training.model.attention import eager_attention
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
 from mathsft.worker_settings import WorkerSettings
@@ -27,9 +28,9 @@ ENOUGH_SECONDS = 1.0
 """After the minimum, no further repeat starts once this much time has passed."""
 TOO_LONG_SECONDS = 5.0
 """On a CPU no repeat at all starts once this much time has passed: long actions take about the same time every time."""
-MANY_STEPS = 10_000
+_MANY_STEPS = 10_000
 """Number of steps of the measured run, more than can be taken in the time."""
-READ_TOKENS = 256
+_READ_TOKENS = 256
 """Tokens of a forward pass over prompts; with more tokens the time per token hardly changes."""
 
 
@@ -37,9 +38,10 @@ class Probe:
     """Loads the model of settings.experiment as a trainer does, for one measurement."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        worker_device = settings.hardware
+        worker_device = settings.worker_device
         torch.set_num_threads(worker_device.num_threads)
         self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
+        self._is_on_cpu = self._device.type == "cpu"
         self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -50,20 +52,22 @@ class Probe:
         """Return the speeds of training on the problems with these batch sizes, and of generating num_responses at once.
 
         The fixed cost of a step follows from steps with the smallest and the largest batch size; it is 0 if the largest
-        would take too long. Raises TooLittleMemoryError if a step does not fit into memory.
+        would take too long. Raises OutOfMemoryError if a step does not fit into memory.
         """
         template, training = load_template(self._experiment.prompt.template), self._experiment.training
         examples = encode(problems, self._tokenizer, template, training.max_length_tokens).examples
         step_seconds, example_seconds = self._train(examples, min(batch_sizes), max(batch_sizes))
         prompt_tokens = fmean(len(example.prompt_ids) for example in examples)
         self._base.model.to(self._device, self._engine_dtype)
-        self._base.model.set_attn_implementation("eager")  # attention over packed rows needs their segments as an argument
+        with eager_attention(self._base.model):
+            decoded_seconds = self._forward_seconds(num_responses, 1)
+            read_seconds = self._forward_seconds(max(1, _READ_TOKENS // round(prompt_tokens)), round(prompt_tokens))
         return Speeds(
             ready_seconds=self._ready_seconds,
             step_seconds=step_seconds,
             example_seconds=example_seconds,
-            decoded_token_seconds=self._forward_seconds(num_responses, 1),
-            read_token_seconds=self._forward_seconds(max(1, READ_TOKENS // round(prompt_tokens)), round(prompt_tokens)),
+            decoded_token_seconds=decoded_seconds,
+            read_token_seconds=read_seconds,
             prompt_tokens=prompt_tokens - len(common_prefix(examples)),
             response_tokens=fmean(len(example.response_ids) for example in examples),
         )
@@ -79,7 +83,7 @@ class Probe:
 
     def _step_seconds(self, examples: Sequence[Example], batch_size: int) -> float:
         training = self._experiment.training.model_copy(update={"batch_size": batch_size})
-        training_step = TrainingStep(self._base, training, MANY_STEPS, self._device, common_prefix(examples))
+        training_step = TrainingStep(self._base, training, _MANY_STEPS, self._device, common_prefix(examples))
         return self._typical_seconds(lambda step: training_step.take(optimizer_batch(examples, batch_size, 0, step), step))
 
     @torch.inference_mode()
@@ -101,7 +105,3 @@ class Probe:
             if self._is_on_cpu and sum(seconds) > TOO_LONG_SECONDS:
                 break
         return median(seconds)
-
-    @property
-    def _is_on_cpu(self) -> bool:
-        return self._device.type == "cpu"

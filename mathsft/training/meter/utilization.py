@@ -25,11 +25,8 @@ class Utilization:
         """Return the rate of the step's operations as a share of the best rate, or None if the operations are unknown."""
         if self._flops is None:
             return None
-        needed = self._flops.total(outcome.num_computed_tokens, outcome.num_attended_tokens, outcome.num_response_tokens)
-        return needed / seconds / (self._num_devices * self._gemm_rate(precision))
-
-    def _gemm_rate(self, precision: str) -> float:
         if precision not in self._gemm_rates:
             self._gemm_rates[precision] = best_gemm_flops_per_second(DTYPES[precision], self._device)
             logger.info("best rate of %s matrix products: %.0f GFLOP/s", precision, self._gemm_rates[precision] / 1e9)
-        return self._gemm_rates[precision]
+        needed = self._flops.total(outcome.num_computed_tokens, outcome.num_attended_tokens, outcome.num_response_tokens)
+        return needed / seconds / (self._num_devices * self._gemm_rates[precision])

@@ -2,12 +2,13 @@
 
 "tree" computes a product, a softmax and a product for each group of segments; a token's keys are those on its path to the
 root. "flex" calls flex_attention once for the whole row, with a mask made from the same groups. A model that needs more than
-a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is not packed: it gets plain micro-batches.
+a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is not packed: it gets padded micro-batches.
 """
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +19,19 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers import AttentionInterface, PreTrainedModel
 
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import NO_TARGET, Group, MicroBatch, Packing, packed_rows, plain_rows
+from mathsft.training.batching.microbatches import (
+    NO_TARGET,
+    Group,
+    MicroBatch,
+    Packing,
+    packed_micro_batches,
+    padded_micro_batches,
+)
 
 logger = logging.getLogger(__name__)
 
 TREE = "tree"
 FLEX = "flex"
-PACKED = (TREE, FLEX)
 EAGER = "eager"
 _FALLBACK = {TREE: EAGER, FLEX: "sdpa"}
 """Attention for models that cannot be packed: the fastest of transformers for short rows on the same device."""
@@ -41,36 +48,45 @@ class _UnsupportedAttentionError(Exception):
 
 
 def choose_attention(model: PreTrainedModel, attention: str) -> str:
-    """Set the model's attention and return its name: this one or, if packing changes the model's outputs, a plain one.
+    """Set the model's attention and return its name: this one, or one for padded rows if packing changes outputs.
 
     The model must be in fp32 on the host.
     """
-    AttentionInterface.register(TREE, _tree_attention)
-    AttentionInterface.register(FLEX, _flex_attention)
-    if attention in PACKED:
-        reason = _reason_against_packing(model)
-        if reason:
-            plain = _FALLBACK[attention]
-            logger.warning(
-                "%s cannot be packed: %s; training uses padded rows and %s attention", type(model).__name__, reason, plain
-            )
-            attention = plain
+    for name in _FALLBACK:
+        AttentionInterface.register(name, _packed_attention)
+    if attention in _FALLBACK and (reason := _reason_against_packing(model)):
+        attention = _FALLBACK[attention]
+        text = "%s cannot be packed: %s; training uses padded rows and %s attention"
+        logger.warning(text, type(model).__name__, reason, attention)
     model.set_attn_implementation(attention)
     return attention
 
 
-def attention_arguments(model: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, Any]:
-    """Return the arguments of the model's forward method that its attention needs for this micro-batch."""
-    if not micro_batch.groups:
-        return {}
-    if model.config._attn_implementation == FLEX:
-        return {"position_ids": micro_batch.positions_BT, "block_mask": block_mask(micro_batch)}
-    return {"position_ids": micro_batch.positions_BT, "tree": SegmentTree(micro_batch.groups)}
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Switch the model to eager attention while the body runs: packed attention needs a row's segments as an argument."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation(EAGER)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+
+
+def hidden_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
+    """Return the last hidden states of the model's base for a micro-batch, B x T x E."""
+    arguments: dict[str, Any] = {}
+    if micro_batch.groups:
+        is_flex = model.config._attn_implementation == FLEX
+        segments = block_mask(micro_batch) if is_flex else SegmentTree(micro_batch.groups)
+        arguments = {"segments": segments, "position_ids": micro_batch.positions_BT}
+    hidden_BTE: Tensor = model.base_model(input_ids=micro_batch.ids_BT, use_cache=False, **arguments).last_hidden_state
+    return hidden_BTE
 
 
 @torch.no_grad()
 def _reason_against_packing(model: PreTrainedModel) -> str:
-    """Compare hidden states of a packed and a plain micro-batch; return the reason against packing or an empty string."""
+    """Compare hidden states of a packed and a padded micro-batch; return the reason against packing or an empty string."""
     if not model._supports_attention_backend:
         return "its attention cannot be replaced"
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -80,17 +96,17 @@ def _reason_against_packing(model: PreTrainedModel) -> str:
     responses = (tuple(tokens[48:54]), tuple(tokens[54:66]), tuple(tokens[66:70]))
     prompts = (prefix + question, prefix + question, prefix + other)
     batch = [Example("", prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    packing = Packing(prefix, token_budget_tokens=1024, group_padding_tokens=0, row_multiple_tokens=1)
+    packing = Packing(prefix, budget_tokens=1024, group_padding_tokens=0, row_multiple_tokens=1)
     cpu = torch.device("cpu")
-    model.set_attn_implementation("eager")
-    expected = _hidden_by_target(model, plain_rows(batch, 1024, cpu))
+    with eager_attention(model):
+        expected = _hidden_by_target(model, padded_micro_batches(batch, 1024, cpu))
     try:
         model.set_attn_implementation(TREE)
-        actual = _hidden_by_target(model, packed_rows(batch, packing, cpu))
+        actual = _hidden_by_target(model, packed_micro_batches(batch, packing, cpu))
     except _UnsupportedAttentionError as error:
         return str(error)
     same = torch.allclose(actual, expected, rtol=1e-3, atol=1e-4)
-    return "" if same else "its hidden states in a packed row differ from those of plain rows"
+    return "" if same else "its hidden states in a packed row differ from those of padded rows"
 
 
 def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -> Tensor:
@@ -98,18 +114,9 @@ def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -
     hidden, targets = [], []
     for micro_batch in micro_batches:
         is_target_N = micro_batch.targets_N != NO_TARGET
-        hidden_BTE = model.base_model(
-            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(model, micro_batch)
-        ).last_hidden_state
-        hidden.append(hidden_BTE.flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
+        hidden.append(hidden_states(model, micro_batch).flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
         targets.append(micro_batch.targets_N[is_target_N])
     return torch.cat(hidden)[torch.cat(targets).argsort()]
-
-
-def _check_supported(arguments: dict[str, Any]) -> None:
-    for name in _UNSUPPORTED_ARGUMENTS:
-        if arguments.get(name) is not None:
-            raise _UnsupportedAttentionError(f"it uses {name}")
 
 
 def block_mask(row: MicroBatch) -> BlockMask:
@@ -117,8 +124,10 @@ def block_mask(row: MicroBatch) -> BlockMask:
     length = row.ids_BT.shape[1]
     # Descendants directly follow their segment, so the tokens that attend to a token are a range that starts with it.
     ends = list(range(1, length + 1))
-    subtree_ends = _subtree_ends(row.groups)
-    for group, subtree_end in zip(row.groups, subtree_ends, strict=True):
+    subtree_ends = [group.start + group.count * group.length for group in row.groups]
+    for group, subtree_end in zip(reversed(row.groups), reversed(subtree_ends), strict=True):
+        if group.parent >= 0:
+            subtree_ends[group.parent] = max(subtree_ends[group.parent], subtree_end)
         for start in range(group.start, group.start + group.count * group.length, group.length):
             end = subtree_end if group.count == 1 else start + group.length
             ends[start : start + group.length] = [end] * group.length
@@ -130,42 +139,9 @@ def block_mask(row: MicroBatch) -> BlockMask:
     return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
 
 
-def _subtree_ends(groups: tuple[Group, ...]) -> list[int]:
-    ends = [group.start + group.count * group.length for group in groups]
-    for group, end in zip(reversed(groups), reversed(ends), strict=True):
-        if group.parent >= 0:
-            ends[group.parent] = max(ends[group.parent], end)
-    return ends
-
-
-def _flex_attention(
-    module: nn.Module,
-    query_BHTD: Tensor,
-    key_BKTD: Tensor,
-    value_BKTD: Tensor,
-    attention_mask: None,
-    *,
-    block_mask: BlockMask,
-    scaling: float | None = None,
-    **arguments: Any,
-) -> tuple[Tensor, None]:
-    """Attend over a packed row on CUDA. The version of transformers copies keys unless their heads are a power of two."""
-    _check_supported(arguments)
-    out_BHTD = _compiled_flex()(
-        query_BHTD,
-        key_BKTD,
-        value_BKTD,
-        block_mask=block_mask,
-        scale=scaling,
-        enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
-    )
-    return out_BHTD.transpose(1, 2).contiguous(), None
-
-
 @functools.cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention)
-    return compiled
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
 
 
 @dataclass
@@ -202,24 +178,33 @@ class SegmentTree:
         return self._masks[index]
 
 
-def _tree_attention(
+def _packed_attention(
     module: nn.Module,
     query_BHTD: Tensor,
     key_BKTD: Tensor,
     value_BKTD: Tensor,
     attention_mask: None,
     *,
-    tree: SegmentTree,
+    segments: SegmentTree | BlockMask,
     scaling: float | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over a packed row (B = 1)."""
-    _check_supported(arguments)
-    scaling = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
-    out_THD: Tensor = _TreeAttention.apply(  # type: ignore[no-untyped-call]
-        query_BHTD[0], key_BKTD[0], value_BKTD[0], tree, scaling
+    """Attend over a packed row (B = 1), on a CPU with its SegmentTree, on CUDA with its BlockMask."""
+    for name in _UNSUPPORTED_ARGUMENTS:
+        if arguments.get(name) is not None:
+            raise _UnsupportedAttentionError(f"it uses {name}")
+    if isinstance(segments, SegmentTree):
+        scaling = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+        out_THD: Tensor = _TreeAttention.apply(  # type: ignore[no-untyped-call]
+            query_BHTD[0], key_BKTD[0], value_BKTD[0], segments, scaling
+        )
+        return out_THD[None], None
+    # The version of transformers copies keys unless their heads are a power of two.
+    is_grouped = query_BHTD.shape[1] != key_BKTD.shape[1]
+    out_BHTD: Tensor = _compiled_flex()(
+        query_BHTD, key_BKTD, value_BKTD, block_mask=segments, scale=scaling, enable_gqa=is_grouped
     )
-    return out_THD[None], None
+    return out_BHTD.transpose(1, 2).contiguous(), None
 
 
 class _TreeAttention(Function):
@@ -238,20 +223,17 @@ class _TreeAttention(Function):
         # The token dimension comes first in memory, because the output projection reads it in this order.
         out_THD = query_HTD.new_empty(query_HTD.shape[1], query_HTD.shape[0], query_HTD.shape[2])
         out_THD[tree.num_tokens :] = 0
-        paths: list[tuple[Tensor, Tensor]] = []
+        paths: list[list[Tensor]] = []
         saved: list[Tensor] = []
         for index, group in enumerate(tree.groups):
-            key_KGLD = _by_segment(key_KTD, group, num_key_heads)[:, :, 0].to(dtype)
-            value_KGLD = _by_segment(value_KTD, group, num_key_heads)[:, :, 0].to(dtype)
+            path = [_by_segment(x_KTD, group, num_key_heads)[:, :, 0].to(dtype) for x_KTD in (key_KTD, value_KTD)]
             if group.parent >= 0:
-                parent_path = (path.expand(-1, group.count, -1, -1) for path in paths[group.parent])
-                key_KGLD, value_KGLD = (
-                    torch.cat(pair, dim=2) for pair in zip(parent_path, (key_KGLD, value_KGLD), strict=True)
-                )
-            paths.append((key_KGLD, value_KGLD))
+                above = [x_K1LD.expand(-1, group.count, -1, -1) for x_K1LD in paths[group.parent]]
+                path = [torch.cat(pair, dim=2) for pair in zip(above, path, strict=True)]
+            paths.append(path)
             # All query heads of a key head are rows of one product.
             query_NPD = _by_segment(query_HTD, group, num_key_heads).to(dtype).flatten(2, 3).flatten(0, 1)
-            key_NLD, value_NLD = key_KGLD.flatten(0, 1), value_KGLD.flatten(0, 1)
+            key_NLD, value_NLD = (x_KGLD.flatten(0, 1) for x_KGLD in path)
             mask_1PL = tree.mask(index, num_repeats, query_NPD)
             weight_NPL = torch.baddbmm(mask_1PL, query_NPD, key_NLD.transpose(1, 2), alpha=scaling).softmax(-1)
             attended = torch.bmm(weight_NPL, value_NLD)
@@ -284,23 +266,17 @@ class _TreeAttention(Function):
             query_grad_KGRMD = _by_segment(query_grad_HTD, group, num_key_heads)
             query_grad_NPD = _scaled_product(score_grad_NPL, key_NLD, ctx.scaling)
             query_grad_KGRMD.copy_(query_grad_NPD.view(query_grad_KGRMD.shape))
-            path_grads = [
-                grad_NLD.view(num_key_heads, group.count, -1, num_dims)
-                for grad_NLD in (
-                    _scaled_product(score_grad_NPL.transpose(1, 2), query_NPD, ctx.scaling),
-                    torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD),
-                )
-            ]
+            key_grad_NLD = _scaled_product(score_grad_NPL.transpose(1, 2), query_NPD, ctx.scaling)
+            value_grad_NLD = torch.bmm(weight_NPL.transpose(1, 2), out_grad_NPD)
+            path_grads = [x_NLD.view(num_key_heads, group.count, -1, num_dims) for x_NLD in (key_grad_NLD, value_grad_NLD)]
             for path_grad_KGLD, child_grad_KGLD in zip(path_grads, from_children.pop(index, []), strict=False):
                 path_grad_KGLD += child_grad_KGLD
             for grad_KTD, path_grad_KGLD in zip((key_grad_KTD, value_grad_KTD), path_grads, strict=True):
                 _by_segment(grad_KTD, group, num_key_heads)[:, :, 0].copy_(path_grad_KGLD[:, :, -group.length :])
             if group.parent >= 0:
                 to_parent = [path_grad_KGLD[:, :, : -group.length].sum(1, keepdim=True) for path_grad_KGLD in path_grads]
-                if group.parent in from_children:
-                    to_parent = [
-                        grad.add_(other) for grad, other in zip(from_children[group.parent], to_parent, strict=True)
-                    ]
+                if earlier := from_children.get(group.parent):
+                    to_parent = [grad.add_(other) for grad, other in zip(earlier, to_parent, strict=True)]
                 from_children[group.parent] = to_parent
         return query_grad_HTD, key_grad_KTD, value_grad_KTD, None, None
 

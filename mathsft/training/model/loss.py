@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
-from mathsft.training.model.attention import attention_arguments
+from mathsft.training.model.attention import hidden_states
 
 CHUNK_LOGITS = 2**26
 """Logits per chunk, in the model's precision: 128 MiB in bf16 for every batch size and vocabulary."""
@@ -27,11 +27,8 @@ class MicroBatchLoss(nn.Module):
 
     def forward(self, micro_batch: MicroBatch, scale: float = 1.0) -> Tensor:
         """Return scale times the cross-entropy in nats, summed over response tokens (EOS included), an fp32 scalar."""
-        hidden_BTE = self.model.base_model(
-            input_ids=micro_batch.ids_BT, use_cache=False, **attention_arguments(self.model, micro_batch)
-        ).last_hidden_state
         # A token has a logit per vocabulary entry, and most tokens belong to prompts: compute logits for responses only.
-        hidden_NE = hidden_BTE.flatten(0, 1).index_select(0, micro_batch.predictors_N)
+        hidden_NE = hidden_states(self.model, micro_batch).flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale
@@ -67,16 +64,11 @@ class _ChunkedCrossEntropy(Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        hidden_grad_NE, weight_grad_VE, bias_grad_V = ctx.grads
+    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
+        is_one = loss_grad.device.type == "cpu" and loss_grad == 1  # on CUDA this check would synchronise
+        grads = [None if grad is None else (grad if is_one else grad * loss_grad).to(ctx.dtype) for grad in ctx.grads]
         del ctx.grads
-        return (
-            _times(hidden_grad_NE, loss_grad),
-            _times(weight_grad_VE, loss_grad).to(ctx.dtype),
-            None if bias_grad_V is None else _times(bias_grad_V, loss_grad).to(ctx.dtype),
-            None,
-            None,
-        )
+        return (*grads, None, None)
 
 
 def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> Tensor:
@@ -93,11 +85,6 @@ def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> T
     gradient_BV.mul_(weights_B1 / sums_B1).scatter_add_(1, targets_B1, -weights_B1)
     logits_BV.copy_(gradient_BV)
     return loss
-
-
-def _times(grad: Tensor, factor: Tensor) -> Tensor:
-    """Return the product, without computing it for a factor of 1 on a CPU. On CUDA that check would synchronise."""
-    return grad if factor.device.type == "cpu" and factor == 1 else grad * factor
 
 
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ library's class: other models of the process are not patched, and copies of the 
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from torch import nn
 
@@ -17,31 +15,20 @@ from mathsft.training.cpu import norms, rotary
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ModelPatch:
-    """A faster forward method for the modules that it covers."""
-
-    name: str
-    covers: Callable[[nn.Module], bool]
-    """Returns whether the patch computes the same values as this module, which must be in fp32 on the host."""
-    patched_class: Callable[[Any], type[nn.Module]]
-    """Returns a subclass of a covered module's class, with the faster forward method."""
-
-
-RMS_NORM = ModelPatch("RMS norm in blocks of tokens (CPU)", norms.covers, norms.patched_class)
-ROTARY = ModelPatch("rotary positions without a copy (CPU)", rotary.covers, rotary.patched_class)
-PATCHES = (RMS_NORM, ROTARY)
+_PATCHES = {"RMS norm in blocks of tokens (CPU)": norms, "rotary positions without a copy (CPU)": rotary}
+"""Name -> module of the patch. `covers` returns whether the patch computes the same values as a layer, which must be in fp32
+on the host. `patched_class` returns a subclass of a covered layer's class, with the faster forward method."""
 
 
 def apply_patches(model: nn.Module) -> None:
     """Apply every patch of the registry to the model, which must be in fp32 on the host."""
-    for patch in PATCHES:
-        logger.info("%s: %d modules patched: %s", type(model).__name__, apply_patch(patch, model), patch.name)
+    for name, patch in _PATCHES.items():
+        logger.info("%s: %d modules patched: %s", type(model).__name__, apply_patch(patch, model), name)
 
 
-def apply_patch(patch: ModelPatch, model: nn.Module) -> int:
-    """Apply one patch; return the number of modules that it covers."""
-    covered = [module for module in model.modules() if patch.covers(module)]
-    for module in covered:
-        module.__class__ = patch.patched_class(type(module))
+def apply_patch(patch: ModuleType, model: nn.Module) -> int:
+    """Apply one patch; return the number of layers that it covers."""
+    covered = [layer for layer in model.modules() if patch.covers(layer)]
+    for layer in covered:
+        layer.__class__ = patch.patched_class(type(layer))
     return len(covered)

@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch, Packing, common_prefix, packed_rows, plain_rows
+from mathsft.training.batching.microbatches import (
+    NO_TARGET,
+    MicroBatch,
+    Packing,
+    common_prefix,
+    packed_micro_batches,
+    padded_micro_batches,
+)
 
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(1, 3), max_size=20).map(tuple)
@@ -43,7 +50,7 @@ def test_every_response_token_is_predicted_from_exactly_what_comes_before_it(
     made: tuple[tuple[int, ...], list[Example]], budget: int, group_padding: int, multiple: int
 ) -> None:
     prefix, batch = made
-    rows = packed_rows(batch, Packing(prefix, budget, group_padding, multiple), CPU)
+    rows = packed_micro_batches(batch, Packing(prefix, budget, group_padding, multiple), CPU)
     actual = []
     for row in rows:
         [ids] = row.ids_BT.tolist()
@@ -64,11 +71,11 @@ def test_a_tree_computes_what_is_shared_once_and_rows_are_evenly_filled() -> Non
     prefix, question = tuple(range(100, 130)), tuple(range(200, 220))
     batch = [Example("", (*prefix, n), (1,) * (5 + n)) for n in range(20)]
     batch += [Example("", prefix + question, (2,) * (3 + n)) for n in range(3)]
-    [row] = packed_rows(batch, Packing(prefix, 10_000, 0, 1), CPU)
+    [row] = packed_micro_batches(batch, Packing(prefix, 10_000, 0, 1), CPU)
     assert row.ids_BT.numel() == 30 + 20 + sum(5 + n for n in range(20)) + sum(2 + n for n in range(3))
     assert [group.parent for group in row.groups] == [-1] + 20 * [0] + [0] + 3 * [21]
 
-    rows = packed_rows(batch, Packing(prefix, 150, 0, 1), CPU)
+    rows = packed_micro_batches(batch, Packing(prefix, 150, 0, 1), CPU)
     lengths = [row.ids_BT.numel() for row in rows]
     assert max(lengths) <= 150
     assert max(lengths) - min(lengths) <= 30
@@ -77,21 +84,21 @@ def test_a_tree_computes_what_is_shared_once_and_rows_are_evenly_filled() -> Non
 
 def test_segments_of_like_length_share_a_group_as_far_as_the_padding_allows() -> None:
     batch = [Example("", (n + 1,), (1,) * length) for n, length in enumerate([10, 9, 8, 7, 3])]
-    [row] = packed_rows(batch, Packing((), 1000, 3, 1), CPU)
+    [row] = packed_micro_batches(batch, Packing((), 1000, 3, 1), CPU)
     assert [(group.count, group.length) for group in row.groups] == [(3, 10), (1, 7), (1, 3)]
 
 
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=12), budget=st.integers(1, 200)
 )
-def test_plain_rows_hold_every_response_token_once_within_the_budget(lengths: list[tuple[int, int]], budget: int) -> None:
+def test_padded_rows_hold_every_response_token_once_within_the_budget(lengths: list[tuple[int, int]], budget: int) -> None:
     token = iter(range(1, 10_000))
     batch = [
         Example(str(n), tuple(next(token) for _ in range(prompt)), tuple(next(token) for _ in range(response)))
         for n, (prompt, response) in enumerate(lengths)
     ]
     seen = {}
-    for row in plain_rows(batch, budget, CPU):
+    for row in padded_micro_batches(batch, budget, CPU):
         assert row.ids_BT.numel() <= budget or len(row.ids_BT) == 1
         assert row.num_attended_tokens == row.ids_BT.new_ones(row.ids_BT.shape).cumsum(1).sum()
         inputs = row.ids_BT.flatten()[row.predictors_N].tolist()
@@ -116,7 +123,7 @@ def test_questions_that_add_nothing_to_the_preamble_and_long_ones_end_in_rows_of
     """Neither may keep the search for a number of rows going for ever, or spread the others over needless rows."""
     prefix = tuple(range(1, 41))
     bare = [Example("", (*prefix, token), (5,)) for token in (50, 51, 52)]
-    assert len(packed_rows(bare, Packing(prefix, 30, 0, 1), CPU)) == 3
+    assert len(packed_micro_batches(bare, Packing(prefix, 30, 0, 1), CPU)) == 3
     batch = [Example("", (1, 2), (3,) * 200), *(Example("", (1, token), (3, 4)) for token in range(2, 18))]
-    rows = packed_rows(batch, Packing((), 100, 0, 1), CPU)
+    rows = packed_micro_batches(batch, Packing((), 100, 0, 1), CPU)
     assert [row.ids_BT.numel() for row in rows] == [201, 48]

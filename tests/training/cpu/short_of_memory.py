@@ -15,7 +15,7 @@ import torch
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.state import load_base
-from mathsft.training.step import TooLittleMemoryError, TrainingStep
+from mathsft.training.step import OutOfMemoryError, TrainingStep
 
 CPU = torch.device("cpu")
 NUM_EXAMPLES, NUM_TOKENS = 16, 512
@@ -37,11 +37,11 @@ def main() -> None:
     random.seed(0)
     base = load_base(folder, "tree")
 
-    def new_step(budget_tokens: int, fitting_tokens: int | None = None) -> TrainingStep:
+    def new_step(budget_tokens: int, max_fitting_tokens: int | None = None) -> TrainingStep:
         training = TrainingSettings(
             learning_rate=1e-2, batch_size=NUM_EXAMPLES, precision="fp32", token_budget_tokens=budget_tokens
         )
-        return TrainingStep(base, training, 2, CPU, fitting_tokens=fitting_tokens)
+        return TrainingStep(base, training, 2, CPU, max_fitting_tokens=max_fitting_tokens)
 
     batch = [example(NUM_TOKENS) for _ in range(NUM_EXAMPLES)]
     new_step(NUM_TOKENS).take(batch[:1], 1)  # what any step needs once
@@ -53,18 +53,18 @@ def main() -> None:
         return loss, {name: tensor.clone() for name, tensor in step.tensors().items()}
 
     wide = new_step(NUM_EXAMPLES * NUM_TOKENS)
-    fitting_tokens = [wide.fitting_tokens]
+    max_fitting_tokens = [wide.max_fitting_tokens]
     loss, tensors = update(wide)
-    later = new_step(NUM_EXAMPLES * NUM_TOKENS, wide.fitting_tokens)
-    fitting_tokens.append(wide.fitting_tokens)
+    later = new_step(NUM_EXAMPLES * NUM_TOKENS, wide.max_fitting_tokens)
+    max_fitting_tokens.append(wide.max_fitting_tokens)
     update(later)
-    fitting_tokens.append(later.fitting_tokens)
+    max_fitting_tokens.append(later.max_fitting_tokens)
     expected_loss, expected = update(new_step(NUM_TOKENS))
     errors = [((tensors[name] - expected[name]).norm() / expected[name].norm()).item() for name in expected]
     refused, after = "", new_step(NUM_TOKENS)
     try:
         after.take([example(NUM_EXAMPLES * NUM_TOKENS)], 1)
-    except TooLittleMemoryError as error:
+    except OutOfMemoryError as error:
         refused = str(error)
     loss_after = after.take(batch, 1).loss
     no_optimizer = ""
@@ -77,9 +77,9 @@ def main() -> None:
         pass
     try:
         new_step(NUM_TOKENS)
-    except TooLittleMemoryError as error:
+    except OutOfMemoryError as error:
         no_optimizer = str(error)
-    told = {"refused": refused, "no_optimizer": no_optimizer, "fitting_tokens": fitting_tokens}
+    told = {"refused": refused, "no_optimizer": no_optimizer, "max_fitting_tokens": max_fitting_tokens}
     print(json.dumps({"losses": [loss, expected_loss, loss_after], "error": max(errors), **told}))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mathsft.training.cpu.memory import is_shortage
+from mathsft.training.cpu.memory import is_out_of_memory
 
 SCRIPT = Path(__file__).with_name("short_of_memory.py")
 HEADROOM_BYTES = 100_000_000
@@ -28,14 +28,14 @@ HEADROOM_BYTES = 100_000_000
     ],
 )
 def test_a_shortage_is_known_by_its_words(message: str) -> None:
-    assert is_shortage(RuntimeError(message))
+    assert is_out_of_memory(RuntimeError(message))
 
 
 def test_a_shortage_has_exceptions_of_its_own_and_no_other_error_is_one() -> None:
-    assert is_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
-    assert is_shortage(MemoryError())
-    assert not is_shortage(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    assert not is_shortage(RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376"))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376"))
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_rows_and_an_example_that_d
     assert loss_after == expected_loss
     assert result["refused"].startswith("the longest example of step 1, 8192 tokens, does not fit into memory even alone: ")
     assert "you tried to allocate" in result["refused"]
-    before, found, later = result["fitting_tokens"]
+    before, found, later = result["max_fitting_tokens"]
     assert before is None and later <= found < 8192
     assert done.stderr.count("memory ran out with 8192 tokens") == 1, "a later run begins with what was found to fit"
     assert re.match(r"weights, gradients and AdamW's moments of [\d,]+ parameters do not fit into m", result["no_optimizer"])

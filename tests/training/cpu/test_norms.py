@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from mathsft.training.model.patches import RMS_NORM, apply_patch
+from mathsft.training.cpu import norms
+from mathsft.training.model.patches import apply_patch
 from mathsft.training.state import load_base
 
 MakeModel = Callable[..., Path]
@@ -34,7 +35,7 @@ def pair(width: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     norm.weight.data = torch.rand(width, generator=torch.Generator().manual_seed(1)) + 0.5
     ours = LlamaRMSNorm(width, eps=1e-3)
     ours.load_state_dict(norm.state_dict())
-    assert apply_patch(RMS_NORM, ours) == 1
+    assert apply_patch(norms, ours) == 1
     return norm.to(dtype), ours.to(dtype)
 
 
@@ -68,13 +69,13 @@ def test_every_norm_of_a_covered_model_is_computed_here(make_model: MakeModel, k
     own = AutoModelForCausalLM.from_pretrained(base.folder)
     num_norms = sum(type(module).__name__.endswith("RMSNorm") for module in own.modules())
     assert num_norms == 2 * own.config.num_hidden_layers + 1
-    assert apply_patch(RMS_NORM, own) == num_norms
+    assert apply_patch(norms, own) == num_norms
 
 
 def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     norm = GemmaRMSNorm(48)
     norm.weight.data.fill_(0.5)
-    assert apply_patch(RMS_NORM, norm) == 0
+    assert apply_patch(norms, norm) == 0
     assert type(norm) is GemmaRMSNorm
 
 

@@ -20,8 +20,9 @@ from transformers.models.cohere.modeling_cohere import CohereAttention, CohereCo
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from mathsft.training.cpu import rotary
 from mathsft.training.cpu.rotary import _rotated
-from mathsft.training.model.patches import ROTARY, apply_patch
+from mathsft.training.model.patches import apply_patch
 from mathsft.training.state import load_base
 from tests.native import needs_bf16
 
@@ -83,7 +84,7 @@ def test_every_layer_of_a_covered_model_turns_here_and_other_models_do_not(make_
 
 def test_a_copy_of_a_model_turns_here_too(make_model: MakeModel) -> None:
     model = AutoModelForCausalLM.from_pretrained(make_model("llama"))
-    assert apply_patch(ROTARY, model) == model.config.num_hidden_layers
+    assert apply_patch(rotary, model) == model.config.num_hidden_layers
     kinds = [[type(layer.self_attn) for layer in one.model.layers] for one in (model, deepcopy(model))]
     assert kinds[0] == kinds[1]
 
@@ -113,7 +114,7 @@ def test_a_model_that_turns_otherwise_computes_what_it_did(make: Callable[[], Pr
     model = make().to(dtype).eval()
     ids = torch.randint(0, 32, (2, 9), generator=torch.Generator().manual_seed(0))
     expected = model(input_ids=ids).logits
-    apply_patch(ROTARY, model)
+    apply_patch(rotary, model)
     actual = model(input_ids=ids).logits
     assert actual.dtype == dtype
     torch.testing.assert_close(actual, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
@@ -123,5 +124,5 @@ def test_a_model_that_turns_otherwise_computes_what_it_did(make: Callable[[], Pr
 def test_layers_that_turn_neighbours_are_left_alone() -> None:
     layer = CohereAttention(CohereConfig(hidden_size=16, num_attention_heads=2, num_key_value_heads=1), layer_idx=0)
     assert hasattr(modeling_cohere, "apply_rotary_pos_emb")
-    assert apply_patch(ROTARY, layer) == 0
+    assert apply_patch(rotary, layer) == 0
     assert type(layer) is CohereAttention

@@ -58,7 +58,7 @@ def test_activations_are_those_that_autograd_keeps(
     training = TrainingSettings(learning_rate=1e-3, batch_size=12, precision=precision)
     batch = examples(num_prompt_tokens)
     step = TrainingStep(base, training, 1, CPU, common_prefix(batch))
-    row = step.largest_row(batch)
+    row = step.largest_micro_batch(batch)
     sizes = dimensions_of(base.model)
     assert sizes is not None
     # The head's gradient in fp32 and the hidden states' are the loss's.
@@ -73,7 +73,7 @@ def test_checkpointing_and_a_smaller_budget_are_predicted_to_take_less(make_mode
 
     def predicted(**settings: object) -> int:
         training = TrainingSettings(learning_rate=1e-3, batch_size=12, precision="fp32", **settings)
-        row = TrainingStep(base, training, 1, CPU, common_prefix(batch)).largest_row(batch)
+        row = TrainingStep(base, training, 1, CPU, common_prefix(batch)).largest_micro_batch(batch)
         assert row.ids_BT.numel() <= training.token_budget_tokens
         found = predicted_peak(base, training, row, CPU)
         assert found is not None
@@ -93,7 +93,7 @@ def test_all_that_a_step_allocates_is_near_the_prediction(make_model: MakeModel,
     # One row for the whole batch: the prediction is for the largest row there can be.
     training = TrainingSettings(learning_rate=1e-3, batch_size=40, precision=precision, token_budget_tokens=4096)
     step = TrainingStep(base, training, 1, CPU, common_prefix(batch))
-    row = step.largest_row(batch)
+    row = step.largest_micro_batch(batch)
     peak = 0
 
     def look(*_: object) -> None:

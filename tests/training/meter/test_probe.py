@@ -73,5 +73,5 @@ def test_lengths_are_those_of_the_examples_without_what_all_share(settings: Work
     shortest = min(len(one.prompt_ids) for one in encoded)
     assert 0 < speeds.prompt_tokens < shortest
     assert speeds.response_tokens == pytest.approx(sum(len(one.response_ids) for one in encoded) / len(encoded))
-    assert torch.get_num_threads() == settings.hardware.num_threads
+    assert torch.get_num_threads() == settings.worker_device.num_threads
     assert not settings.layout.root.exists()

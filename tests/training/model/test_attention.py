@@ -8,16 +8,16 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 from transformers import BloomConfig, BloomForCausalLM
 
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import MicroBatch, Packing, packed_rows
+from mathsft.training.batching.microbatches import MicroBatch, Packing, packed_micro_batches
 from mathsft.training.model import attention as attention_module
-from mathsft.training.model.attention import attention_arguments, block_mask
+from mathsft.training.model.attention import block_mask, hidden_states
 from mathsft.training.state import load_base
 
 MakeModel = Callable[..., Path]
 
 
 @pytest.mark.parametrize(("attention", "plain"), [("tree", "eager"), ("flex", "sdpa")])
-def test_a_sliding_window_gets_plain_rows_and_the_log_says_so_once(
+def test_a_sliding_window_gets_padded_rows_and_the_log_says_so_once(
     make_model: MakeModel, caplog: pytest.LogCaptureFixture, attention: str, plain: str
 ) -> None:
     assert load_base(make_model("mistral", sliding_window=20), attention).attention == plain
@@ -33,7 +33,7 @@ def test_a_plain_causal_softmax_is_packed(make_model: MakeModel, caplog: pytest.
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_alibi_gets_plain_rows(make_model: MakeModel, tmp_path: Path) -> None:
+def test_alibi_gets_padded_rows(make_model: MakeModel, tmp_path: Path) -> None:
     config = BloomConfig(vocab_size=257, hidden_size=32, n_layer=2, n_head=4)
     BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
     assert load_base(tmp_path / "bloom", "tree").attention == "eager"
@@ -43,7 +43,7 @@ def make_row() -> MicroBatch:
     prefix, question = tuple(range(20)), tuple(range(30, 50))
     batch = [Example("", (*prefix, n), (1,) * (5 + n)) for n in range(3)]
     batch += [Example("", prefix + question, (2,) * (3 + n)) for n in range(3)]
-    [row] = packed_rows(batch, Packing(prefix, 1000, 2, 8), torch.device("cpu"))
+    [row] = packed_micro_batches(batch, Packing(prefix, 1000, 2, 8), torch.device("cpu"))
     return row
 
 
@@ -56,7 +56,7 @@ def test_both_kinds_of_packed_attention_compute_the_same(make_model: MakeModel, 
     states = []
     for attention in ("tree", "flex"):
         model = load_base(make_model("qwen2", num_attention_heads=6, num_key_value_heads=3), attention).model
-        states.append(model.base_model(input_ids=row.ids_BT, **attention_arguments(model, row)).last_hidden_state)
+        states.append(hidden_states(model, row))
     padding = row.groups[-1].start + row.groups[-1].count * row.groups[-1].length
     torch.testing.assert_close(states[0][:, :padding], states[1][:, :padding], rtol=1e-4, atol=1e-5)
 

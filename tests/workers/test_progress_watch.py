@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mathsft.config.schema import LimitSettings
-from mathsft.workers.watch import Watch
+from mathsft.workers.progress_watch import ProgressWatch
 from tests.build import Clock
 
 
@@ -13,11 +13,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def watch(tmp_path: Path, clock: Clock) -> Watch:
-    return Watch(tmp_path / "progress", LimitSettings(start_seconds=100, hang_seconds=10), clock)
+def watch(tmp_path: Path, clock: Clock) -> ProgressWatch:
+    return ProgressWatch(tmp_path / "progress", LimitSettings(start_seconds=100, hang_seconds=10), clock)
 
 
-def test_a_start_may_take_longer_than_what_follows(watch: Watch, clock: Clock, tmp_path: Path) -> None:
+def test_a_start_may_take_longer_than_what_follows(watch: ProgressWatch, clock: Clock, tmp_path: Path) -> None:
     watch.begin()
     clock.now = 100
     assert watch.complaint() == ""
@@ -29,7 +29,7 @@ def test_a_start_may_take_longer_than_what_follows(watch: Watch, clock: Clock, t
     assert "10 s (limits.hang_seconds)" in watch.complaint()
 
 
-def test_what_never_starts_is_complained_of(watch: Watch, clock: Clock) -> None:
+def test_what_never_starts_is_complained_of(watch: ProgressWatch, clock: Clock) -> None:
     watch.begin()
     clock.now = 101
     assert "100 s (limits.start_seconds)" in watch.complaint()
@@ -37,7 +37,7 @@ def test_what_never_starts_is_complained_of(watch: Watch, clock: Clock) -> None:
     assert watch.complaint() == ""
 
 
-def test_a_shorter_file_is_a_sign_of_life_but_no_progress(watch: Watch, clock: Clock, tmp_path: Path) -> None:
+def test_a_shorter_file_is_a_sign_of_life_but_no_progress(watch: ProgressWatch, clock: Clock, tmp_path: Path) -> None:
     progress = tmp_path / "progress"
     progress.write_text("123")
     assert watch.got_further()
@@ -53,7 +53,7 @@ def test_a_shorter_file_is_a_sign_of_life_but_no_progress(watch: Watch, clock: C
 
 
 def test_without_a_file_nothing_hangs(clock: Clock) -> None:
-    watch = Watch(None, LimitSettings(), clock)
+    watch = ProgressWatch(None, LimitSettings(), clock)
     clock.now = 1e9
     assert watch.complaint() == ""
     assert not watch.got_further()
