@@ -76,7 +76,8 @@ def draw() -> str:
     }
     base = set(chain.from_iterable(rows[-NUM_BASE_LAYERS:]))
     lines = [_arrow(places, *edge, "imports") for edge in sorted(imports().edges) if edge[1] not in base]
-    lines += [_arrow(places, *pair, "started") for pair in started_by_name()]
+    beside = {room: (x + 14, y) for room, (x, y) in places.items()}  # not on top of an arrow between the same rooms
+    lines += [_arrow(beside, *pair, "started") for pair in started_by_name()]
     for room, (x, y) in places.items():
         half = 4.4 * len(room) + 14
         kind = "base" if room in base else "room"
