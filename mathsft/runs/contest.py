@@ -130,8 +130,8 @@ def observe(
     A finished trial has its accuracy: entrants on all these pools, the others on the search pool. Pools differ in
     difficulty: the mean loss of the entrants between the search pool and all pools is added to their accuracies. A pruned
     trial has the predicted accuracy at its end; it is left out while too few trials have finished. A diverged trial has
-    accuracy 0. All trials solve the same problems, whose draw shifts all accuracies together: each variance is multiplied by
-    1 minus the mean correlation of the outcomes.
+    accuracy 0. All trials solve the same problems: an easy or a hard choice of problems changes all accuracies by the same
+    amount, which does not matter for a comparison. Therefore each variance is multiplied by 1 minus the mean correlation.
     """
     mean_loss = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
     entered = {trial.run.name for trial in entrants}

@@ -44,7 +44,7 @@ class TrialResult:
 
 
 def recorded_results(store: StudyStore) -> list[TrialResult]:
-    """Return the results of every trial's last checkpoint on each pool that scored it."""
+    """Return the results of every trial's last checkpoint on each pool on which it has a score."""
     objective = Objective.of(store.settings())
     return [_recorded_result(run, store, objective) for run in store.runs("trial")]
 
