@@ -1,8 +1,8 @@
-"""Simulates what bench.selection searches: accuracy surfaces over learning rate and batch size, and trials on them."""
+"""What simulated studies search: families of surfaces of accuracy over learning rate and batch size."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,18 +13,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.special import expit
 
-from mathsft.config.schema import (
-    Choices,
-    DataSettings,
-    Experiment,
-    FloatRange,
-    ModelSettings,
-    SearchRange,
-    TrainingSettings,
-)
-from mathsft.records import Overrides, Plan, Run
-from mathsft.runs.results import TrialResult
-from mathsft.seeds import derive_seed
+from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange
+from mathsft.records import Overrides
+from mathsft.statistics.surface import position
 
 RATE, BATCH = "training.learning_rate", "training.batch_size"
 SPACE: dict[str, SearchRange] = {
@@ -32,21 +23,6 @@ SPACE: dict[str, SearchRange] = {
     BATCH: Choices(type="categorical", choices=(8, 16, 32, 64, 128)),
 }
 QUICKSTART = Path(__file__).parent / "data" / "quickstart_surface.json"
-
-NUM_SEARCH, NUM_CONFIRM = 200, 875
-MAX_SEARCH = 600
-"""Search problems of a world: the naive rule spends the confirm stage's budget on them."""
-SEED_SD = 0.012
-"""Standard deviation of the accuracy of trials that differ only in their seed."""
-DIFFICULTY_SD = 1.8
-"""Standard deviation of the problems' difficulty in logits: two trials at 50 % disagree on 30 % of the problems."""
-PLAN = Plan(1, (1.0,), "search", 1, "last")
-EXPERIMENT = Experiment(
-    model=ModelSettings(path="simulated"),
-    data=DataSettings(source="simulated"),
-    training=TrainingSettings(learning_rate=1e-3, batch_size=1),
-)
-"""A placeholder that no simulated trial reads."""
 
 Point: TypeAlias = NDArray[np.float64]
 """Shape (2,): the positions of learning rate and batch size in their ranges, from 0 to 1."""
@@ -148,70 +124,45 @@ ROUGH = {f"rough {name}": rough(family) for name, family in SMOOTH.items()}
 FAMILIES = {**SMOOTH, **ROUGH, "quickstart": quickstart}
 
 
-# ---- a world: a surface, its problems, and the trials trained in it
-
-
 @dataclass(frozen=True)
-class Trained:
-    """One trial of a simulated study."""
+class Surface:
+    """Accuracy over the settings of a search space."""
 
-    run: Run
-    setting_accuracy: float
-    """Expected accuracy of the setting over all seeds and problems."""
-    accuracy: float
-    """Accuracy of this checkpoint over all problems."""
-    search: NDArray[np.bool_]
-    confirm: NDArray[np.bool_]
+    space: Mapping[str, SearchRange]
+    accuracy: Callable[[Overrides], float]
+    """The accuracy of a setting over all seeds and problems."""
+    best: float
+    """Of all settings."""
+    speed_setting: str = RATE
 
-    def result(self, slices: tuple[str, ...] = ()) -> TrialResult:
-        """Return the result that is recorded when these slices of the confirm pool are scored."""
-        outcomes = {"search": tuple(self.search[:NUM_SEARCH].tolist())}
-        for pool in slices:
-            start, stop = map(int, pool.removeprefix("confirm:").split("-"))
-            outcomes[pool] = tuple(self.confirm[start:stop].tolist())
-        return TrialResult(self.run, outcomes)
+    def speed(self, settings: Overrides) -> float:
+        """Return how fast a trial learns: 0 at the low end of the learning rates, 1 at the high end."""
+        at = position(self.space[self.speed_setting], settings[self.speed_setting])
+        return 0.5 if at is None else at
 
-
-class World:
-    """A surface and problems of different difficulty, drawn from the seed."""
-
-    def __init__(self, family: str, seed: int) -> None:
-        self._seed = derive_seed(family, seed)
-        rng = np.random.default_rng(self._seed)
-        surface = FAMILIES[family](rng)
-        self._surface: Callable[[Overrides], float] = lambda settings: float(np.clip(surface(place(settings)), 0.01, 0.95))
-        self.best = max(self._surface(settings) for settings in GRID)
-        self.own_settings = {RATE: float(10 ** rng.uniform(-4.5, -3.0)), BATCH: 32}
-        self._difficulties = rng.normal(0, DIFFICULTY_SD, MAX_SEARCH + NUM_CONFIRM)
-
-    def train(self, number: int, settings: Overrides) -> Trained:
-        """Return a simulated trial with its outcome on each problem."""
-        rng = np.random.default_rng([self._seed, number])
-        expected = self._surface(settings)
-        accuracy = float(np.clip(expected + rng.normal(0, SEED_SD), 0.002, 0.98))
-        solved = rng.random(self._difficulties.size) < expit(_ability(accuracy) - self._difficulties)
-        run = Run(
-            name=f"trial-{number}",
-            kind="trial",
-            overrides=dict(settings),
-            experiment=EXPERIMENT,
-            plan=PLAN,
-            seed=number,
-            number=number,
-            state="finished",
-            value=float(solved[:NUM_SEARCH].mean()),
-        )
-        return Trained(run, expected, accuracy, solved[:MAX_SEARCH], solved[MAX_SEARCH:])
+    def own_settings(self, rng: np.random.Generator) -> dict[str, Scalar]:
+        """Return an experiment's own settings: a rate in the middle of the range, and the middle choice of all others."""
+        share = rng.uniform(0.17, 0.67)
+        drawn: dict[str, Scalar] = {}
+        for name, given in self.space.items():
+            if isinstance(given, Choices):
+                drawn[name] = given.choices[len(given.choices) // 2]
+            else:
+                drawn[name] = float(given.low) * (float(given.high) / float(given.low)) ** share
+        return drawn
 
 
-def _ability(accuracy: float) -> float:
-    """Return the ability, in logits, that solves this share of all problems."""
-    abilities, shares = _ability_table()
-    return float(np.interp(accuracy, shares, abilities))
+def surface_of(family: str, rng: np.random.Generator) -> Surface:
+    """Return a surface of a family, drawn at random."""
+    if family in MEASURED:
+        return MEASURED[family](rng)
+    at_point = FAMILIES[family](rng)
+
+    def accuracy(settings: Overrides) -> float:
+        return float(np.clip(at_point(place(settings)), 0.01, 0.95))
+
+    return Surface(SPACE, accuracy, max(map(accuracy, GRID)))
 
 
-@lru_cache
-def _ability_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(31)
-    abilities = np.linspace(-15, 12, 1000)
-    return abilities, expit(abilities[:, None] - DIFFICULTY_SD * nodes) @ (weights / weights.sum())
+MEASURED: dict[str, Callable[[np.random.Generator], Surface]] = {}
+"""Families of measured grids, which `bench.measured_grids` adds."""

@@ -371,6 +371,28 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """The sampler proposed a trial's settings; written before it is asked."""
+
+    number: int
+    """Of the trial."""
+    told: tuple[int, ...]
+    """Trials whose end the sampler knew."""
+
+
+@dataclass(frozen=True)
+class PruneVerdict:
+    """What the pruner said of a trial after one of its scores."""
+
+    run: str
+    index: int
+    """Of the eval point."""
+    told: tuple[int, ...]
+    """Trials whose end the pruner knew."""
+    is_pruned: bool
+
+
+@dataclass(frozen=True)
 class Promotion:
     """The settings chosen for the final run, with the reason and the evidence."""
 

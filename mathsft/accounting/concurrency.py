@@ -18,8 +18,8 @@ _Span: TypeAlias = tuple[float, float]
 class Wait:
     """How long a published checkpoint waited for its score on the run's own pool.
 
-    If a killed driver left the checkpoint unscored, the wait begins with the driver that has it scored: the evaluator did
-    not cause the time between the drivers.
+    If a killed driver left the checkpoint unscored, the wait begins with the next driver, which asks an
+    evaluator to score it: the evaluator did not cause the time between the drivers.
     """
 
     run: str

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from dataclasses import replace
+from functools import partial
 
 from rich.table import Table
 
@@ -25,10 +26,12 @@ from mathsft.reporting.study_report import write_report
 from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
+from mathsft.runs.weak_signal import weak_signal
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
+from mathsft.study.dashboard import show_trial
 from mathsft.study.initial_trials import best_settings, initial_settings
-from mathsft.study.search import Search
+from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 
 
@@ -47,7 +50,10 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
-        search = Search(config, experiment, plan, given, store, layout, len(placement.trainers))
+        show = partial(show_trial, store=store, layout=layout)
+        search = Search(
+            config, experiment, plan, given, store, open_optuna_study(config, store), show, len(placement.trainers)
+        )
         store.record_settings(identity(ready.loaded))
         with observers_attached(context, store, ready):
             if not is_over(config, experiment, search, store, rule):
@@ -56,7 +62,8 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             promotion = promote(rule, store, layout)
         with context.heartbeat.during("writing the report"):
             report = write_report(store, layout)
-            advice = horizon_words(store, config.final.num_examples)
+            notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
+            notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
         console.print(study_table(store))
     if promotion is None:
         console.print(
@@ -67,7 +74,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),
-        *([advice] if advice else []),
+        *notes,
         f"Report: {report}",
         "Next:",
         f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",

@@ -100,7 +100,7 @@ def _grouped(rows: Rows, key: Callable[[str], str]) -> dict[str, Rows]:
 
 
 def _contradictory(group: Rows) -> list[tuple[Rows, int]]:
-    """Return the rows of each problem in the group whose gold answers differ in value, and the row where they first do."""
+    """Return the problems of the group whose gold answers differ: their rows, and the first row with another answer."""
     if len({problem.answer for problem in group.values()}) == 1:
         return []
     problems = _grouped(group, problem_key).values()

@@ -50,8 +50,8 @@ class Evaluator:
         with_gold_nll adds the likelihood of the training targets, which takes a sixth to a third of the time.
 
         Raises CheckpointError if the weights cannot be loaded, do not have the checkpoint's fingerprint, or fail the logprob
-        check in an engine that has never passed it. Raises SystemExit if an engine that passed it before now fails, so that
-        the driver starts a new one. Raises UserError if prompts or responses are too long for the engine.
+        check in an engine that has never passed it. Raises SystemExit if an engine has passed the check and fails it later,
+        so that the driver starts a new engine. Raises UserError if prompts or responses are too long for the engine.
         """
         problems = select_pool(self._load_pools(experiment.data), pool)
         examples = self._encode(experiment, problems)

@@ -29,8 +29,8 @@ LEDGER_MEANING = (
 TWO_DEVICES_MEANING = (
     "Shares are of the wall-clock time from the first piece of work to the last, without the time between two drivers. A "
     "worker that starts or waits for its turn is not busy. A checkpoint's wait begins when it is published, or when the "
-    "driver that has it scored starts, if that is later. The wait ends when the evaluator begins to score the checkpoint. "
-    "For each driver's first checkpoint it includes the start of the engine."
+    "driver that asks for its score starts, if that is later. The wait ends when the evaluator begins to score the "
+    "checkpoint. For each driver's first checkpoint it includes the start of the engine."
 )
 WORKERS_MEANING = (
     "Measured every few seconds while the worker had a call. Cores are processor seconds divided by wall-clock seconds. "

@@ -27,6 +27,7 @@ from mathsft.reporting.surface_figures import importance_bars, surface_map
 from mathsft.runs.contest import recorded_observations
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
+from mathsft.runs.weak_signal import weak_signal
 from mathsft.statistics.intervals import Interval
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
@@ -247,6 +248,7 @@ def _study_sections(store: StudyStore, layout: StudyLayout) -> list[str]:
         f"## The study: {len(trials)} trials",
         _promotion(store),
         _baseline(store, trials[0].plan.pool),
+        f"{weakness}." if (weakness := weak_signal(store)) else "",
         _figure(layout, "study", study_map(trials)),
         _figure(layout, "surface", surface_map(space, observed, store.promotion())),
         _figure(layout, "importance", importance_bars(space, observed)),

@@ -77,7 +77,8 @@ def _measured(observation: Observed) -> str:
     """Return a trial's accuracy on the problems that it was scored on."""
     trial, pools = observation.trial, observation.pools
     if not pools:
-        return f"{trial.run.name}: {trial.run.state}"
+        predicted = f", predicted to end at {observation.accuracy:.1%}" if trial.run.state == "pruned" else ""
+        return f"{trial.run.name}: {trial.run.state}{predicted}"
     accuracy, interval, num_problems = trial.accuracy(pools), trial.interval(pools), len(trial.solved(pools))
     return f"{trial.run.name}: {accuracy:.1%} ({markdown.bounds(interval)}) of {num_problems:,} problems"
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.runs.pool_names import CONFIRM_POOL, SEARCH_POOL
 from mathsft.runs.results import TrialResult, recorded_results
+from mathsft.statistics.curves import predict_end
 from mathsft.statistics.intervals import effective_number
 from mathsft.statistics.paired import mean_correlation
 from mathsft.statistics.surface import Observation, smooth
@@ -54,7 +55,7 @@ class Observed(Observation):
 
     trial: TrialResult
     pools: tuple[str, ...]
-    """Pools that the accuracy was measured on, before it was adjusted to the search pool; empty for a diverged trial."""
+    """The pools of the measured accuracy, before the conversion to the search pool; none for a trial that did not finish."""
 
 
 @dataclass(frozen=True)
@@ -124,32 +125,45 @@ def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 def observe(
     results: Sequence[TrialResult], entrants: Sequence[TrialResult] = (), pools: tuple[str, ...] = (SEARCH_POOL,)
 ) -> list[Observed]:
-    """Return an observation of each finished or diverged trial; pruned trials were not trained to their end.
+    """Return an observation of each trial that has ended, as accuracy on the search pool.
 
-    Entrants are observed on all these pools, other trials on the search pool. Pools differ in difficulty: the mean loss of
-    the entrants between the search pool and all pools is added to their accuracies. All trials solve the same problems,
-    whose draw shifts all accuracies together: each variance is multiplied by 1 minus the mean correlation of the outcomes.
+    A finished trial has its accuracy: entrants on all these pools, the others on the search pool. Pools differ in
+    difficulty: the mean loss of the entrants between the search pool and all pools is added to their accuracies. A pruned
+    trial has the predicted accuracy at its end; it is left out while too few trials have finished. A diverged trial has
+    accuracy 0. All trials solve the same problems: an easy or a hard choice of problems changes all accuracies by the same
+    amount, which does not matter for a comparison. Therefore each variance is multiplied by 1 minus the mean correlation.
     """
     mean_loss = fmean([trial.accuracy([SEARCH_POOL]) - trial.accuracy(pools) for trial in entrants]) if entrants else 0.0
     entered = {trial.run.name for trial in entrants}
     own_share = 1 - mean_correlation([trial.outcomes[SEARCH_POOL] for trial in finished(results)])
-    return [
-        _observed(trial, pools, mean_loss, own_share)
-        if trial.run.name in entered
-        else _observed(trial, (SEARCH_POOL,), 0.0, own_share)
-        for trial in results
-        if trial.run.state in ("finished", "diverged")
-    ]
+    observed: list[Observed] = []
+    for trial in results:
+        if trial.run.state == "finished":
+            entrant = trial.run.name in entered
+            observed.append(_measured(trial, pools if entrant else (SEARCH_POOL,), mean_loss if entrant else 0.0, own_share))
+        elif trial.run.state == "diverged":
+            observed.append(Observed(trial.run.overrides, 0.0, 0.0, trial, ()))
+        elif trial.run.state == "pruned" and (predicted := _predicted(trial, finished(results))):
+            observed.append(Observed(trial.run.overrides, *predicted, trial, ()))
+    return observed
 
 
-def _observed(trial: TrialResult, pools: tuple[str, ...], mean_loss: float, own_share: float) -> Observed:
-    if trial.run.state == "diverged":
-        return Observed(trial.run.overrides, 0.0, 0.0, trial, ())
+def _measured(trial: TrialResult, pools: tuple[str, ...], mean_loss: float, own_share: float) -> Observed:
     solved = trial.solved(pools)
     num = effective_number(solved, trial.num_samples)
     share = (fmean(solved) * num + 1) / (num + 2)  # rule of succession: at 0 or 1 the variance would be 0
     variance = own_share * share * (1 - share) / num
     return Observed(trial.run.overrides, fmean(solved) + mean_loss, variance, trial, pools)
+
+
+def _predicted(trial: TrialResult, others: Sequence[TrialResult]) -> tuple[float, float] | None:
+    """Return mean and variance of the accuracy at the end of a pruned trial, from its last score."""
+    if not trial.curve:
+        return None
+    fraction, accuracy = trial.curve[-1]
+    # Batch sizes differ, so that eval points round to different fractions of the steps.
+    pairs = [(min(other.curve, key=lambda point: abs(point[0] - fraction))[1], other.curve[-1][1]) for other in others]
+    return predict_end(accuracy, pairs)
 
 
 def finished(results: Iterable[TrialResult]) -> list[TrialResult]:

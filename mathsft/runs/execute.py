@@ -34,7 +34,8 @@ class Source(Protocol):
         """Return the next run to execute; None if this round has no more."""
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
-        """Take the run's score at the eval point with this index; return the index of the first eval point not to train.
+        """Take the run's score at the eval point with this index; return the index of the eval point before
+        which training must stop.
 
         None lets the run go on. After an index was returned, later scores of the run are not passed to this method.
         """
@@ -117,8 +118,8 @@ async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> 
 async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: Worker | None = None) -> Score:
     """Return the checkpoint's recorded score on a pool, else score it; lost or corrupt weights are trained again.
 
-    The run's own `trainer`, if given, trains them between its other calls, even if it is lent to another run by now. To wait
-    for a free trainer could be a deadlock: the run waits for this score.
+    The run's own `trainer`, if given, trains them when its present call has ended, also if another run uses it in the
+    meantime. To wait for a free trainer could be a deadlock, because the run waits for this score.
     """
     if score := study.store.score(run.name, checkpoint.step, pool):
         return score

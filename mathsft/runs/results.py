@@ -22,6 +22,8 @@ class TrialResult:
     """Mean gold_nll on the search pool; breaks exact ties."""
     num_samples: int = 1
     """Responses per problem."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """Fraction of the run's optimizer steps and accuracy on the search pool at each scored eval point, ascending."""
 
     @property
     def number(self) -> int:
@@ -42,7 +44,7 @@ class TrialResult:
 
 
 def recorded_results(store: StudyStore) -> list[TrialResult]:
-    """Return the results of every trial's last checkpoint on each pool that scored it."""
+    """Return the results of every trial's last checkpoint on each pool on which it has a score."""
     objective = Objective.of(store.settings())
     return [_recorded_result(run, store, objective) for run in store.runs("trial")]
 
@@ -53,4 +55,5 @@ def _recorded_result(run: Run, store: StudyStore, objective: Objective) -> Trial
     responses_by_pool = {score.pool: store.responses(score) for score in scores if score.step == last_step}
     nlls = [response.gold_nll for response in responses_by_pool.get(SEARCH_POOL, []) if response.gold_nll is not None]
     outcomes = {pool: objective.outcomes(responses) for pool, responses in responses_by_pool.items()}
-    return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples)
+    curve = tuple((score.step / run.num_steps, score.accuracy) for score in scores if score.pool == SEARCH_POOL)
+    return TrialResult(run, outcomes, fmean(nlls) if nlls else None, objective.num_samples, tuple(sorted(curve)))

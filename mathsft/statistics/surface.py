@@ -15,6 +15,8 @@ from mathsft.records import Overrides
 Floats = NDArray[np.float64]
 
 NUM_CANDIDATES = 2048
+SAME_SETTING = 0.01
+"""Distance in the unit cube of the searched ranges within which two settings are one."""
 LENGTH_SCALES = (0.15, 3.0)
 """Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
 SEED_SDS = (0.005, 0.02)
@@ -68,33 +70,44 @@ def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
 
 
-def optimum(
-    space: Mapping[str, SearchRange], observations: Sequence[Observation], boldness: float = 0.0
+def new_optimum(
+    space: Mapping[str, SearchRange],
+    observations: Sequence[Observation],
+    boldness: float,
+    pending: Sequence[Overrides] = (),
+    tried: Sequence[Overrides] = (),
 ) -> dict[str, Scalar]:
-    """Return the settings at which the surface's mean plus `boldness` standard deviations is highest."""
-    tried = [dict(observation.settings) for observation in observations] + candidates(space)
-    means, sds = _fit(space, observations)(tried)
-    return tried[int(np.argmax(means + boldness * sds))]
+    """Return the settings with the highest mean plus `boldness` standard deviations, among those that are not tried yet.
+
+    Pending settings are observations whose accuracy is the surface's own mean there: they add no height, but they take away
+    the uncertainty around them. If no candidate is new, the best of all is returned. Source: Ginsbourger, Le Riche and
+    Carraro, "Kriging is well-suited to parallelize optimization" (2010), the kriging believer.
+    """
+    possible = candidates(space)
+    means, sds = _fit(space, observations, pending)(possible)
+    known = embed(space, [*(observation.settings for observation in observations), *pending, *tried])
+    distances = np.linalg.norm(embed(space, possible)[:, None] - known[None], axis=2).min(axis=1)
+    bounds = means + boldness * sds
+    is_new = distances > SAME_SETTING
+    return possible[int(np.argmax(np.where(is_new, bounds, -np.inf) if is_new.any() else bounds))]
 
 
 def position(given: SearchRange, value: Scalar) -> float | None:
     """Return the position of a value in its range, from 0 (low) to 1 (high); None for choices without an order."""
-    if isinstance(given, Choices):
-        if not _are_numbers(given):
-            return None
-        return float(np.interp(float(value), sorted(map(float, given.choices)), np.linspace(0, 1, len(given.choices))))
-    at, low, high = float(value), float(given.low), float(given.high)
-    if given.log:
-        at, low, high = np.log(at), np.log(low), np.log(high)
-    return float((at - low) / (high - low))
+    if isinstance(given, Choices) and not _are_numbers(given):
+        return None
+    return float(_positions(given, np.array([value], dtype=np.float64))[0])
 
 
-def _fit(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> Posterior:
+def _fit(
+    space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
+) -> Posterior:
     from sklearn.exceptions import ConvergenceWarning  # takes seconds, which other commands do not need
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from threadpoolctl import threadpool_limits
 
-    points = _embed(space, [observation.settings for observation in observations])
+    points = embed(space, [observation.settings for observation in observations])
     accuracies = np.array([observation.accuracy for observation in observations])
     variances = np.array([observation.variance for observation in observations])
     centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
@@ -103,28 +116,45 @@ def _fit(space: Mapping[str, SearchRange], observations: Sequence[Observation]) 
     lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
     kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(math.sqrt(least * greatest), (least, greatest))
     process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
-    with warnings.catch_warnings():
+    # Matrices are small: more threads than one only disturb the workers on this machine's cores.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter reached its bound
         process.fit(points, (accuracies - centre) / scale)
     seed_variance = process.kernel_.k2.noise_level
+    if pending:
+        more = embed(space, pending)
+        alpha = np.append(process.alpha, np.full(len(more), 1e-9))
+        values = np.append(process.y_train_, process.predict(more))
+        process = GaussianProcessRegressor(process.kernel_, alpha=alpha, optimizer=None)
+        process.fit(np.vstack([points, more]), values)
 
     def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
-        means, sds = process.predict(_embed(space, settings), return_std=True)
+        means, sds = process.predict(embed(space, settings), return_std=True)
         return centre + scale * means, scale * np.sqrt(np.maximum(0.0, sds**2 - seed_variance))
 
     return posterior
 
 
-def _embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
+def embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
     """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension."""
-    columns: list[list[float]] = []
+    columns: list[Floats] = []
     for name, given in space.items():
         values = [chosen[name] for chosen in settings]
         if isinstance(given, Choices) and not _are_numbers(given):
-            columns += [[float(value == choice) for value in values] for choice in given.choices]
+            columns += [np.array([value == choice for value in values], dtype=np.float64) for choice in given.choices]
         else:
-            columns.append([position(given, value) or 0.0 for value in values])
-    return np.array(columns, dtype=np.float64).T
+            columns.append(_positions(given, np.array(values, dtype=np.float64)))
+    return np.column_stack(columns)
+
+
+def _positions(given: SearchRange, values: Floats) -> Floats:
+    """Return where values lie in a range of numbers or among choices that are numbers."""
+    if isinstance(given, Choices):
+        return np.interp(values, sorted(map(float, given.choices)), np.linspace(0, 1, len(given.choices)))
+    low, high = float(given.low), float(given.high)
+    if given.log:
+        values, low, high = np.log(values), math.log(low), math.log(high)
+    return (values - low) / (high - low)
 
 
 def _value(given: SearchRange, share: float) -> Scalar:

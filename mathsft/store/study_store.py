@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from mathsft.config.load import differences
 from mathsft.errors import UserError
 from mathsft.records import (
+    Ask,
     Checkpoint,
     Diverged,
     EngineCheck,
@@ -22,6 +23,7 @@ from mathsft.records import (
     Problem,
     Promotion,
     Provenance,
+    PruneVerdict,
     Quality,
     Response,
     Run,
@@ -37,7 +39,18 @@ from mathsft.store import tables
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = (
-    Quality | Run | Provenance | StepMetrics | Checkpoint | Diverged | Score | WorkerCall | Session | Promotion
+    Quality
+    | Run
+    | Provenance
+    | StepMetrics
+    | Checkpoint
+    | Diverged
+    | Score
+    | WorkerCall
+    | Session
+    | Ask
+    | PruneVerdict
+    | Promotion
 )
 Announcement: TypeAlias = Scoring | OngoingCall | EngineCheck
 """Announced to observers while it lasts, and not persisted."""
@@ -61,6 +74,8 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
     Score: tables.scores,
     WorkerCall: tables.worker_calls,
     Session: tables.sessions,
+    Ask: tables.asks,
+    PruneVerdict: tables.prune_verdicts,
     Promotion: tables.promotions,
 }
 
@@ -238,6 +253,18 @@ class StudyStore:
 
     def sessions(self) -> list[Session]:
         return self._select(tables.sessions, order=("began",))
+
+    def asks(self) -> list[Ask]:
+        return self._select(tables.asks, order=("number",))
+
+    def ask(self, number: int) -> Ask | None:
+        return next(iter(self._select(tables.asks, number=number)), None)
+
+    def prune_verdicts(self) -> list[PruneVerdict]:
+        return self._select(tables.prune_verdicts, order=("run", "index"))
+
+    def prune_verdict(self, run: str, index: int) -> PruneVerdict | None:
+        return next(iter(self._select(tables.prune_verdicts, run=run, index=index)), None)
 
     def promotion(self) -> Promotion | None:
         return next(iter(self._select(tables.promotions)), None)

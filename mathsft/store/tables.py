@@ -8,11 +8,13 @@ from pydantic import TypeAdapter
 from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData, Table, Text, func
 
 from mathsft.records import (
+    Ask,
     Checkpoint,
     Diverged,
     Problem,
     Promotion,
     Provenance,
+    PruneVerdict,
     Quality,
     Response,
     Run,
@@ -22,7 +24,7 @@ from mathsft.records import (
     WorkerCall,
 )
 
-SCHEMA_NUMBER = 5
+SCHEMA_NUMBER = 6
 """To be incremented whenever a table changes: a database with another number is refused."""
 
 METADATA = MetaData()
@@ -79,5 +81,7 @@ responses = _record_table(
     "msft_response", Response, ("run", "step", "pool", "problem_id", "sample"), run=str, step=int, pool=str
 )
 worker_calls = _record_table("msft_worker_call", WorkerCall, ("worker", "began"))
+asks = _record_table("msft_ask", Ask, ("number",))
+prune_verdicts = _record_table("msft_prune_verdict", PruneVerdict, ("run", "index"))
 sessions = _record_table("msft_session", Session, ("began",))
 promotions = _record_table("msft_promotion", Promotion, ())

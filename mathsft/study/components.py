@@ -12,7 +12,11 @@ from mathsft.config.schema import Choices, Component, FloatRange, IntRange, Sear
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
 
-REFUSED = {"CmaEsSampler": "it unpickles what it has stored in the database, which can run code"}
+REFUSED = {
+    "CmaEsSampler": "it unpickles what it has stored in the database, which can run code; choose another one",
+    "GridSampler": "the grid follows from the choices in `search`; choose BruteForceSampler",
+    "PartialFixedSampler": "it needs another sampler; to try given settings, list them in `enqueue`",
+}
 SEQUENCE_SAMPLERS = ("QMCSampler",)
 """Samplers whose trials are elements of one sequence; they need the same seed for every trial."""
 NUM_REHEARSED = 12
@@ -23,13 +27,13 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
     """Make the sampler for one trial. A seed common to all trials would make a resumed study repeat its random numbers."""
     labels = () if config.sampler.name in SEQUENCE_SAMPLERS else (number,)
     seed = derive_seed(config.seed, "sampler", *labels)
-    sampler: optuna.samplers.BaseSampler = _make(optuna.samplers, "sampler", config.sampler, seed=seed)
+    sampler: optuna.samplers.BaseSampler = make_component(optuna.samplers, "sampler", config.sampler, seed=seed)
     return sampler
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     """Make the pruner."""
-    pruner: optuna.pruners.BasePruner = _make(optuna.pruners, "pruner", config.pruner)
+    pruner: optuna.pruners.BasePruner = make_component(optuna.pruners, "pruner", config.pruner)
     return pruner
 
 
@@ -97,11 +101,11 @@ def _num_values(given: SearchRange) -> float:
     return given.high - given.low + 1 if isinstance(given, IntRange) else math.inf
 
 
-def _make(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
+def make_component(module: Any, kind: str, component: Component, **arguments: Any) -> Any:
     """Build one of Optuna's classes by name; raise UserError for an unknown name or argument."""
     available = [name for name in module.__all__ if name.endswith(kind.capitalize()) and not name.startswith("Base")]
     if component.name in REFUSED:
-        raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}; choose another one")
+        raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}")
     if component.name not in available:
         raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
     own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
@@ -117,4 +121,4 @@ def _built(module: Any, kind: str, name: str, value: Any, available: Sequence[st
         return value
     if value not in available:
         raise UserError(f"{kind}.arguments: {name}: {value!r} is not in Optuna; choose one of {', '.join(available)}")
-    return _make(module, kind, Component(name=value))
+    return make_component(module, kind, Component(name=value))

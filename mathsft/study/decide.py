@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from mathsft.config.schema import Scalar, SearchRange
-from mathsft.records import Finalist, Promotion
+from mathsft.records import Finalist, Overrides, Promotion
 from mathsft.runs.contest import Contest, Rule, finished, hold_contest, observe, ranked, smoothed
 from mathsft.runs.pool_names import SEARCH_POOL
 from mathsft.runs.results import TrialResult
 from mathsft.statistics.optimism import best_of_k
-from mathsft.statistics.surface import optimum
+from mathsft.statistics.surface import new_optimum
 from mathsft.study.choice_notes import edge_notes, own_settings_note, runner_up_note
 
 BOLDNESS = 2.0
@@ -42,13 +42,19 @@ def decide(results: Sequence[TrialResult], rule: Rule) -> Confirm | Promotion | 
     return _promote(contest, rule)
 
 
-def propose(results: Sequence[TrialResult], space: Mapping[str, SearchRange]) -> dict[str, Scalar]:
-    """Return the settings with the highest upper confidence bound on the surface through all trials; one must have ended.
+def propose(
+    results: Sequence[TrialResult], space: Mapping[str, SearchRange], pending: Sequence[Overrides] = ()
+) -> dict[str, Scalar]:
+    """Return untried settings where the surface through all ended trials may be highest; empty where none has ended.
 
-    The upper bound and not the mean is maximised, so that regions with few trials are explored, too. Source:
-    Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010).
+    It maximises the upper bound of the accuracy, not its mean, so that unknown regions are tried too. Source: Srinivas,
+    Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010). `pending` are the settings
+    of trials whose end is not known yet.
     """
-    return optimum(space, observe(sorted(results, key=lambda result: result.number)), BOLDNESS)
+    observed = observe(sorted(results, key=lambda result: result.number))
+    if not observed:
+        return {}
+    return new_optimum(space, observed, BOLDNESS, pending, [result.run.overrides for result in results])
 
 
 # ---- the promotion

@@ -1,16 +1,19 @@
 """Runs a study's trials with Optuna: asks for parameters, reports scores, applies the pruner, and reports how trials end.
 
-Optuna owns the trials' numbers and parameters; the store owns their results, and `tell` copies these to Optuna. With k
-trainers, ask(n) waits until trial n-1-k is told, trial n is told after ask(n+k), and the pruner judges trial n after
-trial n-k is told. Each call therefore sees the same trials regardless of timing, and with one trainer a killed study
-continues exactly as if it had not been killed. With several trainers the order in which trials end matters.
+Optuna owns the trials' numbers and parameters; the store owns their results, and `tell` copies these to Optuna.
+
+With one trainer, ask(n) waits until trial n-2 is told, trial n is told after ask(n+1), and the pruner judges trial n after
+trial n-1 is told. Each call therefore sees the same trials regardless of timing, and a killed study continues exactly as if
+it had not been killed. With several trainers, such waiting would leave them idle, so nothing waits. Instead each ask and
+each verdict of the pruner is recorded with the trials whose end it saw: a resumed study keeps the recorded verdicts, and
+every ask and every verdict can be computed again from the records.
 """
 
 import asyncio
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,15 +23,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mathsft.config.schema import Experiment, Scalar, StudyConfig
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.layout import StudyLayout
-from mathsft.records import STATES_WITH_RESULT, Overrides, Plan, Run, RunState, Score
+from mathsft.records import STATES_WITH_RESULT, Ask, Overrides, Plan, PruneVerdict, Run, RunState, Score
 from mathsft.runs.final_run import closed
 from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.study_store import LOCK_TIMEOUT_SECONDS, StudyStore
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
-from mathsft.study.dashboard import show_trial
 from mathsft.study.decide import propose
 
 MAX_FAILURES = 3
@@ -62,16 +63,16 @@ class Search:
         plan: Plan,
         given: Sequence[Overrides],
         store: StudyStore,
-        layout: StudyLayout,
+        optuna_study: optuna.Study,
+        show: Callable[[Trial, Run], None],
         num_trainers: int,
     ) -> None:
-        self._config, self._experiment, self._plan, self._store, self._layout = config, experiment, plan, store, layout
-        self._given = given
-        self._num_trainers = num_trainers
+        self._config, self._experiment, self._plan, self._store = config, experiment, plan, store
+        self._given, self._show = given, show
+        self._is_alone = num_trainers == 1
         self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
         self._space = make_space(config)
-        with told_to_user(store):
-            self.study = open_optuna_study(config, store)
+        self.study = optuna_study
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._unfinished: list[Run] = []  # trials that an earlier driver began and did not end
@@ -89,9 +90,10 @@ class Search:
         if self._unfinished:
             return self._unfinished.pop(0)
         number = self._num_asked()
-        await self._told[number - 1 - self._num_trainers].wait()
+        if self._is_alone:
+            await self._told[number - 2].wait()
         if self._is_spent() or self._is_failing():
-            for later in range(number, number + self._num_trainers + 1):  # never asked for: nothing may wait for them
+            for later in (number, number + 1):  # never asked for: nothing may wait for them
                 self._asked[later].set()
             return None
         with told_to_user(self._store):
@@ -103,19 +105,25 @@ class Search:
         The run stops max_unscored eval points after the judged one, since training may have come that far. With an earlier
         stop the run's end would depend on the speed of scoring, and on kills.
         """
-        await self._told[_number(run) - self._num_trainers].wait()
+        number = _number(run)
+        if self._is_alone:
+            await self._told[number - 1].wait()
         with told_to_user(self._store):
-            trial = self._trial(_number(run))
-            if index not in self._frozen(_number(run)).intermediate_values:
+            trial = self._trial(number)
+            if index not in self._frozen(number).intermediate_values:
                 trial.report(score.accuracy, index)
-            is_bad = explained(trial.should_prune, "pruner", self._config.pruner)
-            return index + run.plan.max_unscored if is_bad else None
+            if (verdict := self._store.prune_verdict(run.name, index)) is None:
+                is_bad = bool(explained(trial.should_prune, "pruner", self._config.pruner))  # numpy's
+                verdict = PruneVerdict(run.name, index, self._numbers_told(), is_bad)
+                self._store.write(verdict)
+        return index + run.plan.max_unscored if verdict.is_pruned else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
         run = closed(run, state, reason, self._store)
         self._store.write(run)  # before Optuna, which only gets a copy of this record
         self._num_failed += state == "failed"
-        await self._asked[_number(run) + self._num_trainers].wait()
+        if self._is_alone:
+            await self._asked[_number(run) + 1].wait()
         with told_to_user(self._store):
             self._tell(run)
 
@@ -134,11 +142,17 @@ class Search:
                 run = self._run(trial.number, trial.params)
                 self._unfinished.append(recorded.get(run.name, run))
             self._asked[trial.number].set()
+        if self._half_asked is not None and not self._is_alone:
+            # Before anything is told, so that Optuna knows the same trials as at the kill.
+            with told_to_user(self._store):
+                self._unfinished.append(self._ask(self._half_asked))
 
     def _ask(self, number: int) -> Run:
         """Create the trial, or draw an interrupted one's missing parameters; the sampler's seed follows from the number."""
+        ask = Ask(number, self._numbers_told())
+        self._store.write(ask)
         self.study.sampler = make_sampler(self._config, number)
-        if fixed := self._fixed(number):
+        if fixed := self._fixed(ask):
             # enqueue_trial would create a second trial, with another number.
             self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
         if self._half_asked == number:
@@ -153,22 +167,28 @@ class Search:
         trial = self._trial(number)
         return {name: trial._suggest(name, given) for name, given in self._space.items()}
 
-    def _fixed(self, number: int) -> dict[str, Scalar]:
+    def _fixed(self, ask: Ask) -> dict[str, Scalar]:
         """Return the parameters that the sampler must use: those given for the first trials, proposals for the last ones."""
-        if number < len(self._given):
-            return dict(self._given[number])
-        results = [result for result in recorded_results(self._store) if _number(result.run) < number - self._num_trainers]
-        is_last = number >= self._config.num_trials - self._config.selection.num_proposed
-        has_ended = any(result.run.state in ("finished", "diverged") for result in results)
-        return propose(results, self._config.search) if is_last and has_ended else {}
+        if ask.number < len(self._given):
+            return dict(self._given[ask.number])
+        if ask.number < self._config.num_trials - self._config.selection.num_proposed:
+            return {}
+        results = [result for result in recorded_results(self._store) if result.number < ask.number]
+        known = [result for result in results if result.number in ask.told]
+        pending = [result.run.overrides for result in results if result.number not in ask.told]
+        return propose(known, self._config.search, pending)
 
     def _tell(self, run: Run) -> None:
         number = _number(run)
         if not self._frozen(number).state.is_finished():
-            show_trial(self._trial(number), run, self._store, self._layout)
+            self._show(self._trial(number), run)
             state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(run.state, TrialState.COMPLETE)
             tell(self.study, number, run.value if state == TrialState.COMPLETE else None, state)
         self._told[number].set()
+
+    def _numbers_told(self) -> tuple[int, ...]:
+        """Return the trials whose end Optuna knows."""
+        return tuple(trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished())
 
     def _trial(self, number: int) -> Trial:
         return Trial(self.study, self._frozen(number)._trial_id)
@@ -235,13 +255,14 @@ def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
     url = store.engine.url
     arguments = {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS}} if url.drivername.startswith("sqlite") else {}
     storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
-    study = optuna.create_study(
-        study_name=store.study,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=make_sampler(config, 0),
-        pruner=make_pruner(config),
-    )
-    study.set_metric_names(["accuracy"])
+    with told_to_user(store):
+        study = optuna.create_study(
+            study_name=store.study,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=make_sampler(config, 0),
+            pruner=make_pruner(config),
+        )
+        study.set_metric_names(["accuracy"])
     return study

@@ -17,6 +17,7 @@ from mathsft.records import (
     Scoring,
     StepMetrics,
 )
+from mathsft.runs.weak_signal import weak_signal
 from mathsft.store.study_store import Notification, StudyStore
 from mathsft.tracking.heartbeat import Activity, Heartbeat, Progress
 
@@ -39,6 +40,7 @@ class LiveProgress:
         self._is_scoring = False  # the engine of this process has scored something
         self._pace_start: tuple[float, float] | None = None  # time and share done when both training and scoring ran
         self._best = ""
+        self._is_weakness_told = False
         self._queue = ""  # the number of the final run's published checkpoints without a score
 
     def __enter__(self) -> Self:
@@ -83,6 +85,9 @@ class LiveProgress:
         value = f"{run.value:.1%}" if run.value is not None else ""
         reason = next(iter(run.reason.splitlines()), "")
         self._heartbeat.tell(run.name, f"{run.state} {value}".strip(), reason, self._best, self._time_left(run))
+        if run.kind == "trial" and not self._is_weakness_told and (weakness := weak_signal(self._store)):
+            self._is_weakness_told = True
+            self._heartbeat.tell(weakness)
 
     def _tell_checkpoint(self, checkpoint: Checkpoint) -> None:
         run, last = self._runs[checkpoint.run], self._last_steps.get(checkpoint.run)

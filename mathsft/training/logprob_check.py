@@ -41,7 +41,8 @@ def make_logprob_check(
 def changed_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy with noise on every value of every tensor, of _CHANGED_SHARE of the tensor's root mean square.
 
-    An engine that replaces only some of the tensors predicts neither what the weights nor what the copy predicts.
+    An engine that replaces only some of the tensors gives other log probabilities than the weights, and other ones than
+    the copy.
     """
     generator = torch.Generator().manual_seed(0)
     changed = {}

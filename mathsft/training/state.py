@@ -38,7 +38,10 @@ class BaseModel:
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory, with this attention where possible. UserError if it changes logits after the head."""
+    """Load the model into host memory, with this attention where possible.
+
+    Raises UserError if the model changes its logits after the output head.
+    """
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
     tied = model.all_tied_weights_keys

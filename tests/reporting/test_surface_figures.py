@@ -1,5 +1,6 @@
 """The report draws the surface that decided: through the same points, over the same ranges."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -114,7 +115,7 @@ def test_the_report_draws_the_surface_that_decided(
     )
     assert decide(recorded_results(store), RULE) == promotion
     space, points = decided[-2]  # the last one is that of the table of finalists
-    assert len(points) == 10  # of 12, one was pruned and one failed
+    assert len(points) == 11  # of 12, one failed
     assert sum(accuracy == variance == 0.0 for _, accuracy, variance in points) == 1
     write_report(store, StudyLayout(tmp_path))
     assert drawn == weighed == [(space, points)]
@@ -126,23 +127,27 @@ def test_the_report_draws_the_surface_that_decided(
 def test_before_a_promotion_the_report_draws_what_proposals_see(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(8):
         write_trial(store, number)
-    proposed = spied(monkeypatch, decision, "optimum")
+    proposed = spied(monkeypatch, decision, "new_optimum")
     propose(recorded_results(store), SPACE)
     space, observed = recorded_observations(store)
     assert proposed == [(list(space.items()), [(one.settings, one.accuracy, one.variance) for one in observed])]
 
 
-def test_a_surface_needs_trials_enough_and_a_diverged_one_is_on_the_map(store: StudyStore) -> None:
-    for number in range(5):
+def test_a_surface_needs_enough_trials_and_diverged_and_pruned_ones_are_on_the_map(store: StudyStore) -> None:
+    for number in range(4):
         write_trial(store, number)
     space, observed = recorded_observations(store)
-    assert len(observed) == 4  # trial-3 was pruned
+    assert len(observed) == 4
     assert surface_map(space, observed, None) is importance_bars(space, observed) is None
-    write_trial(store, 5)
+    for number in (4, 5, 6):
+        write_trial(store, number)
     space, observed = recorded_observations(store)
     drawn, bars = surface_map(space, observed, None), importance_bars(space, observed)
     assert drawn is not None and drawn.count("<rect") > 3 * 48
-    assert "trial-5: diverged" in drawn and "trial-3" not in drawn and " of 40 problems" in drawn
+    assert "trial-5: diverged" in drawn and "trial-6" not in drawn and " of 40 problems" in drawn
+    # Pruned at 13 %, where finished trials have half of what they reach.
+    [predicted] = re.findall(r"trial-3: pruned, predicted to end at ([\d.]+)%", drawn)
+    assert float(predicted) / 100 == pytest.approx(2 * store.scores("trial-3")[0].accuracy, abs=0.06)
     assert bars is not None and "learning_rate: " in bars
 
 

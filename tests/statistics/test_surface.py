@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mathsft.config.schema import Choices, FloatRange, IntRange, Scalar, SearchRange
-from mathsft.statistics.surface import Observation, optimum, position, smooth
+from mathsft.statistics.surface import SAME_SETTING, Observation, embed, new_optimum, position, smooth
 
 RATE = FloatRange(type="float", low=1e-5, high=1e-2, log=True)
 BATCH = Choices(type="categorical", choices=(8, 16, 32, 64, 128))
@@ -29,7 +29,7 @@ def observations(noise: float, num: int = 30) -> list[Observation]:
 def test_the_optimum_of_a_planted_surface_is_found_and_noise_is_smoothed_away() -> None:
     given = observations(noise=0.03)
     surface = smooth(SPACE, given)
-    best = optimum(SPACE, given)
+    best = new_optimum(SPACE, given, boldness=0.0)
     assert best["batch"] in (8, 16, 32)
     assert 2e-4 < float(best["rate"]) < 1.2e-3
     truth = np.array([planted(**each.settings) for each in given])  # type: ignore[arg-type]
@@ -40,12 +40,12 @@ def test_the_optimum_of_a_planted_surface_is_found_and_noise_is_smoothed_away() 
 
 def test_a_bold_optimum_lies_where_less_is_known() -> None:
     given = [Observation({"rate": rate, "batch": 16}, 0.3, 1e-4) for rate in (1e-5, 2e-5, 4e-5, 8e-5)]
-    assert float(optimum(SPACE, given, boldness=2.0)["rate"]) > 1e-3
+    assert float(new_optimum(SPACE, given, boldness=2.0)["rate"]) > 1e-3
 
 
 def test_the_same_observations_give_the_same_surface() -> None:
     assert smooth(SPACE, observations(0.03)) == smooth(SPACE, observations(0.03))
-    assert optimum(SPACE, observations(0.03), 2.0) == optimum(SPACE, observations(0.03), 2.0)
+    assert new_optimum(SPACE, observations(0.03), 2.0) == new_optimum(SPACE, observations(0.03), 2.0)
 
 
 def test_replicates_of_a_setting_share_a_mean_and_are_surer_than_one() -> None:
@@ -62,11 +62,38 @@ def test_one_observation_or_equal_ones_are_enough() -> None:
     assert smooth(SPACE, [alone, alone]).means == pytest.approx([0.3, 0.3])
 
 
+def test_what_is_tried_observed_or_pending_is_not_proposed_again() -> None:
+    given = observations(0.01)
+    first = new_optimum(SPACE, given, 2.0)
+    for pending, tried in (([first], []), ([], [first])):
+        second = new_optimum(SPACE, given, 2.0, pending, tried)
+        points = embed(SPACE, [first, second, *(one.settings for one in given)])
+        assert np.linalg.norm(points[:1] - points[1:2]) > SAME_SETTING
+        assert np.linalg.norm(points[2:] - points[1], axis=1).min() > SAME_SETTING
+
+
+def test_a_pending_setting_takes_the_uncertainty_around_it_away() -> None:
+    given = [Observation({"rate": rate, "batch": 16}, 0.3, 1e-4) for rate in (1e-5, 2e-5, 4e-5, 8e-5)]
+    first = new_optimum(SPACE, given, 2.0)
+    merely_tried = new_optimum(SPACE, given, 2.0, tried=[first])
+    believed = new_optimum(SPACE, given, 2.0, pending=[first])
+    points = embed(SPACE, [first, merely_tried, believed])
+    assert np.linalg.norm(points[2] - points[0]) > 3 * np.linalg.norm(points[1] - points[0])
+
+
+def test_a_space_that_is_tried_up_is_replicated() -> None:
+    space: dict[str, SearchRange] = {"batch": Choices(type="categorical", choices=(8, 16))}
+    given = [Observation({"batch": 8}, 0.2, 1e-4), Observation({"batch": 16}, 0.4, 1e-4)]
+    assert new_optimum(space, given, 0.0) == {"batch": 16}
+
+
 def test_choices_without_an_order_are_told_apart() -> None:
     space: dict[str, SearchRange] = {"precision": Choices(type="categorical", choices=("bf16", "fp32", "fp8"))}
     accuracies: dict[Scalar, float] = {"bf16": 0.2, "fp32": 0.6, "fp8": 0.2}
     given = [Observation({"precision": name}, accuracy, 1e-4) for name, accuracy in accuracies.items() for _ in range(3)]
-    assert optimum(space, given) == {"precision": "fp32"}
+    surface = smooth(space, given)
+    by_name = {one.settings["precision"]: mean for one, mean in zip(given, surface.means, strict=True)}
+    assert by_name["fp32"] > 0.5 > by_name["bf16"] == pytest.approx(by_name["fp8"], abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def config(sampler: str = "TPESampler", pruner: str = "NopPruner", **given: Any)
     [
         (config("CmaEsSampler"), r"^sampler\.name: CmaEsSampler is refused: it unpickles"),
         (config("BruteForceSampler"), r"^sampler\.name: BruteForceSampler cannot work on this study: .*step"),
-        (config("GridSampler"), r"^sampler\.arguments: GridSampler does not take \{\}: .*search_space"),
+        (config("GridSampler"), r"^sampler\.name: GridSampler is refused: .*choose BruteForceSampler"),
         (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not in Optuna; choose one of .*TPESampler"),
         (config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner"}), r"PatientPruner.*patience"),
         (
@@ -94,4 +94,60 @@ def test_a_sampler_that_has_tried_everything_ends_the_search(tmp_path: Path, exp
     trials = driver.store.runs("trial")
     assert len(trials) == len({frozenset(trial.overrides.items()) for trial in trials}) == 4
     assert {state for _, _, state, _ in driver.optuna_trials()} <= {"COMPLETE", "PRUNED"}
+    assert driver.store.promotion() is not None
+
+
+SAMPLERS: dict[str, dict[str, Any] | None] = {
+    "BruteForceSampler": {},
+    "CmaEsSampler": None,
+    "GPSampler": {"n_startup_trials": 3},
+    "GridSampler": None,
+    "NSGAIISampler": {},
+    "NSGAIIISampler": {},
+    "PartialFixedSampler": None,
+    "QMCSampler": {},
+    "RandomSampler": {},
+    "TPESampler": {"n_startup_trials": 3},
+}
+"""Every sampler of Optuna with arguments for a study of four settings; None where it is refused."""
+PRUNERS: dict[str, dict[str, Any] | None] = {
+    "HyperbandPruner": {"min_resource": 1, "max_resource": 3},
+    "MedianPruner": {"n_startup_trials": 1},
+    "NopPruner": {},
+    "PatientPruner": {"wrapped_pruner": "MedianPruner", "patience": 1},
+    "PercentilePruner": {"percentile": 50.0, "n_startup_trials": 1},
+    "SuccessiveHalvingPruner": {"min_resource": 1},
+    "ThresholdPruner": {"lower": 0.01},
+    "WilcoxonPruner": {},
+}
+
+
+def test_every_name_of_optuna_is_in_the_tables() -> None:
+    def names(module: Any, kind: str) -> set[str]:
+        return {name for name in module.__all__ if name.endswith(kind) and not name.startswith("Base")}
+
+    assert names(optuna.samplers, "Sampler") == set(SAMPLERS)
+    assert names(optuna.pruners, "Pruner") == set(PRUNERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("sampler", name) for name in SAMPLERS), *(("pruner", name) for name in PRUNERS)]
+)
+def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
+    kind: str, name: str, tmp_path: Path, experiment: Experiment
+) -> None:
+    arguments = {"sampler": SAMPLERS, "pruner": PRUNERS}[kind][name]
+    component = {kind: name, f"{kind}_arguments": arguments or {}}
+    study = config(**component, search=GRID, num_trials=4)
+    if arguments is None:
+        with pytest.raises(UserError) as refused:
+            rehearse(study)
+        assert name in str(refused.value) and "\n" not in str(refused.value)
+        return
+    rehearse(study)
+    driver = Driver(tmp_path / "s", experiment, Kills())
+    driver.study(study)
+    trials = driver.store.runs("trial")
+    assert len(trials) == 4 and {trial.state for trial in trials} <= {"finished", "pruned"}
     assert driver.store.promotion() is not None

@@ -296,7 +296,8 @@ def test_a_failed_trial_says_why_and_is_replaced(
 ) -> None:
     refuse(monkeypatch, "runs/trial-1/", num_times=99)
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.study(study_config(num_trials=3, pruner={"name": "NopPruner"}))
+    rates = {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}}  # none of them diverges
+    driver.study(study_config(num_trials=3, search=rates, pruner={"name": "NopPruner"}))
     trials = driver.store.runs("trial")
     assert [trial.state for trial in trials] == ["finished", "failed", "finished", "finished"]
     assert trials[1].value is None

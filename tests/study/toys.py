@@ -5,6 +5,7 @@ import json
 import math
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
-from mathsft.study.search import Search
+from mathsft.study.dashboard import show_trial
+from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
@@ -160,7 +162,8 @@ class Driver:
             trial_plan(config.trial, 2),
             self.given,
             self.store,
-            self.layout,
+            open_optuna_study(config, self.store),
+            partial(show_trial, store=self.store, layout=self.layout),
             self.num_trainers,
         )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)

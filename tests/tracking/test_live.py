@@ -16,12 +16,14 @@ from mathsft.tracking.live import LiveProgress
 from tests.build import (
     Clock,
     make_baseline,
+    make_categories,
     make_checkpoint,
     make_experiment,
     make_final,
     make_metrics,
     make_plan,
     make_promotion,
+    make_responses,
     make_score,
     make_trial,
 )
@@ -331,3 +333,14 @@ def test_no_color_leaves_a_line_that_moves(
         seen = read_until("━", shown) + read_until("\x1b[2K", shown)  # when it is drawn again
     styles = {int(code) for codes in re.findall(r"\x1b\[([0-9;]*)m", seen) for code in codes.split(";") if code}
     assert bool(styles & {*range(30, 50), *range(90, 108)}) == (not environment)
+
+
+def test_a_weak_signal_is_told_once(store: StudyStore) -> None:
+    store.write(make_baseline(state="finished"))
+    store.write(make_score("baseline", 0, "search", 0, 200), make_responses(["wrong_answer"] * 200))
+    for number in range(7):
+        store.write(make_score(f"trial-{number}", 10, "search", 6, 200), make_responses(make_categories(6, 200)))
+    ended = [trial(number, state="finished", value=0.03) for number in range(7)]
+    lines = lines_of(store, [(1.0 + at, run) for at, run in enumerate(ended)], num_trials=7)
+    told = [line for line in lines if "Weak signal" in line]
+    assert len(told) == 1 and "5 of 5" in told[0]
