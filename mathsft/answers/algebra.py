@@ -115,7 +115,7 @@ def _quotient(upper: Polynomial, lower: Polynomial) -> ExactValue:
         return ExactValue(upper, lower)
     ((powers, coefficient),) = lower.items()
     inverse = tuple((atom, -exponent) for atom, exponent in powers)
-    return ExactValue(multiply(upper, simplified(inverse, 1 / coefficient)))
+    return ExactValue(checked(multiply(upper, simplified(inverse, 1 / coefficient))))
 
 
 def same_value(first: ExactValue, second: ExactValue) -> bool | None:
@@ -192,13 +192,14 @@ def _power_of_term(powers: Powers, coefficient: Fraction, exponent: Fraction) ->
     raised = tuple((atom, power * exponent) for atom, power in powers)
     if exponent.denominator == 1:
         return ExactValue(simplified(raised, rational_whole_power(coefficient, int(exponent))))
-    roots = [(Atom(str(prime)), times * exponent) for prime, times in factors(abs(coefficient)).items()]
-    root_of_sign = Fraction(1)
+    result = simplified(raised, Fraction(1))
     if coefficient < 0 and exponent.denominator % 2:
-        root_of_sign = Fraction(-1 if exponent.numerator % 2 else 1)
+        result = multiply(result, {(): Fraction(-1 if exponent.numerator % 2 else 1)})
     elif coefficient < 0:
-        roots.append((IMAGINARY, 2 * exponent))
-    return ExactValue(multiply(simplified(raised, root_of_sign), simplified(tuple(roots), Fraction(1))))
+        result = multiply(result, simplified(((IMAGINARY, 2 * exponent),), Fraction(1)))
+    for prime, times in factors(abs(coefficient)).items():
+        result = multiply(result, simplified(((Atom(str(prime)), times * exponent),), Fraction(1)))
+    return ExactValue(result)
 
 
 def _root_of_sum(base: ExactValue, exponent: Fraction) -> ExactValue:

@@ -168,8 +168,13 @@ class _Parser:
     def _command(self, name: str) -> ExactValue:
         if name == "frac":
             return self._argument() / self._argument()
+        if name == "sqrt" and self._take_text("["):
+            degree = self._sum()
+            if not self._take_text("]"):
+                raise NotAFormulaError(self._text)
+            return power(self._argument(), number(1) / degree)
         if name == "sqrt":
-            return self._root()
+            return sqrt(self._argument())
         if name == "binom":
             return binomial(self._argument(), self._argument())
         if name in ("lfloor", "lceil"):
@@ -182,14 +187,6 @@ class _Parser:
         if name in _GREEK.split():
             return self._subscripted(f"\\{name}")
         raise NotAFormulaError(name)
-
-    def _root(self) -> ExactValue:
-        if not self._take_text("["):
-            return sqrt(self._argument())
-        degree = self._sum()
-        if not self._take_text("]"):
-            raise NotAFormulaError(self._text)
-        return power(self._argument(), number(1) / degree)
 
     def _word(self, word: str) -> ExactValue:
         """Parse letters: a function, a name, or the product of at most three symbols."""

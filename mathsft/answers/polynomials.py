@@ -139,7 +139,7 @@ def simplified(powers: Powers, coefficient: Fraction) -> Polynomial:
     return result
 
 
-def checked(polynomial: dict[Powers, Fraction]) -> Polynomial:
+def checked(polynomial: Polynomial) -> Polynomial:
     """Return the polynomial without zeros; raises CannotComputeError or NoValueError if a size limit is exceeded."""
     kept = {powers: coefficient for powers, coefficient in polynomial.items() if coefficient}
     if len(kept) > _MAX_TERMS or any(len(powers) > _MAX_ATOMS for powers in kept):

@@ -1,5 +1,6 @@
 """Reads the raw rows of a JSONL file or a hub data set, each with its number."""
 
+import codecs
 import importlib
 import json
 import re
@@ -52,7 +53,7 @@ def excerpt(value: object) -> str:
 def parse_row(line: bytes) -> object:
     """Return the JSON value of a line; raises ValueError with the line and what to change."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.decode("utf-8-sig").strip())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{excerpt(line)} is not JSON ({error}); write one JSON object a line, in UTF-8") from None
 
@@ -63,7 +64,7 @@ def _file_rows(path: Path) -> Iterator[tuple[int, object]]:
             for first_bytes, name in _OTHER_FORMATS.items() if number == 1 else ():
                 if line.startswith(first_bytes):
                     raise UserError(f"{path} is {name}; convert it to JSONL, one JSON object a line, in UTF-8")
-            if line.strip():
+            if line.removeprefix(codecs.BOM_UTF8).strip():
                 try:
                     row = parse_row(line)
                 except ValueError as error:
