@@ -93,7 +93,7 @@ def _examine(arguments: argparse.Namespace, findings: Findings, heartbeat: Heart
             findings.check("training", lambda: run_to_end(workers.training()))
             is_serving = findings.check("engine", lambda: run_to_end(workers.engine()))
             findings.check("sleep", (lambda: run_to_end(workers.sleep())) if is_serving else None, "engine")
-    findings.check("forecast", partial(host_checks.found_forecast, context) if context else None, "database")
+    findings.check("forecast", partial(host_checks.found_forecast, context) if context else None, "model, data and database")
 
 
 def _check_host(

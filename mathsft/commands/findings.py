@@ -51,7 +51,7 @@ class Findings:
         if self.applicable is not None and name not in self.applicable:
             return None
         if make is None:
-            self._add(Finding(name, "skipped", f"not checked: needs the result of `{after}`", 0.0))
+            self._add(Finding(name, "skipped", f"not checked: needs {after}", 0.0))
             return None
         started = time.perf_counter()
         try:

@@ -99,7 +99,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_go_on() -> None:
     assert lines == [
         "cpu         OK      2 cores",
         "settings    CHANGE  batch size 0: must be at least 1",
-        "model       -       not checked: needs the result of `settings`",
+        "model       -       not checked: needs settings",
         "training    CHANGE  trainer-0.advance: the worker died 3 times; the log ends with ImportError: no torch",
         "engine      CHANGE  KeyError: 'layer'",
     ]
@@ -109,7 +109,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_go_on() -> None:
     assert told["checks"][2] == {
         "check": "model",
         "state": "skipped",
-        "text": "not checked: needs the result of `settings`",
+        "text": "not checked: needs settings",
         "seconds": 0.0,
     }
 
