@@ -221,9 +221,8 @@ class TrainingStep:
             padding_tokens = _GROUP_PADDING_BY_WIDTH // self._base.model.config.hidden_size
             self._packing = Packing(self._prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
         elif self._base.attention == FLEX:
-            # flex_attention computes blocks of 128 tokens. A halved budget keeps the row lengths that are compiled.
-            multiple_tokens = -(-self._training.token_budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
-            row_multiple_tokens = min(multiple_tokens, -(-budget_tokens // 128) * 128)
+            # flex_attention computes blocks of 128 tokens.
+            row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
             self._packing = Packing(self._prefix_ids, budget_tokens, 0, row_multiple_tokens)
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:

@@ -139,10 +139,11 @@ def _fit_training(
         return None
     smallest = min(devices, key=lambda device: device.free_memory_bytes or 0)
     in_ranks = f" in {num_ranks} ranks" if num_ranks > 1 else ""
+    remedy = _remedy(model, training, usable, needed, num_ranks, max_ranks)
     raise UserError(
         f"model.path: training {_words(model)}{in_ranks} needs {rough_size(needed)} of each CUDA device, with gradient "
         f"checkpointing and the smallest token budget, and {rough_size(usable)} of device {smallest.name} can be used "
-        f"({rough_size(smallest.free_memory_bytes or 0)} are free); {_remedy(model, training, usable, needed, num_ranks, max_ranks)}"
+        f"({rough_size(smallest.free_memory_bytes or 0)} are free); {remedy}"
     )
 
 

@@ -113,7 +113,7 @@ def test_a_driver_is_too_old_for_the_cuda_that_torch_was_built_with(
             "1",
             (9, 0),
             True,
-            "CUDA device 1 is split into instances of NVIDIA MIG, which mathsft does not use: switch MIG off",
+            "CUDA device 1 is split into instances of NVIDIA MIG, which mathsft does not use: switch ",
         ),
         ("MIG-1-2", None, False, "CUDA device MIG-1-2 is an instance of NVIDIA MIG, which mathsft does not use: switch "),
     ],

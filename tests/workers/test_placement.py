@@ -160,7 +160,7 @@ def test_devices_that_cannot_be_used_are_named(experiment: Experiment) -> None:
     old = "CUDA device 1 has compute capability 6.1, and 7.5 is needed"
     beside = place(make_machine((0, 1), ("0",), refused_devices=(old,)), experiment, STUDY_DIR, "study")
     assert beside.description == f"CUDA device 0: training and scoring take turns; not used: {old}"
-    with pytest.raises(UserError, match="^CUDA device 1 has compute capability 6.1, and 7.5 is needed$"):
+    with pytest.raises(UserError, match=r"^CUDA device 1 has compute capability 6\.1, and 7\.5 is needed$"):
         place(make_machine((0, 1), (), refused_devices=(old,)), experiment, STUDY_DIR, "study")
 
 
