@@ -97,8 +97,8 @@ def step_memory(
     """Return one rank's memory at the peak of a step with this largest micro-batch, or None for a model of another kind.
 
     The base model's own weights, which stay on the host, are not included. Several ranks shard weights, gradients and
-    moments, and gather the embedding and two layers: the one that computes and the next. Source:
-    torch.distributed.fsdp.fully_shard.
+    moments, and gather what is outside of layers (embedding, head) and two layers: the one that computes and the next.
+    Source: torch.distributed.fsdp.fully_shard.
     """
     sizes, item_bytes, num_parameters = model.dimensions, ITEM_BYTES[training.precision], model.num_parameters
     if sizes is None:
@@ -108,9 +108,9 @@ def step_memory(
         weights = held_bytes(num_parameters, training.precision) - gradients - optimizer
         computed_gradients = num_parameters * item_bytes
     else:
-        embedding = sizes.vocabulary_size * sizes.hidden_size
-        weights = num_parameters * _WEIGHT_BYTES // num_ranks + (embedding + 2 * sizes.num_layer_weights) * item_bytes
-        computed_gradients = embedding * (item_bytes + _FP32_BYTES)  # and its sum over ranks, in fp32
+        outside = num_parameters - sizes.num_layers * sizes.num_layer_weights
+        weights = num_parameters * _WEIGHT_BYTES // num_ranks + (outside + 2 * sizes.num_layer_weights) * item_bytes
+        computed_gradients = outside * (item_bytes + _FP32_BYTES)  # and their sum over ranks, in fp32
     activations = activation_bytes(sizes, size, training, device)
     logits = _loss_bytes(sizes, size.num_targets, item_bytes, device)
     if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
