@@ -212,7 +212,6 @@ class TrainingStep:
         self._base.model.zero_grad(set_to_none=True)  # removes the partial gradient of the interrupted micro-batch
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
         self._set_budget(self.max_fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:

@@ -8,14 +8,9 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from mathsft.footprint import BLOCK_LOGITS, CHUNK_LOGITS
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
 from mathsft.training.model.attention import hidden_states
-
-CHUNK_LOGITS = 2**26
-"""Logits per chunk, in the model's precision: 128 MiB in bf16 for every batch size and vocabulary."""
-
-BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**22}
-"""Logits of a chunk that are in fp32 at the same time, by device: few enough to stay in a core's cache."""
 
 
 class MicroBatchLoss(nn.Module):
