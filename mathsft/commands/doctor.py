@@ -7,7 +7,6 @@ import argparse
 import sys
 
 from mathsft.commands.findings import Findings
-from mathsft.errors import OK
 from mathsft.packages import installation_problem
 
 
@@ -21,10 +20,11 @@ def run(arguments: argparse.Namespace) -> int:
         return findings.exit_code
     # Imported here, because they need the packages.
     if arguments.hardware is not None:
-        from mathsft.commands.hardware import placement_text
+        from mathsft.commands.hardware import placements_on
 
-        _write(placement_text(arguments))
-        return OK
+        text, exit_code = placements_on(arguments)
+        _write(text)
+        return exit_code
     from mathsft.commands.examination import examine
 
     findings = examine(arguments)

