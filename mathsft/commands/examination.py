@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,14 +47,24 @@ CHECKS = (
 """All checks, in their order."""
 
 
-def applicable(machine: Machine, placement: Placement) -> tuple[str, ...]:
-    """Return the names of the checks that apply to a machine with this placement of a study, in their order."""
+def applicable(machine: Machine) -> tuple[str, ...]:
+    """Return the names of the checks that apply to a machine, in their order."""
     applies = {
         "compiler": bool(machine.cuda),  # Triton compiles C code; a CPU's workers compile nothing
         "ranks": len(machine.cuda) >= host_checks.MIN_RANK_DEVICES,
-        "sleep": placement.evaluators[0].settings.worker_device.sleep_mode,
+        "sleep": len(machine.cuda) == 1,  # with a large model, trainer and engine take turns
     }
     return tuple(name for name in CHECKS if applies.get(name, True))
+
+
+def check_placement(machine: Machine, small: Experiment, layout: StudyLayout) -> Placement:
+    """Return the placement of a study with this experiment, whose engine can sleep if that is to be checked."""
+    placement = placement_for(machine, small, layout, "study")
+    if "sleep" not in applicable(machine):
+        return placement
+    (evaluator,) = placement.evaluators
+    sleeping = replace(evaluator.settings.worker_device, sleep_mode=True)
+    return replace(placement, evaluators=(replace(evaluator, settings=replace(evaluator.settings, worker_device=sleeping)),))
 
 
 def examine(arguments: argparse.Namespace) -> Findings:
@@ -80,11 +91,11 @@ def _examine(arguments: argparse.Namespace, findings: Findings, heartbeat: Heart
     machine = findings.get("device", host_checks.found_devices)
     if machine is None:
         return
+    findings.applicable = applicable(machine)
     small = check_experiment(machine.auto_precision)
     placement = findings.get("workers", partial(_placed, machine, small, layout))
     if placement is None:
         return
-    findings.applicable = applicable(machine, placement)
     ranks = None
     if "ranks" in findings.applicable:
         (ranks,) = placement_for(machine, small, layout, "final", NUM_RANKS).trainers
@@ -101,7 +112,7 @@ def _examine(arguments: argparse.Namespace, findings: Findings, heartbeat: Heart
 
 
 def _placed(machine: Machine, small: Experiment, layout: StudyLayout) -> tuple[str, Placement]:
-    placement = placement_for(machine, small, layout, "study")
+    placement = check_placement(machine, small, layout)
     return f"of the checks: {placement.description}", placement
 
 

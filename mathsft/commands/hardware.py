@@ -90,8 +90,8 @@ def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
     if arguments.json:
         return json.dumps({**facts, "placements": placed}, indent=2), exit_code
     lines = [", ".join(f"{name} {value}" for name, value in facts.items())]
-    for purpose, (description, *workers) in placed.items():
-        lines += [f"{purpose}: {description}", *(f"  {line}" for line in workers)]
+    for name, (description, *workers) in placed.items():
+        lines += [f"{name}: {description}", *(f"  {line}" for line in workers)]
     return "\n".join(lines), exit_code
 
 

@@ -133,11 +133,16 @@ def _download(hub_id: str) -> Path:
         return Path(_snapshot(hub_id))
 
 
-def _snapshot(hub_id: str, **options: bool) -> Any:
+def _snapshot(hub_id: str, *, local_files_only: bool = False, dry_run: bool = False) -> Any:
     import huggingface_hub  # here, because embedded models and local folders do not need it
 
-    # "*/*" leaves out subfolders, which contain the same weights in other formats.
-    return huggingface_hub.snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES), ignore_patterns=["*/*"], **options)
+    return huggingface_hub.snapshot_download(
+        hub_id,
+        allow_patterns=list(_WANTED_FILES),
+        ignore_patterns=["*/*"],  # subfolders contain the same weights in other formats
+        local_files_only=local_files_only,
+        dry_run=dry_run,
+    )
 
 
 @contextmanager

@@ -80,6 +80,6 @@ def _loss_and_gradient(loss_model: MicroBatchLoss, micro_batches: Sequence[Micro
     """Return the loss and the gradient of all parameters as one vector, in fp32."""
     loss_model.zero_grad(set_to_none=True)
     losses = [loss_model(micro_batch) for micro_batch in micro_batches]
-    torch.stack(losses).sum().backward()
+    torch.autograd.backward(losses)
     gradients = [weight.grad.float().flatten() for weight in loss_model.parameters() if weight.grad is not None]
     return torch.stack(losses).sum().detach(), torch.cat(gradients)

@@ -19,8 +19,7 @@ from mathsft import cli, packages
 from mathsft.accounting.forecast import FinalDisk, Footprint
 from mathsft.cli import main
 from mathsft.commands import host_checks
-from mathsft.commands.common import placement_for
-from mathsft.commands.examination import CHECKS, applicable
+from mathsft.commands.examination import CHECKS, applicable, check_placement
 from mathsft.commands.findings import Findings
 from mathsft.commands.opening import CommandContext
 from mathsft.config.schema import WandbSettings
@@ -55,26 +54,29 @@ def context_for(*assignments: str) -> CommandContext:
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "device_gb", "not_applicable"),
+    ("num_devices", "not_applicable"),
     [
-        (0, None, {"compiler", "ranks", "sleep"}),
-        (1, None, {"ranks"}),  # NVML reports no memory, so trainer and engine take turns
-        (1, 4, {"ranks"}),
-        (1, 80, {"ranks", "sleep"}),
-        (2, 80, {"ranks", "sleep"}),
-        (3, 24, {"sleep"}),
-        (8, 80, {"sleep"}),
+        (0, {"compiler", "ranks", "sleep"}),
+        (1, {"ranks"}),
+        (2, {"ranks", "sleep"}),
+        (3, {"sleep"}),
+        (8, {"sleep"}),
     ],
 )
-def test_the_machine_decides_which_checks_apply(
-    num_devices: int, device_gb: float | None, not_applicable: set[str], tmp_path: Path
-) -> None:
-    cuda = [str(index) for index in range(num_devices)]
-    machine = make_machine(cuda=cuda, device_gb=device_gb, free_memory_bytes=1000 * GIB)
-    placement = placement_for(machine, check_experiment("bf16"), StudyLayout(tmp_path), "study")
-    names = applicable(machine, placement)
+def test_the_machine_decides_which_checks_apply(num_devices: int, not_applicable: set[str]) -> None:
+    names = applicable(make_machine(cuda=[str(index) for index in range(num_devices)]))
     assert set(CHECKS) - set(names) == not_applicable
     assert [name for name in CHECKS if name in names] == [*names]
+
+
+@pytest.mark.parametrize(("num_devices", "sleeps"), [(0, False), (1, True), (2, False)])
+@pytest.mark.parametrize("device_gb", [None, 80])
+def test_the_engine_can_sleep_where_that_is_checked(
+    num_devices: int, device_gb: float | None, sleeps: bool, tmp_path: Path
+) -> None:
+    machine = make_machine(cuda=[str(index) for index in range(num_devices)], device_gb=device_gb)
+    placement = check_placement(machine, check_experiment("bf16"), StudyLayout(tmp_path))
+    assert placement.evaluators[0].settings.worker_device.sleep_mode == sleeps
 
 
 # ---- findings
@@ -269,7 +271,7 @@ def test_a_study_that_began_otherwise_is_told(begun: CommandContext) -> None:
     store = StudyStore.open(begun.layout.database_url, "quickstart")
     store.record_settings({"prompt.template": "other"})
     store.close()
-    with pytest.raises(UserError, match=r"began with other settings .*prompt\.template: other -> short"):
+    with pytest.raises(UserError, match=r"began with other settings .*prompt\.template: 'other' -> 'short'"):
         host_checks.found_database(begun)
 
 
