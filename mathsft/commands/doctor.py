@@ -1,12 +1,12 @@
 """mathsft doctor: checks the machine, the chosen study and the workers; one line each, or one JSON object.
 
-Only this file and `findings` are imported before the packages are checked, since a package may be missing.
+Only this file and `check_results` are imported before the packages are checked, since a package may be missing.
 """
 
 import argparse
 import sys
 
-from mathsft.commands.findings import Findings
+from mathsft.commands.check_results import Findings
 from mathsft.packages import installation_problem
 
 

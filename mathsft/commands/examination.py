@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from mathsft.commands import host_checks
+from mathsft.commands.check_results import Findings
 from mathsft.commands.common import log_to, placement_for, run_to_end
-from mathsft.commands.findings import Findings
 from mathsft.commands.opening import NO_BARS, CommandContext, open_console
 from mathsft.config.schema import Experiment
 from mathsft.errors import OK

@@ -19,8 +19,8 @@ from mathsft import cli, packages
 from mathsft.accounting.forecast import FinalDisk, Footprint
 from mathsft.cli import main
 from mathsft.commands import host_checks
+from mathsft.commands.check_results import Findings
 from mathsft.commands.examination import CHECKS, applicable, check_placement
-from mathsft.commands.findings import Findings
 from mathsft.commands.opening import CommandContext
 from mathsft.config.schema import WandbSettings
 from mathsft.errors import OK, USER_ERROR, UserError
