@@ -14,7 +14,7 @@ from mathsft.training.batching.microbatches import MicroBatch
 from mathsft.training.footprint import GRADIENT_BYTES, MOMENTS_BYTES, held_bytes
 from mathsft.training.meter.dimensions import Dimensions, dimensions_of
 from mathsft.training.model.attention import EAGER, TREE, SegmentTree
-from mathsft.training.model.loss import BLOCK_LOGITS, CHUNK_LOGITS
+from mathsft.training.model.loss import block_tokens, chunk_tokens
 from mathsft.training.state import BaseModel
 from mathsft.training.step import DTYPES
 
@@ -34,7 +34,7 @@ def predicted_peak(
     if device.type == "cpu":
         weights += sum(weight.nbytes for weight in base.weights.values())
     activations = activation_bytes(sizes, micro_batch, base.attention, training)
-    logits = _loss_bytes(sizes, micro_batch, dtype)
+    logits = loss_bytes(sizes, micro_batch, dtype)
     computed_gradients = num_parameters * dtype.itemsize
     if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
         return Memory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
@@ -59,6 +59,22 @@ def activation_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str,
     return saved + norm
 
 
+def loss_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
+    """Return the bytes of the predicting hidden states, their gradient, the head's gradient and a chunk of logits.
+
+    A chunk needs memory for a block of its logits in fp32, and after that for its gradient of the head. With several chunks
+    there is also the sum of these gradients, in fp32.
+    """
+    num_targets, vocabulary_size = len(micro_batch.targets_N), sizes.vocabulary_size
+    num_chunk_tokens = min(num_targets, chunk_tokens(vocabulary_size))
+    num_block_tokens = min(num_targets, block_tokens(vocabulary_size, micro_batch.ids_BT.device))
+    hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
+    head = vocabulary_size * sizes.hidden_size
+    total = head * _FP32_BYTES if num_chunk_tokens < num_targets else 0
+    largest = max(num_block_tokens * vocabulary_size * _FP32_BYTES, head * dtype.itemsize)
+    return hidden + total + num_chunk_tokens * vocabulary_size * dtype.itemsize + largest
+
+
 def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:
     """Return the bytes of queries, keys, values and the softmax weights, which a fused kernel does not save."""
     num_rows, num_columns = micro_batch.ids_BT.shape
@@ -77,17 +93,3 @@ def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str,
         weight_bytes = _FP32_BYTES + (dtype.itemsize if dtype.itemsize < _FP32_BYTES else 0)
     vectors = num_queries * sizes.num_heads + 2 * num_keys * sizes.num_key_heads
     return vectors * sizes.head_dim * dtype.itemsize + num_weights * sizes.num_heads * weight_bytes
-
-
-def _loss_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
-    """Return the bytes of the predicting hidden states, their gradient, the head's gradient and a chunk of logits.
-
-    With several chunks, the head's gradient is summed in fp32 while the gradient of one chunk is in the model's dtype.
-    """
-    num_targets = len(micro_batch.targets_N)
-    num_logits = num_targets * sizes.vocabulary_size
-    hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
-    head_itemsize = dtype.itemsize + (_FP32_BYTES if num_logits > CHUNK_LOGITS else 0)
-    head = sizes.vocabulary_size * sizes.hidden_size * head_itemsize
-    in_fp32 = min(BLOCK_LOGITS[micro_batch.ids_BT.device.type], num_logits) * _FP32_BYTES
-    return hidden + head + min(CHUNK_LOGITS, num_logits) * dtype.itemsize + in_fp32
