@@ -107,7 +107,7 @@ class Nvml:
             current, _ = self._nvml.nvmlDeviceGetMigMode(self._device(name))
         except self._nvml.NVMLError:  # not for this kind of device
             return False
-        return int(current) == self._nvml.NVML_DEVICE_MIG_ENABLE
+        return int(current) == int(self._nvml.NVML_DEVICE_MIG_ENABLE)
 
     def read(self, visible: str) -> DeviceReading:
         """Return the present usage of the devices that this value of CUDA_VISIBLE_DEVICES names."""

@@ -104,7 +104,7 @@ FINALS = {
         8: ["1x7 4096", *["1x7 8192"] * 4],
     },
     "7B": {
-        4: ["B parameters", "B parameters", "B parameters", "1x3 2048", "1x3 8192"],
+        4: ["B parameters", "B parameters", "B parameters", "1x3 4096", "1x3 8192"],
         8: ["B parameters", "1x7 2048", "1x7 2048", "1x7 4096", "1x7 8192"],
     },
 }
@@ -156,7 +156,7 @@ def test_memory_in_use_by_others_is_not_counted_on() -> None:
     assert told(placed(2, 80, model, free_gb=50)) == "1x1 4096"
     share = placed(2, 80, model, free_gb=50).evaluators[0].settings.worker_device.engine_memory_share
     assert share == pytest.approx(DEVICE_SHARE * 50 / 80), "vLLM refuses to start if less is free"
-    with pytest.raises(UserError, match=r"an engine with a model of 1.54 B parameters needs .* 3.0 GB of 80.0 GB are free"):
+    with pytest.raises(UserError, match=r"an engine with a model of 1.54 B parameters needs .*3.0 GB of 80.0 GB are free"):
         placed(2, 80, model, free_gb=3)
 
 

@@ -96,7 +96,7 @@ def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Expe
         return place(machine, experiment, STUDY_DIR, "final", ranks)
 
     assert [final(16, 4, ranks).trainers[0].ranks for ranks in (None, 1, 2)] == [3, 1, 2]
-    assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring"
+    assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring; not used: 2"
     assert final(16, 2, None).trainers[0].env["CUDA_VISIBLE_DEVICES"] == "0"
     on_cpu = final(8, 0, 2).trainers[0]
     assert (on_cpu.ranks, on_cpu.settings.worker_device.num_threads, on_cpu.env["OMP_NUM_THREADS"]) == (2, 2, "2")
