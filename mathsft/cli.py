@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     clean.add_argument("--yes", action="store_true", help="delete without asking")
     _add_grade(commands)
+    _add_doctor(commands)
     return _run(parser, commands, argv)
 
 
@@ -121,6 +122,23 @@ def _add_grade(commands: Commands) -> None:
     grade.add_argument("--out", metavar="FILE", help="write the verdicts to this file (default: standard output)")
 
 
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine, the chosen study and the workers in under a minute",
+        description="Check packages, hardware, settings, model, data and database, then train and serve the embedded "
+        "model in worker processes, and predict the chosen study. One line for each check: OK, or what must be changed.",
+        epilog="Exit codes: 0, or 2 if something must be changed. A bug report should contain this command's output.",
+    )
+    _add_settings_options(doctor)
+    doctor.add_argument("--json", action="store_true", help="print the findings as one JSON object")
+    doctor.add_argument(
+        "--hardware",
+        metavar="NxGB",
+        help="check nothing; show what would work where on N CUDA devices of GB gigabytes each, for example 8x80",
+    )
+
+
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
     parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
@@ -172,7 +190,8 @@ def _act(parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: S
     """Run the command and return the exit code; every error becomes one line."""
     from mathsft.packages import installation_problem  # this import takes longer than printing --help
 
-    if problem := installation_problem():
+    # doctor reports this problem itself, in the form that was asked for.
+    if arguments.command != "doctor" and (problem := installation_problem()):
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         return USER_ERROR
     goes_on = arguments.command in OPENED_COMMANDS

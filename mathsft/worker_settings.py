@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, TrainingSettings
 from mathsft.layout import StudyLayout
 
 
@@ -21,6 +21,20 @@ class WorkerDevice:
     """The evaluator frees its device memory while another worker uses the device."""
     packs_from_width: int = 0
     """Smallest hidden size of models whose weights the engine packs for fast matrix products on a CPU."""
+    budget_tokens: int | None = None
+    """Largest token budget that is predicted to fit into the trainer's device; None for no limit."""
+    gradient_checkpointing: bool = False
+    """A step of the trainer is predicted to fit only with gradient checkpointing, so that runs without it get it, too."""
+    cache_bytes: int | None = None
+    """Size of the engine's KV cache if a trainer uses the same device at the same time; None: what vLLM finds free."""
+
+    def fitting(self, training: TrainingSettings) -> TrainingSettings:
+        """Return a run's settings with the token budget and the checkpointing that fit into the trainer's device."""
+        fitting = {
+            "token_budget_tokens": min(training.token_budget_tokens, self.budget_tokens or training.token_budget_tokens),
+            "gradient_checkpointing": training.gradient_checkpointing or self.gradient_checkpointing,
+        }
+        return training.model_copy(update=fitting)
 
 
 @dataclass(frozen=True)
@@ -45,8 +59,6 @@ class WorkerSpec:
     cpus: tuple[int, ...]
     """Processor cores that the process may use; empty for all."""
     ranks: int = 1
-    """Number of processes that answer each call together."""
-    rank_env: tuple[dict[str, str], ...] = ()
-    """Additional environment variables of each rank, such as its CUDA device; empty for none."""
+    """Number of processes that answer each call together; on CUDA all see the same devices, and rank n uses the n-th."""
     ends_when_parked: bool = False
     """The process ends when another worker gets the device, and the next turn starts a new process."""

@@ -62,15 +62,21 @@ def make_machine(
     cuda: Sequence[str] = (),
     *,
     capability: tuple[int, int] | None = (9, 0),
+    device_gb: float | None = None,
+    free_gb: float | None = None,
     bf16_flags: tuple[str, ...] = ("avx512_bf16",),
     free_memory_bytes: int = 24 * GIB,
+    refused_devices: tuple[str, ...] = (),
 ) -> Machine:
-    """Return a machine with these cores and CUDA devices, all of one compute capability."""
+    """Return a machine with these cores and CUDA devices, all alike; without free_gb, all of their memory is free."""
+    total = None if device_gb is None else int(device_gb * 1e9)
+    free = total if free_gb is None else int(free_gb * 1e9)
     return Machine(
         cpus=tuple(cpus),
         bf16_flags=bf16_flags,
-        cuda=tuple(CudaDevice(name, capability) for name in cuda),
+        cuda=tuple(CudaDevice(name, capability, total, free) for name in cuda),
         free_memory_bytes=free_memory_bytes,
+        refused_devices=refused_devices,
     )
 
 

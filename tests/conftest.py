@@ -16,6 +16,7 @@ LONGEST = (
     "test_style.py",
     "end_to_end/test_wheel.py",
     "evaluation/test_evaluation.py",
+    "cli/test_doctor.py",
     "training/test_rank_group.py",
     "end_to_end/test_two_evaluators.py",
 )

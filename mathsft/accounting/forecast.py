@@ -1,20 +1,23 @@
 """Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from safetensors import safe_open
 
 from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
+from mathsft.footprint import Dimensions, ModelSize, full_state_bytes, held_bytes
 from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
-from mathsft.training.footprint import full_state_bytes, held_bytes
 from mathsft.worker_settings import WorkerDevice
-from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement
+from mathsft.workers.placement import Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
@@ -125,8 +128,8 @@ def _confirmed_problems(config: StudyConfig, num_confirm: int) -> int:
 
 
 def _together(train: float, score: float, placement: Placement) -> float:
-    """Return the seconds of training and scoring: the longer one if they overlap, the sum if they take turns."""
-    if placement.max_unscored == MAX_UNSCORED_IN_TURNS:
+    """Return the seconds of training and scoring: the longer one on several devices, the sum on one."""
+    if placement.shares_device:
         return train + score
     return max(train / placement.num_training, score)
 
@@ -138,43 +141,55 @@ def footprint(
     config: StudyConfig, experiment: Experiment, model_folder: Path, worker_device: WorkerDevice, num_trainers: int
 ) -> Footprint:
     """Predict disk and memory from the model's size; worker_device is the evaluator's."""
-    num_parameters, weight_bytes = model_size(model_folder)
+    size = model_size(model_folder)
+    num_parameters = size.num_parameters
     return Footprint(
-        disk_bytes=weight_bytes * (config.num_trials + 2)
+        disk_bytes=size.weight_bytes * (config.num_trials + 2)
         + num_trainers * _STATES_ON_DISK * full_state_bytes(num_parameters),
-        final_disk=final_disk(config.final, num_parameters, weight_bytes),
-        trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + weight_bytes,
+        final_disk=final_disk(config.final, size),
+        trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + size.weight_bytes,
         evaluator_memory_bytes=num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
         num_parameters=num_parameters,
     )
 
 
-def final_disk(settings: FinalSettings, num_parameters: int, weight_bytes: int) -> FinalDisk:
-    """Predict the bytes on disk of a final run; weight_bytes is the size of one checkpoint."""
+def final_disk(settings: FinalSettings, size: ModelSize) -> FinalDisk:
+    """Predict the bytes on disk of a final run, whose checkpoints have the base model's size."""
     num_trained = sum(point > 0 for point in settings.eval_points)
     every = settings.keep_every or num_trained
     kept_points = {num_trained, *range(every, num_trained + 1, every)}
     num_kept = min(num_trained, len(kept_points) + 1)  # and the best one
     return FinalDisk(
-        most_bytes=weight_bytes * (num_trained + 1) + _STATES_ON_DISK * full_state_bytes(num_parameters),
-        kept_bytes=weight_bytes * num_kept,
+        most_bytes=size.weight_bytes * (num_trained + 1) + _STATES_ON_DISK * full_state_bytes(size.num_parameters),
+        kept_bytes=size.weight_bytes * num_kept,
         num_kept=num_kept,
     )
 
 
-def is_memory_short(experiment: Experiment, model_folder: Path, free_bytes: int) -> bool:
+def is_memory_short(experiment: Experiment, size: ModelSize, free_bytes: int) -> bool:
     """Return whether a trainer and an evaluator on a CPU are predicted to need more than free_bytes of memory together."""
-    num_parameters, weight_bytes = model_size(model_folder)
-    trainer = TRAINER_PROCESS_BYTES + held_bytes(num_parameters, experiment.training.precision) + weight_bytes
+    num_parameters = size.num_parameters
+    trainer = TRAINER_PROCESS_BYTES + held_bytes(num_parameters, experiment.training.precision) + size.weight_bytes
     evaluator = EVALUATOR_PROCESS_BYTES + num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
     return free_bytes < trainer + evaluator
 
 
-def model_size(folder: Path) -> tuple[int, int]:
-    """Return a model's number of parameters and the bytes of its files; reads only the safetensors headers."""
-    num_parameters = num_bytes = 0
-    for path in folder.glob("*.safetensors"):
-        num_bytes += path.stat().st_size
+def model_size(folder: Path) -> ModelSize:
+    """Return a model's sizes; reads only config.json and the headers of the safetensors files."""
+    shapes: dict[str, list[int]] = {}
+    paths = list(folder.glob("*.safetensors"))
+    for path in paths:
         with safe_open(path, framework="numpy") as file:
-            num_parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return num_parameters, num_bytes
+            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    weight_bytes = sum(path.stat().st_size for path in paths)
+    return ModelSize(sum(map(math.prod, shapes.values())), weight_bytes, _dimensions(folder / "config.json", shapes))
+
+
+def _dimensions(config_path: Path, shapes: Mapping[str, Sequence[int]]) -> Dimensions | None:
+    """Return the sizes in config.json, or None if the model has other matrices than these sizes give."""
+    try:
+        sizes = Dimensions(SimpleNamespace(**json.loads(config_path.read_text(encoding="utf-8"))))
+    except (OSError, AttributeError, ValueError, TypeError):
+        return None
+    matrices = [shape for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith("lm_head.")]
+    return sizes if sum(map(math.prod, matrices)) == sizes.num_matrix_weights else None

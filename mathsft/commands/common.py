@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mathsft.accounting.forecast import is_memory_short
+from mathsft.accounting.forecast import is_memory_short, model_size
 from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.opening import CommandContext
 from mathsft.commands.precision import warn_if_emulated, with_precision
@@ -97,8 +97,9 @@ def placement_for(
     machine: Machine, experiment: Experiment, layout: StudyLayout, purpose: Purpose, ranks: int | None = None
 ) -> Placement:
     """Return the placement for the memory that is free now; the experiment's model is a local folder."""
-    is_short = is_memory_short(experiment, Path(experiment.model.path), machine.free_memory_bytes)
-    return place(machine, experiment, layout, purpose, ranks, memory_is_short=is_short)
+    model = model_size(Path(experiment.model.path))
+    is_short = is_memory_short(experiment, model, machine.free_memory_bytes)
+    return place(machine, experiment, layout, purpose, ranks, model=model, memory_is_short=is_short)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def _resumed(store: StudyStore, name: str) -> str:
 
 def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> str:
     """Return a line with the run's predicted disk use and the free disk space."""
-    predicted, num_free = final_disk(settings, *model_size(model_folder)), shutil.disk_usage(layout.root).free
+    predicted, num_free = final_disk(settings, model_size(model_folder)), shutil.disk_usage(layout.root).free
     advice = ", which may not be enough: free some disk space, or set fewer final.eval_points"
     line = f"The final run takes {predicted}; {formats.rough_size(num_free)} are free"
     return line if num_free > predicted.most_bytes else line + advice

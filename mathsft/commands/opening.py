@@ -74,6 +74,8 @@ def load(arguments: argparse.Namespace, machine: Machine, console: Console) -> L
     name = arguments.study or _default_study(machine)
     if arguments.study is None and machine.cuda:
         console.print(f"{len(machine.cuda)} CUDA devices: study {REAL} (small model: --study {QUICKSTART})")
+    elif arguments.study is None and machine.refused_devices:
+        console.print(f"No CUDA device can be used: {machine.refused_devices[0]}", markup=False)
     elif arguments.study is None:
         console.print(f"No CUDA device: the embedded quickstart, a model of 0.9 M parameters (full size: --study {REAL})")
     given = {setting: getattr(arguments, flag, None) for flag, setting in FLAGS.items()}

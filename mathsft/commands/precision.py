@@ -12,6 +12,7 @@ from mathsft.config.load import AUTO, PRECISION, Loaded, apply_overrides
 from mathsft.config.schema import Choices
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
+from mathsft.workers.placement import engine_dtype
 
 ENGINE_PRECISION = "evaluation.precision"
 MEASURE = (sys.executable, "-m", "mathsft.training.meter.gemm")
@@ -36,7 +37,8 @@ def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:
     if loaded.experiment.evaluation.precision != AUTO:
         return loaded
     if machine.cuda:
-        return _resolved(loaded, ENGINE_PRECISION, "bf16", "CUDA devices")
+        precision = "bf16" if engine_dtype(loaded.experiment.evaluation, machine) == "bfloat16" else "fp32"
+        return _resolved(loaded, ENGINE_PRECISION, precision, machine.bf16_evidence)
     return _resolved(loaded, ENGINE_PRECISION, "fp32", "a CPU, where greedy output must not depend on the batch")
 
 

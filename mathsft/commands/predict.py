@@ -76,7 +76,7 @@ def _costs(
             f"{speeds.decoded_token_seconds * 1e3:,.2f} ms per token plus the overhead of vLLM"
         )
     except NotMeasuredError as error:
-        num_parameters, _ = forecast.model_size(Path(experiment.model.path))
+        num_parameters = forecast.model_size(Path(experiment.model.path)).num_parameters
         speeds = study_costs.assumed_speeds(num_parameters, experiment, pools["train"], trainer.settings.worker_device)
         basis = f"a guess from the model's size and an assumed speed: measuring failed ({error})"
     return study_costs.expected_costs(config, experiment, speeds, num_search), basis

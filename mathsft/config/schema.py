@@ -86,10 +86,10 @@ class TrainingSettings(Settings):
     """Longest example in tokens (prompt, response and EOS). Longer examples are dropped and counted, never truncated."""
     token_budget_tokens: int = Field(4096, ge=1)
     """Most tokens, padding included, in one micro-batch (one forward and backward pass); a larger batch is accumulated over
-    several micro-batches. Lower it if memory runs out: the updates stay the same."""
+    several micro-batches; the updates stay the same. On CUDA devices a smaller one is used where this one would not fit."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. Turn it
-    on if memory is short even with a small token budget."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. On CUDA
+    devices it is turned on where a step would not fit without it even with a small token budget."""
 
 
 class EvaluationSettings(Settings):
@@ -112,7 +112,7 @@ class EvaluationSettings(Settings):
     """Number format of the vLLM engine. auto: bf16 on CUDA; fp32 on a CPU, so that greedy output does not depend on the
     batch."""
     memory_share: float = Field(0.85, gt=0, le=1)
-    """Share of a CUDA device's memory that the engine may use; at most 0.5 where it shares the device with the trainer.
+    """Share of a CUDA device's memory that the engine may use; less where it shares the device with the trainer.
     Lower it if other programs need memory there."""
     load: Literal["swap", "new_engine"] = "swap"
     """How the engine loads a checkpoint. swap: it replaces its weights in place. new_engine: every checkpoint gets a new

@@ -7,10 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from blake3 import blake3
@@ -104,14 +105,53 @@ def progress_text(path: str) -> Callable[[], str]:
     return progress
 
 
+def is_on_hub_only(path: str) -> bool:
+    """Return whether a model's name is a hub id and not all of its files are on this machine; the hub is not asked."""
+    if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
+        return False
+    try:
+        _snapshot(path, local_files_only=True)
+    except OSError:  # some files are missing
+        return True
+    return False
+
+
+def bytes_to_download(path: str) -> int:
+    """Return how many bytes `resolve_model` would download; the hub is asked if files of the model are not on this machine.
+
+    Raises UserError if the hub cannot be reached or does not have the model.
+    """
+    if not is_on_hub_only(path):
+        return 0
+    with _hub_errors(path):
+        files = _snapshot(path, dry_run=True)
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
 def _download(hub_id: str) -> Path:
-    # Imported here, because embedded models and local folders do not need them.
-    import httpx
-    import huggingface_hub
+    with _hub_errors(hub_id):
+        return Path(_snapshot(hub_id))
+
+
+def _snapshot(hub_id: str, *, local_files_only: bool = False, dry_run: bool = False) -> Any:
+    import huggingface_hub  # here, because embedded models and local folders do not need it
+
+    return huggingface_hub.snapshot_download(
+        hub_id,
+        allow_patterns=list(_WANTED_FILES),
+        ignore_patterns=["*/*"],  # subfolders contain the same weights in other formats
+        local_files_only=local_files_only,
+        dry_run=dry_run,
+    )
+
+
+@contextmanager
+def _hub_errors(hub_id: str) -> Iterator[None]:
+    """Raise errors of the hub and of the network as UserError."""
+    import httpx  # here, because embedded models and local folders do not need it
 
     try:
-        # "*/*" leaves out subfolders, which contain the same weights in other formats.
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(_WANTED_FILES), ignore_patterns=["*/*"]))
+        yield
     except (OSError, ValueError, httpx.HTTPError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(

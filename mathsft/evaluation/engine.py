@@ -95,6 +95,8 @@ class Engine:
         _check_fingerprint(folder, expected_fingerprint)
         on_cpu = worker_device.device == "cpu"
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # A trainer that allocates memory of the same device meanwhile would disturb vLLM's measurement of what is free.
+        cache = {"kv_cache_memory_bytes": worker_device.cache_bytes} if worker_device.cache_bytes else {}
         self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
         with ends_process(), nullcontext() if self._packs_weights else _without_packing():
             self._llm = LLM(
@@ -111,6 +113,7 @@ class Engine:
                 # In bf16 a logit near 20 has an error of up to 0.06; log probabilities and entropies would have it, too.
                 hf_overrides={"head_dtype": "float32"},
                 use_tqdm_on_load=False,
+                **cache,
             )
 
         def find_tap(worker: Any) -> EntropyTap:  # vLLM takes the class and creates the object itself

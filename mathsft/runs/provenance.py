@@ -58,7 +58,7 @@ class ProvenanceRecorder:
         return {
             "commit": commit,
             "diff": diff,
-            "versions": _installed_versions(),
+            "versions": installed_versions(),
             "device": self._device,
             "data_hash": data_hash(self._pools),
             "tokenizer_hash": tokenizer_hash(self._model_folder),
@@ -93,7 +93,7 @@ def changes(old: Provenance, new: Provenance) -> list[str]:
     ]
 
 
-def _installed_versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that determine a result."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

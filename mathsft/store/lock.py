@@ -9,6 +9,20 @@ from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 
 
+def lock_holder(layout: StudyLayout) -> str | None:
+    """Return the id of the process that holds the study's lock, "unknown" if it cannot be read, or None if nobody does."""
+    try:
+        file = layout.lock.open()
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+        except BlockingIOError:
+            return file.read().strip() or "unknown"
+    return None
+
+
 @contextmanager
 def locked(layout: StudyLayout) -> Iterator[None]:
     """Hold the study's lock while the body runs; the kernel releases it when the process ends for any reason.

@@ -139,8 +139,7 @@ class _OpenRuns:
         if not self._is_mode_decided:
             self._is_mode_decided = True
             try:
-                wandb.setup(wandb.Settings(silent=True))
-                if not wandb.login(prompt=False, verify=False):  # init would ask for a key on the terminal
+                if not has_api_key():  # init would ask for a key on the terminal
                     raise ConnectionError("mode is online, but there is no API key (WANDB_API_KEY or `wandb login`)")
                 return self._init(run)
             except Exception as error:  # W&B raises exceptions of many types
@@ -174,6 +173,14 @@ class _OpenRuns:
                 x_disable_stats=True,
             ),
         )
+
+
+def has_api_key() -> bool:
+    """Return whether W&B has an API key of the user: in WANDB_API_KEY or from `wandb login`. The server is not asked."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb.login(prompt=False, verify=False)
 
 
 def _work(tasks: "queue.Queue[Callable[[], object] | None]") -> None:

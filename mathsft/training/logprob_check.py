@@ -9,6 +9,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from mathsft.records import Example, LogprobCheck
+from mathsft.training.cpu.memory import explained_shortage
 from mathsft.training.model.attention import eager_attention
 
 NUM_CHECK_TOKENS = 65
@@ -30,10 +31,14 @@ def check_token_ids(examples: Iterable[Example]) -> tuple[int, ...]:
 def make_logprob_check(
     model: PreTrainedModel, weights: Mapping[str, Tensor], token_ids: tuple[int, ...], dtype: torch.dtype
 ) -> LogprobCheck:
-    """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change."""
-    tensors = {f"model.{name}": weight.to(model.device, dtype) for name, weight in weights.items()}
-    ids_T = torch.tensor(token_ids, device=model.device)
-    with eager_attention(model):
+    """Return the logprob check of these weights, with layers in the dtype and head in fp32; the model does not change.
+
+    Raises OutOfMemoryError if a copy of the weights in the dtype does not fit beside the run.
+    """
+    what = "the logprob check's copy of the weights does not fit into memory"
+    with explained_shortage(what, "free some, or take a smaller model"), eager_attention(model):
+        tensors = {f"model.{name}": weight.to(model.device, dtype) for name, weight in weights.items()}
+        ids_T = torch.tensor(token_ids, device=model.device)
         logprobs_T: Tensor = functional_call(_TokenLogprobs(model), tensors, (ids_T,))
     return LogprobCheck(token_ids, tuple(logprobs_T.tolist()))
 

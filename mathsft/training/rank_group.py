@@ -84,7 +84,7 @@ def join_ranks(device: torch.device) -> RankGroup:
     if size == 1:
         return ALONE
     if device.type == "cuda":
-        torch.cuda.set_device(0)  # the only device that this process sees
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # NCCL needs a device of its own for each rank
     # `broadcast` sends host tensors on every device, so gloo is always needed.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_NO_TIMEOUT)

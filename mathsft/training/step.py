@@ -18,8 +18,15 @@ from mathsft.training.batching.microbatches import (
     packed_micro_batches,
     padded_micro_batches,
 )
-from mathsft.training.cpu.memory import is_out_of_memory, keep_freed_memory
+from mathsft.training.cpu.memory import (
+    OutOfMemoryError,
+    explained_shortage,
+    first_line,
+    is_out_of_memory,
+    keep_freed_memory,
+)
 from mathsft.training.model.attention import FLEX, TREE
+from mathsft.training.model.block_mask import BLOCK_TOKENS
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.optimizer import MasterAdamW, learning_rate_at
 from mathsft.training.rank_group import ALONE, RankGroup
@@ -32,14 +39,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 _CPU_ROW_MULTIPLE_TOKENS = 32
 """oneDNN compiles a kernel for every new row length, in 0.5 to 1 ms per product. Padding to few lengths costs less."""
-_CUDA_ROW_LENGTHS = 8
-"""Rows are padded to about this many lengths, because flex_attention is compiled for every new length."""
+_CUDA_MIN_ROW_TOKENS = 2 * BLOCK_TOKENS
+"""torch.compile compiles flex_attention twice for all rows of whole blocks: for the first length, and then for every length.
+It would compile once more for a row of one block, because it treats dimensions of size 1 as constants."""
 _GROUP_PADDING_BY_WIDTH = 4096
 """On a CPU the overhead of one group of segments equals the arithmetic of 4096 / hidden_size padding tokens."""
-
-
-class OutOfMemoryError(Exception):
-    """The optimizer, a single example or a rank's micro-batch does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,15 @@ class TrainingStep:
         set_gradient_checkpointing(base, training.gradient_checkpointing)
         dtype = DTYPES[training.precision]
         self._optimizer: MasterAdamW | ShardedAdamW
-        try:
+        num_parameters = sum(weight.numel() for weight in base.weights.values())
+        self._held = f"weights, gradients and AdamW's moments of {num_parameters:,} parameters"
+        with explained_shortage(f"{self._held} do not fit into memory", "free some, or take a smaller model"):
             if ranks.size == 1:
                 self._optimizer = MasterAdamW(base.model, base.weights, training, dtype, device)
                 self._micro_batch_loss = MicroBatchLoss(base.model)
             else:
                 self._micro_batch_loss = shard(base, dtype, device, ranks)
                 self._optimizer = ShardedAdamW(self._micro_batch_loss, training, device, ranks)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            num_parameters = sum(weight.numel() for weight in base.weights.values())
-            raise OutOfMemoryError(
-                f"weights, gradients and AdamW's moments of {num_parameters:,} parameters do not fit into memory: "
-                f"{_first_line(error)}; free some, or take a smaller model"
-            ) from error
         self.max_fitting_tokens = max_fitting_tokens
         """Tokens of a micro-batch that fit into memory, found by halving the budget; None if memory never ran out."""
         self._set_budget(min(training.token_budget_tokens, max_fitting_tokens or training.token_budget_tokens))
@@ -115,8 +113,8 @@ class TrainingStep:
         """Take step 1, 2, …, or num_steps with the batch, split into micro-batches by the token budget.
 
         If memory runs out, halve the budget, set max_fitting_tokens and compute the step again; this changes the update by
-        rounding only. Raises OutOfMemoryError when the longest example does not fit alone, or when one of several ranks
-        runs out of memory.
+        rounding only. Raises OutOfMemoryError when the longest example does not fit alone, when one of several ranks runs
+        out of memory, or when the update does not fit, which leaves the weights undefined.
         """
         while True:
             try:
@@ -125,12 +123,13 @@ class TrainingStep:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = _first_line(error)
+                reason = first_line(error)
             # Outside the except clause the traceback is freed, and with it the activations that its frames refer to.
             self._halve_budget(batch, step, reason)
         if outcome.is_finite:
             clipping = min(1.0, self._training.max_gradient_norm / (outcome.gradient_norm + 1e-6))
-            self._optimizer.update(step, outcome.learning_rate, clipping)
+            with explained_shortage(f"the update of step {step} does not fit into memory", "free some for the trainer"):
+                self._optimizer.update(step, outcome.learning_rate, clipping)
         return outcome
 
     def largest_micro_batch(self, examples: Sequence[Example]) -> MicroBatch:
@@ -158,9 +157,14 @@ class TrainingStep:
         self._optimizer.load_tensors(tensors)
 
     def move_to(self, device: torch.device) -> None:
-        """Move all tensors to the device; the next step computes there and gives the same result."""
+        """Move all tensors to the device; the next step computes there and gives the same result.
+
+        Raises OutOfMemoryError when they do not fit there. Moving them again, there or back, is possible afterwards.
+        """
+        place = "host memory" if device.type == "cpu" else f"the memory of {device}"
+        with explained_shortage(f"{self._held} do not fit into {place}", "free some, or take a smaller model"):
+            self._optimizer.move_to(device)
         self._device = device
-        self._optimizer.move_to(device)
 
     def _collect_gradient(self, batch: Sequence[Example], learning_rate: float) -> StepOutcome:
         """Compute the batch's loss and gradient, one micro-batch after the other, without an update of the weights."""
@@ -212,7 +216,6 @@ class TrainingStep:
         self._base.model.zero_grad(set_to_none=True)  # removes the partial gradient of the interrupted micro-batch
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.compiler.reset()  # attention is compiled for a limited number of row lengths, and these change now
         self._set_budget(self.max_fitting_tokens)
 
     def _set_budget(self, budget_tokens: int) -> None:
@@ -222,15 +225,9 @@ class TrainingStep:
             padding_tokens = _GROUP_PADDING_BY_WIDTH // self._base.model.config.hidden_size
             self._packing = Packing(self._prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
         elif self._base.attention == FLEX:
-            # flex_attention computes blocks of 128 tokens.
-            row_multiple_tokens = -(-budget_tokens // (_CUDA_ROW_LENGTHS * 128)) * 128
-            self._packing = Packing(self._prefix_ids, budget_tokens, 0, row_multiple_tokens)
+            self._packing = Packing(self._prefix_ids, budget_tokens, 0, BLOCK_TOKENS, _CUDA_MIN_ROW_TOKENS)
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
             return padded_micro_batches(batch, self._budget_tokens, self._device)
         return packed_micro_batches(batch, self._packing, self._device)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

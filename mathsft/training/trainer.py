@@ -24,11 +24,11 @@ from mathsft.data.examples import Encoded, check_ids, load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, disk_full_as_user_error
+from mathsft.footprint import full_state_bytes
 from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, Run, StepMetrics
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
 from mathsft.training.cpu.memory import status_bytes
-from mathsft.training.footprint import full_state_bytes
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.meter.peak_memory import predicted_peak
@@ -168,13 +168,15 @@ class Trainer:
                 started = time.perf_counter()
                 step = current.step + 1
                 batch = optimizer_batch(current.examples, training.batch_size, current.run.seed, step)
-                outcome = current.training_step.take(batch, step)
+                try:
+                    outcome = current.training_step.take(batch, step)
+                finally:  # a later run begins with a budget that fits, also if this step failed or diverges
+                    self._max_fitting_tokens = current.training_step.max_fitting_tokens
                 if not outcome.is_finite:
                     is_loss = not math.isfinite(outcome.loss)
                     cause = f"loss is {outcome.loss}" if is_loss else f"gradient norm is {outcome.gradient_norm}"
                     current.diverged = _diverged(current, step, cause)
                     return
-                self._max_fitting_tokens = current.training_step.max_fitting_tokens
                 current.step = step
                 current.num_tokens += outcome.num_tokens
                 seconds = time.perf_counter() - started
@@ -209,9 +211,11 @@ class Trainer:
 
     def _start(self, run: Run, to_step: int, stopwatch: Stopwatch) -> _CurrentRun:
         """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
-        training = run.experiment.training
+        training = self._settings.worker_device.fitting(run.experiment.training)
         examples_key, encoded = self._encode(run.experiment, stopwatch)
-        determining = (run.seed, run.num_steps, training.model_dump(), self._base_fingerprint, examples_key)
+        # Budget and checkpointing of the device change updates by rounding only, so they are not part of the identity.
+        given = run.experiment.training.model_dump()
+        determining = (run.seed, run.num_steps, given, self._base_fingerprint, examples_key)
         identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         prefix_ids = common_prefix(encoded.examples)

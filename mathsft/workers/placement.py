@@ -6,12 +6,14 @@ from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.errors import UserError
+from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
+from mathsft.workers.capacity import MemoryPlan, plan_memory
 from mathsft.workers.machine import Machine
 
 Purpose: TypeAlias = Literal["study", "final"]
-_EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
+EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 TRAINER = "mathsft.training.trainer:Trainer"
 EVALUATOR = "mathsft.evaluation.evaluator:Evaluator"
@@ -23,10 +25,6 @@ MAX_UNSCORED_STUDY = 2
 MAX_UNSCORED_FINAL = 1_000_000
 """max_unscored of a final run: unscored checkpoints wait on disk, and training never waits."""
 
-SHARED_MEMORY_SHARE = 0.5
-"""The engine's largest share of a shared device's memory: vLLM refuses to start unless that much is free, and a parked
-trainer still holds its CUDA context."""
-
 PACKED_FROM_WIDTH = 512
 """Hidden size from which packed weights are faster on a CPU in fp32. Measured on one thread with 8 to 128 rows: products
 are up to 1.7 times as fast at size 576; at 128 to 384 they are no faster, and packing is most of a swap's time."""
@@ -36,6 +34,9 @@ WORKER_ENV = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # NVML's numbering of devices; CUDA's default puts the fastest first
     "HF_HUB_OFFLINE": "1",  # the model is a local folder: no request to a server may cause a wait
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at each process start
+}
+CUDA_TRAINER_ENV = WORKER_ENV | {
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # else micro-batches of many sizes leave gaps in memory
 }
 EVALUATOR_ENV = WORKER_ENV | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
@@ -67,6 +68,13 @@ class Placement:
         """Return the number of training processes; on CUDA each has its own device."""
         return sum(trainer.ranks for trainer in self.trainers)
 
+    @property
+    def shares_device(self) -> bool:
+        """Return whether training and scoring slow each other down: on one device, in turns or at the same time."""
+        trainer, evaluator = self.trainers[0], self.evaluators[0]
+        visible = evaluator.env.get("CUDA_VISIBLE_DEVICES")
+        return trainer.device == evaluator.device or (visible is not None and trainer.env["CUDA_VISIBLE_DEVICES"] == visible)
+
 
 def place(
     machine: Machine,
@@ -75,43 +83,81 @@ def place(
     purpose: Purpose,
     ranks: int | None = None,
     *,
+    model: ModelSize | None = None,
     memory_is_short: bool = False,
 ) -> Placement:
     """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
     If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
-    Raises UserError if there are not enough devices for the ranks.
+    `model` has the sizes from which the memory of CUDA devices and of their host is planned; without it all is taken to fit.
+    Raises UserError if no CUDA device can be used, if there are not enough for the ranks, or if memory is too small.
     """
     max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
+    if machine.refused_devices and not machine.cuda:
+        raise UserError("; ".join(machine.refused_devices))
     if not machine.cuda:
         num_ranks = 1 if purpose == "study" else ranks or 1
-        return _place_on_cpu(machine.cpus, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
+        return _place_on_cpu(machine, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
     num_free = max(1, len(machine.cuda) - 1)
-    if purpose == "study":
-        return _place_on_cuda(machine, experiment, layout, max_unscored, num_free, ranks=1)
-    if ranks is not None and ranks > num_free:
+    if purpose == "final" and ranks is not None and ranks > num_free:
         raise UserError(
             f"final.ranks: {ranks}, but {len(machine.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
             f"lower it to {num_free}, or set it to null"
         )
-    return _place_on_cuda(machine, experiment, layout, max_unscored, 1, ranks or num_free)
+    num_trainers, num_ranks = (num_free, 1) if purpose == "study" else (1, ranks or num_free)
+    plan = plan_memory(
+        machine,
+        _with_precision(experiment, machine),
+        model,
+        num_trainers,
+        num_ranks,
+        engine_bytes=2 if engine_dtype(experiment.evaluation, machine) == "bfloat16" else 4,
+        max_ranks=1 if purpose == "study" else num_free,
+    )
+    if ranks is not None and plan.num_ranks < ranks and purpose == "final":
+        raise UserError(
+            f"final.ranks: {ranks}, but host memory has room for {plan.num_ranks}; lower it, or free some memory"
+        )
+    return _place_on_cuda(machine, experiment, layout, max_unscored, plan)
 
 
-def packs_from_width(engine_dtype: _EngineDtype) -> int:
+def engine_dtype(evaluation: EvaluationSettings, machine: Machine) -> EngineDtype:
+    """Return the number format of the engine; "auto" is bf16 on CUDA devices that multiply it natively, else fp32.
+
+    Raises UserError if a CUDA device is too old for bf16, because vLLM refuses it there.
+    """
+    can_bf16 = bool(machine.cuda) and machine.multiplies_bf16
+    if evaluation.precision == "bf16" and machine.cuda and not can_bf16:
+        raise UserError(
+            f"evaluation.precision: bf16, but vLLM needs it natively ({machine.bf16_evidence}); set it to fp32 or auto"
+        )
+    dtypes: dict[str, EngineDtype] = {"auto": "bfloat16" if can_bf16 else "float32", "fp32": "float32", "bf16": "bfloat16"}
+    return dtypes[evaluation.precision]
+
+
+def _with_precision(experiment: Experiment, machine: Machine) -> Experiment:
+    """Return the experiment with training.precision resolved for this machine."""
+    training = experiment.training
+    precision = machine.auto_precision if training.precision == "auto" else training.precision
+    return experiment.model_copy(update={"training": training.model_copy(update={"precision": precision})})
+
+
+def packs_from_width(engine_dtype: EngineDtype) -> int:
     """Return the hidden size from which an engine on a CPU packs weights; below it, packing costs more than it saves."""
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
 def _place_on_cpu(
-    cpus: Sequence[int], experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int, *, in_turns: bool
+    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int, *, in_turns: bool
 ) -> Placement:
     """In turns the workers share a device, and the evaluator's process ends when training begins."""
+    cpus = machine.cpus
     middle = (len(cpus) + 1) // 2  # the trainer gets the odd core, and a single core is shared
     trainer_cpus, evaluator_cpus = tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
-        worker_device = _worker_device("cpu", max(1, len(cpus) // ranks), experiment.evaluation)
+        worker_device = _worker_device(machine, max(1, len(cpus) // ranks), experiment.evaluation)
         # OpenMP reads this when it is loaded; else it would count all cores.
         env = env | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
         return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, cpus, ranks)
@@ -128,49 +174,70 @@ def _place_on_cpu(
 
 
 def _place_on_cuda(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, num_trainers: int, ranks: int
+    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, plan: MemoryPlan
 ) -> Placement:
     """The evaluator has the last device; trainers have the first ones, or the same one if it is the only one."""
-    names = [device.name for device in machine.cuda]
-    training, shared = names[: num_trainers * ranks], len(names) == 1
+    names, num_ranks = [device.name for device in machine.cuda], plan.num_ranks
+    training, is_shared = names[: plan.num_trainers * num_ranks], len(names) == 1
+    in_turns = is_shared and plan.cache_bytes is None
     num_threads = max(1, len(machine.cpus) // (len(training) + 1))
-    worker_device = _worker_device("cuda", num_threads, experiment.evaluation, shared=shared)
+    worker_device = replace(
+        _worker_device(machine, num_threads, experiment.evaluation),
+        engine_memory_share=plan.engine_share,
+        sleep_mode=in_turns,
+        budget_tokens=plan.fit.budget_tokens if plan.fit else None,
+        gradient_checkpointing=plan.fit is not None and plan.fit.gradient_checkpointing,
+        cache_bytes=plan.cache_bytes,
+    )
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
-    trainer_env = WORKER_ENV | {"OMP_NUM_THREADS": str(num_threads)}
+    trainer_env = CUDA_TRAINER_ENV | {"OMP_NUM_THREADS": str(num_threads)}
 
-    def spec(target: str, index: int, env: dict[str, str]) -> WorkerSpec:
-        # CUDA reads this when it starts; a worker that sees only its own device cannot use another.
-        env = env | {"CUDA_VISIBLE_DEVICES": names[index]}
-        return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), f"cuda:{index}", env, cpus=())
+    def spec(target: str, device: str, visible: Sequence[str], env: dict[str, str], ranks: int = 1) -> WorkerSpec:
+        # CUDA reads this when it starts; a worker that sees only its own devices cannot use another.
+        env = env | {"CUDA_VISIBLE_DEVICES": ",".join(visible)}
+        return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, (), ranks)
 
-    trainers = tuple(spec(TRAINER, index, trainer_env) for index in range(num_trainers))
-    if ranks > 1:
-        rank_env = tuple({"CUDA_VISIBLE_DEVICES": device} for device in training)
-        together = {**trainers[0].env, "CUDA_VISIBLE_DEVICES": ",".join(training)}
-        trainers = (replace(trainers[0], env=together, ranks=ranks, rank_env=rank_env),)
-    separate = f"CUDA devices: {', '.join(training)} for training{_in_ranks(ranks)}, {names[-1]} for scoring"
+    trainers = tuple(
+        spec(TRAINER, f"cuda:{index}", training[index : index + num_ranks], trainer_env, num_ranks)
+        for index in range(plan.num_trainers)
+    )
+    # Workers on devices of other names work at the same time.
+    evaluator_device = f"cuda:{len(names) - 1}" + (", engine" if is_shared and not in_turns else "")
     return Placement(
         trainers=trainers,
-        evaluators=(spec(EVALUATOR, len(names) - 1, EVALUATOR_ENV),),
-        max_unscored=MAX_UNSCORED_IN_TURNS if shared else max_unscored,
-        description=f"CUDA device {names[0]}: training and scoring take turns" if shared else separate,
+        evaluators=(spec(EVALUATOR, evaluator_device, names[-1:], EVALUATOR_ENV),),
+        max_unscored=MAX_UNSCORED_IN_TURNS if in_turns else max_unscored,
+        description=_cuda_description(machine, experiment, plan, training),
     )
 
 
-def _worker_device(
-    device: Literal["cpu", "cuda"], num_threads: int, evaluation: EvaluationSettings, *, shared: bool = False
-) -> WorkerDevice:
-    on_cpu = device == "cpu"
-    dtypes: dict[str, _EngineDtype] = {"auto": "float32" if on_cpu else "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
-    engine_dtype = dtypes[evaluation.precision]
+def _cuda_description(machine: Machine, experiment: Experiment, plan: MemoryPlan, training: Sequence[str]) -> str:
+    last, settings, fit = machine.cuda[-1].name, experiment.training, plan.fit
+    if len(machine.cuda) > 1:
+        text = f"CUDA devices: {', '.join(training)} for training{_in_ranks(plan.num_ranks)}, {last} for scoring"
+    elif plan.cache_bytes is None:
+        text = f"CUDA device {last}: training and scoring take turns"
+    else:
+        text = f"CUDA device {last}: training and scoring at the same time"
+    if fit and fit.budget_tokens < settings.token_budget_tokens:
+        text += f", at most {fit.budget_tokens:,} tokens at once"
+    if fit and fit.gradient_checkpointing and not settings.gradient_checkpointing:
+        text += ", with gradient checkpointing, because device memory is small"
+    if unused := [device.name for device in machine.cuda[len(training) : -1]]:
+        text += f"; not used: {', '.join(unused)}"
+    return "; not used: ".join([text, *machine.refused_devices])
+
+
+def _worker_device(machine: Machine, num_threads: int, evaluation: EvaluationSettings) -> WorkerDevice:
+    dtype = engine_dtype(evaluation, machine)
     return WorkerDevice(
-        device=device,
+        device="cuda" if machine.cuda else "cpu",
         num_threads=num_threads,
-        attention="tree" if on_cpu else "flex",
-        engine_dtype=engine_dtype,
-        engine_memory_share=min(evaluation.memory_share, SHARED_MEMORY_SHARE) if shared else evaluation.memory_share,
-        sleep_mode=shared,
-        packs_from_width=packs_from_width(engine_dtype) if on_cpu else 0,
+        attention="flex" if machine.cuda else "tree",
+        engine_dtype=dtype,
+        engine_memory_share=evaluation.memory_share,
+        sleep_mode=False,
+        packs_from_width=0 if machine.cuda else packs_from_width(dtype),
     )
 
 

@@ -75,6 +75,14 @@ class Nvml:
     def num_devices(self) -> int:
         return int(self._nvml.nvmlDeviceGetCount())
 
+    def driver(self) -> str:
+        """Return the driver's version, such as "580.65.06"."""
+        return str(self._nvml.nvmlSystemGetDriverVersion())
+
+    def uuid(self, index: int) -> str:
+        """Return a device's name that begins with "GPU-"."""
+        return str(self._nvml.nvmlDeviceGetUUID(self._device(str(index))))
+
     def capability(self, name: str) -> tuple[int, int] | None:
         """Return the compute capability of a device; None if NVML does not report it."""
         try:
@@ -83,6 +91,23 @@ class Nvml:
             logger.info("CUDA device %s: NVML does not report its compute capability: %s", name, error)
             return None
         return int(major), int(minor)
+
+    def memory(self, name: str) -> tuple[int, int] | None:
+        """Return the total and the free bytes of a device's memory; None if NVML does not report them."""
+        try:
+            memory = self._nvml.nvmlDeviceGetMemoryInfo(self._device(name))
+        except self._nvml.NVMLError as error:  # Jetson has no memory of its own
+            logger.info("CUDA device %s: NVML does not report its memory: %s", name, error)
+            return None
+        return int(memory.total), int(memory.free)
+
+    def is_split(self, name: str) -> bool:
+        """Return whether a device is split into MIG instances."""
+        try:
+            current, _ = self._nvml.nvmlDeviceGetMigMode(self._device(name))
+        except self._nvml.NVMLError:  # not for this kind of device
+            return False
+        return int(current) == int(self._nvml.NVML_DEVICE_MIG_ENABLE)
 
     def read(self, visible: str) -> DeviceReading:
         """Return the present usage of the devices that this value of CUDA_VISIBLE_DEVICES names."""

@@ -165,14 +165,13 @@ class Worker:
 
     def _start(self) -> list[SpawnProcess]:
         num_ranks = self.spec.ranks
-        group = {"WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"}  # each rank sees one device, as number 0
+        group = {"WORLD_SIZE": str(num_ranks)}
         if num_ranks > 1:
             # A new port each time: the last group's may be in use. Loopback: the host's name may stand for another address.
             group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         processes = []
         for rank in range(num_ranks):
-            rank_env = self.spec.rank_env[rank] if self.spec.rank_env else {}
-            spec = replace(self.spec, env={**self.spec.env, **rank_env, **group, "RANK": str(rank)})
+            spec = replace(self.spec, env={**self.spec.env, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
             processes.append(SpawnProcess(spec, name))
         return processes

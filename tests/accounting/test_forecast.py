@@ -21,9 +21,9 @@ from mathsft.accounting.forecast import (
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.load import load_settings
 from mathsft.data.quickstart import base_model_folder
+from mathsft.footprint import full_state_bytes
 from mathsft.store.study_store import StudyStore
-from mathsft.training.footprint import full_state_bytes
-from mathsft.workers.placement import MAX_UNSCORED_IN_TURNS, Placement, place
+from mathsft.workers.placement import Placement, place
 from tests.build import make_machine, make_plan, make_run, make_score, make_trial
 
 COSTS = MeanCosts(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
@@ -66,7 +66,7 @@ def test_a_final_run_is_trained_while_it_is_watched_then_tested() -> None:
     assert final_seconds(settings, COSTS, placed(), 1000, 500) == pytest.approx(20.0 + 40.0 + after)
     slow = replace(COSTS, response=0.02)
     assert final_seconds(settings, slow, placed(), 1000, 500) == pytest.approx(20.0 + 3 * 20.0 + 10 * after)
-    in_turns = replace(placed(), max_unscored=MAX_UNSCORED_IN_TURNS)
+    in_turns = placed(1)
     assert final_seconds(settings, COSTS, in_turns, 1000, 500) == pytest.approx(20.0 + 40.0 + 6.0 + after)
 
 
@@ -101,9 +101,11 @@ def predict(*assignments: str, num_trainers: int = 1) -> Footprint:
 
 def test_a_models_size_is_read_off_its_headers(tmp_path: Path) -> None:
     save_file({"a": numpy.zeros((3, 5), "float32"), "b": numpy.zeros(7, "float32")}, tmp_path / "model.safetensors")
-    num_parameters, num_bytes = model_size(tmp_path)
-    assert num_parameters == 22
-    assert num_bytes > 88
+    size = model_size(tmp_path)
+    assert (size.num_parameters, size.dimensions) == (22, None)
+    assert size.weight_bytes > 88
+    known = model_size(base_model_folder()).dimensions
+    assert known is not None and known.num_layers == 4
 
 
 def test_more_trials_and_trainers_cost_more_disk() -> None:
@@ -126,5 +128,5 @@ def test_kept_checkpoints_are_in_the_final_runs_disk() -> None:
 
 def test_memory_is_short_where_both_workers_do_not_fit_at_once() -> None:
     experiment = load_settings("quickstart", None, []).experiment
-    assert is_memory_short(experiment, base_model_folder(), 2 * 2**30)
-    assert not is_memory_short(experiment, base_model_folder(), 4 * 2**30)
+    assert is_memory_short(experiment, model_size(base_model_folder()), 2 * 2**30)
+    assert not is_memory_short(experiment, model_size(base_model_folder()), 4 * 2**30)

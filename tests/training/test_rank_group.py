@@ -19,7 +19,7 @@ from mathsft.config.schema import LimitSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.full_state import SavePace
-from mathsft.training.rank_group import ALONE, RankGroup
+from mathsft.training.rank_group import ALONE, RankGroup, join_ranks
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
 from mathsft.workers.worker import Device, Worker
 from tests.build import make_plan, make_run
@@ -183,3 +183,14 @@ def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
     for run, first_lines in zip(runs, before, strict=True):
         assert lines(ours, run)[:HALFWAY] == first_lines, "what the state held was not trained again"
         assert_same(ours, alone, run, TOLERANCE, TOLERANCE)
+
+
+def test_each_rank_on_cuda_takes_its_own_of_the_devices_that_all_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr("mathsft.training.rank_group.distributed.init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr("mathsft.training.rank_group.distributed.get_rank", lambda: 2)
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    assert join_ranks(torch.device("cuda")) == RankGroup(2, 3)
+    assert taken == [2]

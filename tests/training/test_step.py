@@ -9,31 +9,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from mathsft import footprint
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
-from mathsft.training.batching.microbatches import common_prefix
-from mathsft.training.model import loss as loss_module
-from mathsft.training.state import BaseModel, load_base
-from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.training.state import load_base
+from mathsft.training.step import TrainingStep
 from tests.native import needs_bf16
+from tests.training.gradients import assert_equal_gradients, outcome_and_gradients, random_batch
 
 MakeModel = Callable[..., Path]
 CPU = torch.device("cpu")
-
-
-def random_batch(seed: int, prefix_tokens: int) -> list[Example]:
-    """Make questions of random lengths after a preamble, some with several solutions, some solutions of a single token."""
-    random = np.random.default_rng(seed)
-
-    def tokens(count: int) -> tuple[int, ...]:
-        return tuple(random.integers(1, 257, count).tolist())
-
-    prefix = tokens(prefix_tokens)
-    batch = []
-    for _ in range(6):
-        prompt = prefix + tokens(random.integers(1, 40))
-        batch += [Example("", prompt, (*tokens(random.integers(0, 25)), 0)) for _ in range(random.choice([1, 1, 2, 4]))]
-    return [batch[place] for place in random.permutation(len(batch))]
 
 
 def plain_loss_and_gradients(model: PreTrainedModel, batch: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
@@ -51,24 +36,6 @@ def plain_loss_and_gradients(model: PreTrainedModel, batch: Sequence[Example]) -
     return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def outcome_and_gradients(
-    base: BaseModel, batch: Sequence[Example], **training: object
-) -> tuple[StepOutcome, dict[str, Tensor]]:
-    """Take one step; with beta1 = 0 and no clipping AdamW's first moment is then the gradient itself."""
-    settings = {"precision": "fp32", "beta1": 0.0, "max_gradient_norm": 1e30, "token_budget_tokens": 10_000}
-    training_settings = TrainingSettings(learning_rate=1e-3, batch_size=len(batch), **(settings | training))
-    step = TrainingStep(base, training_settings, 1, CPU, common_prefix(batch))
-    outcome = step.take(batch, 1)
-    gradients = {name: tensor for name, tensor in step.tensors().items() if name.startswith("moment1.")}
-    return outcome, {name.removeprefix("moment1."): gradient for name, gradient in gradients.items()}
-
-
-def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    errors = {name: ((actual[name] - expected[name]).norm() / expected[name].norm()).item() for name in expected}
-    assert max(errors.values()) < 1e-5, errors
-
-
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     ("kind", "settings"),
@@ -84,8 +51,8 @@ def test_loss_and_every_gradient_are_those_of_the_plain_padded_batch(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, object], tied: bool
 ) -> None:
     folder = make_model(kind, tied, **settings)
-    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
-    monkeypatch.setattr(loss_module, "BLOCK_LOGITS", {"cpu": 257 * 4})
+    monkeypatch.setattr(footprint, "CHUNK_LOGITS", 257 * 10)  # ten tokens a chunk
+    monkeypatch.setattr(footprint, "BLOCK_LOGITS", {"cpu": 257 * 4})
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     base = load_base(folder, "tree")
     for seed, prefix_tokens in enumerate((0, 3, 40)):
@@ -171,7 +138,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_model: MakeModel) -> Non
 
 
 def test_the_loss_never_holds_more_logits_than_a_chunk(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 257 * 10)
+    monkeypatch.setattr(footprint, "CHUNK_LOGITS", 257 * 10)
     sizes = []
 
     class Recorder(TorchFunctionMode):

@@ -16,6 +16,7 @@ from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Diverged, Run
 from mathsft.training.meter.flops import model_flops
+from mathsft.training.step import OutOfMemoryError, StepOutcome, TrainingStep
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.native import needs_bf16
@@ -217,3 +218,36 @@ def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
 def test_data_that_leave_nothing_to_train_on_are_the_users_to_mend(settings: WorkerSettings) -> None:
     with pytest.raises(UserError, match="max_length_tokens = 10"):
         Trainer(settings).advance(run_of(max_length_tokens=10), 1)
+
+
+def test_a_budget_that_was_halved_is_kept_for_later_runs_even_if_the_step_failed(
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(settings)
+
+    def run_out(step: TrainingStep, *_: object) -> StepOutcome:
+        step.max_fitting_tokens = 90
+        raise OutOfMemoryError("the longest example does not fit")
+
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError):
+        patch.setattr(TrainingStep, "take", run_out)
+        trainer.advance(run_of(), 1)
+    made: list[TrainingStep] = []
+    take = TrainingStep.take
+    monkeypatch.setattr(TrainingStep, "take", lambda step, *given: made.append(step) or take(step, *given))
+    trainer.advance(run_of("trial-1", seed=1), 1)
+    assert [step.max_fitting_tokens for step in made] == [90]
+
+
+def test_the_devices_budget_and_checkpointing_apply_to_every_run_and_change_no_update(settings: WorkerSettings) -> None:
+    small = replace(settings.worker_device, budget_tokens=90, gradient_checkpointing=True)
+    run = run_of()
+    expected = Trainer(settings).advance(run, 5)
+    losses = [line["loss"] for line in curve(settings.layout.root, run.name)]
+    elsewhere = replace(settings, layout=StudyLayout(settings.layout.root.with_name("elsewhere")), worker_device=small)
+    trainer = Trainer(elsewhere)
+    found = trainer.advance(run, 5)
+    assert found.costs.predicted_memory.activations < expected.costs.predicted_memory.activations
+    assert [line["loss"] for line in curve(elsewhere.layout.root, run.name)] == pytest.approx(losses, rel=1e-4)
+    on_disk = [curve(root, run.name)[0]["num_computed_tokens"] for root in (settings.layout.root, elsewhere.layout.root)]
+    assert on_disk[0] != on_disk[1], "other micro-batches"

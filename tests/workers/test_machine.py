@@ -9,7 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from mathsft.workers import machine
-from mathsft.workers.machine import CudaDevice, bf16_flags, detect_machine, visible_cuda_devices
+from mathsft.workers.machine import (
+    CudaDevice,
+    bf16_flags,
+    detect_machine,
+    device_refusal,
+    driver_refusal,
+    visible_cuda_devices,
+)
 from tests.build import make_machine
 
 ZEN_3 = "processor\t: 0\nmodel name\t: AMD Ryzen 7 5800X\nflags\t\t: fpu sse4_2 avx avx2 fma\n\n"
@@ -64,21 +71,67 @@ def test_auto_is_bf16_where_what_trains_multiplies_it_natively(
         (4, "-1", ()),
         (4, "1,9,2", ("1",)),
         (4, "1,-1,2", ("1",)),
-        (2, "GPU-8932f937,1", ("GPU-8932f937", "1")),
+        (2, "GPU-1f,0", ("1", "0")),
+        (2, "GPU-1f-23, GPU-0f", ("1", "0")),
+        (2, "GPU-,0", ()),  # not unique
+        (2, "GPU-8932f937,1", ()),
         (2, "MIG-1-2", ("MIG-1-2",)),
     ],
 )
 def test_visible_devices_are_those_that_cuda_shows(
     num_installed: int, visible: str | None, expected: tuple[str, ...]
 ) -> None:
-    assert visible_cuda_devices(num_installed, visible) == expected
+    assert visible_cuda_devices([f"GPU-{index}f-23" for index in range(num_installed)], visible) == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_version", "needed"),
+    [
+        ("580.65.06", "2.13.0", None),
+        ("610.12", "2.13.0+cu130", None),
+        ("575.57.08", "2.13.0", "CUDA 13) needs 580"),
+        ("575.57.08", "2.13.0+cu129", None),
+        ("470.256.02", "2.13.0+cu126", "CUDA 12) needs 525"),
+        ("unknown", "2.13.0", None),
+    ],
+)
+def test_a_driver_is_too_old_for_the_cuda_that_torch_was_built_with(
+    driver: str, torch_version: str, needed: str | None
+) -> None:
+    refusal = driver_refusal(driver, torch_version)
+    assert (needed or "") in refusal and bool(refusal) == bool(needed)
+    assert not refusal or refusal.startswith(f"the NVIDIA driver is {driver}, and ")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "is_split", "words"),
+    [
+        ("0", (7, 5), False, ""),
+        ("0", None, False, ""),
+        ("0", (7, 0), False, "CUDA device 0 has compute capability 7.0, and 7.5 is needed: name newer devices in CUDA_V"),
+        (
+            "1",
+            (9, 0),
+            True,
+            "CUDA device 1 is split into instances of NVIDIA MIG, which mathsft does not use: switch ",
+        ),
+        ("MIG-1-2", None, False, "CUDA device MIG-1-2 is an instance of NVIDIA MIG, which mathsft does not use: switch "),
+    ],
+)
+def test_a_device_that_cannot_be_used_says_why(
+    name: str, capability: tuple[int, int] | None, is_split: bool, words: str
+) -> None:
+    refusal = device_refusal(name, capability, is_split=is_split)
+    assert refusal.startswith(words) and bool(refusal) == bool(words)
 
 
 class FakeNvmlError(Exception):
     pass
 
 
-def fake_nvml(num_devices: int | None) -> SimpleNamespace:
+def fake_nvml(num_devices: int | None, driver: str = "580.65.06") -> SimpleNamespace:
+    """Return NVML of a machine whose device 6 is split, whose device 7 reports nothing, and whose device 4 is old."""
+
     def init() -> None:
         if num_devices is None:
             raise FakeNvmlError("Driver Not Loaded")
@@ -86,9 +139,19 @@ def fake_nvml(num_devices: int | None) -> SimpleNamespace:
     def capability(index: int) -> tuple[int, int]:
         if index == 7:
             raise FakeNvmlError("Not Supported")
-        return 9, index
+        return (6, 1) if index == 4 else (9, index)
+
+    def memory(index: int) -> SimpleNamespace:
+        if index == 7:
+            raise FakeNvmlError("Not Supported")
+        return SimpleNamespace(total=80, free=70 + index, used=10 - index)
 
     return SimpleNamespace(
+        nvmlSystemGetDriverVersion=lambda: driver,
+        nvmlDeviceGetUUID=lambda index: f"GPU-{index}",
+        nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetMigMode=lambda index: [int(index == 6), 0],
+        NVML_DEVICE_MIG_ENABLE=1,
         nvmlInit=init,
         nvmlShutdown=lambda: None,
         nvmlDeviceGetCount=lambda: num_devices,
@@ -101,10 +164,11 @@ def fake_nvml(num_devices: int | None) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("torch_version", "nvml", "expected"),
     [
-        ("2.13.0+cpu", fake_nvml(8), ()),
-        ("2.13.0", fake_nvml(8), (CudaDevice("5", (9, 5)), CudaDevice("7", None))),
-        ("2.13.0", fake_nvml(None), ()),
-        ("2.13.0", None, ()),  # not installed
+        ("2.13.0+cpu", fake_nvml(8), ((), ())),
+        ("2.13.0", fake_nvml(8), ((CudaDevice("5", (9, 5), 80, 75), CudaDevice("7", None)), ("split", "6.1"))),
+        ("2.13.0", fake_nvml(8, "470.1"), ((), ("the NVIDIA driver is 470.1",))),
+        ("2.13.0", fake_nvml(None), ((), ())),
+        ("2.13.0", None, ((), ())),  # not installed
     ],
 )
 def test_detection(
@@ -112,16 +176,19 @@ def test_detection(
     tmp_path: Path,
     torch_version: str,
     nvml: SimpleNamespace | None,
-    expected: tuple[CudaDevice, ...],
+    expected: tuple[tuple[CudaDevice, ...], tuple[str, ...]],
 ) -> None:
     (tmp_path / "cpuinfo").write_text(ZEN_4 * 4)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(metadata, "version", lambda name: torch_version)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,GPU-4,7")
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {3, 1})
     found = detect_machine()
-    assert (found.cpus, found.bf16_flags, found.cuda) == ((1, 3), ("avx512_bf16",), expected)
+    cuda, refusals = expected
+    assert (found.cpus, found.bf16_flags, found.cuda) == ((1, 3), ("avx512_bf16",), cuda)
+    assert len(found.refused_devices) == len(refusals)
+    assert all(words in line for words, line in zip(refusals, found.refused_devices, strict=True))
     assert found.free_memory_bytes > 0
 
 

@@ -9,7 +9,7 @@ from mathsft.config.schema import Experiment
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice
-from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, place
+from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, engine_dtype, place
 from tests.build import make_machine
 
 STUDY_DIR = StudyLayout(Path("studies/demo"))
@@ -83,7 +83,6 @@ def test_many_gpus_train_as_many_trials_of_a_study_or_one_final_run_in_ranks(exp
     assert [spec.ranks for spec in study.trainers] == [1, 1, 1]
     (trainer,) = final.trainers
     assert (trainer.ranks, trainer.env["CUDA_VISIBLE_DEVICES"], final.num_training) == (3, "0,1,2", 3)
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in trainer.rank_env] == ["0", "1", "2"]
     assert study.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == final.evaluators[0].env["CUDA_VISIBLE_DEVICES"] == "3"
     assert study.trainers[0].settings.worker_device.num_threads == 4
     assert len({spec.device for spec in (*study.trainers, *study.evaluators)}) == 4
@@ -97,8 +96,8 @@ def test_ranks_are_as_many_as_asked_for_or_the_mistake_is_named(experiment: Expe
         return place(machine, experiment, STUDY_DIR, "final", ranks)
 
     assert [final(16, 4, ranks).trainers[0].ranks for ranks in (None, 1, 2)] == [3, 1, 2]
-    assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring"
-    assert final(16, 2, None).trainers[0].rank_env == ()
+    assert final(16, 4, 2).description == "CUDA devices: 0, 1 for training in 2 ranks, 3 for scoring; not used: 2"
+    assert final(16, 2, None).trainers[0].env["CUDA_VISIBLE_DEVICES"] == "0"
     on_cpu = final(8, 0, 2).trainers[0]
     assert (on_cpu.ranks, on_cpu.settings.worker_device.num_threads, on_cpu.env["OMP_NUM_THREADS"]) == (2, 2, "2")
     assert final(2, 0, None).trainers[0].ranks == 1
@@ -138,6 +137,31 @@ def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
     experiment: Experiment, cuda: tuple[str, ...], precision: str, width: int
 ) -> None:
     assert engine_hardware(experiment, cuda, precision).packs_from_width == width
+
+
+def test_only_trainers_on_cuda_get_segments_that_expand(experiment: Experiment) -> None:
+    for cuda in ((), ("0",), ("0", "1"), ("0", "1", "2")):
+        placed = place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final")
+        found = [spec.env.get("PYTORCH_ALLOC_CONF") for spec in (*placed.trainers, *placed.evaluators)]
+        assert found == ["expandable_segments:True" if cuda else None, None], "vLLM sleeps with an allocator of its own"
+
+
+def test_an_engine_is_in_bf16_only_on_devices_that_multiply_it(experiment: Experiment) -> None:
+    def dtype(capability: tuple[int, int], precision: str) -> str:
+        evaluation = experiment.evaluation.model_copy(update={"precision": precision})
+        return engine_dtype(evaluation, make_machine(cuda=("0",), capability=capability))
+
+    assert [dtype((8, 0), "auto"), dtype((7, 5), "auto"), dtype((7, 5), "fp32")] == ["bfloat16", "float32", "float32"]
+    with pytest.raises(UserError, match=r"evaluation\.precision: bf16, but .* capability 7\.5, .*; set it to fp32 or auto"):
+        dtype((7, 5), "bf16")
+
+
+def test_devices_that_cannot_be_used_are_named(experiment: Experiment) -> None:
+    old = "CUDA device 1 has compute capability 6.1, and 7.5 is needed"
+    beside = place(make_machine((0, 1), ("0",), refused_devices=(old,)), experiment, STUDY_DIR, "study")
+    assert beside.description == f"CUDA device 0: training and scoring take turns; not used: {old}"
+    with pytest.raises(UserError, match=r"^CUDA device 1 has compute capability 6\.1, and 7\.5 is needed$"):
+        place(make_machine((0, 1), (), refused_devices=(old,)), experiment, STUDY_DIR, "study")
 
 
 def test_description_names_the_devices(experiment: Experiment) -> None:

@@ -113,7 +113,7 @@ class Toy:
             while self._count("rank") == 0:
                 os.sched_yield()
             raise RuntimeError("connection closed by peer")
-        return f"rank {rank} of {os.environ['WORLD_SIZE']} at port {os.environ['MASTER_PORT']}"
+        return f"rank {os.environ['LOCAL_RANK']} of {os.environ['WORLD_SIZE']} at port {os.environ['MASTER_PORT']}"
 
     def one_rank_fails(self) -> None:
         if os.environ["RANK"] == "1":

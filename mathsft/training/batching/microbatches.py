@@ -29,13 +29,15 @@ class Packing:
     """How examples become packed rows.
 
     Sibling segments of similar length form a group, which attention computes at once, if that takes at most
-    group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens: kernels are compiled for every new length.
+    group_padding_tokens. Rows are padded to a multiple of row_multiple_tokens, and to at least min_row_tokens: a CPU's
+    kernels are compiled for every new length, and flex_attention on CUDA once more for a row of a single block.
     """
 
     prefix_ids: tuple[int, ...]
     budget_tokens: int
     group_padding_tokens: int
     row_multiple_tokens: int
+    min_row_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class _RowWriter:
     @property
     def num_tokens(self) -> int:
         """The length of the row with padding."""
-        return _rounded_up(len(self._ids), self._packing.row_multiple_tokens)
+        return max(self._packing.min_row_tokens, _rounded_up(len(self._ids), self._packing.row_multiple_tokens))
 
     def micro_batch(self, device: torch.device) -> MicroBatch:
         """Return the row as tensors on the device."""

@@ -1,6 +1,8 @@
-"""Memory of this process: settings of malloc, resident size, and recognition of out-of-memory errors."""
+"""Memory of this process: settings of malloc, resident size, and recognition and explanation of out-of-memory errors."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +20,10 @@ _MESSAGE_PARTS = (
 """Parts of the messages of out-of-memory errors that have no exception class of their own."""
 
 
+class OutOfMemoryError(Exception):
+    """Something does not fit into memory; the message says what, and what to change."""
+
+
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory, because every step needs the same large blocks and new pages are expensive."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -30,6 +36,22 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error means that the device or the host ran out of memory; the process remains usable after it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in _MESSAGE_PARTS)
+
+
+@contextmanager
+def explained_shortage(what: str, advice: str) -> Iterator[None]:
+    """Raise OutOfMemoryError with these words (what does not fit; what to change) if memory runs out in the body."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"{what}: {first_line(error)}; {advice}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    return str(error).partition("\n")[0]
 
 
 def status_bytes(name: str) -> int:

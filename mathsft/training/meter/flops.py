@@ -7,7 +7,7 @@ activations, softmax and the optimizer, as in the papers cited below.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mathsft.training.meter.dimensions import Dimensions
+from mathsft.footprint import Dimensions
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

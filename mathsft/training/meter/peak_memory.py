@@ -1,20 +1,16 @@
-"""Predicts the peak memory of a run's tensors from their shapes.
+"""Predicts the peak memory of a run's tensors from a micro-batch and the loaded model."""
 
-The peak of a step is either at the loss of its largest micro-batch (activations, the head's gradient, a chunk of logits) or
-at the end of the backward pass of this micro-batch (the gradient of every parameter). The activations are the tensors that
-autograd saves in a layer of the Llama or Qwen2 kind, counted from the code in transformers with the method of Korthikanti et
-al. 2022 (arXiv:2205.05198, section 4.1). Memory outside tensors is not counted: gaps in the heap, compiled kernels.
-"""
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.costs import Memory
+from mathsft.footprint import Dimensions, MicroBatchSize, ModelSize, step_memory
 from mathsft.training.batching.microbatches import MicroBatch
-from mathsft.training.footprint import GRADIENT_BYTES, MOMENTS_BYTES, held_bytes
-from mathsft.training.meter.dimensions import Dimensions, dimensions_of
+from mathsft.training.meter.dimensions import dimensions_of
 from mathsft.training.model.attention import EAGER, TREE, SegmentTree
-from mathsft.training.model.loss import BLOCK_LOGITS, CHUNK_LOGITS
 from mathsft.training.state import BaseModel
 from mathsft.training.step import DTYPES
 
@@ -25,42 +21,20 @@ def predicted_peak(
     base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device
 ) -> Memory | None:
     """Return the memory at the peak of a step with this largest micro-batch, or None for a model of another kind."""
-    sizes, dtype = dimensions_of(base.model), DTYPES[training.precision]
+    sizes, weight_bytes = dimensions_of(base.model), sum(weight.nbytes for weight in base.weights.values())
     if sizes is None:
         return None
-    num_parameters: int = sum(weight.numel() for weight in base.model.parameters())
-    gradients, optimizer = num_parameters * GRADIENT_BYTES, num_parameters * MOMENTS_BYTES
-    weights = held_bytes(num_parameters, training.precision) - gradients - optimizer
-    if device.type == "cpu":
-        weights += sum(weight.nbytes for weight in base.weights.values())
-    activations = activation_bytes(sizes, micro_batch, base.attention, training)
-    logits = _loss_bytes(sizes, micro_batch, dtype)
-    computed_gradients = num_parameters * dtype.itemsize
-    if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
-        return Memory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
-    return Memory(weights, gradients, optimizer, activations, logits)
+    model = ModelSize(sum(weight.numel() for weight in base.model.parameters()), weight_bytes, sizes)
+    device_type: Literal["cpu", "cuda"] = "cpu" if device.type == "cpu" else "cuda"
+    size = micro_batch_size(sizes, micro_batch, base.attention, DTYPES[training.precision])
+    memory = step_memory(model, size, training, device_type)
+    if memory is None or device_type == "cuda":
+        return memory
+    return replace(memory, weights=memory.weights + weight_bytes)  # the base weights are in the same memory
 
 
-def activation_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, training: TrainingSettings) -> int:
-    """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations.
-
-    A layer saves, for its two norms, their saved tensors and outputs; for the MLP, the gate, its activation, up and their
-    product; for attention, its output and the tensors of `_attention_bytes`.
-    """
-    num_tokens, dtype = micro_batch.ids_BT.numel(), DTYPES[training.precision]
-    hidden = num_tokens * sizes.hidden_size * dtype.itemsize
-    # A norm saves its input, and on a CPU (cpu/norms.py) a scale per token, else the input in fp32.
-    is_on_cpu = micro_batch.ids_BT.device.type == "cpu"
-    norm = hidden + num_tokens * _FP32_BYTES * (1 if is_on_cpu else sizes.hidden_size)
-    mlp = 4 * num_tokens * sizes.intermediate_size * dtype.itemsize
-    attended = num_tokens * sizes.num_heads * sizes.head_dim * dtype.itemsize
-    layer = 2 * (norm + hidden) + mlp + attended + _attention_bytes(sizes, micro_batch, attention, dtype)
-    saved = sizes.num_layers * hidden + layer if training.gradient_checkpointing else sizes.num_layers * layer
-    return saved + norm
-
-
-def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> int:
-    """Return the bytes of queries, keys, values and the softmax weights, which a fused kernel does not save."""
+def micro_batch_size(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> MicroBatchSize:
+    """Return the sizes of a micro-batch that determine its memory, with this attention and model in this dtype."""
     num_rows, num_columns = micro_batch.ids_BT.shape
     num_queries = num_keys = micro_batch.ids_BT.numel()
     num_weights = weight_bytes = 0
@@ -76,18 +50,5 @@ def _attention_bytes(sizes: Dimensions, micro_batch: MicroBatch, attention: str,
         num_weights = num_rows * num_columns**2
         weight_bytes = _FP32_BYTES + (dtype.itemsize if dtype.itemsize < _FP32_BYTES else 0)
     vectors = num_queries * sizes.num_heads + 2 * num_keys * sizes.num_key_heads
-    return vectors * sizes.head_dim * dtype.itemsize + num_weights * sizes.num_heads * weight_bytes
-
-
-def _loss_bytes(sizes: Dimensions, micro_batch: MicroBatch, dtype: torch.dtype) -> int:
-    """Return the bytes of the predicting hidden states, their gradient, the head's gradient and a chunk of logits.
-
-    With several chunks, the head's gradient is summed in fp32 while the gradient of one chunk is in the model's dtype.
-    """
-    num_targets = len(micro_batch.targets_N)
-    num_logits = num_targets * sizes.vocabulary_size
-    hidden = 2 * num_targets * sizes.hidden_size * dtype.itemsize
-    head_itemsize = dtype.itemsize + (_FP32_BYTES if num_logits > CHUNK_LOGITS else 0)
-    head = sizes.vocabulary_size * sizes.hidden_size * head_itemsize
-    in_fp32 = min(BLOCK_LOGITS[micro_batch.ids_BT.device.type], num_logits) * _FP32_BYTES
-    return hidden + head + min(CHUNK_LOGITS, num_logits) * dtype.itemsize + in_fp32
+    attention_bytes = vectors * sizes.head_dim * dtype.itemsize + num_weights * sizes.num_heads * weight_bytes
+    return MicroBatchSize(num_queries, len(micro_batch.targets_N), attention_bytes)

@@ -41,6 +41,7 @@ class Probe:
         worker_device = settings.worker_device
         torch.set_num_threads(worker_device.num_threads)
         self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
+        self._training = worker_device.fitting(settings.experiment.training)
         self._is_on_cpu = self._device.type == "cpu"
         self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
@@ -54,7 +55,7 @@ class Probe:
         The fixed cost of a step follows from steps with the smallest and the largest batch size; it is 0 if the largest
         would take too long. Raises OutOfMemoryError if a step does not fit into memory.
         """
-        template, training = load_template(self._experiment.prompt.template), self._experiment.training
+        template, training = load_template(self._experiment.prompt.template), self._training
         examples = encode(problems, self._tokenizer, template, training.max_length_tokens).examples
         step_seconds, example_seconds = self._train(examples, min(batch_sizes), max(batch_sizes))
         prompt_tokens = fmean(len(example.prompt_ids) for example in examples)
@@ -82,7 +83,7 @@ class Probe:
         return smallest_seconds - smallest * example_seconds, example_seconds
 
     def _step_seconds(self, examples: Sequence[Example], batch_size: int) -> float:
-        training = self._experiment.training.model_copy(update={"batch_size": batch_size})
+        training = self._training.model_copy(update={"batch_size": batch_size})
         training_step = TrainingStep(self._base, training, _MANY_STEPS, self._device, common_prefix(examples))
         return self._typical_seconds(lambda step: training_step.take(optimizer_batch(examples, batch_size, 0, step), step))
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from mathsft.records import Example
@@ -27,6 +27,7 @@ from mathsft.training.batching.microbatches import (
     packed_micro_batches,
     padded_micro_batches,
 )
+from mathsft.training.model.block_mask import block_mask
 
 logger = logging.getLogger(__name__)
 
@@ -119,29 +120,11 @@ def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -
     return torch.cat(hidden)[torch.cat(targets).argsort()]
 
 
-def block_mask(row: MicroBatch) -> BlockMask:
-    """Return flex_attention's mask for a packed row: a token attends to earlier tokens on the path from the root."""
-    length = row.ids_BT.shape[1]
-    # Descendants directly follow their segment, so the tokens that attend to a token are a range that starts with it.
-    ends = list(range(1, length + 1))
-    subtree_ends = [group.start + group.count * group.length for group in row.groups]
-    for group, subtree_end in zip(reversed(row.groups), reversed(subtree_ends), strict=True):
-        if group.parent >= 0:
-            subtree_ends[group.parent] = max(subtree_ends[group.parent], subtree_end)
-        for start in range(group.start, group.start + group.count * group.length, group.length):
-            end = subtree_end if group.count == 1 else start + group.length
-            ends[start : start + group.length] = [end] * group.length
-    ends_T = torch.tensor(ends, device=row.ids_BT.device)
-
-    def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < ends_T[key])
-
-    return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=row.ids_BT.device)
-
-
 @functools.cache
 def _compiled_flex() -> Any:
-    return torch.compile(flex_attention)
+    # With fullgraph, torch raises an error at its limit of recompilations. Without it, torch would silently compute all
+    # T x T scores from there on.
+    return torch.compile(flex_attention, fullgraph=True)
 
 
 @dataclass

@@ -8,14 +8,9 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from mathsft.footprint import block_tokens, chunk_tokens
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
 from mathsft.training.model.attention import hidden_states
-
-CHUNK_LOGITS = 2**26
-"""Logits per chunk, in the model's precision: 128 MiB in bf16 for every batch size and vocabulary."""
-
-BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**22}
-"""Logits of a chunk that are in fp32 at the same time, by device: few enough to stay in a core's cache."""
 
 
 class MicroBatchLoss(nn.Module):
@@ -26,7 +21,10 @@ class MicroBatchLoss(nn.Module):
         self.model = model
 
     def forward(self, micro_batch: MicroBatch, scale: float = 1.0) -> Tensor:
-        """Return scale times the cross-entropy in nats, summed over response tokens (EOS included), an fp32 scalar."""
+        """Return scale times the cross-entropy in nats, summed over response tokens (EOS included), an fp32 scalar.
+
+        The backward pass must start at this scalar: a factor belongs into the scale.
+        """
         # A token has a logit per vocabulary entry, and most tokens belong to prompts: compute logits for responses only.
         hidden_NE = hidden_states(self.model, micro_batch).flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
@@ -48,25 +46,30 @@ class _ChunkedCrossEntropy(Function):
     ) -> Tensor:
         loss = torch.zeros((), device=hidden_NE.device)
         hidden_grad_NE = torch.empty_like(hidden_NE)
-        weight_grad_VE = bias_grad_V = None
-        for chunk in _slices(len(hidden_NE), CHUNK_LOGITS // len(weight_VE)):
+        chunks = _slices(len(hidden_NE), chunk_tokens(len(weight_VE)))
+        # Of several chunks, which may be in bf16, the head's gradients are summed in fp32.
+        totals = [None if head is None or len(chunks) == 1 else _zeros_like(head) for head in (weight_VE, bias_V)]
+        for chunk in chunks:
             hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
             logits_CV = linear(hidden_CE, weight_VE, bias_V)
-            for block in _slices(len(logits_CV), BLOCK_LOGITS[logits_CV.device.type] // len(weight_VE)):
+            for block in _slices(len(logits_CV), block_tokens(len(weight_VE), logits_CV.device.type)):
                 loss += _loss_and_gradient_(logits_CV[block], targets_C[block], scale)
             torch.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
-            weight_grad_VE = _sum(weight_grad_VE, logits_CV.t() @ hidden_CE)
+            totals[0] = _sum(totals[0], logits_CV.t() @ hidden_CE)
             if bias_V is not None:
-                bias_grad_V = _sum(bias_grad_V, logits_CV.sum(0))
+                totals[1] = _sum(totals[1], logits_CV.sum(0))
+            del logits_CV  # the next chunk's logits would be computed while these are in memory
         # save_for_backward would keep another reference, and autograd accumulates in place only if it holds the only one.
-        ctx.grads = [hidden_grad_NE, weight_grad_VE, bias_grad_V]
+        ctx.grads = [hidden_grad_NE, *totals]
         ctx.dtype = weight_VE.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
-        is_one = loss_grad.device.type == "cpu" and loss_grad == 1  # on CUDA this check would synchronise
-        grads = [None if grad is None else (grad if is_one else grad * loss_grad).to(ctx.dtype) for grad in ctx.grads]
+        # A product with loss_grad would need another tensor of the head's size at the step's peak of memory.
+        if loss_grad.device.type == "cpu" and loss_grad != 1:  # on CUDA this check would synchronise
+            raise ValueError(f"the gradient of the loss is {loss_grad.item()}, not 1: call backward() of the loss itself")
+        grads = [None if grad is None else grad.to(ctx.dtype) for grad in ctx.grads]
         del ctx.grads
         return (*grads, None, None)
 
@@ -87,11 +90,14 @@ def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> T
     return loss
 
 
+def _zeros_like(weight: Tensor) -> Tensor:
+    return torch.zeros(weight.shape, device=weight.device)
+
+
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:
-    """Return the sum, in fp32 if there are several parts; a part may be in bf16."""
-    return part if total is None else total.float().add_(part)
+    return part if total is None else total.add_(part)
 
 
 def _slices(length: int, size: int) -> list[slice]:
-    """Return slices of max(1, size) elements that cover the length."""
-    return [slice(start, start + max(1, size)) for start in range(0, length, max(1, size))]
+    """Return slices of size elements that cover the length; the last one may be shorter."""
+    return [slice(start, start + size) for start in range(0, length, size)]

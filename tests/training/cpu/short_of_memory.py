@@ -14,8 +14,9 @@ import torch
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
+from mathsft.training.cpu.memory import OutOfMemoryError
 from mathsft.training.state import load_base
-from mathsft.training.step import OutOfMemoryError, TrainingStep
+from mathsft.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 NUM_EXAMPLES, NUM_TOKENS = 16, 512

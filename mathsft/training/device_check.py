@@ -1,0 +1,85 @@
+"""Checks the trainer's device in a process in the trainer's place: packed attention, and communication between ranks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mathsft.records import Example
+from mathsft.training.batching.microbatches import (
+    MicroBatch,
+    Packing,
+    common_prefix,
+    packed_micro_batches,
+    padded_micro_batches,
+)
+from mathsft.training.model.loss import MicroBatchLoss
+from mathsft.training.rank_group import join_ranks
+from mathsft.training.state import load_base
+from mathsft.training.step import DTYPES
+from mathsft.worker_settings import WorkerSettings
+
+_BUDGET_TOKENS = 4096
+_ROW_MULTIPLE_TOKENS = 128
+"""flex_attention computes blocks of 128 tokens."""
+_GATHERED_VALUES = 2**20
+
+
+class DeviceCheck:
+    """Computes, with the model of settings.experiment on the trainer's device, results that have a known answer."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        torch.set_num_threads(settings.worker_device.num_threads)
+        self._settings, self._device = settings, torch.device(settings.worker_device.device)
+
+    def attention_error(self) -> float:
+        """Return by how much packed attention's loss and gradient differ from those of padded rows with sdpa attention.
+
+        The result is the larger one of two relative differences: of the loss, and of the gradient of all parameters, in the
+        L2 norm. Raises RuntimeError if the model cannot be packed.
+        """
+        experiment, attention = self._settings.experiment, self._settings.worker_device.attention
+        base = load_base(Path(experiment.model.path), attention)
+        if base.attention != attention:
+            raise RuntimeError(
+                f"{attention} attention cannot be used: the model got {base.attention} attention; see the log"
+            )
+        model = base.model.to(self._device, DTYPES[experiment.training.precision])
+        batch = _batch(model.get_input_embeddings().num_embeddings)
+        packing = Packing(common_prefix(batch), _BUDGET_TOKENS, 0, _ROW_MULTIPLE_TOKENS)
+        loss_model = MicroBatchLoss(model)
+        packed = _loss_and_gradient(loss_model, packed_micro_batches(batch, packing, self._device))
+        model.set_attn_implementation("sdpa")
+        padded = _loss_and_gradient(loss_model, padded_micro_batches(batch, _BUDGET_TOKENS, self._device))
+        return max(float((one - other).norm() / other.norm()) for one, other in zip(packed, padded, strict=True))
+
+    def gather_from_ranks(self) -> int:
+        """Return the number of ranks, after a sum over tensors of all of them; raises RuntimeError if it is wrong."""
+        ranks = join_ranks(self._device)
+        total = ranks.sum(torch.full((_GATHERED_VALUES,), 1.0 + ranks.rank, device=self._device))
+        expected = ranks.size * (ranks.size + 1) / 2
+        if not bool((total == expected).all()):
+            raise RuntimeError(f"the sum over {ranks.size} ranks is {float(total.mean())}, not {expected}")
+        return ranks.size
+
+
+def _batch(vocabulary: int) -> list[Example]:
+    """Return examples with two questions, of which each has responses of several lengths, and a prefix that all share."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(num_tokens: int) -> tuple[int, ...]:
+        return tuple(torch.randint(vocabulary, (num_tokens,), generator=generator).tolist())
+
+    prefix = draw(40)
+    questions = [prefix + draw(num_tokens) for num_tokens in (24, 56)]
+    return [Example("", question, draw(num_tokens)) for question in questions for num_tokens in (17, 60, 130)]
+
+
+def _loss_and_gradient(loss_model: MicroBatchLoss, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+    """Return the loss and the gradient of all parameters as one vector, in fp32."""
+    loss_model.zero_grad(set_to_none=True)
+    losses = [loss_model(micro_batch) for micro_batch in micro_batches]
+    torch.autograd.backward(losses)
+    gradients = [weight.grad.float().flatten() for weight in loss_model.parameters() if weight.grad is not None]
+    return torch.stack(losses).sum().detach(), torch.cat(gradients)
