@@ -1,6 +1,6 @@
 """Studies in simulation: the product's search, pruner and rule against other ways to search, at equal device time.
 
-    python -m bench.selection [--studies 6] [--processes 2] [--steplaw FOLDER] [--tinker FILE]
+    python -m bench.selection [--studies 12] [--processes 2] [--steplaw FOLDER] [--tinker FILE]
 
 `bench.simulated_study` plays what ships: Search itself with the pruner of the quickstart, 20 trials, the confirm stage, with
 one trainer and with four. `bench.search_peers` are the others; each spends the device time (training and scoring) that ours
@@ -190,7 +190,7 @@ def _table(studies: Studies) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=6, help="simulated studies of each family (default: 6)")
+    parser.add_argument("--studies", type=int, default=12, help="simulated studies of each family (default: 12)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default: 0)")
     parser.add_argument("--processes", type=int, default=2, help="processes that simulate (default: 2)")
     parser.add_argument("--steplaw", type=Path, help="clone of github.com/step-law/steplaw; adds its measured grids")
