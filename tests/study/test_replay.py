@@ -63,6 +63,7 @@ def judged_again(verdict: PruneVerdict, trials: list[FrozenTrial], config: Study
     return trial.should_prune()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [(), (9, 21, 30), (4, 6, 8, 14)])
 def test_an_interrupted_study_with_three_trainers_is_computed_again_from_its_records(
     tmp_path: Path, experiment: Experiment, kills: tuple[int, ...]
@@ -85,6 +86,7 @@ def test_an_interrupted_study_with_three_trainers_is_computed_again_from_its_rec
         assert judged_again(verdict, trials, CONFIG) == verdict.is_pruned
 
 
+@pytest.mark.slow
 def test_a_resumed_study_keeps_the_verdicts_that_it_gave(tmp_path: Path, experiment: Experiment) -> None:
     with pytest.raises(BaseException) as caught:
         Driver(tmp_path / "s", experiment, Kills(25), num_trainers=3).study(CONFIG)
@@ -96,6 +98,7 @@ def test_a_resumed_study_keeps_the_verdicts_that_it_gave(tmp_path: Path, experim
     assert set(given) <= set(before.store.prune_verdicts())
 
 
+@pytest.mark.slow
 def test_proposals_of_a_study_differ(tmp_path: Path, experiment: Experiment) -> None:
     for num_trainers in (1, 3):
         driver = Driver(tmp_path / str(num_trainers), experiment, Kills(), num_trainers=num_trainers)

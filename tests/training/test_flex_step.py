@@ -99,6 +99,7 @@ def take_steps(base: BaseModel, batches: list[list[Example]], **training: object
     return [step.take(batch, number).loss for number, batch in enumerate(batches, start=1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_flex_is_compiled_at_most_twice_for_rows_of_all_lengths(
     make_model: MakeModel, graphs: list[torch.fx.GraphModule], checkpointing: bool

@@ -77,6 +77,7 @@ def base(make_model: MakeModel) -> BaseModel:
     return load_base(make_model(), "tree")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "checkpointing"), [(CPU, False), (CPU, True), (CUDA, False)])
 def test_a_step_with_any_amount_of_memory_gives_the_same_update_or_a_clear_error(
     base: BaseModel, device: torch.device, checkpointing: bool
@@ -194,6 +195,7 @@ def test_a_run_that_the_host_cannot_take_says_so(base: BaseModel, monkeypatch: p
         assert step.take(BATCH, 1).is_finite, "what could not be moved is where it was"
 
 
+@pytest.mark.slow
 def test_the_logprob_check_needs_a_copy_of_the_weights_and_says_so(base: BaseModel) -> None:
     token_ids = tuple(range(1, NUM_CHECK_TOKENS + 1))
     with ByteBudget() as budget, FakeCuda(budget):

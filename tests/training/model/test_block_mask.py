@@ -44,6 +44,7 @@ def pairs(row: MicroBatch) -> torch.Tensor:
     return expected
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)  # a busy machine is slow
 @given(
     seed=st.integers(0, 1000),
