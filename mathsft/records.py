@@ -335,17 +335,15 @@ class WorkerCall:
     device_utilization: float | None = None
     """Mean share of the time in which its CUDA devices computed; None without a device or if NVML does not report it."""
     energy_joules: float | None = None
-    """Energy that its CUDA devices used."""
     device_bytes: int | None = None
     """Highest memory measured on one of its CUDA devices, other processes included."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """The time in which one driver process had workers."""
+    """The time in which one driver process had workers, from `began` (UTC, ISO 8601) on."""
 
     began: str
-    """UTC, ISO 8601."""
     num_trainers: int
     seconds: float
 
@@ -363,7 +361,6 @@ class Finalist:
     smoothed_accuracy: float
     """Accuracy on the search pool by the surface through all trials, from which the shortlist is made."""
     num_correct: int
-    """Correct responses in all its rounds."""
     num_responses: int
     low: float | None = None
     """Lower end of the 95 % confidence interval of its accuracy in these rounds; None without responses."""
@@ -372,23 +369,19 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Ask:
-    """The sampler proposed a trial's settings; written before it is asked."""
+    """The sampler was asked for the settings of trial `number`; it knew the ends of the trials `told`."""
 
     number: int
-    """Of the trial."""
     told: tuple[int, ...]
-    """Trials whose end the sampler knew."""
 
 
 @dataclass(frozen=True)
 class PruneVerdict:
-    """What the pruner said of a trial after one of its scores."""
+    """The pruner's verdict on a run after its score at eval point `index`; it knew the ends of the trials `told`."""
 
     run: str
     index: int
-    """Of the eval point."""
     told: tuple[int, ...]
-    """Trials whose end the pruner knew."""
     is_pruned: bool
 
 

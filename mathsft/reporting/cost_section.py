@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 
+from mathsft import formats
 from mathsft.accounting.concurrency import concurrency
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.costs import Memory, ScoringCosts, TrainingCosts
@@ -43,7 +44,7 @@ def ledger_section(store: StudyStore) -> str:
     """Return the workers' time by activity, all runs together; empty if no worker was held."""
     ledger = cost_ledger(store)
     rows = [
-        (account.worker, activity, markdown.seconds(seconds), markdown.percent(seconds / account.held_seconds))
+        (account.worker, activity, formats.seconds(seconds), markdown.percent(seconds / account.held_seconds))
         for account in ledger.worker_times
         if account.held_seconds
         for activity, seconds in account.seconds.items()
@@ -77,12 +78,12 @@ def two_devices_section(store: StudyStore) -> str:
     rows = [
         (
             label,
-            markdown.seconds(busy.wall_seconds),
+            formats.seconds(busy.wall_seconds),
             *(markdown.percent(part / busy.wall_seconds) for part in (busy.trainer_seconds, busy.evaluator_seconds)),
             markdown.percent(busy.both_busy_share),
             str(len(busy.waits)),
-            markdown.seconds(busy.median_wait_seconds),
-            markdown.seconds(busy.max_wait_seconds),
+            formats.seconds(busy.median_wait_seconds),
+            formats.seconds(busy.max_wait_seconds),
         )
         for label, runs in _groups(store).items()
         if (busy := concurrency(store, runs)) is not None
@@ -132,12 +133,12 @@ def _use_row(label: str, worker: str, worker_calls: Sequence[WorkerCall]) -> tup
         label,
         worker,
         "; ".join(sorted({worker_place(call) for call in worker_calls})),
-        markdown.seconds(seconds),
+        formats.seconds(seconds),
         f"{sum(call.cpu_seconds for call in worker_calls) / seconds:.2f}",
-        markdown.size(max(call.resident_bytes for call in worker_calls)),
+        formats.size(max(call.resident_bytes for call in worker_calls)),
         _mean_share((call.device_utilization, call.ended - call.began) for call in worker_calls),
         f"{sum(joules) / 3600:,.1f} Wh" if joules else "",
-        markdown.size(max(device_bytes)) if device_bytes else "",
+        formats.size(max(device_bytes)) if device_bytes else "",
     )
 
 
@@ -152,7 +153,7 @@ def _mean_share(shares: Iterable[tuple[float | None, float]]) -> str:
 def _components_table(trained: Mapping[str, Sequence[TrainingCosts]]) -> str:
     """Return the components of the trainer's predicted memory, a row per run; empty if nothing is predicted."""
     rows = [
-        (run, *(markdown.size(num_bytes) for num_bytes in asdict(predicted[-1]).values()))
+        (run, *(formats.size(num_bytes) for num_bytes in asdict(predicted[-1]).values()))
         for run, of_run in trained.items()
         if (predicted := [costs.predicted_memory for costs in of_run if costs.predicted_memory])
     ]
@@ -175,9 +176,9 @@ def _worker_table(worker: str, costs: Mapping[str, Sequence[TrainingCosts | Scor
 def _cost_row(
     label: str, costs: Sequence[TrainingCosts | ScoringCosts], activities: Sequence[str], columns: Sequence[str]
 ) -> tuple[str, ...]:
-    seconds = (markdown.seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
+    seconds = (formats.seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
     memory = _memory(costs)
-    return label, *seconds, *(markdown.size(memory[name]) if name in memory else "" for name in columns)
+    return label, *seconds, *(formats.size(memory[name]) if name in memory else "" for name in columns)
 
 
 def _memory(costs: Sequence[TrainingCosts | ScoringCosts]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mathsft import formats
 from mathsft.accounting.ledger import IDLE, cost_ledger
 from mathsft.invocation import command
 from mathsft.objective import Objective, difference_of_pools, shares
@@ -230,7 +231,7 @@ def _use_devices(facts: FinalRunFacts) -> str:
         if worker.held_seconds and idle > MUCH_IDLE * worker.held_seconds:
             return (
                 f"Consider a smaller device for the {worker.worker}: it was idle for "
-                f"{markdown.percent(idle / worker.held_seconds)} of {markdown.seconds(worker.held_seconds)}."
+                f"{markdown.percent(idle / worker.held_seconds)} of {formats.seconds(worker.held_seconds)}."
             )
     return ""
 
@@ -241,8 +242,8 @@ def _spend_less(facts: FinalRunFacts) -> str:
     if not busy or ledger.lost_seconds < MUCH_LOST * busy:
         return ""
     return (
-        f"Find out why runs failed: {markdown.seconds(ledger.lost_seconds)} of the workers' busy time, "
-        f"{markdown.seconds(busy)}, went into failed runs."
+        f"Find out why runs failed: {formats.seconds(ledger.lost_seconds)} of the workers' busy time, "
+        f"{formats.seconds(busy)}, went into failed runs."
     )
 
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
+from mathsft import formats
 from mathsft.accounting.ledger import Ledger
-from mathsft.formats import seconds as seconds
-from mathsft.formats import size as size
-from mathsft.formats import value as value
 from mathsft.objective import Share, accuracy_interval
 from mathsft.records import Overrides, Promotion, Score
 from mathsft.statistics.intervals import Interval
@@ -59,7 +57,7 @@ def expectation(promotion: Promotion) -> str:
 
 def settings(overrides: Overrides) -> str:
     """Return "learning_rate 0.0012, batch_size 16"."""
-    pairs = [f"{name.removeprefix('training.')} {value(setting)}" for name, setting in sorted(overrides.items())]
+    pairs = [f"{name.removeprefix('training.')} {formats.value(setting)}" for name, setting in sorted(overrides.items())]
     return cell(", ".join(pairs) or "the experiment's own settings")
 
 
@@ -72,5 +70,7 @@ def cell(text: str) -> str:
 
 def device_hours(ledger: Ledger) -> str:
     """Return "0.20 device-hours (75.9 s in pruned runs, 0.0 s in failed runs)"."""
-    wasted = f"{seconds(ledger.pruned_seconds)} in pruned runs, {seconds(ledger.lost_seconds)} in failed runs"
+    wasted = (
+        f"{formats.seconds(ledger.pruned_seconds)} in pruned runs, {formats.seconds(ledger.lost_seconds)} in failed runs"
+    )
     return f"{ledger.device_hours:.2f} device-hours ({wasted})"

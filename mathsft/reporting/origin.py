@@ -1,5 +1,6 @@
 """Writes the report's sections on a final run's devices and software, and on the source of each of its settings."""
 
+from mathsft import formats
 from mathsft.records import Provenance, Run, WorkerCall
 from mathsft.reporting import markdown
 from mathsft.reporting.cost_section import worker_place
@@ -49,8 +50,8 @@ def settings_section(store: StudyStore, run: Run) -> str:
             promoted = promotion.overrides[name]
             source = f"promoted by the study ({promotion.run})"
             if promoted != value:
-                source = f"set by the user or by --horizon adjust; the promoted value is {markdown.value(promoted)}"
-        cells = (name, markdown.value(value), _searched(name, settings))
+                source = f"set by the user or by --horizon adjust; the promoted value is {formats.value(promoted)}"
+        cells = (name, formats.value(value), _searched(name, settings))
         rows.append((*map(markdown.cell, cells), source))
     headers = ("setting", "value", "searched range", "source")
     return "### Settings and their sources\n\n" + markdown.table(headers, rows, num_left=4)

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mathsft import formats
 from mathsft.objective import Objective, Share
 from mathsft.records import Problem, Response, Run
 from mathsft.reporting import markdown
@@ -71,7 +72,7 @@ def studies_table(summaries: Sequence[StudySummary]) -> Table:
     for summary in summaries:
         best = "" if summary.best is None else markdown.percent(summary.best)
         counts = (str(summary.num_trials), str(summary.num_finished), best)
-        more = (summary.promoted or "", str(summary.num_final_runs), markdown.size(summary.size_bytes))
+        more = (summary.promoted or "", str(summary.num_final_runs), formats.size(summary.size_bytes))
         table.add_row(summary.study, *counts, *more)
     return table
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mathsft import formats
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.layout import StudyLayout
 from mathsft.objective import Objective, Share
@@ -290,7 +291,7 @@ def _baseline(store: StudyStore, pool: str) -> str:
 
 def _trial_row(store: StudyStore, trial: Run, names: list[str]) -> tuple[str, ...]:
     scores = store.scores(trial.name, trial.plan.pool)
-    values = (markdown.cell(markdown.value(trial.overrides[name])) if name in trial.overrides else "" for name in names)
+    values = (markdown.cell(formats.value(trial.overrides[name])) if name in trial.overrides else "" for name in names)
     state = trial.state + (f": {markdown.cell(trial.reason)}" if trial.reason else "")
     if not scores:
         return trial.name, *values, "", "", "", state

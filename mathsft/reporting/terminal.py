@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from mathsft import formats
 from mathsft.accounting.ledger import Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Promotion, Run, Score
@@ -45,7 +46,7 @@ def ledger_table(ledger: Ledger) -> Table:
     for account in ledger.worker_times:
         for activity, seconds in account.seconds.items():
             share = seconds / account.held_seconds if account.held_seconds else 0.0
-            table.add_row(account.worker, activity, markdown.seconds(seconds), markdown.percent(share))
+            table.add_row(account.worker, activity, formats.seconds(seconds), markdown.percent(share))
     return table
 
 

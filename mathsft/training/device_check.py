@@ -9,7 +9,6 @@ from torch import Tensor
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import (
     MicroBatch,
-    Packing,
     common_prefix,
     packed_micro_batches,
     padded_micro_batches,
@@ -17,12 +16,10 @@ from mathsft.training.batching.microbatches import (
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.rank_group import join_ranks
 from mathsft.training.state import load_base
-from mathsft.training.step import DTYPES
+from mathsft.training.step import DTYPES, packing_of
 from mathsft.worker_settings import WorkerSettings
 
 _BUDGET_TOKENS = 4096
-_ROW_MULTIPLE_TOKENS = 128
-"""flex_attention computes blocks of 128 tokens."""
 _GATHERED_VALUES = 2**20
 
 
@@ -41,13 +38,13 @@ class DeviceCheck:
         """
         experiment, attention = self._settings.experiment, self._settings.worker_device.attention
         base = load_base(Path(experiment.model.path), attention)
-        if base.attention != attention:
+        batch = _batch(base.model.get_input_embeddings().num_embeddings)
+        packing = packing_of(base, common_prefix(batch), _BUDGET_TOKENS)
+        if packing is None or base.attention != attention:
             raise RuntimeError(
                 f"{attention} attention cannot be used: the model got {base.attention} attention; see the log"
             )
         model = base.model.to(self._device, DTYPES[experiment.training.precision])
-        batch = _batch(model.get_input_embeddings().num_embeddings)
-        packing = Packing(common_prefix(batch), _BUDGET_TOKENS, 0, _ROW_MULTIPLE_TOKENS)
         loss_model = MicroBatchLoss(model)
         packed = _loss_and_gradient(loss_model, packed_micro_batches(batch, packing, self._device))
         model.set_attn_implementation("sdpa")

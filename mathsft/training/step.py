@@ -220,14 +220,19 @@ class TrainingStep:
 
     def _set_budget(self, budget_tokens: int) -> None:
         self._budget_tokens = budget_tokens
-        self._packing: Packing | None = None
-        if self._base.attention == TREE:
-            padding_tokens = _GROUP_PADDING_BY_WIDTH // self._base.model.config.hidden_size
-            self._packing = Packing(self._prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
-        elif self._base.attention == FLEX:
-            self._packing = Packing(self._prefix_ids, budget_tokens, 0, BLOCK_TOKENS, _CUDA_MIN_ROW_TOKENS)
+        self._packing = packing_of(self._base, self._prefix_ids, budget_tokens)
 
     def _micro_batches(self, batch: Sequence[Example]) -> list[MicroBatch]:
         if self._packing is None:
             return padded_micro_batches(batch, self._budget_tokens, self._device)
         return packed_micro_batches(batch, self._packing, self._device)
+
+
+def packing_of(base: BaseModel, prefix_ids: tuple[int, ...], budget_tokens: int) -> Packing | None:
+    """Return how rows of the model are packed; None if its attention needs padded rows."""
+    if base.attention == TREE:
+        padding_tokens = _GROUP_PADDING_BY_WIDTH // base.model.config.hidden_size
+        return Packing(prefix_ids, budget_tokens, padding_tokens, _CPU_ROW_MULTIPLE_TOKENS)
+    if base.attention == FLEX:
+        return Packing(prefix_ids, budget_tokens, 0, BLOCK_TOKENS, _CUDA_MIN_ROW_TOKENS)
+    return None
