@@ -23,11 +23,11 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.processes import start_bench
-from mathsft.answers.grader import Completion, Graded, Grader
-from mathsft.answers.response_format import extract_gold
-from mathsft.answers.sandbox import Limits
+from mathsft.tasks.math.grader import Completion, Graded, Grader
+from mathsft.tasks.math.response_format import extract_gold
+from mathsft.tasks.math.sandbox import Limits
 
-CASES = Path(__file__).parents[1] / "tests" / "answers"
+CASES = Path(__file__).parents[1] / "tests" / "tasks" / "math"
 NUM_AT_ONCE = 200
 LIMITS = Limits()
 SLACK_SECONDS = 5

@@ -23,10 +23,10 @@ from rich.table import Table
 
 from bench.grading_workload import Labelled, make_responses
 from bench.processes import end_with, start_bench
-from mathsft.answers.grader import Grader
-from mathsft.answers.response_format import parse_response
-from mathsft.answers.sandbox import Pair
 from mathsft.records import Category
+from mathsft.tasks.math.grader import Grader
+from mathsft.tasks.math.response_format import parse_response
+from mathsft.tasks.math.sandbox import Pair
 
 MAX_SECONDS = 10
 """A pair that takes longer hangs; math-verify's own limits are 5 s for each expression that it parses or compares."""

@@ -35,11 +35,11 @@ from transformers import (
 )
 from vllm import LLM, SamplingParams
 
-from mathsft.answers.grader import Completion, Grader
 from mathsft.config.load import load_settings
 from mathsft.data.examples import encode, load_template, render_prompt
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
+from mathsft.tasks.math.grader import Completion, Grader
 
 MICRO_BATCH = 8
 """The Trainer's default micro-batch; larger batches use gradient accumulation."""

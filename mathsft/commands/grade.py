@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from mathsft.answers.grader import Completion, Graded, Grader
-from mathsft.answers.response_format import extract_gold
 from mathsft.data.raw_rows import excerpt, parse_row
 from mathsft.errors import OK, UserError
 from mathsft.records import Category
+from mathsft.tasks.math.grader import Completion, Graded, Grader
+from mathsft.tasks.math.response_format import extract_gold
 
 _NUM_AT_ONCE = 500
 """Lines between two updates of the progress bar."""

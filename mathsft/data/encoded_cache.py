@@ -19,9 +19,9 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mathsft.answers.response_format import render_target
 from mathsft.data.examples import Encoded, encode, render_prompt
 from mathsft.records import Example, Problem
+from mathsft.tasks.math.response_format import render_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mathsft.answers.response_format import render_target
+from mathsft import prompts
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import Example, Problem
+from mathsft.tasks.math.response_format import render_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Encoded:
 
 def load_template(name: str) -> str:
     """Return a shipped template by name, or a file's text; raises UserError unless it contains {problem} exactly once."""
-    shipped = {path.stem: path for path in (Path(__file__).parent / "assets" / "prompts").glob("*.txt")}
+    shipped = {path.stem: path for path in (Path(prompts.__file__).parent / "templates").glob("*.txt")}
     path = shipped.get(name, Path(name).expanduser())
     if not path.is_file():
         raise UserError(

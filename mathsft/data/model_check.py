@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mathsft.answers.response_format import render_target
 from mathsft.config.schema import Experiment
 from mathsft.data.examples import appends_eos, load_template, no_embedding, render_prompt
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import Problem
+from mathsft.tasks.math.response_format import render_target
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

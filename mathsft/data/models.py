@@ -16,8 +16,8 @@ from typing import Any
 import platformdirs
 from blake3 import blake3
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -15,9 +15,9 @@ from typing import TypeAlias
 from mathsft.config.schema import DataSettings
 from mathsft.data.problems import DataSetRows, load_problems
 from mathsft.data.quality import Solutions, distinct_problems, quality_of
-from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
 from mathsft.records import Problem, Quality
+from mathsft.tasks.quickstart.generator import generate
 
 MIN_POOL = 20
 """A held-out pool that had to shrink below this number of problems is an error: its score would be too imprecise."""

@@ -4,17 +4,17 @@ A row has problem (or question), solution and answer, as in MATH, or an answer t
 the gold answer, as in GSM8K; level and type (or subject) are optional. Unreadable rows raise an error or are counted.
 """
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from mathsft.answers.normalise import normalise
-from mathsft.answers.response_format import GOLD_MARKER, extract_gold
 from mathsft.data.raw_rows import excerpt, read_rows
 from mathsft.errors import UserError
 from mathsft.records import Problem
+from mathsft.tasks.math.equality.normalise import normalise
+from mathsft.tasks.math.response_format import GOLD_MARKER, extract_gold
+from mathsft.tasks.rows import problem_id
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's annotations for a calculator, as in `48/2 = <<48/2=24>>24`; in a training target they are noise."""
@@ -74,16 +74,6 @@ def load_problems(
     if not rows:
         raise UserError(f"{source}: the data set is empty; give one that holds at least one problem")
     return DataSetRows(source, rows, len(unreadable_numbers), first_unreadable)
-
-
-def problem_id(text: str) -> str:
-    """Return the id of a problem: 12 hex digits of its text's SHA-256, shared by all its solutions."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def pool_position(text: str) -> float:
-    """Return a number between 0 and 1, uniform over texts, that depends only on the problem's text."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
 
 
 def _others(numbers: list[int], num_readable: int) -> str:

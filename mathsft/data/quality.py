@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
 
-from mathsft.answers.equal import equal
-from mathsft.answers.normalise import normalise
-from mathsft.answers.parse_answer import parsed_answers
-from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.problems import DataSetRows, Rows, pool_position
+from mathsft.data.problems import DataSetRows, Rows
 from mathsft.data.raw_rows import excerpt
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem, Quality
+from mathsft.tasks.math.equality.equal import equal
+from mathsft.tasks.math.equality.normalise import normalise
+from mathsft.tasks.math.equality.parse_answer import parsed_answers
+from mathsft.tasks.math.equality.quantities import BasedNumber, Quantity
+from mathsft.tasks.rows import pool_position
 
 Solutions: TypeAlias = tuple[Problem, ...]
 """All rows of one problem, in an order independent of the data set's order; their texts may differ in spelling."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
 
-from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Stopwatch
 from mathsft.data.examples import encode, load_template
@@ -25,6 +24,7 @@ from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
 from mathsft.records import Checkpoint, EngineCheck, Example, LogprobCheck, Problem, Response, Score, Scoring
+from mathsft.tasks.math.grader import Completion, Grader
 from mathsft.worker_settings import WorkerSettings
 
 

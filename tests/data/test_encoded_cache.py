@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mathsft.data import encoded_cache
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import encode, load_template
-from mathsft.data.quickstart import base_model_folder, generate
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder, generate
 
 LIMIT = 60
 PROBLEMS = generate(40, 0)

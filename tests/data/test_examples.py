@@ -7,10 +7,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from mathsft import prompts
 from mathsft.data.examples import encode, load_template, render_prompt
-from mathsft.data.quickstart import base_model_folder, generate
 from mathsft.errors import UserError
 from mathsft.records import Problem
+from mathsft.tasks.quickstart.generator import base_model_folder, generate
 
 
 @pytest.fixture(scope="module")
@@ -166,5 +167,5 @@ def test_a_tokenizer_without_eos_is_an_error(tokenizer):
 
 
 def test_templates_ship_without_a_final_newline():
-    for path in (Path(base_model_folder()).parent / "prompts").glob("*.txt"):
+    for path in (Path(prompts.__file__).parent / "templates").glob("*.txt"):
         assert path.read_text(encoding="utf-8").endswith("<think>")

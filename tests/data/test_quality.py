@@ -2,10 +2,11 @@
 
 import pytest
 
-from mathsft.data.problems import DataSetRows, problem_id
+from mathsft.data.problems import DataSetRows
 from mathsft.data.quality import distinct_problems, quality_of
 from mathsft.errors import UserError
 from mathsft.records import FrequentGold, Problem
+from mathsft.tasks.rows import problem_id
 
 
 def rows_of(*given: tuple[str, str]) -> DataSetRows:

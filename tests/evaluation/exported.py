@@ -9,9 +9,9 @@ from typing import Any
 from mathsft.config.load import load_settings
 from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
-from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import make_final, make_plan
 

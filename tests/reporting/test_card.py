@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
 from mathsft.records import Provenance
 from mathsft.reporting.card import _front_matter, _snippet, write_card
 from mathsft.store.study_store import StudyStore
+from mathsft.tasks.quickstart.generator import base_model_folder
 from tests.build import make_checkpoint, make_final, make_plan, make_score
 
 RUN = make_final(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mathsft.data.problems import pool_position
-from mathsft.data.quickstart_families import FAMILIES, LEVELS
 from mathsft.records import Problem
+from mathsft.tasks.quickstart.families import FAMILIES, LEVELS
+from mathsft.tasks.rows import pool_position
 
 HELD_OUT_SHARE = 0.25
 """A problem with a pool_position below this is held out: it is for evaluation and never in the pre-training corpus."""
@@ -40,4 +40,4 @@ def draw_problem(rng: random.Random, levels: Sequence[int] = LEVELS) -> Problem:
 
 def base_model_folder() -> Path:
     """Return the folder of the embedded base model, in Hugging Face's layout (made by tools/make_base.py)."""
-    return Path(__file__).parent / "assets" / "quickstart"
+    return Path(__file__).parent / "base_model"

@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterable
 from itertools import chain
 
-from mathsft.answers.algebra import same_value
-from mathsft.answers.normalise import normalise
-from mathsft.answers.parse_answer import parsed_answers
-from mathsft.answers.polynomials import CannotComputeError, NoValueError
-from mathsft.answers.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
-from mathsft.answers.relations import as_relation, same_relation
-from mathsft.answers.sentences import without_sentence
-from mathsft.answers.structures import (
+from mathsft.tasks.math.equality.algebra import same_value
+from mathsft.tasks.math.equality.normalise import normalise
+from mathsft.tasks.math.equality.parse_answer import parsed_answers
+from mathsft.tasks.math.equality.polynomials import CannotComputeError, NoValueError
+from mathsft.tasks.math.equality.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
+from mathsft.tasks.math.equality.relations import as_relation, same_relation
+from mathsft.tasks.math.equality.sentences import without_sentence
+from mathsft.tasks.math.equality.structures import (
     Choice,
     IntegerFamily,
     Items,

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from mathsft.answers.equal import decide
-from mathsft.answers.grader import Completion, Grader
-from mathsft.answers.response_format import extract_gold, parse_response
-from mathsft.answers.sandbox import Pair
+from mathsft.tasks.math.equality.equal import decide
+from mathsft.tasks.math.grader import Completion, Grader
+from mathsft.tasks.math.response_format import extract_gold, parse_response
+from mathsft.tasks.math.sandbox import Pair
 
 Case: TypeAlias = dict[str, Any]
 
@@ -59,7 +59,7 @@ def is_symmetric(case: Case) -> bool:
 
 def test_field_cases(grader: Grader) -> None:
     """Pairs that users of other graders reported, with labels."""
-    file = Path(__file__).parents[3] / "shared" / "grading" / "field_cases.jsonl"
+    file = Path(__file__).parents[4] / "shared" / "grading" / "field_cases.jsonl"
     if not file.is_file():
         pytest.skip("no field cases beside the repository")
     cases = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

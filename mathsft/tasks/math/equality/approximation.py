@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from zlib import crc32
 
-from mathsft.answers.polynomials import Atom, Polynomial
+from mathsft.tasks.math.equality.polynomials import Atom, Polynomial
 
 CONSTANTS = {"i": 1j, r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 _FUNCTIONS: dict[str, Callable[..., complex]] = {

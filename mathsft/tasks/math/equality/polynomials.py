@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from mathsft.answers.algebra import ExactValue
+    from mathsft.tasks.math.equality.algebra import ExactValue
 
 MAX_BITS = 14_000
 """The longest integer: about 4,200 decimal digits; Python refuses to print more than 4,300."""

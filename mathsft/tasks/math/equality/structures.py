@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from mathsft.answers.algebra import ExactValue, symbol
-from mathsft.answers.normalise import without_text_commands
-from mathsft.answers.quantities import ParsedAnswer
+from mathsft.tasks.math.equality.algebra import ExactValue, symbol
+from mathsft.tasks.math.equality.normalise import without_text_commands
+from mathsft.tasks.math.equality.quantities import ParsedAnswer
 
 
 @dataclass(frozen=True)

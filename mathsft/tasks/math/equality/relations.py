@@ -5,12 +5,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from mathsft.answers.algebra import ExactValue, same_value, sign, symbol
-from mathsft.answers.brackets import BRACKET, split_outside_brackets
-from mathsft.answers.formula import NotAFormulaError, parse_formula
-from mathsft.answers.polynomials import Atom, CannotComputeError
-from mathsft.answers.quantities import ParsedAnswer, Quantity
-from mathsft.answers.structures import INFINITY, Items, Named, Relation, Text, text_key
+from mathsft.tasks.math.equality.algebra import ExactValue, same_value, sign, symbol
+from mathsft.tasks.math.equality.brackets import BRACKET, split_outside_brackets
+from mathsft.tasks.math.equality.formula import NotAFormulaError, parse_formula
+from mathsft.tasks.math.equality.polynomials import Atom, CannotComputeError
+from mathsft.tasks.math.equality.quantities import ParsedAnswer, Quantity
+from mathsft.tasks.math.equality.structures import INFINITY, Items, Named, Relation, Text, text_key
 
 _SIGN = re.compile(rf"{BRACKET}| ?(?:<=|>=|[=<>]|\\(?:le|ge|ne|in)(?![A-Za-z])) ?")
 _SIGNS = {"<=": r"\le", ">=": r"\ge"}

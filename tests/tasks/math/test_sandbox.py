@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mathsft.answers.sandbox import Limits, Pair, Sandbox
+from mathsft.tasks.math.sandbox import Limits, Pair, Sandbox
 
 FAMILIAR = Pair("x+1", "1+x")
 ENDLESS = Pair(r"\{99999999!, 1\}", r"\{3, 1\}")
@@ -145,7 +145,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import signal\n"
-        "from mathsft.answers.sandbox import *\n"
+        "from mathsft.tasks.math.sandbox import *\n"
         "sandbox = Sandbox()\n"
         f"sandbox.judge([{FAMILIAR!r}])\n"
         "print(*(process._process.pid for process in sandbox._processes.values()), flush=True)\n"
@@ -166,6 +166,6 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
 def test_an_installation_without_math_verify_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "broken.py"
     script.write_text("import no_such_module")
-    monkeypatch.setattr("mathsft.answers.sandbox._SCRIPT", script)
+    monkeypatch.setattr("mathsft.tasks.math.sandbox._SCRIPT", script)
     with pytest.raises(RuntimeError, match="its process ended with 1"):
         Sandbox().judge([FAMILIAR])

@@ -6,15 +6,15 @@ r"""Parses normalised text into a structure: lists, sets, points, intervals, uni
 import re
 from collections.abc import Callable
 
-from mathsft.answers.algebra import ExactValue
-from mathsft.answers.brackets import BRACKET, nesting, outer_brackets, split_outside_brackets
-from mathsft.answers.functions import FUNCTIONS
-from mathsft.answers.normalise import whole_text, without_text_commands
-from mathsft.answers.number_words import without_number_words
-from mathsft.answers.polynomials import NoValueError
-from mathsft.answers.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
-from mathsft.answers.relations import intersection, is_interval, parse_relation, real_line_without
-from mathsft.answers.structures import (
+from mathsft.tasks.math.equality.algebra import ExactValue
+from mathsft.tasks.math.equality.brackets import BRACKET, nesting, outer_brackets, split_outside_brackets
+from mathsft.tasks.math.equality.functions import FUNCTIONS
+from mathsft.tasks.math.equality.normalise import whole_text, without_text_commands
+from mathsft.tasks.math.equality.number_words import without_number_words
+from mathsft.tasks.math.equality.polynomials import NoValueError
+from mathsft.tasks.math.equality.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
+from mathsft.tasks.math.equality.relations import intersection, is_interval, parse_relation, real_line_without
+from mathsft.tasks.math.equality.structures import (
     Choice,
     IntegerFamily,
     Items,

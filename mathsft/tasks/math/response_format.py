@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from mathsft.answers.normalise import BOX, closing_brace, normalise
+from mathsft.tasks.math.equality.normalise import BOX, closing_brace, normalise
 
 _THINK_CLOSE = "</think>"
 _ANSWER_OPEN = "<answer>"

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import NamedTuple
 
-from mathsft.answers.sandboxed import MAX_MESSAGE_BYTES
+from mathsft.tasks.math.sandboxed import MAX_MESSAGE_BYTES
 
 _SCRIPT = Path(__file__).with_name("sandboxed.py")
 _START_SECONDS = 120

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from mathsft.answers import equal
-from mathsft.answers.grader import Completion, Grader
-from mathsft.answers.sandbox import Pair, Ruling, Sandbox
+from mathsft.tasks.math.equality import equal
+from mathsft.tasks.math.grader import Completion, Grader
+from mathsft.tasks.math.sandbox import Pair, Ruling, Sandbox
 
 ALGEBRA = Pair(r"2\sin x\cos x", r"\sin 2x")
 """Left undecided by the rules."""
@@ -55,7 +55,7 @@ def test_a_pair_is_judged_once_however_often_it_comes(monkeypatch: pytest.Monkey
     recorder = Recorder(monkeypatch, Ruling(True, seconds=1.5))
     decided: list[tuple[str, str]] = []
     decide = equal.decide
-    monkeypatch.setattr("mathsft.answers.grader.decide", lambda *pair: (decided.append(pair), decide(*pair))[1])
+    monkeypatch.setattr("mathsft.tasks.math.grader.decide", lambda *pair: (decided.append(pair), decide(*pair))[1])
     grader = Grader()
     rulings = grader.compare([ALGEBRA, Pair("1", "1"), ALGEBRA, Pair("1", "1")])
     assert [ruling.is_equal for ruling in rulings] == [True] * 4
@@ -98,7 +98,7 @@ def test_what_algebra_could_not_read_as_one_answer_does_not_come_to_it(answer: s
 
 def test_algebra_is_given_latex(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch, Ruling(True))
-    monkeypatch.setattr("mathsft.answers.grader.decide", lambda answer, gold: None)
+    monkeypatch.setattr("mathsft.tasks.math.grader.decide", lambda answer, gold: None)
     Grader().compare([Pair(r"\left\{ \dfrac12, 30° \right\}", "⟨√2, x²⟩")])
     [pair] = recorder.seen
     assert pair.answer.split() == [r"\{", r"\frac{1}{2},", r"30^\circ", r"\}"]

@@ -5,8 +5,17 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 
-from mathsft.answers.algebra import ExactValue, atom, number, power, rational_power, same_value, sign, unevaluated
-from mathsft.answers.polynomials import IMAGINARY, MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
+from mathsft.tasks.math.equality.algebra import (
+    ExactValue,
+    atom,
+    number,
+    power,
+    rational_power,
+    same_value,
+    sign,
+    unevaluated,
+)
+from mathsft.tasks.math.equality.polynomials import IMAGINARY, MAX_BITS, PI, CannotComputeError, E, NoValueError, factors
 
 _MAX_FACTORIAL = 1_500
 """1,500! has as many digits as the longest integer."""

@@ -7,8 +7,8 @@ subscripts. It limits nesting; `algebra` limits sizes.
 import re
 from collections.abc import Callable
 
-from mathsft.answers.algebra import ExactValue, atom, number, power, symbol
-from mathsft.answers.functions import (
+from mathsft.tasks.math.equality.algebra import ExactValue, atom, number, power, symbol
+from mathsft.tasks.math.equality.functions import (
     ANGLE_FUNCTIONS,
     FUNCTIONS,
     absolute,
@@ -20,8 +20,8 @@ from mathsft.answers.functions import (
     power_with_euler,
     sqrt,
 )
-from mathsft.answers.numerals import parse_numeral
-from mathsft.answers.polynomials import PI, CannotComputeError
+from mathsft.tasks.math.equality.numerals import parse_numeral
+from mathsft.tasks.math.equality.polynomials import PI, CannotComputeError
 
 _MAX_DEPTH = 30
 

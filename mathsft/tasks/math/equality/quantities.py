@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mathsft.answers.algebra import ExactValue, number, same_value
-from mathsft.answers.formula import NotAFormulaError, parse_formula
-from mathsft.answers.functions import ANGLE_FUNCTIONS
-from mathsft.answers.units import NO_UNIT, Unit, parse_unit
+from mathsft.tasks.math.equality.algebra import ExactValue, number, same_value
+from mathsft.tasks.math.equality.formula import NotAFormulaError, parse_formula
+from mathsft.tasks.math.equality.functions import ANGLE_FUNCTIONS
+from mathsft.tasks.math.equality.units import NO_UNIT, Unit, parse_unit
 
 _CURRENCY = re.compile(r"(?P<sign>[+-]? ?)(?:US ?(?=¤))?(?P<unit>[¤€£¥]) ?")
 _CURRENCIES = {"¤": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}

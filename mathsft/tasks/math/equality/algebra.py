@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from mathsft.answers.approximation import CONSTANTS, approximation
-from mathsft.answers.polynomials import (
+from mathsft.tasks.math.equality.approximation import CONSTANTS, approximation
+from mathsft.tasks.math.equality.polynomials import (
     IMAGINARY,
     ONE,
     Atom,

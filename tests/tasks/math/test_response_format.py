@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathsft.answers.response_format import TAGS, extract_gold, parse_response, render_target, tag_flags
+from mathsft.tasks.math.response_format import TAGS, extract_gold, parse_response, render_target, tag_flags
 
 # No deadline: the machine may be busy.
 repeatable = settings(derandomize=True, deadline=None)
@@ -102,7 +102,7 @@ def test_gold_that_cannot_be_read_says_why(answer: str | None, solution: str, re
 
 
 def test_every_gold_of_gsm8k_is_a_number() -> None:
-    folder = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
+    folder = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
     if not folder.is_dir():
         pytest.skip("no copy of GSM8K beside the repository")
     lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()

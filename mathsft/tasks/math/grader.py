@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from mathsft.answers.equal import comparable, decide
-from mathsft.answers.normalise import BOX, closing_brace
-from mathsft.answers.response_format import parse_response
-from mathsft.answers.sandbox import Limits, Pair, Ruling, Sandbox
 from mathsft.records import Category, Verdict
+from mathsft.tasks.math.equality.equal import comparable, decide
+from mathsft.tasks.math.equality.normalise import BOX, closing_brace
+from mathsft.tasks.math.response_format import parse_response
+from mathsft.tasks.math.sandbox import Limits, Pair, Ruling, Sandbox
 
 _MAX_CACHED = 20_000
 """Largest number of math-verify's rulings that a grader caches."""

@@ -14,10 +14,10 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from mathsft.data.problems import pool_position
-from mathsft.data.quickstart import HELD_OUT_SHARE, base_model_folder, generate
-from mathsft.data.quickstart_families import FAMILIES, LEVELS, Family
 from mathsft.records import Problem
+from mathsft.tasks.quickstart.families import FAMILIES, LEVELS, Family
+from mathsft.tasks.quickstart.generator import HELD_OUT_SHARE, base_model_folder, generate
+from mathsft.tasks.rows import pool_position
 
 NUM_TRAIN, NUM_HELDOUT = 8192, 3100
 

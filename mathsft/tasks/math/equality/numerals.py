@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from mathsft.answers.polynomials import NoValueError
+from mathsft.tasks.math.equality.polynomials import NoValueError
 
 _MAX_EXPONENT = 4_000
 

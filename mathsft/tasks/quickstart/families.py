@@ -10,8 +10,8 @@ from fractions import Fraction
 from math import gcd
 from typing import TypeAlias
 
-from mathsft.data.problems import problem_id
 from mathsft.records import Problem
+from mathsft.tasks.rows import problem_id
 
 LEVELS = (1, 2, 3, 4, 5)
 

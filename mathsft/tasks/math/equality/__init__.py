@@ -1,0 +1,1 @@
+"""Compares two mathematical answers by value."""
