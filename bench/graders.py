@@ -23,7 +23,8 @@ from rich.table import Table
 
 from bench.peer_graders import PEERS, Outcome
 from bench.processes import start_bench
-from mathsft.tasks.math.response_format import extract_gold, parse_response
+from mathsft.prompts.tags import parse_response
+from mathsft.tasks.math.gold import extract_gold
 
 CASES = Path(__file__).parents[1] / "tests" / "tasks" / "math"
 OURS = "ours"

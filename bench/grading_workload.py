@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mathsft.prompts.verdicts import Completion
 from mathsft.records import Category
-from mathsft.tasks.math.grader import Completion
 
 DATA = Path(__file__).parent / "data"
 WORD_PROBLEM_SHARE = 0.5

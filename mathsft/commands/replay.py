@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             placement = placement_for(detect_machine(), local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             with closing(StudyStore.open(layout.database_url, recorded.study)) as store:
-                pools = load_pools(local.data)
+                pools = load_pools(local.data, local.task)
                 store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
                 with (
                     LiveProgress(heartbeat, store, 1) as live,

@@ -21,8 +21,8 @@ from mathsft.tasks.quickstart.generator import base_model_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""The files to download from the hub: configuration, weights and tokenizer, but neither code nor pickles."""
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""The files to download from the hub: configuration, weights, tokenizer and chat template, but neither code nor pickles."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """A model folder needs one of these files."""

@@ -1,76 +1,29 @@
-"""Turns completions into verdicts in three stages: format, equality by rules, and math-verify for undecided pairs.
-
-The stages are implemented in `response_format`, `equal` and `sandbox`.
-"""
+"""Compares answers with gold answers in two stages: the rules of `equality`, and math-verify for undecided pairs."""
 
 import re
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
-from mathsft.records import Category, Verdict
-from mathsft.tasks.math.equality.equal import comparable, decide
-from mathsft.tasks.math.equality.normalise import BOX, closing_brace
-from mathsft.tasks.math.response_format import parse_response
-from mathsft.tasks.math.sandbox import Limits, Pair, Ruling, Sandbox
+from mathsft.boxes import BOX, closing_brace
+from mathsft.tasks.math.equality import comparable, decide
+from mathsft.tasks.math.sandbox import Limits, Sandbox
+from mathsft.tasks.task import Pair, Ruling
 
 _MAX_CACHED = 20_000
 """Largest number of math-verify's rulings that a grader caches."""
 
-_CATEGORIES: dict[bool | None, Category] = {True: "correct", False: "wrong_answer", None: "ungraded"}
 _LATEX = str.maketrans({"⦃": r"\{", "⦄": r"\}", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ "})
 _MISREAD = re.compile(BOX.pattern + r"|[0-9)}\]] ?_|'|\\prime")
 """math-verify takes only the last of several boxes, only the 17 of 17_8, and only the f of f'."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A model's completion, its finish reason, and the gold answer."""
-
-    text: str
-    finish_reason: str | None
-    """None for a bare answer, which has no format."""
-    gold: str
-
-
-@dataclass(frozen=True)
-class Graded:
-    """The result of grading a completion."""
-
-    verdict: Verdict
-    """By the lenient format rule."""
-    tag_flags: tuple[str, ...]
-    is_strict: bool
-    seconds: float
-    """Time of the comparison; for a cached ruling, the time of the first comparison."""
-
-
-class Grader(AbstractContextManager["Grader"]):
-    """Grades completions; keeps the processes of its `Sandbox` until it is closed. Use it from one thread."""
+class MathGrader(AbstractContextManager["MathGrader"]):
+    """Compares answers by value; keeps the processes of its `Sandbox` until it is closed. Use it from one thread."""
 
     def __init__(self, num_processes: int = 1, limits: Limits | None = None) -> None:
         self._sandbox = Sandbox(num_processes, limits)
         self._cached: dict[Pair, Ruling] = {}
-
-    def grade(self, completions: Sequence[Completion]) -> list[Graded]:
-        """Return the result for each completion, in order; no completion can make this raise or hang."""
-        parsed = [parse_response(completion.text, completion.finish_reason) for completion in completions]
-        pairs = [
-            Pair(response.body, completion.gold)
-            for response, completion in zip(parsed, completions, strict=True)
-            if response.body is not None
-        ]
-        rulings = iter(self.compare(pairs))
-        graded = []
-        for response in parsed:
-            if response.body is None:
-                verdict, seconds = Verdict("format_failure", response.reason), 0.0
-            else:
-                ruling = next(rulings)
-                verdict, seconds = Verdict(_CATEGORIES[ruling.is_equal], ruling.reason, response.body), ruling.seconds
-            graded.append(Graded(verdict, response.tag_flags, response.is_strict, seconds))
-        return graded
 
     def compare(self, pairs: Sequence[Pair]) -> list[Ruling]:
         """Return a ruling for each pair, in order; the ruling on a repeated pair comes from a cache."""

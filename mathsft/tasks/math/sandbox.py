@@ -15,30 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
-from typing import NamedTuple
 
 from mathsft.tasks.math.sandboxed import MAX_MESSAGE_BYTES
+from mathsft.tasks.task import Pair, Ruling
 
 _SCRIPT = Path(__file__).with_name("sandboxed.py")
 _START_SECONDS = 120
-
-
-class Pair(NamedTuple):
-    """An answer and the gold answer that it is compared with."""
-
-    answer: str
-    gold: str
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """The result of comparing a pair."""
-
-    is_equal: bool | None
-    """None if the pair is undecided."""
-    reason: str = ""
-    """Why the pair is undecided: its process was killed, died or needed too much memory."""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

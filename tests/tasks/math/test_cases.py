@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from mathsft.tasks.math.equality.equal import decide
-from mathsft.tasks.math.grader import Completion, Grader
-from mathsft.tasks.math.response_format import extract_gold, parse_response
-from mathsft.tasks.math.sandbox import Pair
+from mathsft.prompts.tags import parse_response
+from mathsft.prompts.verdicts import Completion, grade
+from mathsft.tasks.math.equality.comparison import decide
+from mathsft.tasks.math.gold import extract_gold
+from mathsft.tasks.math.grader import MathGrader
+from mathsft.tasks.task import Pair
 
 Case: TypeAlias = dict[str, Any]
 
@@ -39,13 +41,13 @@ def gold_of(case: Case) -> str:
 
 
 @pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader() as grader:
+def grader() -> Iterator[MathGrader]:
+    with MathGrader() as grader:
         yield grader
 
 
 @pytest.mark.parametrize("cases", labelled_cases("answer"))
-def test_answers(cases: list[Case], grader: Grader) -> None:
+def test_answers(cases: list[Case], grader: MathGrader) -> None:
     """By rule, else by algebra; what the rules say does not hang on the order, unless the case says so."""
     rulings = grader.compare([Pair(case["answer"], case["gold"]) for case in cases])
     ruled = zip(cases, rulings, strict=True)
@@ -57,7 +59,7 @@ def is_symmetric(case: Case) -> bool:
     return decide(case["gold"], case["answer"]) is decide(case["answer"], case["gold"])
 
 
-def test_field_cases(grader: Grader) -> None:
+def test_field_cases(grader: MathGrader) -> None:
     """Pairs that users of other graders reported, with labels."""
     file = Path(__file__).parents[4] / "shared" / "grading" / "field_cases.jsonl"
     if not file.is_file():
@@ -69,8 +71,9 @@ def test_field_cases(grader: Grader) -> None:
 
 
 @pytest.mark.parametrize("cases", labelled_cases("response"))
-def test_responses(cases: list[Case], grader: Grader) -> None:
-    graded = grader.grade([Completion(case["response"], case["finish_reason"], gold_of(case)) for case in cases])
+def test_responses(cases: list[Case], grader: MathGrader) -> None:
+    completions = [Completion(case["response"], case["finish_reason"], gold_of(case)) for case in cases]
+    graded = grade(completions, parse_response, grader)
     verdicts = [one.verdict for one in graded]
     kinds = [one.reason if one.category == "format_failure" else one.category for one in verdicts]
     assert [(case, kind) for case, kind in zip(cases, kinds, strict=True) if kind != case["expect_category"]] == []

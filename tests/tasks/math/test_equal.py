@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathsft.tasks.math.equality.equal import decide, equal
+from mathsft.tasks.math.equality.comparison import decide, equal
 
 # No deadline: the machine may be busy.
 repeatable = settings(derandomize=True, deadline=None)

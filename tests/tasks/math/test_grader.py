@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from mathsft.tasks.math.equality import equal
-from mathsft.tasks.math.grader import Completion, Grader
-from mathsft.tasks.math.sandbox import Pair, Ruling, Sandbox
+from mathsft.prompts.tags import parse_response
+from mathsft.prompts.verdicts import Completion, grade
+from mathsft.tasks.math.equality import decide
+from mathsft.tasks.math.grader import MathGrader
+from mathsft.tasks.math.sandbox import Sandbox
+from mathsft.tasks.task import Pair, Ruling
 
 ALGEBRA = Pair(r"2\sin x\cos x", r"\sin 2x")
 """Left undecided by the rules."""
@@ -37,8 +40,8 @@ def test_a_completion_is_judged_by_format_then_rules_then_algebra() -> None:
         Completion(answered(ALGEBRA.answer, joint="\n"), "stop", ALGEBRA.gold),
         Completion(answered(r"\cos 2x"), "stop", ALGEBRA.gold),
     ]
-    with Grader() as grader:
-        graded = grader.grade(completions)
+    with MathGrader() as grader:
+        graded = grade(completions, parse_response, grader)
     kinds = [(one.verdict.category, one.verdict.reason, one.verdict.body, one.is_strict) for one in graded]
     assert kinds == [
         ("correct", "", "0.5", True),
@@ -54,9 +57,8 @@ def test_a_completion_is_judged_by_format_then_rules_then_algebra() -> None:
 def test_a_pair_is_judged_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch, Ruling(True, seconds=1.5))
     decided: list[tuple[str, str]] = []
-    decide = equal.decide
     monkeypatch.setattr("mathsft.tasks.math.grader.decide", lambda *pair: (decided.append(pair), decide(*pair))[1])
-    grader = Grader()
+    grader = MathGrader()
     rulings = grader.compare([ALGEBRA, Pair("1", "1"), ALGEBRA, Pair("1", "1")])
     assert [ruling.is_equal for ruling in rulings] == [True] * 4
     assert [ruling.seconds == 1.5 for ruling in rulings] == [True, False, True, False]
@@ -68,8 +70,8 @@ def test_a_pair_is_judged_once_however_often_it_comes(monkeypatch: pytest.Monkey
 
 def test_a_pair_that_was_stopped_is_ungraded_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch, Ruling(None, "took longer than 5 s", 5.0))
-    grader = Grader()
-    [graded] = grader.grade([Completion(answered(ALGEBRA.answer), "stop", ALGEBRA.gold)])
+    grader = MathGrader()
+    [graded] = grade([Completion(answered(ALGEBRA.answer), "stop", ALGEBRA.gold)], parse_response, grader)
     assert (graded.verdict.category, graded.verdict.reason) == ("ungraded", "took longer than 5 s")
     assert graded.seconds == 5.0
     grader.compare([ALGEBRA])
@@ -91,7 +93,7 @@ def test_a_pair_that_was_stopped_is_ungraded_and_may_be_tried_again(monkeypatch:
 )
 def test_what_algebra_could_not_read_as_one_answer_does_not_come_to_it(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch, Ruling(True))
-    [ruling] = Grader().compare([Pair(answer, ALGEBRA.gold)])
+    [ruling] = MathGrader().compare([Pair(answer, ALGEBRA.gold)])
     assert ruling.is_equal is False
     assert not recorder.seen
 
@@ -99,7 +101,7 @@ def test_what_algebra_could_not_read_as_one_answer_does_not_come_to_it(answer: s
 def test_algebra_is_given_latex(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch, Ruling(True))
     monkeypatch.setattr("mathsft.tasks.math.grader.decide", lambda answer, gold: None)
-    Grader().compare([Pair(r"\left\{ \dfrac12, 30° \right\}", "⟨√2, x²⟩")])
+    MathGrader().compare([Pair(r"\left\{ \dfrac12, 30° \right\}", "⟨√2, x²⟩")])
     [pair] = recorder.seen
     assert pair.answer.split() == [r"\{", r"\frac{1}{2},", r"30^\circ", r"\}"]
     assert pair.gold.split()[0] == r"\langle"

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mathsft.tasks.math.sandbox import Limits, Pair, Sandbox
+from mathsft.tasks.math.sandbox import Limits, Sandbox
+from mathsft.tasks.task import Pair
 
 FAMILIAR = Pair("x+1", "1+x")
 ENDLESS = Pair(r"\{99999999!, 1\}", r"\{3, 1\}")

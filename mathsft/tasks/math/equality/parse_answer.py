@@ -9,11 +9,11 @@ from collections.abc import Callable
 from mathsft.tasks.math.equality.algebra import ExactValue
 from mathsft.tasks.math.equality.brackets import BRACKET, nesting, outer_brackets, split_outside_brackets
 from mathsft.tasks.math.equality.functions import FUNCTIONS
-from mathsft.tasks.math.equality.normalise import whole_text, without_text_commands
 from mathsft.tasks.math.equality.number_words import without_number_words
 from mathsft.tasks.math.equality.polynomials import NoValueError
 from mathsft.tasks.math.equality.quantities import ParsedAnswer, Quantity, parse_based_number, parse_quantity
 from mathsft.tasks.math.equality.relations import intersection, is_interval, parse_relation, real_line_without
+from mathsft.tasks.math.equality.spelling import whole_text, without_text_commands
 from mathsft.tasks.math.equality.structures import (
     Choice,
     IntegerFamily,

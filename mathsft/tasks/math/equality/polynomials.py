@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from mathsft.tasks.math.equality.algebra import ExactValue
+from typing import Protocol, TypeAlias
 
 MAX_BITS = 14_000
 """The longest integer: about 4,200 decimal digits; Python refuses to print more than 4,300."""
@@ -41,7 +38,7 @@ class Atom:
     name: str
     function: str = field(default="", compare=False)
     """The function of which the atom is an unevaluated value; "" for constants and symbols."""
-    arguments: "tuple[ExactValue, ...]" = field(default=(), compare=False)
+    arguments: "tuple[Argument, ...]" = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME_CHARS:
@@ -57,6 +54,21 @@ Powers: TypeAlias = tuple[tuple[Atom, Fraction], ...]
 """A product of powers of different atoms, sorted by atom."""
 Polynomial: TypeAlias = Mapping[Powers, Fraction]
 """Coefficients by product, none of them zero."""
+
+
+class Argument(Protocol):
+    """An argument of an unevaluated function: an `algebra.ExactValue`, which is a quotient of two polynomials."""
+
+    @property
+    def upper(self) -> Polynomial: ...
+    @property
+    def lower(self) -> Polynomial: ...
+    @property
+    def atoms(self) -> set[Atom]: ...
+    @property
+    def symbols(self) -> set[str]: ...
+    def approximate(self) -> complex: ...
+
 
 IMAGINARY, PI, E = Atom("i"), Atom(r"\pi"), Atom("e")
 ONE: Polynomial = {(): Fraction(1)}

@@ -5,7 +5,7 @@ The answer is not checked here: "it is 6 or 7" becomes "6 or 7".
 
 import re
 
-from mathsft.tasks.math.equality.normalise import whole_text
+from mathsft.tasks.math.equality.spelling import whole_text
 
 _VERB = re.compile(
     r"(?<![A-Za-z\\])(?:(?:is|are|was|were|be|equals|gets?|gives?|yields?|obtain|have|has)(?: equal to| given by)?"

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 
 from mathsft.tasks.math.equality.algebra import ExactValue, symbol
-from mathsft.tasks.math.equality.normalise import without_text_commands
 from mathsft.tasks.math.equality.quantities import ParsedAnswer
+from mathsft.tasks.math.equality.spelling import without_text_commands
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mathsft.tasks.math.equality.normalise import DOLLAR, without_text_commands
+from mathsft.tasks.math.equality.spelling import DOLLAR, without_text_commands
 
 _MAX_CHARS = 60
 _MAX_WORDS = 6

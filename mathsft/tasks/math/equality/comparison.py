@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from itertools import chain
 
 from mathsft.tasks.math.equality.algebra import same_value
-from mathsft.tasks.math.equality.normalise import normalise
 from mathsft.tasks.math.equality.parse_answer import parsed_answers
 from mathsft.tasks.math.equality.polynomials import CannotComputeError, NoValueError
 from mathsft.tasks.math.equality.quantities import BasedNumber, ParsedAnswer, Quantity, same_based_number, same_quantity
 from mathsft.tasks.math.equality.relations import as_relation, same_relation
 from mathsft.tasks.math.equality.sentences import without_sentence
+from mathsft.tasks.math.equality.spelling import normalise
 from mathsft.tasks.math.equality.structures import (
     Choice,
     IntegerFamily,
@@ -43,6 +43,14 @@ def decide(answer: str, gold: str) -> bool | None:
         return True
     verdicts = {_compare_or_none(left, right) for left in parsed_answers(first) for right in parsed_answers(second)}
     return True if True in verdicts else None if None in verdicts else False
+
+
+def is_number(answer: str) -> bool:
+    """Return whether the answer is a number, with or without a unit or a base."""
+    return any(
+        isinstance(parsed, BasedNumber) or (isinstance(parsed, Quantity) and not parsed.value.symbols)
+        for parsed in parsed_answers(normalise(answer))
+    )
 
 
 def comparable(answer: str, gold: str) -> tuple[str, str]:

@@ -7,6 +7,8 @@ is a single space, and \text{...} is the only text command.
 import re
 import unicodedata
 
+from mathsft.boxes import BOX, closing_brace
+
 _MAX_ANSWER_CHARS = 2000
 """A longer text is no answer. The limit keeps integers below Python's limit of 4,300 digits."""
 
@@ -94,8 +96,6 @@ _NOTATION = (
     (re.compile(r"\\sqrt ?([A-Za-z]|[0-9]+)"), r"\\sqrt{\1}"),
 )
 """Notations that have the same meaning, and their normal spellings, in the order in which they are replaced."""
-BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def normalise(answer: str) -> str:
@@ -131,16 +131,6 @@ def whole_text(text: str) -> str | None:
     r"""Return the words of normalised text that consists of one \text{words}, else None."""
     found = _TEXT.fullmatch(text)
     return found[1] if found else None
-
-
-def closing_brace(text: str, opening: int) -> int | None:
-    """Return the position of the brace that closes the one at `opening`, or None; escaped braces do not count."""
-    depth = 0
-    for brace in _BRACE.finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return brace.start()
-    return None
 
 
 def _without_unicode(text: str) -> str:

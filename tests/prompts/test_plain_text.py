@@ -8,10 +8,12 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from mathsft import prompts
-from mathsft.data.examples import encode, load_template, render_prompt
+from mathsft.data.examples import encode
 from mathsft.errors import UserError
+from mathsft.prompts.request import fill, load_template
 from mathsft.records import Problem
 from mathsft.tasks.quickstart.generator import base_model_folder, generate
+from tests.build import plain_renderer, renderer_of
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_templates_to_the_letter():
 def test_a_template_of_ones_own_is_taken_verbatim(tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("Solve {problem} {now}\n", encoding="utf-8")
-    assert render_prompt(load_template(str(path)), r"$\frac{1}{2}$ {0}") == "Solve $\\frac{1}{2}$ {0} {now}\n"
+    assert fill(load_template(str(path)), r"$\frac{1}{2}$ {0}") == "Solve $\\frac{1}{2}$ {0} {now}\n"
 
 
 def test_template_errors(tmp_path):
@@ -50,11 +52,11 @@ def test_template_errors(tmp_path):
 def test_text_comes_back_and_the_prompt_is_what_an_evaluator_tokenises(tokenizer):
     template = load_template("short")
     problems = generate(50, 0)
-    encoded = encode(problems, tokenizer, template, max_length_tokens=512)
+    encoded = encode(problems, renderer_of(tokenizer), max_length_tokens=512)
     assert encoded.num_dropped == 0
     for source, example in zip(problems, encoded.examples, strict=True):
         assert example.problem_id == source.id
-        assert list(example.prompt_ids) == tokenizer(render_prompt(template, source.problem))["input_ids"]
+        assert list(example.prompt_ids) == tokenizer(fill(template, source.problem))["input_ids"]
         assert tokenizer.decode(example.prompt_ids) == f"User: {source.problem}\nAssistant: <think>"
         assert example.response_ids[-1] == tokenizer.eos_token_id
         assert tokenizer.eos_token_id not in example.response_ids[:-1]
@@ -69,8 +71,8 @@ def test_a_tokenizer_that_adds_bos_adds_it_to_the_prompt_alone(tokenizer):
         single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, bos_id)]
     )
     with_bos = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=tokenizer.eos_token)
-    (plain,) = encode([problem()], tokenizer, load_template("short"), 512).examples
-    (example,) = encode([problem()], with_bos, load_template("short"), 512).examples
+    (plain,) = encode([problem()], renderer_of(tokenizer), 512).examples
+    (example,) = encode([problem()], renderer_of(with_bos), 512).examples
     assert example.prompt_ids == (bos_id, *plain.prompt_ids)
     assert example.response_ids == plain.response_ids
 
@@ -89,32 +91,32 @@ def test_the_text_of_a_special_token_is_text(tokenizer, place):
         token_id = made.convert_tokens_to_ids(token)
         assert token_id in made(f"a {token} b")["input_ids"]
         given = replace(problem(), **{place: f"a {token} b"})
-        (example,) = encode([given], made, load_template("short"), 512).examples
+        (example,) = encode([given], renderer_of(made), 512).examples
         assert occurrences(example, token_id) == (0, 1 if token == eos else 0)
         assert example.response_ids[-1] == made.eos_token_id
         assert made.decode(example.prompt_ids) == f"User: {given.problem}\nAssistant: <think>"
         assert made.decode(example.response_ids[:-1]) == f" {given.solution} </think> <answer> {given.answer} </answer>"
         # One such row changes no other.
-        plain = encode([problem()], made, load_template("short"), 512).examples
-        assert encode([given, problem()], made, load_template("short"), 512).examples == (example, *plain)
+        plain = encode([problem()], renderer_of(made), 512).examples
+        assert encode([given, problem()], renderer_of(made), 512).examples == (example, *plain)
 
 
 def test_special_tokens_of_the_template_are_meant(tokenizer):
     template = f"{tokenizer.eos_token}Q: {{problem}}{tokenizer.eos_token}"
-    (example,) = encode([problem(solution=tokenizer.eos_token)], tokenizer, template, 512).examples
+    (example,) = encode([problem(solution=tokenizer.eos_token)], plain_renderer(tokenizer, template), 512).examples
     assert occurrences(example, tokenizer.eos_token_id) == (2, 1)
     # Here a text and the template hold the same, and a tokenizer reads either both or none as a token.
     with pytest.raises(UserError, match=r"the problem '3 <\|endoftext\|> 4' holds <\|endoftext\|>.*only as special tokens"):
-        encode([problem(), problem(text=f"3 {tokenizer.eos_token} 4")], tokenizer, template, 512)
+        encode([problem(), problem(text=f"3 {tokenizer.eos_token} 4")], plain_renderer(tokenizer, template), 512)
 
 
 def test_a_vocabulary_that_makes_eos_of_plain_text_refuses_the_row():
     letters = [(chr(code), -5.0) for code in range(10, 127)]
     unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *letters], unk_id=0))
     made = PreTrainedTokenizerFast(tokenizer_object=unigram, eos_token="</s>", unk_token="<unk>")
-    encode([problem(solution="a é b")], made, load_template("short"), 512)  # an unknown character is no special token
+    encode([problem(solution="a é b")], renderer_of(made), 512)  # an unknown character is no special token
     with pytest.raises(UserError, match=r"the problem 'What is \$1\+1\$\?' holds </s>"):
-        encode([problem(solution="a </s> b")], made, load_template("short"), 512)
+        encode([problem(solution="a </s> b")], renderer_of(made), 512)
 
 
 class Characters(PreTrainedTokenizer):
@@ -144,7 +146,7 @@ class Characters(PreTrainedTokenizer):
 def test_a_tokenizer_in_python_keeps_to_it_too():
     made = Characters(eos_token="</s>", unk_token="<unk>")
     assert made.eos_token_id in made("a </s> b")["input_ids"]
-    (example,) = encode([problem(text="a </s>", solution="b </s> c")], made, load_template("short"), 512).examples
+    (example,) = encode([problem(text="a </s>", solution="b </s> c")], renderer_of(made), 512).examples
     assert occurrences(example, made.eos_token_id) == (0, 1)
     assert example.prompt_ids[6:12] == tuple(map(ord, "a </s>"))
 
@@ -152,20 +154,21 @@ def test_a_tokenizer_in_python_keeps_to_it_too():
 def test_too_long_is_dropped_and_counted_never_cut(tokenizer):
     template = load_template("short")
     short, long = problem(), problem(solution="$1+1=2$. " * 20)
-    (whole,) = encode([short], tokenizer, template, 512).examples
+    (whole,) = encode([short], plain_renderer(tokenizer, template), 512).examples
     length = len(whole.prompt_ids) + len(whole.response_ids)
-    encoded = encode([long, short, long], tokenizer, template, length)
+    encoded = encode([long, short, long], plain_renderer(tokenizer, template), length)
     assert (encoded.examples, encoded.num_dropped) == ((whole,), 2)
     with pytest.raises(UserError, match=f"max_length_tokens = {length - 1}.*shortest has {length} tokens"):
-        encode([long, short], tokenizer, template, length - 1)
+        encode([long, short], plain_renderer(tokenizer, template), length - 1)
 
 
 def test_a_tokenizer_without_eos_is_an_error(tokenizer):
     without_eos = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(UserError, match="no EOS"):
-        encode([problem()], without_eos, load_template("short"), 512)
+        encode([problem()], renderer_of(without_eos), 512)
 
 
 def test_templates_ship_without_a_final_newline():
-    for path in (Path(prompts.__file__).parent / "templates").glob("*.txt"):
-        assert path.read_text(encoding="utf-8").endswith("<think>")
+    files = (Path(prompts.__file__).parent / "templates").glob("*.txt")
+    ends = {path.stem: path.read_text(encoding="utf-8")[-10:] for path in files}
+    assert ends == {"r1_zero": "t: <think>", "short": "t: <think>", "boxed": "Assistant:"}
