@@ -24,6 +24,7 @@ from taught import (
     teach,
     write_experiment,
 )
+from toy_task import score_of_exact_match
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings
@@ -58,6 +59,7 @@ def run_checks(folder: Path) -> None:
         "num_positions": NUM_POSITIONS,
         "head sizes": supported_head_sizes(),
         "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
+        "exact match": score_of_exact_match(folder / "toy"),
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
