@@ -35,13 +35,13 @@ def score_of_exact_match(folder: Path) -> dict[str, Any]:
 
     model = shutil.copytree(base_model_folder(), folder / "model")
     (model / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    rows = [{"question": f"Say {word} to {n}.", "answer": word} for n in range(100) for word in WORDS]
+    rows = [{"question": f"Say {WORDS[n % 2]} to {n}.", "answer": WORDS[n % 2]} for n in range(300)]
     (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pools = {"search": 24, "confirm": 1, "validation": 1, "test": 1}
     experiment = make_experiment(str(model), str(folder / "words.jsonl"), pools, batch_size=16, learning_rate=3e-3)
     hardware = WorkerDevice("cpu", 1, "tree", "float32", 0.5, sleep_mode=False)
     settings = WorkerSettings(apply_overrides(experiment, PROMPT), hardware, StudyLayout(folder / "study"))
-    plan = make_plan(640)
+    plan = make_plan(1920)
     run = make_final(plan=plan)
     checkpoint = Trainer(settings).advance(run, plan.num_steps(16))
     evaluator = Evaluator(settings)

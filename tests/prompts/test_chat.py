@@ -1,14 +1,17 @@
 """Chats: prompts are those that generation sees, targets follow them, and what a template cannot do is told in one line."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mathsft.config.schema import PromptSettings
 from mathsft.errors import UserError
 from mathsft.prompts import boxed, tags
 from mathsft.prompts.boxed import parse_response
+from mathsft.prompts.request import load_template, prompt_identity
 from mathsft.records import Problem
 from tests.build import renderer_of
 from tests.prompts.chat_models import CHAT_MODELS, LLAMA3, MISTRAL, QWEN2_5, QWEN3, THINKING, make_tokenizer
@@ -179,3 +182,21 @@ def test_the_last_box_of_a_whole_response_is_its_answer(
 def test_no_text_breaks_the_reading_of_a_box(text: str, finish_reason: str) -> None:
     parsed = parse_response(text + r"\boxed{", finish_reason)
     assert (parsed.body is None) == bool(parsed.reason)
+
+
+def test_the_provenance_tells_prompts_apart_and_not_the_names_of_files(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"template": "short"},
+        {"template": "r1_zero"},
+        {"template": "boxed", "answer": "boxed"},
+        {"template": "chat"},
+        {"template": "chat", "answer": "boxed"},
+        {"template": "chat", "system": SYSTEM},
+        {"template": "chat", "message": "{problem}"},
+        {"template": "chat", "chat_arguments": {"enable_thinking": False}},
+    ]
+    identities = [prompt_identity(PromptSettings(**prompt)) for prompt in given]
+    assert len(set(identities)) == len(given)
+    own = tmp_path / "own.txt"
+    own.write_text(load_template("short"))
+    assert prompt_identity(PromptSettings(template=str(own))) == identities[0]
