@@ -72,15 +72,10 @@ class Renderer:
         """Return the text that generation continues."""
         return self._conversation.prompt(problem.problem)
 
-    def target(self, problem: Problem, prompt: str) -> str:
-        """Return the training target that follows the problem's prompt, without the token that ends it."""
-        target = self._format.render(problem.solution, problem.answer)
-        return target if prompt[-1:].isspace() or target[:1].isspace() else f" {target}"
-
     def texts(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
-        """Return each problem's prompt and target."""
+        """Return each problem's prompt, and the target that follows it, without the token that ends it."""
         prompts = map(self.prompt, problems)
-        return [(prompt, self.target(problem, prompt)) for problem, prompt in zip(problems, prompts, strict=True)]
+        return [(prompt, self._target(problem, prompt)) for problem, prompt in zip(problems, prompts, strict=True)]
 
     def examples(self, problems: Sequence[Problem]) -> list[Example]:
         """Return each problem's prompt ids, which generation is given, and its target ids, which end with `end_id`.
@@ -96,29 +91,19 @@ class Renderer:
         texts = self.texts(problems)
         for problem, (_, target) in zip(problems, texts, strict=True):
             self._check_parse(problem, target)
-        prompts, targets = ([text[part] for text in texts] for part in (0, 1))
-        adds, prompt_frame = self._conversation.adds_special_tokens, self._conversation.prompt("1")
-        target_frame = self._format.render("", "")
-        prompts_ids = token_ids(problems, prompts, prompt_frame, self._tokenizer, add_special_tokens=adds)
-        targets_ids = token_ids(problems, targets, target_frame, self._tokenizer, add_special_tokens=False)
-        decoded = self._decode([[*prompt, *target] for prompt, target in zip(prompts_ids, targets_ids, strict=True)])
-        differing = [place for place, text in enumerate(decoded) if text != prompts[place] + targets[place]]
-        if differing:
-            wholes = [prompts[place] + targets[place] for place in differing]
-            rows, frame = [problems[place] for place in differing], prompt_frame + target_frame
-            wholes_ids = token_ids(rows, wholes, frame, self._tokenizer, add_special_tokens=adds)
-            for place, whole_ids, whole in zip(differing, wholes_ids, self._decode(wholes_ids), strict=True):
-                if decoded[place] != whole:
-                    prompt_ids = prompts_ids[place]
-                    targets_ids[place] = self._in_context(problems[place], prompt_ids, whole_ids, decoded[place], whole)
+        ids = self._ids(problems, texts)
         return [
             Example(problem.id, tuple(prompt_ids), (*target_ids, self.end_id))
-            for problem, prompt_ids, target_ids in zip(problems, prompts_ids, targets_ids, strict=True)
+            for problem, (prompt_ids, target_ids) in zip(problems, ids, strict=True)
         ]
 
     def parse(self, text: str, finish_reason: str) -> ParsedResponse:
         """Parse a response."""
         return self._format.parse(text, finish_reason)
+
+    def _target(self, problem: Problem, prompt: str) -> str:
+        target = self._format.render(problem.solution, problem.answer)
+        return target if prompt[-1:].isspace() or target[:1].isspace() else f" {target}"
 
     def _check_parse(self, problem: Problem, target: str) -> None:
         parsed = self._format.parse(target, "stop")
@@ -127,6 +112,26 @@ class Renderer:
                 f"the target of the problem {excerpt(problem.problem)} is read as {excerpt(parsed.body)}, not as its gold "
                 f"answer {excerpt(problem.answer)}; correct the row, remove it, or choose another prompt.answer"
             )
+
+    def _ids(self, problems: Sequence[Problem], texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Return the ids of each prompt and target, tokenised apart unless they then read differently."""
+        adds, prompt_frame = self._conversation.adds_special_tokens, self._conversation.prompt("1")
+        target_frame = self._format.render("", "")
+        prompts, targets = ([text[part] for text in texts] for part in (0, 1))
+        prompts_ids = token_ids(problems, prompts, prompt_frame, self._tokenizer, add_special_tokens=adds)
+        targets_ids = token_ids(problems, targets, target_frame, self._tokenizer, add_special_tokens=False)
+        ids = list(zip(prompts_ids, targets_ids, strict=True))
+        decoded = self._decode([prompt_ids + target_ids for prompt_ids, target_ids in ids])
+        differing = [place for place, text in enumerate(decoded) if text != "".join(texts[place])]
+        if not differing:
+            return ids
+        rows, wholes = [problems[place] for place in differing], ["".join(texts[place]) for place in differing]
+        wholes_ids = token_ids(rows, wholes, prompt_frame + target_frame, self._tokenizer, add_special_tokens=adds)
+        for place, whole_ids, whole in zip(differing, wholes_ids, self._decode(wholes_ids), strict=True):
+            if decoded[place] != whole:
+                prompt_ids = prompts_ids[place]
+                ids[place] = prompt_ids, self._in_context(problems[place], prompt_ids, whole_ids, decoded[place], whole)
+        return ids
 
     def _decode(self, texts_ids: Sequence[Sequence[int]]) -> list[str]:
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
