@@ -124,7 +124,7 @@ def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     report["sampled with another seed"] = texts(SAMPLED.model_copy(update={"seed": 2}))
     report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, SAMPLED)]
     finished: list[int] = []
-    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), finished.append)
+    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), on_finished=finished.append)
     report["sampled three times"], report["finished"] = [one.text for one in three_times], finished
     engine.close()
     return report
