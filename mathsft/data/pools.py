@@ -80,7 +80,9 @@ def load_data(data: DataSettings, task: TaskName = "math") -> LoadedData:
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
     if data.test_source is not None:
         pools["test"] = _one_each(islice(test_split.problems.values(), data.pools.test))
-    train = select_train(rest, data.pools.train, pools, chosen)
+    # Generated problems may differ in a name only, which is no copy.
+    others = {} if data.source == _QUICKSTART else dict(pools)
+    train = select_train(rest, data.pools.train, others, chosen)
     pools["train"] = train.rows
     held_out = ", ".join(f"{name} {len(pool)}" for name, pool in pools.items() if name != "train")
     logger.info("pools of %s: train %d (%d solutions), %s", data.source, train.num_problems, len(train.rows), held_out)
