@@ -18,6 +18,7 @@ from mathsft.commands.common import placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import NO_BARS, open_console
 from mathsft.config.load import AUTO, PRECISION, apply_overrides, load_experiment
 from mathsft.config.schema import Experiment
+from mathsft.data.folding import pool_key
 from mathsft.data.model_check import check_model
 from mathsft.data.models import is_on_hub_only
 from mathsft.data.pools import LoadedData, load_data
@@ -69,7 +70,7 @@ def _page(experiment: Experiment, machine: Machine, heartbeat: Heartbeat) -> Dat
     page = DataPage(
         source=experiment.data.source,
         test_source=experiment.data.test_source,
-        num_problems={name: len({row.problem for row in pool}) for name, pool in data.pools.items()},
+        num_problems={name: len({pool_key(row.problem) for row in pool}) for name, pool in data.pools.items()},
         num_train_rows=len(train),
         quality=data.quality,
         lengths=None,

@@ -1,7 +1,8 @@
 """Shows what an experiment's data hold: pools, findings with examples, lengths of training examples, speed of training."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from rich.table import Table
@@ -67,13 +68,14 @@ class DataPage:
 
 
 def summarised(lengths: Sequence[int], limit_tokens: int) -> LengthSummary:
-    """Return the summary of at least one length, with bins of one width."""
-    width = max(1, -(-(max(lengths) + 1) // NUM_BINS))
-    counts = [0] * (max(lengths) // width + 1)
-    for length in lengths:
-        counts[length // width] += 1
-    bins = tuple(Bin(number * width, (number + 1) * width, count) for number, count in enumerate(counts))
-    return LengthSummary(len(lengths), fmean(lengths), median(lengths), max(lengths), limit_tokens, bins)
+    """Return the summary of at least one length, with bins of one width and one more for those above the limit."""
+    end = min(max(lengths), limit_tokens) + 1
+    width = -(-end // NUM_BINS)
+    bins = [Bin(low, min(low + width, end), 0) for low in range(0, end, width)]
+    bins += [Bin(end, max(lengths) + 1, 0)] if max(lengths) >= end else []
+    counts = Counter(length // width if length < end else len(bins) - 1 for length in lengths)
+    filled = tuple(replace(one, num_examples=counts[place]) for place, one in enumerate(bins))
+    return LengthSummary(len(lengths), fmean(lengths), median(lengths), max(lengths), limit_tokens, filled)
 
 
 def too_long(train: Sequence[Problem], lengths: Sequence[int], limit_tokens: int) -> Finding:

@@ -34,7 +34,11 @@ def data_section(store: StudyStore) -> str:
     if quality is None:
         return ""
     rows = [("rows read", f"{quality.num_rows:,}")]
-    rows += [(markdown.cell(_description(finding)), count_text(finding)) for finding in quality.findings]
+    # The trainer counts tokens, and a run may have a limit of its own: the report shows the largest count.
+    checkpoints = [checkpoint for run in store.runs() for checkpoint in store.checkpoints(run.name)]
+    num_too_long = max((checkpoint.costs.num_too_long for checkpoint in checkpoints), default=0)
+    too_long = [Finding("too_long", num_too_long, num_too_long, ())] if num_too_long else []
+    rows += [(markdown.cell(_description(one)), count_text(one)) for one in (*quality.findings, *too_long)]
     return "## Data\n\n" + markdown.table(("found in the data", "number"), rows)
 
 

@@ -100,6 +100,8 @@ def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
     store.write(
         Quality(1400, (unreadable, Finding("contradictory", 133, 266, ("a",)), Finding("repeated", 5, 5, ()), golds))
     )
+    store.write(trial(0))
+    store.write(make_checkpoint("trial-0", 1, num_too_long=11))
     assert section(markdown_of(store, tmp_path), "## Data")[1:] == [
         ["rows read", "1,400"],
         ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
@@ -110,6 +112,7 @@ def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
             "31 of 1,400 rows, the first in train.jsonl:7)",
             "1 (in 31 rows)",
         ],
+        ["training examples left out because they are longer than training.max_length_tokens", "11"],
     ]
 
 
