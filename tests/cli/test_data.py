@@ -58,9 +58,9 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
         "the last \\boxed{...} or `#### ...` of solution): 1",
         "Data: frequent gold answers that are not numbers and may mean that there is no answer (the first: 'see [b]' in 12 "
         f"of 315 rows, the first in {source}:305): 1 (in 12 rows)",
-        "Data: problem texts that are another spelling of a problem and stay in its pool: 1",
         "Data: problems left out because their rows have different gold answers: 1 (in 2 rows)",
-        "Data: problems removed from all other pools because the test split has them: 19",
+        "Data: problem texts that are another spelling of a problem and stay in its pool: 1",
+        "Data: problems removed from all other pools because the test split has them: 19 (in 21 rows)",
     ]
 
 
@@ -88,11 +88,11 @@ def test_what_was_found_is_in_the_book_and_on_the_terminal(tmp_path: Path, store
     assert [(finding.kind, finding.count, finding.num_rows) for finding in quality.findings] == [
         ("unreadable", 1, 1),
         ("frequent", 1, 12),
-        ("variant", 1, 1),
         ("contradictory", 1, 2),
-        ("in_test", 19, 19),
+        ("variant", 1, 1),
+        ("in_test", 19, 21),
     ]
-    assert "Data: problems removed from all other pools because the test split has them: 19\n" in printed
+    assert "Data: problems removed from all other pools because the test split has them: 19 (in 21 rows)\n" in printed
 
 
 def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, store: StudyStore) -> None:
