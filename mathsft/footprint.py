@@ -148,11 +148,8 @@ def activation_bytes(sizes: Dimensions, size: MicroBatchSize, training: Training
     mlp = 4 * num_tokens * sizes.intermediate_size * item_bytes
     attended = num_tokens * sizes.num_heads * sizes.head_dim * item_bytes
     layer = 2 * (norm + hidden) + mlp + attended + size.attention_bytes
-    # The MLP of the last layer, with its norm, and the last norm compute the predicting tokens only (model/last_layer.py).
-    predicting = size.num_targets / num_tokens
-    spared = int((norm + hidden + mlp) * (1 - predicting))
-    saved = sizes.num_layers * hidden + layer if training.gradient_checkpointing else sizes.num_layers * layer - spared
-    return saved + int(norm * predicting)
+    saved = sizes.num_layers * hidden + layer if training.gradient_checkpointing else sizes.num_layers * layer
+    return saved + norm
 
 
 def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str) -> int:

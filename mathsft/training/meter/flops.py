@@ -21,11 +21,11 @@ class ModelFlops:
     """Operations of a forward and backward pass, by cause."""
 
     per_token: int
-    """For a token in all layers, without the products of attention scores and weights, and without the last MLP."""
+    """For a token in all layers, without the products of attention scores and weights."""
     per_attended_token: int
     """For a pair of a token and a token that it attends to (itself included): T causal tokens have T (T + 1) / 2 pairs."""
     per_predicted_token: int
-    """For the last MLP and the logits of one predicted token; no other token needs them."""
+    """For the logits of one predicted token."""
 
     def total(self, num_tokens: int, num_attended_tokens: int, num_predicted_tokens: int) -> int:
         """Return the operations of these numbers of tokens, attending pairs and predicted tokens."""
@@ -44,9 +44,8 @@ def model_flops(config: "PretrainedConfig") -> ModelFlops:
     this counts only pairs that attend, not the half that a causal mask hides.
     """
     sizes = Dimensions(config)
-    last_mlp = 3 * sizes.hidden_size * sizes.intermediate_size
     return ModelFlops(
-        per_token=_FLOPS_PER_WEIGHT * (sizes.num_layers * sizes.num_layer_weights - last_mlp),
+        per_token=_FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_layer_weights,
         per_attended_token=2 * _FLOPS_PER_WEIGHT * sizes.num_layers * sizes.num_heads * sizes.head_dim,
-        per_predicted_token=_FLOPS_PER_WEIGHT * (last_mlp + sizes.hidden_size * sizes.vocabulary_size),
+        per_predicted_token=_FLOPS_PER_WEIGHT * sizes.hidden_size * sizes.vocabulary_size,
     )

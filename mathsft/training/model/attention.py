@@ -28,7 +28,6 @@ from mathsft.training.batching.microbatches import (
     padded_micro_batches,
 )
 from mathsft.training.model.block_mask import block_mask
-from mathsft.training.model.last_layer import selects_predictors
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +74,15 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(attention)
 
 
-def predicting_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
-    """Return the last hidden states of the model's base for a micro-batch, of the tokens that predict a target, N x E."""
-    is_selected = selects_predictors(model)
-    arguments: dict[str, Any] = {"predictors_N": micro_batch.predictors_N} if is_selected else {}
+def hidden_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
+    """Return the last hidden states of the model's base for a micro-batch, B x T x E."""
+    arguments: dict[str, Any] = {}
     if micro_batch.groups:
         is_flex = model.config._attn_implementation == FLEX
         segments = block_mask(micro_batch) if is_flex else SegmentTree(micro_batch.groups)
-        arguments |= {"segments": segments, "position_ids": micro_batch.positions_BT}
+        arguments = {"segments": segments, "position_ids": micro_batch.positions_BT}
     hidden_BTE: Tensor = model.base_model(input_ids=micro_batch.ids_BT, use_cache=False, **arguments).last_hidden_state
-    hidden_NE = hidden_BTE.flatten(0, 1)
-    return hidden_NE if is_selected else hidden_NE.index_select(0, micro_batch.predictors_N)
+    return hidden_BTE
 
 
 @torch.no_grad()
@@ -118,7 +115,7 @@ def _hidden_by_target(model: PreTrainedModel, micro_batches: list[MicroBatch]) -
     hidden, targets = [], []
     for micro_batch in micro_batches:
         is_target_N = micro_batch.targets_N != NO_TARGET
-        hidden.append(predicting_states(model, micro_batch)[is_target_N])
+        hidden.append(hidden_states(model, micro_batch).flatten(0, 1)[micro_batch.predictors_N[is_target_N]])
         targets.append(micro_batch.targets_N[is_target_N])
     return torch.cat(hidden)[torch.cat(targets).argsort()]
 

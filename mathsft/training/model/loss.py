@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from mathsft.footprint import block_tokens, chunk_tokens
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
 from mathsft.training.cpu.products import Products, products_of
-from mathsft.training.model.attention import predicting_states
+from mathsft.training.model.attention import hidden_states
 
 
 class MicroBatchLoss(nn.Module):
@@ -26,7 +26,7 @@ class MicroBatchLoss(nn.Module):
         The backward pass must start at this scalar: a factor belongs into the scale.
         """
         # A token has a logit per vocabulary entry, and most tokens belong to prompts: compute logits for responses only.
-        hidden_NE = predicting_states(self.model, micro_batch)
+        hidden_NE = hidden_states(self.model, micro_batch).flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale, products_of(head, hidden_NE)

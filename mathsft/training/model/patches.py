@@ -11,16 +11,11 @@ from types import ModuleType
 from torch import nn
 
 from mathsft.training.cpu import norms, products, rotary
-from mathsft.training.model import last_layer
 
 logger = logging.getLogger(__name__)
 
 
-_PATCHES = {
-    "RMS norm in blocks of tokens (CPU)": norms,
-    "rotary positions without a copy (CPU)": rotary,
-    "last MLP for predicting tokens only": last_layer,
-}
+_PATCHES = {"RMS norm in blocks of tokens (CPU)": norms, "rotary positions without a copy (CPU)": rotary}
 """Name -> module of the patch. `covers` returns whether the patch computes the same values as a layer, which must be in fp32
 on the host. `patched_class` returns a subclass of a covered layer's class, with the faster forward method."""
 

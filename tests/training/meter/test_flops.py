@@ -18,12 +18,11 @@ SIZES = {
 def test_operations_are_those_counted_by_hand() -> None:
     flops = model_flops(Qwen2Config(**SIZES))
     # Weights of a layer: q and o 8x8 each, k and v 8x4 each, gate, up and down 8x10 each.
-    # The last MLP is needed for predicted tokens only.
-    assert flops.per_token == 6 * (3 * (2 * 64 + 2 * 32) + 2 * 3 * 80)
+    assert flops.per_token == 6 * 3 * (2 * 64 + 2 * 32 + 3 * 80)
     # q k' and p v: 2 operations in each of 4 heads of 2, forward and twice backward, in 3 layers.
     assert flops.per_attended_token == 2 * 2 * 8 * 3 * 3
-    assert flops.per_predicted_token == 6 * (8 * 11 + 3 * 80)
-    assert flops.total(5, 15, 2) == 5 * 6336 + 15 * 288 + 2 * 1968
+    assert flops.per_predicted_token == 6 * 8 * 11
+    assert flops.total(5, 15, 2) == 5 * 7776 + 15 * 288 + 2 * 528
 
 
 @pytest.mark.parametrize(("config_class", "model_class"), [(Qwen2Config, Qwen2ForCausalLM), (LlamaConfig, LlamaForCausalLM)])

@@ -37,7 +37,7 @@ def test_the_losss_peak_is_the_predicted_one(
     base = load_base(make_model(), "tree")
     row = make_row(300)
     hidden_BTE = torch.randn(1, row.ids_BT.shape[1], 32, dtype=dtype, requires_grad=True)
-    monkeypatch.setattr(loss_module, "predicting_states", lambda model, row: hidden_BTE[0].index_select(0, row.predictors_N))
+    monkeypatch.setattr(loss_module, "hidden_states", lambda model, row: hidden_BTE)
     base.model.to(dtype)
     with ByteBudget() as budget:
         MicroBatchLoss(base.model)(row).backward()
