@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import sqlite3
@@ -25,6 +26,8 @@ LONGEST = (
 
 def pytest_configure() -> None:
     """Set up the process before anything is imported or started."""
+    # Imports make a million objects that live to the end: without this, the collector visits all of them again and again.
+    gc.disable()
     # Leave cores to others: numpy and torch would start a thread for each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What is started here shall hear Ctrl-C: a shell's background job ignores it, and so would all that descends from it.
@@ -39,6 +42,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: places.get(item.path, len(places)))
     else:
         items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector look at what tests make, and no longer at what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries with C++ objects call what is left at the end a leak
 
 
 @event.listens_for(Engine, "connect")

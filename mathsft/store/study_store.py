@@ -183,7 +183,7 @@ class StudyStore:
         record_table = _TABLES[type(record)]
         table, row = record_table.table, record_table.row(record, study=self.study)
         same_key = [column == row[column.name] for column in table.primary_key.columns]
-        old_row = connection.execute(select(table).where(*same_key)).mappings().one_or_none()
+        old_row = connection.execute(select(*record_table.columns).where(*same_key)).one_or_none()
         if old_row is None:
             connection.execute(insert(table).values(row))
         elif record_table.record(old_row) == record:
@@ -272,9 +272,9 @@ class StudyStore:
     def _select(self, record_table: tables.RecordTable, order: tuple[str, ...] = (), **key: Any) -> list[Any]:
         table = record_table.table
         where = [table.c[name] == value for name, value in {"study": self.study, **key}.items()]
-        query = select(table).where(*where).order_by(*(table.c[name] for name in order))
+        query = select(*record_table.columns).where(*where).order_by(*(table.c[name] for name in order))
         with self._transaction() as connection:
-            return [record_table.record(row) for row in connection.execute(query).mappings()]
+            return [record_table.record(row) for row in connection.execute(query)]
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

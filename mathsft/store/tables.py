@@ -38,13 +38,18 @@ class RecordTable:
     adapter: TypeAdapter[Any]
     field_names: tuple[str, ...]
 
+    @property
+    def columns(self) -> list[Column[Any]]:
+        """Those of the record's fields, in their order."""
+        return [self.table.c[name] for name in self.field_names]
+
     def row(self, record: Any, **context: Any) -> dict[str, Any]:
         """Return the record as a row; context holds the key columns that the record lacks."""
         return {**context, **self.adapter.dump_python(record, mode="json")}
 
     def record(self, row: Any) -> Any:
-        """Return the record of a row."""
-        return self.adapter.validate_python({name: row[name] for name in self.field_names})
+        """Return the record of a row of `columns`."""
+        return self.adapter.validate_python(dict(zip(self.field_names, row, strict=True)))
 
 
 def _column_type(hint: Any) -> type[Any]:
