@@ -99,10 +99,10 @@ def test_a_lost_lock_is_never_written_past(server: Server) -> None:
 
 
 def test_the_revisions_make_the_tables_of_the_code(server: Server, tmp_path: Path) -> None:
+    names = {table.name for table in tables.METADATA.sorted_tables}
     for url in (server.new_database(), make_url(f"sqlite:///{tmp_path / 'study.db'}")):
         store = StudyStore.open(Database(url), "demo")
         with store.engine.connect() as connection:
-            names = {table.name for table in tables.METADATA.sorted_tables}
             options = {
                 "version_table": tables.versions.name,
                 "include_name": lambda name, kind, _: kind != "table" or name in names,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-
 from sqlalchemy import URL, make_url
 
 from mathsft.config.schema import Experiment, StudyConfig

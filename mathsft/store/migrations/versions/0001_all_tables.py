@@ -1,4 +1,4 @@
-"""All tables. They are made only where they are missing: SQLite commits each one, and a process may be killed between two."""
+"""All tables. Only missing ones are made, because SQLite commits each one and a process may be killed between two."""
 
 import sqlalchemy as sa
 from alembic import op
