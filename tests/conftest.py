@@ -4,6 +4,8 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Engine, event
@@ -11,6 +13,9 @@ from sqlalchemy import Engine, event
 from mathsft.config.schema import Experiment
 from mathsft.store.study_store import StudyStore
 from tests.build import make_experiment
+
+if TYPE_CHECKING:
+    from tests.postgresql import Server
 
 LONGEST = (
     "end_to_end/test_quickstart.py",
@@ -70,6 +75,16 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
     return make_experiment()
+
+
+@pytest.fixture(scope="session")
+def server() -> "Iterator[Server]":
+    """A PostgreSQL server of this process."""
+    from tests.postgresql import running
+
+    # Not in pytest's folder: each pytest that starts closes it to other users, and the server runs as one if this is root.
+    with TemporaryDirectory() as folder, running(Path(folder)) as server:
+        yield server
 
 
 @pytest.fixture
