@@ -13,6 +13,7 @@ from mathsft.training.batching.microbatches import (
     packed_micro_batches,
     padded_micro_batches,
 )
+from mathsft.training.model.attention import with_masks
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.rank_group import join_ranks
 from mathsft.training.state import load_base
@@ -46,7 +47,8 @@ class DeviceCheck:
             )
         model = base.model.to(self._device, DTYPES[experiment.training.precision])
         loss_model = MicroBatchLoss(model)
-        packed = _loss_and_gradient(loss_model, packed_micro_batches(batch, packing, self._device))
+        rows = packed_micro_batches(batch, packing, self._device)
+        packed = _loss_and_gradient(loss_model, with_masks(attention, rows))
         model.set_attn_implementation("sdpa")
         padded = _loss_and_gradient(loss_model, padded_micro_batches(batch, _BUDGET_TOKENS, self._device))
         return max(float((one - other).norm() / other.norm()) for one, other in zip(packed, padded, strict=True))
