@@ -48,7 +48,7 @@ TRAINER, ENGINE = "bench.device_trainer", "bench.device_engine"
 PARTS = (
     Part(TRAINER, "model", 90),
     Part(TRAINER, "attention", 90),
-    Part(TRAINER, "lengths", 120),
+    Part(TRAINER, "lengths", 150),
     Part(TRAINER, "speed", 75),
     Part(TRAINER, "memory", 90),
     Part(TRAINER, "repeat", 75),

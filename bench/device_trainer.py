@@ -5,7 +5,7 @@ They need torch, transformers, pydantic and psutil, and neither vLLM nor mathsft
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -298,9 +298,12 @@ def _fitting_tokens(base: BaseModel, context: Context, mode: Mode, cap_gb: int) 
     weight_bytes = sum(weight.nbytes for weight in base.weights.values())
     size = ModelSize(sum(weight.numel() for weight in base.model.parameters()), weight_bytes, dimensions_of(base.model))
     training = _settings(context, mode, [], sizes_of(context).budget_tokens)
-    fitting = [fit for fit in fits(size, training) if fit.peak_bytes <= DEVICE_SHARE * cap_gb * 1e9]
-    checkpointing = training.gradient_checkpointing
-    return next((fit.budget_tokens for fit in fitting if fit.gradient_checkpointing == checkpointing), None)
+    wanted = {name for name, value in (mode.training | mode.options).items() if value is True}
+    for fit in fits(size, training):
+        is_of_mode = {name for name, value in asdict(fit).items() if value is True} == wanted
+        if is_of_mode and fit.peak_bytes <= DEVICE_SHARE * cap_gb * 1e9:
+            return fit.budget_tokens
+    return None
 
 
 def _cap(device: str, cap_gb: int) -> bool:
