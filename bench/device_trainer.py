@@ -48,7 +48,11 @@ class Mode:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-MODES = (Mode("plain"), Mode("checkpointing", {"gradient_checkpointing": True}))
+MODES = (
+    Mode("plain"),
+    Mode("checkpointing", {"gradient_checkpointing": True}),
+    Mode("offload", {"gradient_checkpointing": True}, {"offload": True}),
+)
 
 
 @dataclass(frozen=True)
