@@ -31,6 +31,9 @@ from mathsft.workers.placement import CPU_EVALUATOR_ENV, CUDA_TRAINER_ENV, EVALU
 
 TOTAL_SECONDS = 470
 """No part runs longer than until then."""
+ALLOCATOR_TORCH = (2, 13)
+"""The first version of torch for which the options of mathsft's allocator are known; an earlier one refuses what it does not
+know, and gets the first option only."""
 LAST_WORDS = 300
 """Characters of an error, or of the last line of a process that died."""
 
@@ -182,6 +185,8 @@ def environment(part: Part, context: Context) -> dict[str, str]:
         chosen = CPU_EVALUATOR_ENV if context.device == "cpu" else EVALUATOR_ENV
     elif part.module == TRAINER:
         chosen = WORKER_ENV if context.device == "cpu" else CUDA_TRAINER_ENV
+    if "PYTORCH_ALLOC_CONF" in chosen and tuple(map(int, metadata.version("torch").split(".")[:2])) < ALLOCATOR_TORCH:
+        chosen = chosen | {"PYTORCH_ALLOC_CONF": chosen["PYTORCH_ALLOC_CONF"].partition(",")[0]}
     # Kernels that one part has compiled are there for the next ones.
     return chosen | {
         "TORCHINDUCTOR_CACHE_DIR": str(context.scratch / "inductor"),

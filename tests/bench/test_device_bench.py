@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import device
 from bench.device import PARTS, Result, environment, groups, start, summary
 from bench.device_model import QWEN2_5_1_5B, filling_batch, several_rows_batch
 from bench.device_part import Context
@@ -17,6 +18,7 @@ from mathsft.footprint import ModelSize, fits
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import Packing, common_prefix, packed_micro_batches
 from mathsft.training.model.block_mask import BLOCK_TOKENS
+from mathsft.workers.placement import CUDA_TRAINER_ENV
 
 ROOT = Path(__file__).parents[2]
 ATTENTION, LENGTHS = PARTS[1], PARTS[2]
@@ -64,12 +66,15 @@ def test_each_part_has_its_own_process_except_in_a_smoke_run() -> None:
     assert sum(part.limit_seconds for part in PARTS[:6]) > 470 // 2, "what trains has most of the time where vLLM is missing"
 
 
-def test_trainers_and_engines_have_the_environment_of_workers() -> None:
+def test_trainers_and_engines_have_the_environment_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     by_name = {part.name: environment(part, Context("cuda", Path(), False)) for part in PARTS}
-    assert by_name["speed"]["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert by_name["speed"]["PYTORCH_ALLOC_CONF"] == CUDA_TRAINER_ENV["PYTORCH_ALLOC_CONF"]
     assert by_name["engine"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     assert "PYTORCH_ALLOC_CONF" not in by_name["engine"], "a sleeping engine cannot use it"
     assert environment(PARTS[6], Context("cpu", Path(), True))["TORCHDYNAMO_DISABLE"] == "1"
+    monkeypatch.setattr(device.metadata, "version", lambda name: "2.11.0")
+    monkeypatch.setattr(device, "CUDA_TRAINER_ENV", {"PYTORCH_ALLOC_CONF": "expandable_segments:True,newer:1"})
+    assert environment(PARTS[1], Context("cuda", Path(), False))["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_a_part_over_its_limit_is_ended_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
