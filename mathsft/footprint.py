@@ -96,9 +96,13 @@ class Fit:
 # ---- a training step
 
 
-def chunk_tokens(vocabulary_size: int) -> int:
-    """Return the number of tokens whose logits exist at the same time."""
-    return max(1, CHUNK_LOGITS // vocabulary_size)
+def chunk_tokens(vocabulary_size: int, num_targets: int) -> int:
+    """Return the number of tokens whose logits exist at the same time: that of the fewest, evenly filled chunks.
+
+    A chunk of few tokens would be slow, because each one passes over the head's gradient.
+    """
+    num_chunks = -(-num_targets // max(1, CHUNK_LOGITS // vocabulary_size))
+    return max(1, -(-num_targets // max(1, num_chunks)))
 
 
 def block_tokens(vocabulary_size: int, device: str) -> int:
@@ -168,7 +172,7 @@ def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str
     there is also the sum of these gradients, in fp32.
     """
     vocabulary_size = sizes.vocabulary_size
-    num_chunk_tokens = min(num_targets, chunk_tokens(vocabulary_size))
+    num_chunk_tokens = chunk_tokens(vocabulary_size, num_targets)
     num_block_tokens = min(num_targets, block_tokens(vocabulary_size, device))
     hidden = 2 * num_targets * sizes.hidden_size * item_bytes
     head = vocabulary_size * sizes.hidden_size

@@ -19,6 +19,8 @@ class WorkerDevice:
     engine_memory_share: float
     sleep_mode: bool
     """The evaluator frees its device memory while another worker uses the device."""
+    numpy_products: bool = False
+    """The trainer multiplies fp32 matrices with numpy's BLAS on a CPU, instead of torch's."""
     packs_from_width: int = 0
     """Smallest hidden size of models whose weights the engine packs for fast matrix products on a CPU."""
     budget_tokens: int | None = None

@@ -66,6 +66,7 @@ def make_machine(
     free_gb: float | None = None,
     bf16_flags: tuple[str, ...] = ("avx512_bf16",),
     free_memory_bytes: int = 24 * GIB,
+    cpu_vendor: str = "",
     refused_devices: tuple[str, ...] = (),
 ) -> Machine:
     """Return a machine with these cores and CUDA devices, all alike; without free_gb, all of their memory is free."""
@@ -76,6 +77,7 @@ def make_machine(
         bf16_flags=bf16_flags,
         cuda=tuple(CudaDevice(name, capability, total, free) for name in cuda),
         free_memory_bytes=free_memory_bytes,
+        cpu_vendor=cpu_vendor,
         refused_devices=refused_devices,
     )
 

@@ -37,8 +37,9 @@ class DeviceCheck:
         The result is the larger one of two relative differences: of the loss, and of the gradient of all parameters, in the
         L2 norm. Raises RuntimeError if the model cannot be packed.
         """
-        experiment, attention = self._settings.experiment, self._settings.worker_device.attention
-        base = load_base(Path(experiment.model.path), attention)
+        experiment, worker_device = self._settings.experiment, self._settings.worker_device
+        attention = worker_device.attention
+        base = load_base(Path(experiment.model.path), attention, numpy_products=worker_device.numpy_products)
         batch = examples_of_two_questions(base.model.get_input_embeddings().num_embeddings)
         packing = packing_of(base, common_prefix(batch), _BUDGET_TOKENS)
         if packing is None or base.attention != attention:

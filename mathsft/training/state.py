@@ -39,8 +39,8 @@ class BaseModel:
     buffers: HostBuffers = field(default_factory=HostBuffers)
 
 
-def load_base(folder: Path, attention: str) -> BaseModel:
-    """Load the model into host memory, with this attention where possible.
+def load_base(folder: Path, attention: str, *, numpy_products: bool = False) -> BaseModel:
+    """Load the model into host memory, with this attention where possible, and with numpy's products or torch's.
 
     Raises UserError if the model changes its logits after the output head.
     """
@@ -52,7 +52,7 @@ def load_base(folder: Path, attention: str) -> BaseModel:
     # Training mode would only add dropout, whose random numbers do not follow from the run's seed.
     model.eval()
     _check_head(model, folder)
-    apply_patches(model)
+    apply_patches(model, numpy_products=numpy_products)
     return BaseModel(folder, model, weights, choose_attention(model, attention))
 
 

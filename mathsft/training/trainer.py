@@ -72,7 +72,8 @@ class Trainer:
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
         self._engine_dtype: torch.dtype = getattr(torch, settings.worker_device.engine_dtype)
         self._resident_bytes_before = status_bytes("VmRSS")
-        self._base = load_base(model_folder, settings.worker_device.attention)
+        worker_device = settings.worker_device
+        self._base = load_base(model_folder, worker_device.attention, numpy_products=worker_device.numpy_products)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._current: _CurrentRun | None = None

@@ -240,6 +240,7 @@ def _worker_device(machine: Machine, num_threads: int, evaluation: EvaluationSet
         engine_dtype=dtype,
         engine_memory_share=evaluation.memory_share,
         sleep_mode=False,
+        numpy_products=machine.is_slow_with_mkl and not machine.cuda,
         packs_from_width=0 if machine.cuda else packs_from_width(dtype),
     )
 

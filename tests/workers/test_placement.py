@@ -139,6 +139,17 @@ def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
     assert engine_hardware(experiment, cuda, precision).packs_from_width == width
 
 
+@pytest.mark.parametrize(
+    ("vendor", "cuda", "expected"),
+    [("AuthenticAMD", (), True), ("GenuineIntel", (), False), ("", (), False), ("AuthenticAMD", ("0",), False)],
+)
+def test_numpy_multiplies_where_the_products_of_torch_are_slow(
+    experiment: Experiment, vendor: str, cuda: tuple[str, ...], expected: bool
+) -> None:
+    placed = place(make_machine((0, 1), cuda, cpu_vendor=vendor), experiment, STUDY_DIR, "study")
+    assert placed.trainers[0].settings.worker_device.numpy_products == expected
+
+
 def test_only_trainers_on_cuda_get_segments_that_expand(experiment: Experiment) -> None:
     for cuda in ((), ("0",), ("0", "1"), ("0", "1", "2")):
         placed = place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final")

@@ -47,7 +47,7 @@ class Probe:
         self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._base = load_base(folder, worker_device.attention)
+        self._base = load_base(folder, worker_device.attention, numpy_products=worker_device.numpy_products)
         self._ready_seconds = time.time() - psutil.Process().create_time()
 
     def measure(self, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int) -> Speeds:
