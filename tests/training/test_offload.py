@@ -276,7 +276,7 @@ def test_the_peak_with_offload_is_near_the_predicted_one(
     base = load_base(make_model(hidden_size=128, intermediate_size=256, num_hidden_layers=4, head_dim=32), "tree")
     batch = random_batch(0, prefix_tokens=0)
     with budget, FakeCuda(budget):
-        step = new_step(base, CUDA, budget_tokens, offload=True, precision=precision, gradient_checkpointing=is_offload)
+        step = new_step(base, CUDA, budget_tokens, offload=True, precision=precision, gradient_checkpointing=True)
         predicted = predicted_peak(base, step._training, step.largest_micro_batch(batch), CUDA, offload=True)
         step.take(batch, 1)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
