@@ -25,7 +25,7 @@ from mathsft.training.cpu.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from mathsft.training.model.attention import FLEX, TREE
+from mathsft.training.model.attention import FLEX, TREE, with_masks
 from mathsft.training.model.block_mask import BLOCK_TOKENS
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.offload import OffloadedAdamW
@@ -188,7 +188,7 @@ class TrainingStep:
         fillers = [smallest] * (max(map(len, micro_batches_by_rank)) - len(own))
 
         loss = torch.zeros((), device=self._device)
-        passes = [*own, *fillers]
+        passes = with_masks(self._base.attention, [*own, *fillers])
         for index, micro_batch in enumerate(passes):
             micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if index < len(own) else 0.0)
             with self._optimizer.collecting(first=index == 0, last=index == len(passes) - 1):
