@@ -81,7 +81,7 @@ def budget(monkeypatch: pytest.MonkeyPatch) -> ByteBudget:
 
 def settings_at(settings: WorkerSettings, name: str, device: str, *, is_offload: bool) -> WorkerSettings:
     """Return settings for a study folder of this name; checkpointing is on with offload, as placement has it."""
-    worker_device = replace(settings.worker_device, device=device, offload=is_offload, gradient_checkpointing=True)
+    worker_device = replace(settings.worker_device, device=device, offload=is_offload, gradient_checkpointing=is_offload)
     return replace(settings, worker_device=worker_device, layout=StudyLayout(settings.layout.root / name))
 
 
