@@ -95,7 +95,7 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     placement = place(detect_machine(), experiment, layout, "final")
     console.print(f"{num_pairs} pairs; {placement.description}")
     store = StudyStore.open(layout.database_url, "two-devices")
-    store.observers.append(Timekeeper(store, len(placement.trainers)))
+    store.observers.append(Timekeeper(store, len(placement.trainers), len(placement.evaluators)))
     plan = final_plan(loaded.study.final, placement.max_unscored)
     run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 

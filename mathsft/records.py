@@ -301,7 +301,7 @@ class OngoingCall:
     """A call to a worker has begun or ended. It is announced, not stored."""
 
     worker: str
-    """The name of the worker and of its log: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator-0."""
     run: str
     step: int
     pool: str
@@ -316,7 +316,7 @@ class WorkerCall:
     """One completed call to a worker: its times, in UTC seconds, and the resources it used."""
 
     worker: str
-    """The name of the worker and of its log: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator-0."""
     run: str
     step: int
     pool: str
@@ -345,6 +345,7 @@ class Session:
 
     began: str
     num_trainers: int
+    num_evaluators: int
     seconds: float
 
     def holds(self, moment: float) -> bool:

@@ -223,8 +223,9 @@ def make_worker_call(run: str, step: int, began: float, ended: float, pool: str 
     return WorkerCall(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
-def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:
-    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), num_trainers=num_trainers, seconds=seconds)
+def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1, num_evaluators: int = 1) -> Session:
+    workers = {"num_trainers": num_trainers, "num_evaluators": num_evaluators}
+    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), **workers, seconds=seconds)
 
 
 # ---- stand-ins

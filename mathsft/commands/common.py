@@ -108,7 +108,7 @@ def observers_attached(context: CommandContext, store: StudyStore, ready: Prepar
     study, heartbeat = ready.loaded.study, context.heartbeat
     with ExitStack() as stack:
         store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
-        store.observers.append(Timekeeper(store, ready.placement.num_training))
+        store.observers.append(Timekeeper(store, ready.placement.num_training, len(ready.placement.evaluators)))
         if study.wandb.mode != "disabled":
             wandb = WandbObserver(store, context.layout, study.wandb)
             stack.callback(heartbeat.during("closing W&B")(wandb.close))

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mathsft import formats
-from mathsft.accounting.forecast import EVALUATOR_PROCESS_BYTES, TRAINER_PROCESS_BYTES, Footprint, footprint
+from mathsft.accounting.forecast import Footprint, footprint
 from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, placement_for, with_local_model
 from mathsft.commands.opening import CommandContext, layout_of, load
 from mathsft.commands.precision import with_precision
@@ -33,6 +33,7 @@ from mathsft.store.lock import lock_holder
 from mathsft.store.tables import SCHEMA_NUMBER
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
+from mathsft.workers.capacity import CPU_EVALUATOR_BYTES, CPU_TRAINER_BYTES
 from mathsft.workers.machine import Machine, detect_machine
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -168,8 +169,8 @@ def found_memory(machine: Machine, needed: Footprint | None) -> str:
     free = f"{formats.rough_size(machine.free_memory_bytes)} of the host's memory are free"
     if needed is None or machine.cuda:
         return free
-    trainer = TRAINER_PROCESS_BYTES + needed.trainer_memory_bytes
-    evaluator = EVALUATOR_PROCESS_BYTES + needed.evaluator_memory_bytes
+    trainer = CPU_TRAINER_BYTES + needed.trainer_memory_bytes
+    evaluator = CPU_EVALUATOR_BYTES + needed.evaluator_memory_bytes
     taken = f"trainer {formats.rough_size(trainer)}, evaluator {formats.rough_size(evaluator)}, without activations"
     if machine.free_memory_bytes < max(trainer, evaluator):
         raise UserError(f"{free}, which is too little ({taken}): end other programs, or choose a smaller model")

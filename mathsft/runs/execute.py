@@ -5,7 +5,7 @@ It looks up every result in the store first, so a restarted driver continues whe
 
 import json
 import logging
-from asyncio import Lock, Semaphore, TaskGroup
+from asyncio import Event, Semaphore, TaskGroup
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,8 @@ from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.progress import following, watching
 from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
-from mathsft.workers.worker import Failed, RemoteError, Worker
+from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.worker import Attempts, Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +65,19 @@ async def execute(run: Run, trainer: Worker, study: StudyContext, source: Source
         study.workers.trainers.give(trainer)  # a driver was killed after it recorded the end and before close()
         await source.close(run, run.state, run.reason)
         return
-    steps, window, judging = run.eval_steps, Semaphore(run.plan.max_unscored), Lock()
+    steps, window = run.eval_steps, Semaphore(run.plan.max_unscored)
+    judged = [Event() for _ in steps]
     stop_at: int | None = None
     is_stopped, diverged, failed = False, "", ""
 
     async def score(index: int, checkpoint: Checkpoint) -> None:
         nonlocal stop_at
         score = await scored(run, checkpoint, run.plan.pool, study, trainer)
-        async with judging:  # judge() may wait, and the scores must be judged in order
-            if stop_at is None:
-                stop_at = await source.judge(run, index, score)
+        if index > 0:
+            await judged[index - 1].wait()  # a later checkpoint may be scored first, by another evaluator
+        if stop_at is None:
+            stop_at = await source.judge(run, index, score)
+        judged[index].set()
         delete_weights(study.store, study.layout)
         window.release()
 
@@ -147,17 +151,26 @@ async def score_last(name: str, pool: str, study: StudyContext) -> None:
 
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
-    async with study.workers.evaluators.lease() as evaluator:
-        async with (
-            watching(checkpoint, pool, study),
-            recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
-        ):
-            progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
-            with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
-            score: Score = await evaluator.call("score", checkpoint, run.experiment, pool, with_gold_nll, progress=progress)
-        # Before the evaluator is given back, so that scores are recorded in order.
-        study.store.write(score, _read_responses(study.layout / score.responses_path))
-    return score
+    """Return the checkpoint's score by a free evaluator; if its process dies, another one scores it."""
+    progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
+    with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
+    attempts, dead = Attempts("score", study.workers.limits, progress), None
+    while True:
+        async with study.workers.evaluators.lease(avoided=dead) as evaluator:
+            try:
+                async with (
+                    watching(checkpoint, pool, study),
+                    recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
+                ):
+                    arguments = checkpoint, run.experiment, pool, with_gold_nll
+                    score: Score = await evaluator.call_once(attempts, "score", *arguments)
+            except WorkerDied as death:
+                dead = evaluator
+                attempts.add(evaluator.name, death)
+            else:
+                # Before the evaluator is given back, so that one evaluator's scores are recorded in order.
+                study.store.write(score, _read_responses(study.layout / score.responses_path))
+                return score
 
 
 def _read_responses(path: Path) -> list[Response]:

@@ -24,7 +24,7 @@ from mathsft.records import (
     WorkerCall,
 )
 
-SCHEMA_NUMBER = 6
+SCHEMA_NUMBER = 7
 """To be incremented whenever a table changes: a database with another number is refused."""
 
 METADATA = MetaData()

@@ -23,6 +23,9 @@ CACHED_RESPONSES = 64
 """An engine works beside a trainer only if its KV cache has room for this many of the longest texts at once."""
 TRAINER_HOST_BYTES, EVALUATOR_HOST_BYTES = 2 * 2**30, 4 * 2**30
 """Host memory of the processes without the model: libraries, pinned buffers, grading processes (estimated)."""
+CPU_TRAINER_BYTES, CPU_EVALUATOR_BYTES = 2**30, 9 * 2**28
+"""Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
+evaluator the KV cache and the grading processes. The activations of a large model are not included."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class MemoryPlan:
 
     num_trainers: int
     num_ranks: int
+    num_evaluators: int
     engine_share: float
-    """The engine's share of its device's memory."""
+    """The share of its device's memory that each engine gets."""
     fit: Fit | None = None
     """The token budget and the checkpointing of the trainers; None if the memory cannot be predicted."""
     cache_bytes: int | None = None
@@ -45,27 +49,29 @@ def plan_memory(
     model: ModelSize | None,
     num_trainers: int,
     num_ranks: int,
+    num_evaluators: int,
     *,
     engine_bytes: int,
     max_ranks: int,
 ) -> MemoryPlan:
     """Return what fits, with at most this many trainers or ranks; engine_bytes are those of a number of the engine.
 
-    max_ranks is the number of ranks that the user could set instead. The last device is the engine's; if it is the only
-    one, the trainer uses it, too: at the same time if both fit, else in turns. Without a model, or where NVML reports no
-    memory, all is taken to fit. Raises UserError if a trainer or the engine does not fit into its device or into host
+    max_ranks is the number of ranks that the user could set instead. The last devices are the engines'; if there is only one
+    device, the trainer uses it, too: at the same time if both fit, else in turns. Without a model, or where NVML reports no
+    memory, all is taken to fit. Raises UserError if a trainer or an engine does not fit into its device or into host
     memory; its line says what fits and what to change.
     """
     device, share = machine.cuda[-1], experiment.evaluation.memory_share
     is_shared = len(machine.cuda) == 1
-    in_turns = MemoryPlan(num_trainers, num_ranks, min(share, SHARED_MEMORY_SHARE) if is_shared else share)
+    in_turns = MemoryPlan(num_trainers, num_ranks, num_evaluators, min(share, SHARED_MEMORY_SHARE) if is_shared else share)
     if model is None:
         return in_turns
     if is_shared and (resident := _resident(device, experiment, model, engine_bytes)):
         _fit_host(machine, experiment, model, resident, is_parked=False)
         return resident
     plan = _fit_host(machine, experiment, model, in_turns, is_parked=is_shared)
-    plan = replace(plan, engine_share=_fit_engine(device, experiment, model, engine_bytes, plan.engine_share))
+    for scoring_device in machine.cuda[-num_evaluators:]:
+        plan = replace(plan, engine_share=_fit_engine(scoring_device, experiment, model, engine_bytes, plan.engine_share))
     training_devices = machine.cuda[: plan.num_trainers * plan.num_ranks]
     usable = _usable_bytes(training_devices)
     if usable is not None:
@@ -91,7 +97,7 @@ def _resident(device: CudaDevice, experiment: Experiment, model: ModelSize, engi
         # Checkpointing takes more time than turns do.
         if fit.gradient_checkpointing == training.gradient_checkpointing and room >= needed:
             cache = room - _engine_need(experiment, model, engine_bytes, 0)
-            return MemoryPlan(1, 1, room / total, fit, cache)
+            return MemoryPlan(1, 1, 1, room / total, fit, cache)
     return None
 
 
@@ -163,7 +169,9 @@ def _fit_host(
 ) -> MemoryPlan:
     """Return the plan with as many trainers or ranks as host memory allows; raise UserError if it has no room for one."""
     trainers, ranks = plan.num_trainers, plan.num_ranks
-    while (needed := host_bytes(experiment, model, trainers, ranks, is_parked=is_parked)) > machine.free_memory_bytes:
+    while (
+        needed := host_bytes(experiment, model, trainers, ranks, plan.num_evaluators, is_parked=is_parked)
+    ) > machine.free_memory_bytes:
         if trainers == ranks == 1:
             parked = ", and to park the trainer while the same device scores" if is_parked else ""
             raise UserError(
@@ -174,8 +182,10 @@ def _fit_host(
     return replace(plan, num_trainers=trainers, num_ranks=ranks)
 
 
-def host_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_ranks: int, *, is_parked: bool) -> int:
-    """Return the host memory that an evaluator and these trainers need at most.
+def host_bytes(
+    experiment: Experiment, model: ModelSize, num_trainers: int, num_ranks: int, num_evaluators: int, *, is_parked: bool
+) -> int:
+    """Return the host memory that these evaluators and trainers need at most.
 
     A trainer keeps the base weights there. It also holds a full state on its way to disk, or all of a parked run. A rank
     loads the model in fp32 and copies it before it is sharded, and rank 0 gathers the full state.
@@ -184,8 +194,15 @@ def host_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_
     parked = held_bytes(num_parameters, experiment.training.precision) if is_parked else 0
     process = TRAINER_HOST_BYTES + model.weight_bytes
     if num_ranks > 1:
-        return EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state
-    return EVALUATOR_HOST_BYTES + num_trainers * (process + max(state, parked))
+        return num_evaluators * EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state
+    return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + max(state, parked))
+
+
+def cpu_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_evaluators: int) -> int:
+    """Return the memory that these workers are predicted to need together on a CPU, without activations."""
+    trainer = CPU_TRAINER_BYTES + held_bytes(model.num_parameters, experiment.training.precision) + model.weight_bytes
+    evaluator = CPU_EVALUATOR_BYTES + model.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
+    return num_trainers * trainer + num_evaluators * evaluator
 
 
 def _words(model: ModelSize) -> str:

@@ -24,7 +24,7 @@ from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
-from mathsft.workers.worker import Failed
+from mathsft.workers.worker import Attempts, Failed
 from tests.build import make_categories, make_checkpoint, make_machine, make_metrics, make_responses, score_of
 
 FAILS = 0.5
@@ -33,6 +33,8 @@ NUM_PROBLEMS = 50
 NUM_CONFIRM = 100
 
 
+SLOW_TURNS = 20
+"""How often other tasks get their turn while the slow evaluator scores."""
 CALLS_IN_A_LIFE = 5
 """Of workers, before a driver that is to be killed is."""
 
@@ -64,6 +66,12 @@ class Toy:
         self.name, self.spec, self.kills = name, spec, kills
         self.layout = spec.settings.layout
 
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
+        raise NotImplementedError
+
+    async def call_once(self, attempts: Attempts, method: str, *args: Any) -> Any:
+        return await self.call(method, *args)
+
 
 class ToyTrainer(Toy):
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
@@ -90,6 +98,8 @@ class ToyTrainer(Toy):
 
 
 class ToyEvaluator(Toy):
+    """The first one is slow: what it scores comes later than what the others score after it."""
+
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         if method == "check_engine":
             assert args == ("base", "changed")
@@ -99,7 +109,8 @@ class ToyEvaluator(Toy):
 
     async def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         self.kills.strike(is_end=False)
-        await asyncio.sleep(0)
+        for _ in range(SLOW_TURNS if self.name == "evaluator-0" else 1):
+            await asyncio.sleep(0)
         assert (self.layout / checkpoint.path).exists()
         distance = abs(math.log10(experiment.training.learning_rate / 1e-3))
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
@@ -140,9 +151,10 @@ class Driver:
         kills: Kills,
         num_trainers: int = 1,
         given: tuple[dict[str, Any], ...] = (),
+        num_evaluators: int = 1,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.given = given
+        self.given, self.num_evaluators = given, num_evaluators
         self.layout, self.num_trainers = StudyLayout(folder), num_trainers
         self.store = StudyStore.open(self.layout.database_url, "toy")
         self.experiment, self.kills = experiment, kills
@@ -151,8 +163,9 @@ class Driver:
         placement = place(make_machine((0, 1), ()), self.experiment, self.layout, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
-        evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
-        workers = StudyWorkers(WorkerPool(trainers), WorkerPool([evaluator]))
+        [spec] = placement.evaluators
+        evaluators = [ToyEvaluator(f"evaluator-{number}", spec, self.kills) for number in range(self.num_evaluators)]
+        workers = StudyWorkers(WorkerPool(trainers), WorkerPool(evaluators))
         return StudyContext(self.store, workers, self.layout, self.experiment)
 
     def study(self, config: StudyConfig) -> None:

@@ -171,7 +171,7 @@ def test_host_memory_limits_trainers_and_ranks() -> None:
         placed(1, 80, model, host_gb=16)
     with pytest.raises(UserError, match=r"^host memory: .* and to park the trainer while .*, and 32.0 GB are free"):
         placed(1, 48, model, host_gb=32)
-    parked, apart = (host_bytes(EXPERIMENT, model, 1, 1, is_parked=is_parked) for is_parked in (True, False))
+    parked, apart = (host_bytes(EXPERIMENT, model, 1, 1, 1, is_parked=is_parked) for is_parked in (True, False))
     assert parked - apart == 6 * model.num_parameters, "gradient and copy in bf16 are parked, but not saved"
 
 
