@@ -219,8 +219,9 @@ def score_of(
 def make_worker_call(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> WorkerCall:
     """Return a trainer's call, or with a pool the evaluator's."""
     worker, core = ("evaluator", 1) if pool else ("trainer-0", 0)
-    given = {"cpus": (core,), "cuda_visible_devices": None, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
-    return WorkerCall(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
+    where = {"worker": worker, "cpus": (core,), "cuda_visible_devices": None}
+    given = {**where, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
+    return WorkerCall(run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
 def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1, num_evaluators: int = 1) -> Session:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from mathsft.accounting.forecast import is_memory_short, model_size
 from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.opening import CommandContext
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import Experiment
@@ -67,7 +68,8 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
         check_data(store, data.pools, local.data.source)
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
-    placement = placement_for(machine, local, layout, purpose, loaded.study.final.ranks)
+    size = model_size(Path(local.model.path))
+    placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store)
     context.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
     for line in quality_lines(data.quality):
         context.console.print(line, markup=False)

@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from mathsft import formats
-from mathsft.accounting.forecast import Footprint, footprint
-from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, placement_for, with_local_model
+from mathsft.accounting.forecast import Footprint, footprint, model_size
+from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, with_local_model
 from mathsft.commands.opening import CommandContext, layout_of, load
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import store_if_begun
@@ -156,8 +157,10 @@ def found_data(context: CommandContext, local: Experiment | None) -> str:
 def found_placement(context: CommandContext, local: Experiment) -> tuple[str, Footprint]:
     """Return where the workers of study and final run work, and the predicted disk and memory."""
     machine, layout, config = context.machine, context.layout, context.loaded.study
-    study = placement_for(machine, local, layout, "study")
-    final = placement_for(machine, local, layout, "final", config.final.ranks)
+    size = model_size(Path(local.model.path))
+    with store_if_begun(layout) as store:
+        study = planned_workers(machine, config, local, size, layout, "study", store)
+        final = planned_workers(machine, config, local, size, layout, "final", store)
     predicted = footprint(
         config, local, Path(local.model.path), study.evaluators[0].settings.worker_device, len(study.trainers)
     )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from mathsft.config.schema import LimitSettings
@@ -26,16 +26,17 @@ class WorkerPool:
 
     async def take(self, avoided: Worker | None = None) -> Worker:
         """Wait for a free worker and take it: one that is not avoided, unless there is no other one in the pool."""
-        place = asyncio.get_running_loop().create_future(), avoided if self.size > 1 else None
+        future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        place = future, avoided if self.size > 1 else None
         self._waiting.append(place)
         self._serve()
         try:
-            return await place[0]
+            return await future
         except asyncio.CancelledError:
             if place in self._waiting:
                 self._waiting.remove(place)
-            elif not place[0].cancelled():  # it was served in the same moment
-                self.give(place[0].result())
+            elif not future.cancelled():  # it was served in the same moment
+                self.give(future.result())
             raise
 
     def give(self, worker: Worker) -> None:
@@ -75,7 +76,7 @@ class StudyWorkers:
     evaluators: WorkerPool
     nvml: Nvml | None = None
     """Reads the usage of their CUDA devices; None on a CPU."""
-    limits: LimitSettings = LimitSettings()
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     @classmethod
     @contextmanager

@@ -108,7 +108,7 @@ class Worker:
                     attempts.add(self.name, death)
 
     async def call_once(self, attempts: Attempts, method: str, *args: Any) -> Any:
-        """Call the target's method like `call`, but raise WorkerDied when a process dies or hangs, for another worker to try.
+        """Call the target's method like `call`, but raise WorkerDied when a process dies or hangs: another worker may try.
 
         A new process has started by then, unless the worker ends when it is parked.
         """
