@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from mathsft.config.schema import Experiment, Scalar
 from mathsft.costs import ScoringCosts, TrainingCosts
+from mathsft.publication import FileStamp
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: the parameters of a trial, settings given with --set, and promoted settings."""
@@ -189,9 +190,13 @@ class Checkpoint:
     path: str
     """Path of their folder, relative to the study's folder."""
     fingerprint: str
-    """Hash of the published weights."""
+    """Hash of the published weights; empty until they are on disk."""
     logprob_check: LogprobCheck
     costs: TrainingCosts = field(default_factory=TrainingCosts)
+    stamps: tuple[FileStamp, ...] = ()
+    """The files that have this fingerprint."""
+    finite_dtype: str = ""
+    """The engine's dtype, if the trainer found all values finite in it."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
+from mathsft.publication import FileStamp
 from mathsft.records import (
     Category,
     Checkpoint,
@@ -144,11 +145,16 @@ def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetr
 
 
 def make_checkpoint(
-    run: str, step: int, path: str = "p", fingerprint: str = "f", logprob_check: LogprobCheck = LOGPROB_CHECK, **costs: Any
+    run: str,
+    step: int,
+    path: str = "p",
+    fingerprint: str = "f",
+    logprob_check: LogprobCheck = LOGPROB_CHECK,
+    stamps: tuple[FileStamp, ...] = (),
+    **costs: Any,
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
-    taken = TrainingCosts(**costs)
-    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, logprob_check=logprob_check, costs=taken)
+    return Checkpoint(run, step, path, fingerprint, logprob_check, TrainingCosts(**costs), stamps)
 
 
 # ---- scoring

@@ -129,6 +129,10 @@ class Worker:
         """Return the ids of its processes, one per rank; empty while there are none and the next call will start them."""
         return tuple(process.pid for process in self._processes)
 
+    def is_served_by(self, pids: tuple[int, ...]) -> bool:
+        """Return whether its processes are those with these ids, and alive."""
+        return self.pids == pids and all(process.is_alive for process in self._processes)
+
     @property
     def has_device(self) -> bool:
         """Return whether the device works for no other worker now."""

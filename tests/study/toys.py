@@ -13,6 +13,7 @@ import optuna
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
+from mathsft.publication import Publication, tell
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
@@ -62,6 +63,9 @@ class Toy:
     has_answered = has_device = True
     pids = (os.getpid(),)
 
+    def is_served_by(self, pids: tuple[int, ...]) -> bool:
+        return pids == self.pids
+
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills
         self.layout = spec.settings.layout
@@ -94,7 +98,8 @@ class ToyTrainer(Toy):
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
             return Diverged(run.name, step, f"loss is nan at step {step}")
-        return make_checkpoint(run.name, step, self.layout.recorded(folder), f"{run.name}@{step}")
+        tell(Publication(f"{run.name}@{step}"), self.layout.publication(run.name, step))
+        return make_checkpoint(run.name, step, self.layout.recorded(folder), fingerprint="")
 
 
 class ToyEvaluator(Toy):
