@@ -187,20 +187,22 @@ def host_bytes(
 ) -> int:
     """Return the host memory that these evaluators and trainers need at most.
 
-    A trainer keeps the base weights there. It also holds a full state on its way to disk, or all of a parked run. A rank
-    loads the model in fp32 and copies it before it is sharded, and rank 0 gathers the full state.
+    A trainer keeps the base weights there. It also holds the weights that are being published, and a full state on its way
+    to disk or all of a parked run. A rank loads the model in fp32 and copies it before it is sharded, and rank 0 gathers the
+    full state and the weights to publish.
     """
     num_parameters, state = model.num_parameters, full_state_bytes(model.num_parameters)
     parked = held_bytes(num_parameters, experiment.training.precision) if is_parked else 0
-    process = TRAINER_HOST_BYTES + model.weight_bytes
+    process, published = TRAINER_HOST_BYTES + model.weight_bytes, model.weight_bytes
     if num_ranks > 1:
-        return num_evaluators * EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state
-    return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + max(state, parked))
+        return num_evaluators * EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state + published
+    return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + published + max(state, parked))
 
 
 def cpu_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_evaluators: int) -> int:
     """Return the memory that these workers are predicted to need together on a CPU, without activations."""
-    trainer = CPU_TRAINER_BYTES + held_bytes(model.num_parameters, experiment.training.precision) + model.weight_bytes
+    held = held_bytes(model.num_parameters, experiment.training.precision)
+    trainer = CPU_TRAINER_BYTES + held + 2 * model.weight_bytes  # the base weights, and those that are being published
     evaluator = CPU_EVALUATOR_BYTES + model.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
     return num_trainers * trainer + num_evaluators * evaluator
 
