@@ -25,6 +25,8 @@ class WorkerDevice:
     """Largest token budget that is predicted to fit into the trainer's device; None for no limit."""
     gradient_checkpointing: bool = False
     """A step of the trainer is predicted to fit only with gradient checkpointing, so that runs without it get it, too."""
+    offload: bool = False
+    """The trainer keeps master weights and moments in host memory, because its device has no room for them."""
     cache_bytes: int | None = None
     """Size of the engine's KV cache if a trainer uses the same device at the same time; None: what vLLM finds free."""
 

@@ -70,7 +70,8 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     size = model_size(Path(local.model.path))
     placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store)
-    context.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
+    records = f"; records in {store.url}" if store.database.is_server else ""
+    context.console.print(f"Study {loaded.study_name} in {layout.root}{records}; {placement.description}")
     for line in quality_lines(data.quality):
         context.console.print(line, markup=False)
     return Preparation(loaded, Path(local.model.path), data.pools, placement)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         machine = detect_machine()
         loaded = load(arguments, machine, console)
-        with store_if_begun(layout_of(loaded)) as store:
+        with store_if_begun(layout_of(loaded), loaded.study.storage) as store:
             loaded = with_precision(loaded, machine, store)
             with suppress(UserError):  # no model is there, which the commands that need it say
                 placed = placements(machine, loaded, known_size(loaded.experiment.model.path), store)

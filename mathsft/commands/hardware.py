@@ -126,7 +126,8 @@ def _training(spec: WorkerSpec) -> str:
     device = spec.settings.worker_device
     training = device.fitting(spec.settings.experiment.training)
     checkpointing = ", gradient checkpointing" if training.gradient_checkpointing else ""
-    return f"{device.attention} attention, {training.token_budget_tokens:,} tokens at once{checkpointing}"
+    offload = ", AdamW's state in host memory" if device.offload else ""
+    return f"{device.attention} attention, {training.token_budget_tokens:,} tokens at once{checkpointing}{offload}"
 
 
 def _engine(spec: WorkerSpec) -> str:

@@ -32,6 +32,7 @@ _NOT_IDENTITY = (
     "experiment",
     "num_trials",
     "max_hours",
+    "storage",
     "horizon.",
     "final.",
     "evaluators",

@@ -5,7 +5,7 @@ It reads and writes safetensors only, and never runs code from a model's folder.
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathsft.errors import UserError, disk_full_as_user_error
+from mathsft.training.host_buffers import HostBuffers
 from mathsft.training.model.attention import choose_attention
 from mathsft.training.model.patches import apply_patches
 
@@ -27,14 +28,15 @@ _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 class BaseModel:
     """The model that is trained, together with its base weights.
 
-    The parameters of model belong to the run that started last. weights are the base weights on the host, tied ones once, in
-    the dtype of the base checkpoint. attention is the implementation that the model uses.
+    The parameters of model and the buffers belong to the run that started last. weights are the base weights on the host,
+    tied ones once, in the dtype of the base checkpoint. attention is the implementation that the model uses.
     """
 
     folder: Path
     model: PreTrainedModel
     weights: dict[str, Tensor]
     attention: str
+    buffers: HostBuffers = field(default_factory=HostBuffers)
 
 
 def load_base(folder: Path, attention: str) -> BaseModel:

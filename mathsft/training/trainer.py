@@ -101,12 +101,12 @@ class Trainer:
 
     def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
         stopwatch = Stopwatch()
-        if self._current is not None:
-            self._current.training_step.move_to(self._device)
         current = self._reusable_current(run, to_step)
         if current is None:
-            self._current = None
+            self._current = None  # a parked run that ends here never returns to the device
             current = self._current = self._start(run, to_step, stopwatch)
+        else:
+            current.training_step.move_to(self._device)
         if to_step > run.num_steps:
             raise ValueError(f"run {run.name} has {run.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = current.num_tokens
@@ -170,7 +170,7 @@ class Trainer:
         return tuple(published)
 
     def park(self) -> None:
-        """Move all tensors to host memory. The next `advance` moves them back and gives the same result."""
+        """Free the device: move the run to host memory. An `advance` of the same run moves it back, to the same result."""
         if self._current is not None:
             self._current.training_step.move_to(torch.device("cpu"))
         if self._device.type == "cuda":
@@ -228,21 +228,29 @@ class Trainer:
 
     def _start(self, run: Run, to_step: int, stopwatch: Stopwatch) -> _CurrentRun:
         """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
-        training = self._settings.worker_device.fitting(run.experiment.training)
+        worker_device = self._settings.worker_device
+        training = worker_device.fitting(run.experiment.training)
         examples_key, encoded = self._encode(run.experiment, stopwatch)
-        # Budget and checkpointing of the device change updates by rounding only, so they are not part of the identity.
+        # Budget, checkpointing and offload of the device change updates by rounding only, so they are not in the identity.
         given = run.experiment.training.model_dump()
         determining = (run.seed, run.num_steps, given, self._base_fingerprint, examples_key)
         identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
         prefix_ids = common_prefix(encoded.examples)
         training_step = TrainingStep(
-            self._base, training, run.num_steps, self._device, prefix_ids, self._ranks, self._max_fitting_tokens
+            self._base,
+            training,
+            run.num_steps,
+            self._device,
+            prefix_ids,
+            self._ranks,
+            self._max_fitting_tokens,
+            offload=worker_device.offload,
         )
         predicted = None
         if self._ranks.size == 1:
             micro_batch = training_step.largest_micro_batch(encoded.examples)
-            predicted = predicted_peak(self._base, training, micro_batch, self._device)
+            predicted = predicted_peak(self._base, training, micro_batch, self._device, offload=worker_device.offload)
         current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, predicted)
         self._resume(current, to_step)
         if self._device.type == "cuda":
@@ -276,7 +284,7 @@ class Trainer:
         """Save the run's full state, then delete the state of another run that this trainer saved before."""
         started = time.perf_counter()
         path = self._layout.full_state(current.run.name)
-        tensors = self._ranks.gather(current.training_step.tensors())
+        tensors = self._ranks.gather(current.training_step.tensors_to_save())
         if self._ranks.is_first:
             save_full_state(path, FullState(current.identity, current.step, current.num_tokens, tensors))
             if self._state_path not in (None, path):

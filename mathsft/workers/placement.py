@@ -37,7 +37,8 @@ WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at each process start
 }
 CUDA_TRAINER_ENV = WORKER_ENV | {
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # else micro-batches of many sizes leave gaps in memory
+    # Else micro-batches of many sizes leave gaps in device memory, and pinned vectors are rounded up to a power of two.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True,pinned_max_cached_size_mb:64",
 }
 EVALUATOR_ENV = WORKER_ENV | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
@@ -246,6 +247,7 @@ def _place_on_cuda(
         sleep_mode=in_turns,
         budget_tokens=plan.fit.budget_tokens if plan.fit else None,
         gradient_checkpointing=plan.fit is not None and plan.fit.gradient_checkpointing,
+        offload=plan.fit is not None and plan.fit.offload,
         cache_bytes=plan.cache_bytes,
     )
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
@@ -283,8 +285,9 @@ def _cuda_description(machine: Machine, experiment: Experiment, plan: MemoryPlan
         text = f"CUDA device {last}: training and scoring at the same time"
     if fit and fit.budget_tokens < settings.token_budget_tokens:
         text += f", at most {fit.budget_tokens:,} tokens at once"
-    if fit and fit.gradient_checkpointing and not settings.gradient_checkpointing:
-        text += ", with gradient checkpointing, because device memory is small"
+    if fit and (fit.offload or fit.gradient_checkpointing > settings.gradient_checkpointing):
+        state = " and AdamW's state in host memory" if fit.offload else ""
+        text += f", with gradient checkpointing{state}, because device memory is small"
     if unused := names[len(training) : -len(scoring)]:
         text += f"; not used: {', '.join(unused)}"
     return "; not used: ".join([text, *machine.refused_devices])

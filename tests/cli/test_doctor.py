@@ -253,7 +253,7 @@ def begun() -> Iterator[CommandContext]:
 
 
 def test_the_database_is_told_with_who_writes_to_it(begun: CommandContext) -> None:
-    assert re.search(r"study\.db: schema \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
+    assert re.search(r"study\.db: revision \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
     with locked(begun.layout):
         assert host_checks.found_database(begun).endswith(f"; process {os.getpid()} is writing to it")
     assert "no process" in host_checks.found_database(begun)
@@ -289,8 +289,10 @@ def test_wandb_needs_a_key_only_online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("hardware", "study", "final"),
     [
-        ("1x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
-        ("2x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("1x12", "does not fit: model.path: an engine with a model of 1.54 B", "does not fit: model.path: an engine"),
+        ("2x12", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("1x24", "CUDA device 0: training and scoring take turns, with gradient checkpointing and AdamW's state in", "host"),
+        ("2x24", "0 for training, 1 for scoring, with gradient checkpointing and AdamW's state in host memory", "host"),
         ("1x80", "CUDA device 0: training and scoring at the same time", "CUDA device 0: training and scoring"),
         (
             "8x80",

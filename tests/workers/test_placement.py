@@ -143,7 +143,8 @@ def test_only_trainers_on_cuda_get_segments_that_expand(experiment: Experiment) 
     for cuda in ((), ("0",), ("0", "1"), ("0", "1", "2")):
         placed = place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final")
         found = [spec.env.get("PYTORCH_ALLOC_CONF") for spec in (*placed.trainers, *placed.evaluators)]
-        assert found == ["expandable_segments:True" if cuda else None, None], "vLLM sleeps with an allocator of its own"
+        expected = "expandable_segments:True,pinned_max_cached_size_mb:64" if cuda else None
+        assert found == [expected, None], "vLLM sleeps with an allocator of its own"
 
 
 def test_an_engine_is_in_bf16_only_on_devices_that_multiply_it(experiment: Experiment) -> None:
