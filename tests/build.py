@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
+from mathsft.publication import FileStamp
 from mathsft.records import (
     Category,
     Checkpoint,
@@ -146,11 +147,16 @@ def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetr
 
 
 def make_checkpoint(
-    run: str, step: int, path: str = "p", fingerprint: str = "f", logprob_check: LogprobCheck = LOGPROB_CHECK, **costs: Any
+    run: str,
+    step: int,
+    path: str = "p",
+    fingerprint: str = "f",
+    logprob_check: LogprobCheck = LOGPROB_CHECK,
+    stamps: tuple[FileStamp, ...] = (),
+    **costs: Any,
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
-    taken = TrainingCosts(**costs)
-    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, logprob_check=logprob_check, costs=taken)
+    return Checkpoint(run, step, path, fingerprint, logprob_check, TrainingCosts(**costs), stamps)
 
 
 # ---- scoring
@@ -221,12 +227,14 @@ def score_of(
 def make_worker_call(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> WorkerCall:
     """Return a trainer's call, or with a pool the evaluator's."""
     worker, core = ("evaluator", 1) if pool else ("trainer-0", 0)
-    given = {"cpus": (core,), "cuda_visible_devices": None, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
-    return WorkerCall(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
+    where = {"worker": worker, "cpus": (core,), "cuda_visible_devices": None}
+    given = {**where, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
+    return WorkerCall(run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
-def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:
-    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), num_trainers=num_trainers, seconds=seconds)
+def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1, num_evaluators: int = 1) -> Session:
+    workers = {"num_trainers": num_trainers, "num_evaluators": num_evaluators}
+    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), **workers, seconds=seconds)
 
 
 # ---- stand-ins

@@ -44,10 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=named_layout(arguments.study).root) as scratch:
             layout = StudyLayout(Path(scratch))
             log_to(layout.log("driver"))
-            # Placed as a final run, because a replay needs one trainer. Only final runs have several ranks, and a different
-            # number of ranks rounds sums differently.
-            ranks = None if run.kind == "final" else 1
-            placement = placement_for(detect_machine(), local, layout, "final", ranks)
+            # Placed as a final run, because a replay needs one trainer. A different number of ranks rounds sums differently.
+            machine, costs = detect_machine(), [checkpoint.costs for checkpoint in recorded.checkpoints(run.name)]
+            num_ranks = max((cost.num_ranks for cost in costs), default=1)
+            ranks = min(num_ranks, max(1, len(machine.cuda) - 1)) if machine.cuda else num_ranks
+            placement = placement_for(machine, local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             console.print(PROMISES[placement.trainers[0].settings.worker_device.device])
             with closing(StudyStore.open(layout.database_url, recorded.study)) as store:

@@ -35,6 +35,7 @@ _NOT_IDENTITY = (
     "storage",
     "horizon.",
     "final.",
+    "evaluators",
     "limits.",
     "wandb.",
     "evaluation.load",

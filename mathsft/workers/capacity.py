@@ -32,6 +32,9 @@ CACHED_RESPONSES = 64
 """An engine works beside a trainer only if its KV cache has room for this many of the longest texts at once."""
 TRAINER_HOST_BYTES, EVALUATOR_HOST_BYTES = 2 * 2**30, 4 * 2**30
 """Host memory of the processes without the model: libraries, pinned buffers, grading processes (estimated)."""
+CPU_TRAINER_BYTES, CPU_EVALUATOR_BYTES = 2**30, 9 * 2**28
+"""Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
+evaluator the KV cache and the grading processes. The activations of a large model are not included."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class MemoryPlan:
 
     num_trainers: int
     num_ranks: int
+    num_evaluators: int
     engine_share: float
-    """The engine's share of its device's memory."""
+    """The share of its device's memory that each engine gets."""
     fit: Fit | None = None
     """Token budget, checkpointing and offload of the trainers; None if the memory cannot be predicted."""
     cache_bytes: int | None = None
@@ -54,20 +58,21 @@ def plan_memory(
     model: ModelSize | None,
     num_trainers: int,
     num_ranks: int,
+    num_evaluators: int,
     *,
     engine_bytes: int,
     max_ranks: int,
 ) -> MemoryPlan:
     """Return what fits, with at most this many trainers or ranks; engine_bytes are those of a number of the engine.
 
-    max_ranks is the number of ranks that the user could set instead. The last device is the engine's; if it is the only
-    one, the trainer uses it, too: at the same time if both fit, else in turns. Without a model, or where NVML reports no
-    memory, all is taken to fit. Raises UserError if a trainer or the engine does not fit into its device or into host
+    max_ranks is the number of ranks that the user could set instead. The last devices are the engines'; if there is only one
+    device, the trainer uses it, too: at the same time if both fit, else in turns. Without a model, or where NVML reports no
+    memory, all is taken to fit. Raises UserError if a trainer or an engine does not fit into its device or into host
     memory; its line says what fits and what to change.
     """
     device, share = machine.cuda[-1], experiment.evaluation.memory_share
     is_shared = len(machine.cuda) == 1
-    in_turns = MemoryPlan(num_trainers, num_ranks, min(share, SHARED_MEMORY_SHARE) if is_shared else share)
+    in_turns = MemoryPlan(num_trainers, num_ranks, num_evaluators, min(share, SHARED_MEMORY_SHARE) if is_shared else share)
     if model is None:
         return in_turns
     ways, checkpointing = [*fits(model, experiment.training)], experiment.training.gradient_checkpointing
@@ -76,7 +81,8 @@ def plan_memory(
     if is_shared and (together := _together(device, experiment, model, engine_bytes, resident)):
         return _fit_host(machine, model, together)
     plan = _fit_host(machine, model, in_turns)
-    plan = replace(plan, engine_share=_fit_engine(device, experiment, model, engine_bytes, plan.engine_share))
+    for scoring_device in machine.cuda[-num_evaluators:]:
+        plan = replace(plan, engine_share=_fit_engine(scoring_device, experiment, model, engine_bytes, plan.engine_share))
     training_devices = machine.cuda[: plan.num_trainers * plan.num_ranks]
     usable = _usable_bytes(training_devices)
     if usable is not None:
@@ -107,7 +113,7 @@ def _together(
         room = min(usable - fit.peak_bytes, int(experiment.evaluation.memory_share * total))
         if room >= needed:
             cache = room - _engine_need(experiment, model, engine_bytes, 0)
-            return MemoryPlan(1, 1, room / total, fit, cache)
+            return MemoryPlan(1, 1, 1, room / total, fit, cache)
     return None
 
 
@@ -178,7 +184,7 @@ def _remedy(model: ModelSize, training: TrainingSettings, usable: int, needed: i
 def _fit_host(machine: Machine, model: ModelSize, plan: MemoryPlan) -> MemoryPlan:
     """Return the plan with as many trainers or ranks as host memory allows; raise UserError if it has no room for one."""
     trainers, ranks, offload = plan.num_trainers, plan.num_ranks, plan.fit is not None and plan.fit.offload
-    while (needed := host_bytes(model, trainers, ranks, offload=offload)) > machine.free_memory_bytes:
+    while (needed := host_bytes(model, trainers, ranks, plan.num_evaluators, offload=offload)) > machine.free_memory_bytes:
         if trainers == ranks == 1:
             purpose = f"load and save {_words(model)}"
             if offload:
@@ -191,8 +197,8 @@ def _fit_host(machine: Machine, model: ModelSize, plan: MemoryPlan) -> MemoryPla
     return replace(plan, num_trainers=trainers, num_ranks=ranks)
 
 
-def host_bytes(model: ModelSize, num_trainers: int, num_ranks: int, *, offload: bool) -> int:
-    """Return the host memory that an evaluator and these trainers need at most.
+def host_bytes(model: ModelSize, num_trainers: int, num_ranks: int, num_evaluators: int, *, offload: bool) -> int:
+    """Return the host memory that these evaluators and trainers need at most.
 
     A trainer has the base weights there and, while it publishes, the weights of the checkpoint. It also has a full state:
     of a parked run, on its way to disk, or always with offload, which adds the gradient. A rank loads the model in fp32 and
@@ -201,9 +207,19 @@ def host_bytes(model: ModelSize, num_trainers: int, num_ranks: int, *, offload: 
     num_parameters, state = model.num_parameters, full_state_bytes(model.num_parameters)
     process = TRAINER_HOST_BYTES + model.weight_bytes
     if num_ranks > 1:
-        return EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state
+        return (
+            num_evaluators * EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state + model.weight_bytes
+        )
     held = offloaded_bytes(num_parameters) if offload else state
-    return EVALUATOR_HOST_BYTES + num_trainers * (process + model.weight_bytes + held)
+    return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + model.weight_bytes + held)
+
+
+def cpu_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_evaluators: int) -> int:
+    """Return the memory that these workers are predicted to need together on a CPU, without activations."""
+    held = held_bytes(model.num_parameters, experiment.training.precision)
+    trainer = CPU_TRAINER_BYTES + held + 2 * model.weight_bytes  # the base weights, and those that are being published
+    evaluator = CPU_EVALUATOR_BYTES + model.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
+    return num_trainers * trainer + num_evaluators * evaluator
 
 
 def _words(model: ModelSize) -> str:

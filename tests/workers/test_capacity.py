@@ -186,7 +186,7 @@ def test_offload_is_placed_where_nothing_else_fits_and_host_memory_has_room() ->
     for num_devices in (1, 2):
         with pytest.raises(UserError, match=r"^host memory: 37.\d GB are needed to train .* there, .* 35.0 GB are free; "):
             placed(num_devices, 24, model, host_gb=35)
-    added = host_bytes(model, 1, 1, offload=True) - host_bytes(model, 1, 1, offload=False)
+    added = host_bytes(model, 1, 1, 1, offload=True) - host_bytes(model, 1, 1, 1, offload=False)
     assert added == 4 * model.num_parameters, "the gradient"
     assert not any(fit.offload for fit in fits(model, EXPERIMENT.training, num_ranks=2)), "ranks shard instead"
 
