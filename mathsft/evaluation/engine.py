@@ -84,15 +84,27 @@ class Engine:
     folder may have other tensors: names of another layout, buffers, tied weights twice.
     """
 
-    def __init__(self, folder: Path, expected_fingerprint: str, worker_device: WorkerDevice, max_model_len: int) -> None:
-        """Start the engine. Raises CheckpointError if files cannot be read or do not have the fingerprint."""
+    def __init__(
+        self,
+        folder: Path,
+        expected_fingerprint: str,
+        worker_device: WorkerDevice,
+        max_model_len: int,
+        *,
+        is_known: bool = False,
+    ) -> None:
+        """Start the engine. Raises CheckpointError if files cannot be read or do not have the fingerprint.
+
+        With is_known the files are known to have it, and are not hashed.
+        """
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
         from vllm import LLM
 
         from mathsft.evaluation.entropy import EntropyTap
 
-        _check_fingerprint(folder, expected_fingerprint)
+        if not is_known:
+            _check_fingerprint(folder, expected_fingerprint)
         on_cpu = worker_device.device == "cpu"
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         # A trainer that allocates memory of the same device meanwhile would disturb vLLM's measurement of what is free.
@@ -132,15 +144,19 @@ class Engine:
         self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
         self._shapes = self._read_shapes(folder)
 
-    def swap(self, folder: Path, expected_fingerprint: str) -> None:
+    def swap(self, folder: Path, expected_fingerprint: str, *, is_known: bool = False, is_finite: bool = False) -> None:
         """Load the checkpoint's weights in place.
+
+        With is_known the files are known to have the fingerprint, and are not hashed; with is_finite their values are known
+        to be finite in the engine's dtype, and are not read for a check.
 
         Raises CheckpointError, and keeps the old weights, if files cannot be read or do not have the fingerprint, if names
         or shapes differ from those of the engine's model, or if a value is not finite in the engine's dtype. vLLM's reload
         is not atomic: if it fails after these checks, HalfSwappedError ends the process.
         """
-        _check_fingerprint(folder, expected_fingerprint)
-        self._check(folder)
+        if not is_known:
+            _check_fingerprint(folder, expected_fingerprint)
+        self._check(folder, is_finite=is_finite)
         try:
             self._reload(folder)
         except BaseException as error:
@@ -271,7 +287,7 @@ class Engine:
                 on_finished(len(outputs))
         return sorted(outputs, key=lambda output: int(output.request_id))
 
-    def _check(self, folder: Path) -> None:
+    def _check(self, folder: Path, *, is_finite: bool) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
         try:
             shapes = self._read_shapes(folder)
@@ -279,7 +295,8 @@ class Engine:
                 raise CheckpointError(
                     f"checkpoint {folder} does not fit the engine's model: {self._describe_misfit(shapes)}"
                 )
-            bad_name = next((name for name, tensor in self._read_tensors(folder) if not self._is_finite(tensor)), None)
+            tensors = () if is_finite else self._read_tensors(folder)
+            bad_name = next((name for name, tensor in tensors if not self._is_finite(tensor)), None)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
         if bad_name is not None:

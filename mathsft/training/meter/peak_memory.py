@@ -18,7 +18,7 @@ _FP32_BYTES = 4
 
 
 def predicted_peak(
-    base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device
+    base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device, *, offload: bool = False
 ) -> Memory | None:
     """Return the memory at the peak of a step with this largest micro-batch, or None for a model of another kind."""
     sizes, weight_bytes = dimensions_of(base.model), sum(weight.nbytes for weight in base.weights.values())
@@ -27,7 +27,7 @@ def predicted_peak(
     model = ModelSize(sum(weight.numel() for weight in base.model.parameters()), weight_bytes, sizes)
     device_type: Literal["cpu", "cuda"] = "cpu" if device.type == "cpu" else "cuda"
     size = micro_batch_size(sizes, micro_batch, base.attention, DTYPES[training.precision])
-    memory = step_memory(model, size, training, device_type)
+    memory = step_memory(model, size, training, device_type, offload=offload)
     if memory is None or device_type == "cuda":
         return memory
     return replace(memory, weights=memory.weights + weight_bytes)  # the base weights are in the same memory
