@@ -17,7 +17,6 @@ from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import Experiment
-from mathsft.data.examples import load_template
 from mathsft.data.model_check import check_model
 from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
@@ -25,6 +24,7 @@ from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
 from mathsft.layout import StudyLayout
+from mathsft.prompts.request import request_template
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
 from mathsft.store.study_store import StudyStore
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 ALL_SETTINGS = ("",)
 """The prefix of all settings."""
-SCORE_SETTINGS = ("model.", "data.", "prompt.", "evaluation.")
+SCORE_SETTINGS = ("task", "model.", "data.", "prompt.", "evaluation.")
 """Prefixes of the settings that must be the same for all scores in one store."""
 
 
@@ -62,7 +62,7 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
     log_to(layout.log("driver"))
     _check_name(layout.root)
     local = with_local_model(loaded.experiment, heartbeat)
-    load_template(local.prompt.template)
+    request_template(local.prompt)
     with heartbeat.during("reading the problems"):
         data = checked_data(local, machine)
         check_data(store, data.pools, local.data.source)
@@ -79,7 +79,7 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
 
 def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
     """Return the data; raise UserError if the base model, a local folder, cannot be trained or served on them."""
-    data = load_data(experiment.data)
+    data = load_data(experiment.data, experiment.task)
     problems = [problem for pool in data.pools.values() for problem in pool]
     check_model(Path(experiment.model.path), experiment, problems, on_cpu=not machine.cuda)
     return data

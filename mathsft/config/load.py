@@ -22,11 +22,11 @@ Leaf: TypeAlias = Scalar | list[Scalar] | None
 
 PRECISION, AUTO = "training.precision", "auto"
 
-_FREE = ("sampler.arguments.", "pruner.arguments.")
-"""Prefixes of names that Optuna defines and the schema does not."""
+_FREE = ("sampler.arguments.", "pruner.arguments.", "prompt.chat_arguments.")
+"""Prefixes of names that Optuna or a chat template defines and the schema does not."""
 _OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
 """Settings that define a trial's value. Values computed under different ones cannot be compared."""
-_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
+_SHARED_BY_RUNS = ("task", "model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
 """Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
 _NOT_IDENTITY = (
     "experiment",

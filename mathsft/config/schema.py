@@ -13,6 +13,9 @@ Scalar: TypeAlias = bool | int | float | str
 
 _Number = TypeVar("_Number", int, float)
 
+TaskName: TypeAlias = Literal["math", "exact_match"]
+"""The tasks; Experiment.task defines them."""
+
 FormatRule: TypeAlias = Literal["lenient", "strict"]
 """The format rules by which responses are counted; EvaluationSettings.format_rule defines them."""
 
@@ -60,8 +63,38 @@ class DataSettings(Settings):
 
 
 class PromptSettings(Settings):
+    """How a problem is put to the model, and how a response gives its answer."""
+
     template: str = "r1_zero"
-    """The prompt template: "r1_zero", "short", or a text file that contains {problem}."""
+    """How the prompt is written. "r1_zero", "short" and "boxed": texts that are shipped. A text file that contains
+    {problem}: a text of your own. "chat": a user's message in the chat template of the model's tokenizer."""
+    answer: Literal["tags", "boxed"] = "tags"
+    """How a response gives its answer. tags: `… </think> <answer> 42 </answer>`, as r1_zero and short ask; generation stops
+    there. boxed: the last `\\boxed{42}`, as the text boxed asks."""
+    message: str | None = Field(None, min_length=1)
+    """The user's message in a chat: a text that contains {problem}. null: the problem, and a sentence that asks for the
+    format of prompt.answer."""
+    system: str | None = Field(None, min_length=1)
+    """The system prompt of a chat. null: none but what the chat template writes by itself."""
+    chat_arguments: dict[str, Scalar] = {}
+    """Arguments of the chat template, such as enable_thinking: false."""
+
+    @model_validator(mode="after")
+    def _chat_has_a_chat_template(self) -> Self:
+        if self.message is not None and self.message.count("{problem}") != 1:
+            raise ValueError(f"message contains {{problem}} {self.message.count('{problem}')} times; write it exactly once")
+        given = {"message": self.message, "system": self.system, "chat_arguments": self.chat_arguments}
+        unused = [name for name, value in given.items() if value]
+        if unused and self.template != "chat":
+            raise ValueError(f"{', '.join(unused)}: used in a chat only; set template to chat, or remove it")
+        if (self.template == "boxed" and self.answer == "tags") or (
+            self.template in ("r1_zero", "short") and self.answer == "boxed"
+        ):
+            raise ValueError(
+                f"template {self.template} asks for another format than answer = {self.answer}; set answer to "
+                f"{'boxed' if self.answer == 'tags' else 'tags'}, or choose another template"
+            )
+        return self
 
 
 class TrainingSettings(Settings):
@@ -103,11 +136,9 @@ class EvaluationSettings(Settings):
     """Responses per problem; more than one needs a temperature above 0. More problems are worth more than more samples."""
     max_tokens: int = Field(1024, ge=1)
     """Longest response in tokens. A longer response is truncated and counts as incomplete, not as correct."""
-    stop: tuple[str, ...] = ("</answer>",)
-    """Strings that end a response. The response includes them."""
     format_rule: FormatRule = "lenient"
-    """The format that a correct response must have. lenient: any white space between </think> and <answer>. strict: exactly
-    one space, as in published results; set it to compare with those. Both verdicts are stored."""
+    """The format that a correct response in tags must have. lenient: any white space between </think> and <answer>. strict:
+    exactly one space, as in published results; set it to compare with those. Both verdicts are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the vLLM engine. auto: bf16 on CUDA; fp32 on a CPU, so that greedy output does not depend on the
     batch."""
@@ -131,11 +162,23 @@ class EvaluationSettings(Settings):
 class Experiment(Settings):
     """The settings that all runs share, except for their overrides."""
 
+    task: TaskName = "math"
+    """What a row means, and which answers are right. math: rows as those of MATH or GSM8K, answers by value. exact_match:
+    rows with a problem (or question) and an answer, perhaps a solution; answers are the same text."""
     model: ModelSettings
     data: DataSettings
     prompt: PromptSettings = PromptSettings()
     training: TrainingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _strict_rule_is_of_tags(self) -> Self:
+        if self.evaluation.format_rule == "strict" and self.prompt.answer != "tags":
+            raise ValueError(
+                f"evaluation.format_rule = strict is a rule for tags, but prompt.answer = {self.prompt.answer}; "
+                "set format_rule to lenient"
+            )
+        return self
 
 
 class _NumberRange(Settings, Generic[_Number]):

@@ -16,13 +16,13 @@ from typing import Any
 import platformdirs
 from blake3 import blake3
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""The files to download from the hub: configuration, weights and tokenizer, but neither code nor pickles."""
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""The files to download from the hub: configuration, weights, tokenizer and chat template, but neither code nor pickles."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """A model folder needs one of these files."""

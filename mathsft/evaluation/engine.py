@@ -169,10 +169,13 @@ class Engine:
         self,
         prompts_ids: Sequence[Sequence[int]],
         sampling: EvaluationSettings,
+        stop: Sequence[str] = (),
+        end_ids: Sequence[int] = (),
         on_finished: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Generation]:
         """Return num_samples responses for each prompt (token ids), in the order of the prompts.
 
+        A response ends after one of the strings in stop, with one of the tokens in end_ids, or with an EOS of the model.
         The seed of a sampled response follows from the index of its prompt and its index among the prompt's samples. Prompts
         must be shorter than max_model_len; a response is cut where prompt and response together reach max_model_len.
         on_finished is called after each response, with the number of finished responses.
@@ -187,7 +190,8 @@ class Engine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                stop=list(sampling.stop),
+                stop=list(stop),
+                stop_token_ids=list(end_ids),
                 include_stop_str_in_output=True,
                 seed=derive_seed(sampling.seed, place, sample) if sampling.temperature > 0 else None,
                 extra_args={ROW: row},

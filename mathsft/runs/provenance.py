@@ -14,10 +14,10 @@ from typing import Any
 
 from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
-from mathsft.data.examples import load_template
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
 from mathsft.errors import UserError
+from mathsft.prompts.request import prompt_identity
 from mathsft.records import Provenance, Run
 from mathsft.store.study_store import Notification, StudyStore
 
@@ -47,7 +47,7 @@ class ProvenanceRecorder:
             run=run.name,
             settings=flatten(run.experiment),
             seed=run.seed,
-            prompt_hash=_hash(load_template(run.experiment.prompt.template)),
+            prompt_hash=_hash(prompt_identity(run.experiment.prompt)),
             **self._shared_fields,
         )
 

@@ -22,11 +22,12 @@ from transformers import AutoTokenizer
 from mathsft.config.schema import Experiment
 from mathsft.costs import Memory, Stopwatch, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
-from mathsft.data.examples import Encoded, check_ids, load_template
+from mathsft.data.examples import Encoded, check_ids
 from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.footprint import full_state_bytes
+from mathsft.prompts.renderer import make_renderer
 from mathsft.publication import stamps_of
 from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
 from mathsft.training.batching.microbatches import common_prefix
@@ -296,13 +297,13 @@ class Trainer:
     def _encode(self, experiment: Experiment, stopwatch: Stopwatch) -> tuple[str, Encoded]:
         """Return the content_key and the encoded training examples; reuse those of the last call for the same settings."""
         max_length_tokens = experiment.training.max_length_tokens
-        key = (experiment.data, experiment.prompt, max_length_tokens)
+        key = (experiment.task, experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
             with stopwatch.during("encode_seconds"):
-                problems = load_pools(experiment.data)["train"]
-                template = load_template(experiment.prompt.template)
-                examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
-                encoded = encode_cached(examples_key, problems, self._tokenizer, template, max_length_tokens)
+                problems = load_pools(experiment.data, experiment.task)["train"]
+                renderer = make_renderer(experiment.prompt, self._tokenizer)
+                examples_key = content_key(problems, renderer, max_length_tokens, self._base.folder)
+                encoded = encode_cached(examples_key, problems, renderer, max_length_tokens)
             if not encoded.examples:
                 raise UserError(
                     f"data.source: {experiment.data.source} leaves no problem to train on; add more problems to it"

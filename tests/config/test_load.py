@@ -146,3 +146,11 @@ def test_numbers_and_words_are_read_as_they_are_meant(write: Callable[..., Path]
         assert load_settings("mine", None, [f"training.learning_rate={text}"]).experiment.training.learning_rate == 1e-5
     for text in ("off", "no", "2026-11-22", "1:30", "a/b#c.jsonl"):  # a bool, a date and a number in YAML 1.1
         assert load_settings("mine", None, [f"data.source={text}"]).experiment.data.source == text
+
+
+def test_arguments_of_a_chat_template_are_set_by_name() -> None:
+    given = ["prompt.template=chat", "prompt.answer=boxed", "prompt.chat_arguments.enable_thinking=false"]
+    loaded = load_settings("quickstart", None, given)
+    assert loaded.experiment.prompt.chat_arguments == {"enable_thinking": False}
+    assert loaded.overrides["prompt.chat_arguments.enable_thinking"] is False
+    assert apply_overrides(loaded.experiment, loaded.overrides) == loaded.experiment

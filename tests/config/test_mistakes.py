@@ -241,7 +241,15 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("num_trials=many", "--set: num_trials: expected a whole number, got 'many'"),
         ("training.learning_rate=-1", "--set: training.learning_rate: must be above 0, got -1"),
         ("data.source=[", "--set: data.source: [: not valid YAML: expected the node content, but found '<stream end>'"),
-        ("evaluation.stop=[a]", "--set: evaluation.stop: cannot be set to ['a'] by name; write it in the experiment's file"),
+        ("training.beta1=[1]", "--set: training.beta1: cannot be set to [1] by name; write it in the experiment's file"),
+        ("evaluation.stop=x", "--set: evaluation.stop: follows from prompt.answer now; remove it"),
+        ("prompt.system=x", "--set: prompt: system: used in a chat only; set template to chat, or remove it"),
+        (
+            "prompt.template=boxed",
+            "--set: prompt: template boxed asks for another format than answer = tags; set answer to boxed, or choose "
+            "another template",
+        ),
+        ("prompt.message=So?", "--set: prompt: message contains {problem} 0 times; write it exactly once"),
         (
             "evaluation.num_samples=4",
             "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response every time; set temperature "

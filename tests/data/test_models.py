@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data import models
 from mathsft.data.models import fingerprint, progress_text, resolve_model
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from taught import (
     teach,
     write_experiment,
 )
+from toy_task import score_of_exact_match
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings
@@ -58,6 +59,7 @@ def run_checks(folder: Path) -> None:
         "num_positions": NUM_POSITIONS,
         "head sizes": supported_head_sizes(),
         "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
+        "exact match": score_of_exact_match(folder / "toy"),
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
@@ -122,7 +124,7 @@ def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     report["sampled with another seed"] = texts(SAMPLED.model_copy(update={"seed": 2}))
     report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, SAMPLED)]
     finished: list[int] = []
-    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), finished.append)
+    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), on_finished=finished.append)
     report["sampled three times"], report["finished"] = [one.text for one in three_times], finished
     engine.close()
     return report

@@ -306,6 +306,16 @@ def test_transformers_and_vllm_generate_the_same_from_the_exported_folder(report
     assert len({tuple(tokens) for tokens in said["vllm"]}) >= 12, "answers differ from problem to problem"
 
 
+@pytest.mark.slow
+def test_another_task_in_a_chat_with_boxed_answers_is_learned_and_scored(report: dict[str, Any]) -> None:
+    seen = report["exact match"]
+    assert seen["score"]["counts"]["correct"] >= 20, "of 24"
+    for response in seen["responses"]:
+        body, category = response["verdict"]["body"], response["verdict"]["category"]
+        assert category != "correct" or response["text"] == rf"\boxed{{{body}}}", "the response ends with its turn"
+    assert {response["verdict"]["body"] for response in seen["responses"]} >= {"yes", "no"}
+
+
 def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mathsft.evaluation.engine import Engine
 

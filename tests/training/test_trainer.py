@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.config.schema import Scalar, TrainingSettings
-from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
@@ -206,8 +205,7 @@ def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
     folder = settings.layout.root / checkpoint.path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     problem = load_pools(settings.experiment.data)["train"][0]
-    prompt = render_prompt(load_template("short"), problem.problem)
-    text = f"{prompt} {problem.solution} </think> <answer> {problem.answer} </answer>"
+    text = f"User: {problem.problem}\nAssistant: <think> {problem.solution} </think> <answer> {problem.answer} </answer>"
     with torch.no_grad():
         next_token = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].argmax()
     assert next_token == tokenizer.eos_token_id
