@@ -31,7 +31,7 @@ from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import installed_versions
 from mathsft.store.lock import lock_holder
-from mathsft.store.schema import HEAD
+from mathsft.store.revisions import HEAD
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
 from mathsft.workers.capacity import CPU_EVALUATOR_BYTES, CPU_TRAINER_BYTES
