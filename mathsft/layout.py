@@ -96,6 +96,13 @@ class StudyLayout:
         """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
 
+    base_weights = _Inside("base-weights")
+    """The folder of the base model's published weights, to which the study's adapters belong."""
+
+    def export(self, run: str) -> Path:
+        """Return the folder to which a run's weights are exported if the user names none."""
+        return self.root / "exports" / run
+
     engine_checks = _Inside("engine-check")
     """The folder of the checkpoints with which the engine is checked."""
 

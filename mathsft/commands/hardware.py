@@ -58,7 +58,7 @@ def known_size(path: str) -> ModelSize | None:
     """Return the sizes of a model that is on this machine or that a shipped experiment names; None for others."""
     if path == SHIPPED_MODEL:
         dimensions = Dimensions(SimpleNamespace(**_SHIPPED_CONFIG))
-        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions)
+        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions, dimensions.linears)
     return None if is_on_hub_only(path) else model_size(resolve_model(path))
 
 
@@ -75,7 +75,7 @@ def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
     purposes: tuple[tuple[Purpose, int | None], ...] = (("study", None), ("final", loaded.study.final.ranks))
     for purpose, ranks in purposes:
         try:
-            placement = place(machine, experiment, layout, purpose, ranks, model=model)
+            placement = place(machine, experiment, layout, purpose, ranks, model=model, search=loaded.study.search)
         except UserError as error:
             placed[purpose], exit_code = [f"does not fit: {error}"], USER_ERROR
         else:

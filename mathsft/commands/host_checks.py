@@ -155,8 +155,8 @@ def found_data(context: CommandContext, local: Experiment | None) -> str:
 def found_placement(context: CommandContext, local: Experiment) -> tuple[str, Footprint]:
     """Return where the workers of study and final run work, and the predicted disk and memory."""
     machine, layout, config = context.machine, context.layout, context.loaded.study
-    study = placement_for(machine, local, layout, "study")
-    final = placement_for(machine, local, layout, "final", config.final.ranks)
+    study = placement_for(machine, local, layout, "study", search=config.search)
+    final = placement_for(machine, local, layout, "final", config.final.ranks, config.search)
     predicted = footprint(
         config, local, Path(local.model.path), study.evaluators[0].settings.worker_device, len(study.trainers)
     )

@@ -36,8 +36,8 @@ def predicted(context: CommandContext, store: StudyStore | None) -> Prediction:
     experiment = with_local_model(context.loaded.experiment, context.heartbeat)
     data = checked_data(experiment, machine)
     pools, num_samples = data.pools, experiment.evaluation.num_samples
-    placement = placement_for(machine, experiment, layout, "study")
-    final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
+    placement = placement_for(machine, experiment, layout, "study", search=config.search)
+    final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks, config.search)
     costs, basis = _costs(context, experiment, placement.trainers[0], pools, store)
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
     worker_device = placement.evaluators[0].settings.worker_device

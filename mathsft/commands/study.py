@@ -108,6 +108,7 @@ def _dry_run(context: CommandContext) -> int:
     for name, value in (
         ("model", f"{experiment.model.path} ({taken.num_parameters / 1e6:,.1f} M parameters)"),
         ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
+        *([("trained", f"at most {taken.num_trained:,} parameters")] if taken.num_trained < taken.num_parameters else []),
         ("searched", ", ".join(loaded.study.search)),
         ("devices", prediction.placement.description),
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),

@@ -99,15 +99,15 @@ class Evaluator:
             solved=objective.solved(responses),
         )
 
-    def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
-        """Load the base weights, then changed weights, then the base weights again, and compare each with the trainer.
+    def check_engine(self, base: Checkpoint, *others: Checkpoint) -> EngineCheck:
+        """Load the base weights, then the others, then the base weights again, and compare each with the trainer.
 
         Raises UserError if vLLM does not support this kind of model: it computes another function, or it keeps old weights
         after a swap.
         """
         started, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
-        for checkpoint in (base, changed, base):
+        for checkpoint in (base, *others, base):
             try:
                 engine = self._engine_with(checkpoint, experiment)
             except HalfSwappedError as error:
@@ -153,7 +153,7 @@ class Evaluator:
         if engine is not None:
             if engine.loaded_fingerprint == checkpoint.fingerprint:
                 return engine
-            if self._settings.experiment.evaluation.load == "swap":
+            if self._settings.experiment.evaluation.load == "swap" and engine.accepts(folder):
                 engine.swap(folder, checkpoint.fingerprint)
                 return engine
             self._engine = None
@@ -164,7 +164,8 @@ class Evaluator:
         room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
         check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
         max_model_len = max(room_tokens, check_tokens)
-        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.worker_device, max_model_len)
+        worker_device, base_folder = self._settings.worker_device, self._layout.base_weights
+        self._engine = Engine(folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder)
         return self._engine
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
 from mathsft.data.examples import load_template
-from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
+from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError
 from mathsft.records import Provenance, Run
 from mathsft.store.study_store import Notification, StudyStore

@@ -134,7 +134,7 @@ def _fit_training(
         if fit.peak_bytes <= usable:
             return fit
     # Of a model of another kind only what it holds between its steps is known.
-    needed = min((fit.peak_bytes for fit in ways), default=held_bytes(model.num_parameters, training.precision) // num_ranks)
+    needed = min((fit.peak_bytes for fit in ways), default=held_bytes(model, training) // num_ranks)
     if needed <= usable:
         return None
     smallest = min(devices, key=lambda device: device.free_memory_bytes or 0)
@@ -180,8 +180,8 @@ def host_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_
     A trainer keeps the base weights there. It also holds a full state on its way to disk, or all of a parked run. A rank
     loads the model in fp32 and copies it before it is sharded, and rank 0 gathers the full state.
     """
-    num_parameters, state = model.num_parameters, full_state_bytes(model.num_parameters)
-    parked = held_bytes(num_parameters, experiment.training.precision) if is_parked else 0
+    num_parameters, state = model.num_parameters, full_state_bytes(model.num_trained(experiment.training))
+    parked = held_bytes(model, experiment.training) if is_parked else 0
     process = TRAINER_HOST_BYTES + model.weight_bytes
     if num_ranks > 1:
         return EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state

@@ -1,10 +1,11 @@
 """Decides which worker runs on which device, and all settings that follow from the device; a pure function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.config.schema import EvaluationSettings, Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
@@ -85,12 +86,14 @@ def place(
     *,
     model: ModelSize | None = None,
     memory_is_short: bool = False,
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
     If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     `model` has the sizes from which the memory of CUDA devices and of their host is planned; without it all is taken to fit.
+    `search` may let runs train other weights than the experiment's own; memory is planned for the largest.
     Raises UserError if no CUDA device can be used, if there are not enough for the ranks, or if memory is too small.
     """
     max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
@@ -98,7 +101,8 @@ def place(
         raise UserError("; ".join(machine.refused_devices))
     if not machine.cuda:
         num_ranks = 1 if purpose == "study" else ranks or 1
-        return _place_on_cpu(machine, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
+        placement = _place_on_cpu(machine, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
+        return _with_methods(placement, methods(experiment.training, search))
     num_free = max(1, len(machine.cuda) - 1)
     if purpose == "final" and ranks is not None and ranks > num_free:
         raise UserError(
@@ -108,7 +112,7 @@ def place(
     num_trainers, num_ranks = (num_free, 1) if purpose == "study" else (1, ranks or num_free)
     plan = plan_memory(
         machine,
-        _with_precision(experiment, machine),
+        _with_training(_with_precision(experiment, machine), search),
         model,
         num_trainers,
         num_ranks,
@@ -119,7 +123,30 @@ def place(
         raise UserError(
             f"final.ranks: {ranks}, but host memory has room for {plan.num_ranks}; lower it, or free some memory"
         )
-    return _place_on_cuda(machine, experiment, layout, max_unscored, plan)
+    placement = _place_on_cuda(machine, experiment, layout, max_unscored, plan, request_rank(experiment, search))
+    return _with_methods(placement, methods(experiment.training, search))
+
+
+def request_rank(experiment: Experiment, search: Mapping[str, SearchRange]) -> int:
+    """Return the largest rank of the study's adapters if vLLM can serve all of its checkpoints as LoRA requests, else 0.
+
+    It cannot swap all weights of an engine that serves requests, and it refuses DoRA.
+    """
+    largest = heaviest(experiment.training, search)
+    as_requests = largest.method == "lora" and not largest.lora.dora and experiment.evaluation.load == "swap"
+    return largest.lora.rank if as_requests else 0
+
+
+def _with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
+    def changed(specs: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+        return tuple(replace(spec, settings=replace(spec.settings, methods=methods)) for spec in specs)
+
+    return replace(placement, trainers=changed(placement.trainers), evaluators=changed(placement.evaluators))
+
+
+def _with_training(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
+    """Return the experiment with the training settings that need the most memory."""
+    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
 
 
 def engine_dtype(evaluation: EvaluationSettings, machine: Machine) -> EngineDtype:
@@ -174,7 +201,12 @@ def _place_on_cpu(
 
 
 def _place_on_cuda(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, plan: MemoryPlan
+    machine: Machine,
+    experiment: Experiment,
+    layout: StudyLayout,
+    max_unscored: int,
+    plan: MemoryPlan,
+    max_request_rank: int,
 ) -> Placement:
     """The evaluator has the last device; trainers have the first ones, or the same one if it is the only one."""
     names, num_ranks = [device.name for device in machine.cuda], plan.num_ranks
@@ -188,6 +220,7 @@ def _place_on_cuda(
         budget_tokens=plan.fit.budget_tokens if plan.fit else None,
         gradient_checkpointing=plan.fit is not None and plan.fit.gradient_checkpointing,
         cache_bytes=plan.cache_bytes,
+        max_request_rank=max_request_rank,
     )
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
     trainer_env = CUDA_TRAINER_ENV | {"OMP_NUM_THREADS": str(num_threads)}

@@ -75,7 +75,7 @@ def supported_head_sizes() -> list[int]:
 
 
 def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.evaluation.engine import Engine
 
     references, models = {}, {}
@@ -258,7 +258,7 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     """Return the checkpoint of a published folder as the trainer would."""
     import torch
 
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.training.logprob_check import make_logprob_check
     from mathsft.training.state import load_base
 
