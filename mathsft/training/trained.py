@@ -66,6 +66,8 @@ def choose_trained(base: BaseModel, training: TrainingSettings, dtype: torch.dty
     for name, module in [*base.model.named_modules()]:
         if isinstance(module, LoraLayer):
             base.model.set_submodule(name, module.get_base_layer())
+    if hasattr(base.model, "peft_config"):  # peft's note about the adapters in a model
+        del base.model.peft_config
     if training.method == "lora":
         return _AdapterWeights(base, training.lora, dtype, seed)
     return _AllWeights(base)
@@ -170,7 +172,8 @@ class _AdapterWeights:
         def write(partial: Path) -> None:
             partial.mkdir(parents=True)
             tensors = {name: tensor.contiguous() for name, tensor in published.items()}
-            save_file(tensors, partial / ADAPTER_FILE, {"format": "pt", BASE_FINGERPRINT: base_fingerprint})
+            # One entry only: safetensors writes several in an order that differs each time.
+            save_file(tensors, partial / ADAPTER_FILE, {BASE_FINGERPRINT: base_fingerprint})
             text = json.dumps(config, indent=2, sort_keys=True, default=str)
             (partial / ADAPTER_CONFIG).write_text(f"{text}\n", encoding="utf-8")
 
