@@ -10,6 +10,7 @@ from mathsft import formats
 from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
+from mathsft.commands.method_note import method_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.stores import locked_store
 from mathsft.config.load import identity
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     console, layout = context.console, context.layout
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
+    if note := method_note(context.loaded, is_search=False):
+        console.print(note, markup=False)
     no_winner = UserError(no_winner_message(context.loaded, settings_options(arguments, context.machine)))
     if arguments.from_best and not layout.database.exists():
         raise no_winner

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from adapted import check_adapters, train_adapters
 from exported import answers_of_export
 from taught import (
     BAD_CHECKPOINTS,
@@ -54,10 +55,12 @@ def run_checks(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    adapted = train_adapters(folder / "adapted", HARDWARE)  # first: vLLM changes its process
     report = {
         "num_positions": NUM_POSITIONS,
         "head sizes": supported_head_sizes(),
-        "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
+        "export": answers_of_export(folder / "export"),  # it trains, too
+        "adapters": check_adapters(*adapted),
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
