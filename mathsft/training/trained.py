@@ -163,7 +163,7 @@ class _AdapterWeights:
         base_fingerprint = base_copy.published(self._base)
         # The path of a local model says nothing on another computer.
         config = {
-            **self._config.to_dict(),  # type: ignore[no-untyped-call]
+            **self._config.to_dict(),
             "inference_mode": True,
             "base_model_name_or_path": hub_id(model_path),
         }

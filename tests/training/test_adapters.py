@@ -14,15 +14,19 @@ from mathsft.config.schema import LoraSettings, TrainingSettings
 from mathsft.data.weight_tensors import AdaptedWeights, weights_in, write_merged
 from mathsft.data.weights import ADAPTER_CONFIG, ADAPTER_FILE, fingerprint
 from mathsft.errors import CheckpointError, UserError
+from mathsft.footprint import activation_bytes
 from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.batching.microbatches import common_prefix
+from mathsft.training.meter.peak_memory import micro_batch_size
 from mathsft.training.model.attention import EAGER, TREE
+from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.state import load_base
 from mathsft.training.step import TrainingStep
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_run
 from tests.training.conftest import MakeModel, MakeSettings
 from tests.training.gradients import random_batch
+from tests.training.meter.test_peak_memory import kept_bytes
 from tests.training.published import curve
 from tests.training.settled import Trainer
 
@@ -249,6 +253,27 @@ def test_a_run_in_bf16_trains_fp32_adapters_beside_frozen_bf16_weights(
     full = trainer.advance(make_run("trial-1", plan=make_plan(40)), 1).costs.predicted_memory
     assert predicted is not None and full is not None
     assert predicted.optimizer < full.optimizer / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", [TREE, EAGER])
+def test_the_predicted_sizes_are_those_of_the_adapter(make_model: MakeModel, kind: str, attention: str) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "head_dim": 16}
+    base, batch = load_base(make_model(**sizes), attention), random_batch(1, prefix_tokens=20)
+    lora = LoraSettings.model_validate({"rank": 4, **KINDS[kind]})
+    training = TrainingSettings(method="lora", lora=lora, learning_rate=1e-3, batch_size=len(batch), precision="fp32")
+    step = TrainingStep(base, training, 1, CPU, common_prefix(batch))
+    assert base.size.num_trained(training) == sum(weight.numel() for weight in step.weights().values())
+    row, loss = step.largest_micro_batch(batch), MicroBatchLoss(base.model)
+    dimensions = base.size.dimensions
+    assert dimensions is not None
+    size = micro_batch_size(dimensions, row, attention, torch.float32)
+    predicted = activation_bytes(dimensions, size, training, "cpu", base.size.adapted(training))
+    of_loss = 2 * len(row.targets_N) * 64 * 4  # without a gradient of the head, which does not train
+    # What only the gradient of a layer without an adapter would need is not kept.
+    assert kept_bytes(loss, row) - of_loss < 1.06 * predicted
+    if kind != "two targets":
+        assert kept_bytes(loss, row) - of_loss > 0.85 * predicted
 
 
 def test_the_engine_check_publishes_a_pair_for_each_method(settings: WorkerSettings) -> None:
