@@ -38,9 +38,7 @@ def warm_note(loaded: Loaded, other: Mapping[str, object], study: str) -> str | 
     theirs, ours = str(other.get(METHOD, "full")), loaded.experiment.training.method
     if METHOD in loaded.study.search or theirs == ours:
         return None
-    return (
-        f"--warm-from {study}: its learning rates were searched with {METHOD} = {theirs}, and this study has {ours}: {_FACT}"
-    )
+    return f"--warm-from {study}: its learning rates were searched with {METHOD} = {theirs}, this study has {ours}: {_FACT}"
 
 
 def _own_method(loaded: Loaded) -> str | None:
