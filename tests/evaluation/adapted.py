@@ -99,21 +99,13 @@ def check_adapters(settings: WorkerSettings, checkpoints: dict[str, Checkpoint])
     check = [checkpoints[name] for name in ("full-base", "full-changed", "lora-base", "lora-changed")]
     evaluator = Evaluator(settings)
     report["check of both"] = asdict(evaluator.check_engine(*check))
+    report["score of merged weights"] = asdict(evaluator.score(checkpoints["A"], settings.experiment, "search", True))
     evaluator._engine.close()
-    only_adapters = replace(settings, methods=("lora",), worker_device=requesting)
-    evaluator = Evaluator(only_adapters)
+    evaluator = Evaluator(replace(settings, methods=("lora",), worker_device=requesting))
     report["check of requests"] = asdict(evaluator.check_engine(*check[2:]))
-    experiment = settings.experiment
-    score = evaluator.score(checkpoints["A"], experiment, "search", True)
-    report["score of a request"] = {**asdict(score), "costs": None}
-    # A full checkpoint, as of another study's winner, gets an engine of its own.
-    report["score of full weights"] = asdict(evaluator.score(checkpoints["full-base"], experiment, "search", False))[
-        "counts"
-    ]
-    evaluator._engine.close()
-    evaluator = Evaluator(settings)
-    score = evaluator.score(checkpoints["A"], experiment, "search", True)
-    report["score of merged weights"] = {**asdict(score), "costs": None}
+    report["score of a request"] = asdict(evaluator.score(checkpoints["A"], settings.experiment, "search", True))
+    # A full checkpoint, as of a study's winner, gets an engine of its own.
+    report["score of full weights"] = asdict(evaluator.score(check[0], settings.experiment, "search", True))
     evaluator._engine.close()
     return report
 
