@@ -23,7 +23,7 @@ from mathsft.store.study_store import StudyStore
 def run(arguments: argparse.Namespace) -> int:
     """Write the weights of one checkpoint of a run into a new folder, and print its path."""
     console, layout = open_console(), named_layout(arguments.study)
-    with store_to_read(arguments.study) as store:
+    with store_to_read(arguments.study, arguments.storage) as store:
         run = find_run(store, arguments.run)
         checkpoint = _checkpoint(store, run, layout, arguments.step)
         target = Path(arguments.to).expanduser().absolute() if arguments.to else layout.export(run.name)
