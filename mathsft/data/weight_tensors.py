@@ -7,9 +7,11 @@ model's number format; the driver runs it as a process because it must not impor
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -113,6 +115,17 @@ def weights_in(folder: Path, base_folder: Path | None) -> WholeWeights | Adapted
 def _fingerprint_of(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     """Return the folder's fingerprint; it is computed again if a file's time or size changed."""
     return fingerprint(folder)
+
+
+@contextmanager
+def model_folder_of(weights: WholeWeights | AdaptedWeights, dtype: torch.dtype) -> Iterator[Path]:
+    """Yield a Hugging Face folder with these weights: their own, or while the body runs one with the merged model."""
+    if isinstance(weights, WholeWeights):
+        yield weights.folder
+        return
+    with TemporaryDirectory(dir=weights.base.folder.parent, prefix=".merged.", suffix=".partial") as merged:
+        write_merged(weights, Path(merged), dtype)
+        yield Path(merged)
 
 
 def write_merged(weights: AdaptedWeights, target: Path, dtype: torch.dtype | None) -> None:

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
 
 from mathsft.config.schema import EvaluationSettings
-from mathsft.data.weight_tensors import AdaptedWeights, WholeWeights, weights_in, write_merged
+from mathsft.data.weight_tensors import AdaptedWeights, WholeWeights, model_folder_of, weights_in
 from mathsft.data.weights import fingerprint
 from mathsft.errors import CheckpointError, UserError
 from mathsft.evaluation.lora_requests import LoadedAdapter, request_arguments
@@ -114,7 +113,9 @@ class Engine:
         cache = {"kv_cache_memory_bytes": worker_device.cache_bytes} if worker_device.cache_bytes else {}
         self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
         packing = nullcontext() if self._packs_weights else _without_packing()
-        with ends_process(), self._start_folder(weights, model_folder) as start_folder, packing:
+        start = weights.base if self._is_request(weights) else weights
+        dtype = getattr(torch, worker_device.engine_dtype)
+        with ends_process(), packing, model_folder_of(start, dtype) as start_folder:
             self._llm = LLM(
                 model=str(start_folder),
                 dtype=worker_device.engine_dtype,
@@ -301,16 +302,6 @@ class Engine:
         """Return whether the weights are an adapter that this engine serves as a request."""
         max_rank = self._worker_device.max_request_rank
         return isinstance(weights, AdaptedWeights) and weights.adapter.rank <= max_rank and not weights.adapter.is_dora
-
-    @contextmanager
-    def _start_folder(self, weights: WholeWeights | AdaptedWeights, model_folder: Path) -> Iterator[Path]:
-        """Yield the folder of the weights with which to start; it has a merged adapter until the engine has loaded it."""
-        if isinstance(weights, WholeWeights) or self._is_request(weights):
-            yield model_folder
-            return
-        with TemporaryDirectory(dir=model_folder.parent, prefix=".merged.", suffix=".partial") as merged:
-            write_merged(weights, Path(merged), getattr(torch, self._worker_device.engine_dtype))
-            yield Path(merged)
 
     def _check(self, weights: WholeWeights | AdaptedWeights) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
