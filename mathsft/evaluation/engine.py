@@ -106,6 +106,7 @@ class Engine:
         self._worker_device, self._base_folder = worker_device, base_folder
         self._adapter: LoadedAdapter | None = None
         weights = weights_in(folder, base_folder)
+        shapes = weights.shapes()  # an adapter that does not fit is refused here
         model_folder = folder if isinstance(weights, WholeWeights) else weights.base.folder
         on_cpu = worker_device.device == "cpu"
         config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
@@ -147,7 +148,7 @@ class Engine:
         # vLLM takes a tied head from the embedding and ignores it in a checkpoint, so a checkpoint may or may not have it.
         tied = getattr(self._llm.llm_engine.model_config.hf_config, "tie_word_embeddings", False)
         self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
-        self._shapes = self._known(weights.shapes())
+        self._shapes = self._known(shapes)
         self._served_base = fingerprint(model_folder)
         """Hash of the weights beside which adapters are served as requests."""
         if self._is_request(weights):
