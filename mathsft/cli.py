@@ -48,7 +48,14 @@ def main(argv: Sequence[str]) -> int:
     report = commands.add_parser("report", help="write a study's report again from its database")
     _add_settings_options(report)
     _add_show(commands)
-    replay = commands.add_parser("replay", help="train a recorded run again and compare; the records do not change")
+    replay = commands.add_parser(
+        "replay",
+        help="train a recorded run again and compare; the records do not change",
+        description="Train and score a recorded run again, and compare losses, weights and responses with the record, which "
+        "does not change. On a CPU with the same packages, processor and threads everything must agree to the bit. On CUDA "
+        "devices that is not promised: the command counts what agrees.",
+        epilog="Exit codes: 0 if all agrees to the bit, else 1.",
+    )
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
     _add_storage_option(replay)

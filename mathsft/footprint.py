@@ -153,19 +153,25 @@ class MicroBatchSize:
 
 @dataclass(frozen=True)
 class Fit:
-    """A token budget and gradient checkpointing, with the predicted memory at the peak of a step."""
+    """A way to train: token budget, checkpointing and offload, with the predicted memory at the peak on the device."""
 
     budget_tokens: int
     gradient_checkpointing: bool
     peak_bytes: int
+    offload: bool = False
+    """Master weights and moments are in host memory."""
 
 
 # ---- a training step
 
 
-def chunk_tokens(vocabulary_size: int) -> int:
-    """Return the number of tokens whose logits exist at the same time."""
-    return max(1, CHUNK_LOGITS // vocabulary_size)
+def chunk_tokens(vocabulary_size: int, num_targets: int) -> int:
+    """Return the number of tokens whose logits exist at the same time: that of the fewest, evenly filled chunks.
+
+    A chunk of few tokens would be slow, because each one passes over the head's gradient.
+    """
+    num_chunks = -(-num_targets // max(1, CHUNK_LOGITS // vocabulary_size))
+    return max(1, -(-num_targets // max(1, num_chunks)))
 
 
 def block_tokens(vocabulary_size: int, device: str) -> int:
@@ -174,20 +180,30 @@ def block_tokens(vocabulary_size: int, device: str) -> int:
 
 
 def step_memory(
-    model: ModelSize, size: MicroBatchSize, training: TrainingSettings, device: DeviceType, num_ranks: int = 1
+    model: ModelSize,
+    size: MicroBatchSize,
+    training: TrainingSettings,
+    device: DeviceType,
+    num_ranks: int = 1,
+    *,
+    offload: bool = False,
 ) -> Memory | None:
     """Return one rank's memory at the peak of a step with this largest micro-batch, or None for a model of another kind.
 
     The base model's own weights, which stay on the host, are not included. Several ranks shard weights, gradients and
     moments, and gather what is outside of layers (embedding, head) and two layers: the one that computes and the next.
-    Source: torch.distributed.fsdp.fully_shard.
+    Source: torch.distributed.fsdp.fully_shard. With offload, master weights and moments are in host memory, and each
+    parameter's gradient is collected at once; its second possible peak is the logprob check, which copies the weights.
     """
     sizes, item_bytes = model.dimensions, ITEM_BYTES[training.precision]
     if sizes is None:
         return None
     num_trained, trains_all = model.num_trained(training), training.method == "full"
     gradients, optimizer = (num_trained * count // num_ranks for count in (_GRADIENT_BYTES, _MOMENTS_BYTES))
-    if num_ranks == 1:
+    if offload:
+        frozen = 0 if trains_all else model.num_parameters
+        weights, optimizer, computed_gradients = (num_trained + frozen) * item_bytes, 0, 0
+    elif num_ranks == 1:
         weights = held_bytes(model, training) - gradients - optimizer
         computed_gradients = num_trained * item_bytes
     else:
@@ -198,6 +214,8 @@ def step_memory(
         computed_gradients = (outside if trains_all else num_trained) * (item_bytes + _FP32_BYTES)
     activations = activation_bytes(sizes, size, training, device, model.adapted(training))
     logits = loss_bytes(sizes, size.num_targets, item_bytes, device, trains_head=trains_all)
+    if offload and weights > activations + logits:
+        return Memory(2 * weights, gradients, optimizer, activations=0, logits=0)
     if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
         return Memory(weights, gradients + computed_gradients, optimizer, activations=0, logits=0)
     return Memory(weights, gradients, optimizer, activations, logits)
@@ -237,7 +255,7 @@ def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str
     there is also the sum of these gradients, in fp32.
     """
     vocabulary_size = sizes.vocabulary_size
-    num_chunk_tokens = min(num_targets, chunk_tokens(vocabulary_size))
+    num_chunk_tokens = chunk_tokens(vocabulary_size, num_targets)
     num_block_tokens = min(num_targets, block_tokens(vocabulary_size, device))
     hidden = 2 * num_targets * sizes.hidden_size * item_bytes
     head = vocabulary_size * sizes.hidden_size if trains_head else 0
@@ -249,19 +267,23 @@ def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str
 def fits(model: ModelSize, training: TrainingSettings, num_ranks: int = 1) -> Iterator[Fit]:
     """Yield ways to take a step on a CUDA device, the fastest first: smaller budgets, then checkpointing with each budget.
 
-    A budget below the longest example saves nothing, so none is tried. All tokens of a micro-batch may be targets. Yields
-    nothing for a model whose memory cannot be predicted.
+    The last ways, for a single rank, are offload and checkpointing with each budget. A budget below the longest example
+    saves nothing, so none is tried. All tokens of a micro-batch may be targets. Yields nothing for a model whose memory
+    cannot be predicted.
     """
     longest = training.max_length_tokens
     budgets = [training.token_budget_tokens]
     while budgets[-1] // 2 >= max(longest, _LEAST_BUDGET_TOKENS):
         budgets.append(budgets[-1] // 2)
-    for checkpointing in (False, True)[training.gradient_checkpointing :]:
+    ways = [(True, False)] if training.gradient_checkpointing else [(False, False), (True, False)]
+    if num_ranks == 1:
+        ways.append((True, True))
+    for checkpointing, offload in ways:
         chosen = training.model_copy(update={"gradient_checkpointing": checkpointing})
         for budget in budgets:
-            peak = _cuda_peak(model, chosen, max(budget, longest), num_ranks)
+            peak = _cuda_peak(model, chosen, max(budget, longest), num_ranks, offload=offload)
             if peak is not None:
-                yield Fit(budget, checkpointing, peak)
+                yield Fit(budget, checkpointing, peak, offload)
 
 
 def fitting_length(model: ModelSize, training: TrainingSettings, free_bytes: int, num_ranks: int = 1) -> int | None:
@@ -275,13 +297,16 @@ def fitting_length(model: ModelSize, training: TrainingSettings, free_bytes: int
     return None
 
 
-def _cuda_peak(model: ModelSize, training: TrainingSettings, num_tokens: int, num_ranks: int) -> int | None:
+def _cuda_peak(
+    model: ModelSize, training: TrainingSettings, num_tokens: int, num_ranks: int, *, offload: bool
+) -> int | None:
     sizes = model.dimensions
     if sizes is None:
         return None
     vectors = num_tokens * (sizes.num_heads + 2 * sizes.num_key_heads)
     attention_bytes = vectors * sizes.head_dim * ITEM_BYTES[training.precision]
-    memory = step_memory(model, MicroBatchSize(num_tokens, num_tokens, attention_bytes), training, "cuda", num_ranks)
+    size = MicroBatchSize(num_tokens, num_tokens, attention_bytes)
+    memory = step_memory(model, size, training, "cuda", num_ranks, offload=offload)
     return memory.total if memory else None
 
 
@@ -291,6 +316,11 @@ def _cuda_peak(model: ModelSize, training: TrainingSettings, num_tokens: int, nu
 def full_state_bytes(num_trained: int) -> int:
     """Return the bytes of one full state, without its header of about 100 bytes per tensor."""
     return num_trained * (_WEIGHT_BYTES + _MOMENTS_BYTES)
+
+
+def offloaded_bytes(num_trained: int) -> int:
+    """Return the bytes of host memory that a run with offload holds: master weights, moments and the gradient."""
+    return num_trained * (_WEIGHT_BYTES + _MOMENTS_BYTES + _GRADIENT_BYTES)
 
 
 def checkpoint_bytes(model: ModelSize, training: TrainingSettings) -> int:

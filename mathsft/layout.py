@@ -84,6 +84,10 @@ class StudyLayout:
         """Return the folder of the run's checkpoint after an optimizer step."""
         return self.run(run) / f"step-{step:06d}"
 
+    def publication(self, run: str, step: int) -> Path:
+        """Return the file in which the trainer tells the driver that a checkpoint is published; it exists for a moment."""
+        return self.run(run) / f"published-{step:06d}.json"
+
     def responses(self, run: str, step: int, pool: str) -> Path:
         """Return the file of one score's responses. The colon in the name of a pool's slice becomes a hyphen."""
         return self.run(run) / "responses" / f"step-{step:06d}-{pool.replace(':', '-')}.jsonl"

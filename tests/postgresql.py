@@ -43,7 +43,12 @@ class Server:
 
     def _control(self, *words: str) -> None:
         server = self._server
-        pgexec("pg_ctl", ("-w", "-t", "300", "-D", str(server.pgdata), *words), bin_path=server.bin_path, user=server.system_user)
+        pgexec(
+            "pg_ctl",
+            ("-w", "-t", "300", "-D", str(server.pgdata), *words),
+            bin_path=server.bin_path,
+            user=server.system_user,
+        )
 
 
 @contextmanager

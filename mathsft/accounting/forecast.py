@@ -1,6 +1,7 @@
 """Predicts the time, disk and memory of a study by arithmetic on the costs of its parts."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,13 @@ from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerDevice
+from mathsft.workers.capacity import cpu_bytes
 from mathsft.workers.placement import Placement
 
 REPORTED = 3
 """Checkpoints of the final run that are scored on the test pool: baseline, best and last."""
 _STATES_ON_DISK = 2
 """Full states of a trainer on disk: the one that it keeps, and a new one while it is written."""
-TRAINER_PROCESS_BYTES, EVALUATOR_PROCESS_BYTES = 2**30, 9 * 2**28
-"""Memory of the processes on a CPU without the model, measured with a tiny one: libraries, small tensors, and in the
-evaluator the KV cache and the grading processes. The activations of a large model are not included."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Work:
 
     num_trials: int
     num_confirm_responses: int
+    num_finalists: int
+    """Trials in the last confirm round, the smallest one."""
     num_horizon_examples: int
     num_horizon_responses: int
 
@@ -87,7 +88,8 @@ class Footprint:
 def study_time(work: Work, costs: MeanCosts, placement: Placement) -> StudyTime:
     """Predict the time of the work that is left of a study."""
     trials = work.num_trials * _together(costs.train, costs.score, placement)
-    confirm = work.num_confirm_responses * costs.response
+    # Each finalist of a round is scored by one evaluator.
+    confirm = work.num_confirm_responses * costs.response / min(len(placement.evaluators), work.num_finalists)
     horizon_seconds = work.num_horizon_examples * costs.example, work.num_horizon_responses * costs.response
     horizon = _together(*horizon_seconds, placement)
     return StudyTime(costs.start if trials + confirm + horizon else 0.0, trials, confirm, horizon)
@@ -98,8 +100,9 @@ def final_seconds(
 ) -> float:
     """Predict the seconds of a final run; num_validation and num_test are the responses of one score on these pools."""
     scored = len({0.0, *settings.eval_points}) * num_validation * costs.response
-    # The last checkpoint is scored after training has ended.
-    after = (num_validation + REPORTED * num_test) * costs.response
+    # The last checkpoint is scored after training has ended, and then the reported ones, each by one evaluator.
+    num_rounds = math.ceil(REPORTED / len(placement.evaluators))
+    after = (num_validation + num_rounds * num_test) * costs.response
     return costs.start + _together(settings.num_examples * costs.example, scored, placement) + after
 
 
@@ -115,6 +118,7 @@ def work_left(config: StudyConfig, num_confirm: int, num_samples: int, store: St
     return Work(
         num_trials=num_trials,
         num_confirm_responses=max(0, _confirmed_problems(config, num_confirm) - num_confirmed) * num_samples,
+        num_finalists=min(1 + min(config.selection.round_trials, default=0), config.num_trials),
         num_horizon_examples=round(share_left * config.horizon.num_rates * sum(lengths)),
         num_horizon_responses=round(share_left * num_horizon * num_confirm * num_samples),
     )
@@ -133,7 +137,7 @@ def _together(train: float, score: float, placement: Placement) -> float:
     """Return the seconds of training and scoring: the longer one on several devices, the sum on one."""
     if placement.shares_device:
         return train + score
-    return max(train / placement.num_training, score)
+    return max(train / placement.num_training, score / len(placement.evaluators))
 
 
 # ---- disk and memory
@@ -181,10 +185,7 @@ def is_memory_short(
     experiment: Experiment, size: ModelSize, free_bytes: int, search: Mapping[str, SearchRange] = NOTHING_SEARCHED
 ) -> bool:
     """Return whether a trainer and an evaluator on a CPU are predicted to need more than free_bytes of memory together."""
-    training = heaviest(experiment.training, search)
-    trainer = TRAINER_PROCESS_BYTES + held_bytes(size, training) + size.weight_bytes
-    evaluator = EVALUATOR_PROCESS_BYTES + size.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
-    return free_bytes < trainer + evaluator
+    return free_bytes < cpu_bytes(experiment, size, 1, 1, heaviest(experiment.training, search))
 
 
 def model_size(folder: Path) -> ModelSize:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from mathsft.accounting.forecast import is_memory_short, model_size
 from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.opening import CommandContext
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import Experiment, SearchRange
@@ -68,7 +69,8 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
         check_data(store, data.pools, local.data.source)
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
-    placement = placement_for(machine, local, layout, purpose, loaded.study.final.ranks, loaded.study.search)
+    size = model_size(Path(local.model.path))
+    placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store)
     records = f"; records in {store.url}" if store.database.is_server else ""
     context.console.print(f"Study {loaded.study_name} in {layout.root}{records}; {placement.description}")
     for line in quality_lines(data.quality):
@@ -115,7 +117,7 @@ def observers_attached(context: CommandContext, store: StudyStore, ready: Prepar
     study, heartbeat = ready.loaded.study, context.heartbeat
     with ExitStack() as stack:
         store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
-        store.observers.append(Timekeeper(store, ready.placement.num_training))
+        store.observers.append(Timekeeper(store, ready.placement.num_training, len(ready.placement.evaluators)))
         if study.wandb.mode != "disabled":
             wandb = WandbObserver(store, context.layout, study.wandb)
             stack.callback(heartbeat.during("closing W&B")(wandb.close))

@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from mathsft import formats
-from mathsft.accounting.forecast import EVALUATOR_PROCESS_BYTES, TRAINER_PROCESS_BYTES, Footprint, footprint
-from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, placement_for, with_local_model
+from mathsft.accounting.forecast import Footprint, footprint, model_size
+from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, with_local_model
 from mathsft.commands.opening import CommandContext, layout_of, load
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import store_if_begun
@@ -33,6 +34,7 @@ from mathsft.store.lock import lock_holder
 from mathsft.store.schema import HEAD
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
+from mathsft.workers.capacity import CPU_EVALUATOR_BYTES, CPU_TRAINER_BYTES
 from mathsft.workers.machine import Machine, detect_machine
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -155,8 +157,10 @@ def found_data(context: CommandContext, local: Experiment | None) -> str:
 def found_placement(context: CommandContext, local: Experiment) -> tuple[str, Footprint]:
     """Return where the workers of study and final run work, and the predicted disk and memory."""
     machine, layout, config = context.machine, context.layout, context.loaded.study
-    study = placement_for(machine, local, layout, "study", search=config.search)
-    final = placement_for(machine, local, layout, "final", config.final.ranks, config.search)
+    size = model_size(Path(local.model.path))
+    with store_if_begun(layout, config.storage) as store:
+        study = planned_workers(machine, config, local, size, layout, "study", store)
+        final = planned_workers(machine, config, local, size, layout, "final", store)
     predicted = footprint(
         config, local, Path(local.model.path), study.evaluators[0].settings.worker_device, len(study.trainers)
     )
@@ -168,8 +172,8 @@ def found_memory(machine: Machine, needed: Footprint | None) -> str:
     free = f"{formats.rough_size(machine.free_memory_bytes)} of the host's memory are free"
     if needed is None or machine.cuda:
         return free
-    trainer = TRAINER_PROCESS_BYTES + needed.trainer_memory_bytes
-    evaluator = EVALUATOR_PROCESS_BYTES + needed.evaluator_memory_bytes
+    trainer = CPU_TRAINER_BYTES + needed.trainer_memory_bytes
+    evaluator = CPU_EVALUATOR_BYTES + needed.evaluator_memory_bytes
     taken = f"trainer {formats.rough_size(trainer)}, evaluator {formats.rough_size(evaluator)}, without activations"
     if machine.free_memory_bytes < max(trainer, evaluator):
         raise UserError(f"{free}, which is too little ({taken}): end other programs, or choose a smaller model")

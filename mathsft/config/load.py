@@ -36,6 +36,7 @@ _NOT_IDENTITY = (
     "storage",
     "horizon.",
     "final.",
+    "evaluators",
     "limits.",
     "wandb.",
     "evaluation.load",

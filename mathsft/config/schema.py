@@ -248,7 +248,7 @@ class FinalSettings(RunSettings):
     accuracy. null: no early stopping. With 1,000 validation problems, a value below 0.02 seldom ends a run."""
     ranks: int | None = Field(None, ge=1)
     """Number of processes that train the run together; each holds a share of the weights and of every batch. It changes
-    updates by rounding only. null: one per CUDA device, except for the evaluator's device; one on a CPU."""
+    updates by rounding only. null: one per CUDA device, except for the evaluators' devices; one on a CPU."""
 
 
 class Component(Settings):
@@ -341,6 +341,9 @@ class StudyConfig(Settings):
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners. It receives a trial's accuracy at each eval point; NopPruner never stops a trial."""
     horizon: HorizonSettings = HorizonSettings()
+    evaluators: int | None = Field(None, ge=1)
+    """Number of evaluators, in the study and in the final run; it changes no score. null: CUDA devices, or the cores of a
+    large CPU, are split so that training and scoring take equally long, by the study's own trials or an estimate."""
     limits: LimitSettings = LimitSettings()
     selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()

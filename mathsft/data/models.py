@@ -73,7 +73,7 @@ def _check(folder: Path, path: str) -> None:
 
 def progress_text(path: str) -> Callable[[], str]:
     """Return a function whose text describes the progress of `resolve_model` for this name."""
-    if path == "smollm2-135m" and not _smollm2_folder().is_dir():
+    if needs_conversion(path):
         return lambda: "converting SmolLM2-135M (once)"
     if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
         return lambda: f"looking at the model {path}"
@@ -96,6 +96,11 @@ def progress_text(path: str) -> Callable[[], str]:
         return f"downloading {path}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {path}"
 
     return progress
+
+
+def needs_conversion(path: str) -> bool:
+    """Return whether `resolve_model` would convert this model, which takes minutes."""
+    return path == "smollm2-135m" and not _smollm2_folder().is_dir()
 
 
 def is_on_hub_only(path: str) -> bool:

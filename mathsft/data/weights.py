@@ -9,9 +9,10 @@ from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 
 from mathsft.errors import CheckpointError
+from mathsft.publication import ADAPTER_CONFIG, weight_files
 
-ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""The files of an adapter, by the names of peft."""
+ADAPTER_FILE = "adapter_model.safetensors"
+"""The file of an adapter's tensors, by the name of peft."""
 ADAPTER_PREFIX = "base_model.model."
 """Prefix that peft gives to the names of a model's modules in an adapter's file."""
 BASE_FINGERPRINT = "base_fingerprint"
@@ -56,14 +57,12 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its *.safetensors files in the order of names.
-
-    The settings of an adapter belong to its weights: with another scaling it is another model.
-    """
-    files = sorted(folder.glob("*.safetensors"))
+    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its `weight_files`."""
+    files = weight_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} contains no *.safetensors file to fingerprint")
-    digest = blake3()  # each weight swap waits for it; BLAKE2b takes half as long as vLLM's reload
-    for path in [*files, *([folder / ADAPTER_CONFIG] if is_adapter(folder) else [])]:
+    # Scoring waits for it. Four times as fast as BLAKE2b on one core, and it uses several; the threads change no digit.
+    digest = blake3(max_threads=blake3.AUTO)
+    for path in files:
         digest.update_mmap(path)
     return digest.hexdigest(length=16)

@@ -94,15 +94,21 @@ class Engine:
         worker_device: WorkerDevice,
         max_model_len: int,
         base_folder: Path | None = None,
+        *,
+        is_known: bool = False,
     ) -> None:
-        """Start the engine. Raises CheckpointError if files cannot be read or do not have the fingerprint."""
+        """Start the engine. Raises CheckpointError if files cannot be read or do not have the fingerprint.
+
+        With is_known the files are known to have it, and are not hashed.
+        """
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise RuntimeError("the engine needs VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment of its process")
         from vllm import LLM
 
         from mathsft.evaluation.entropy import EntropyTap
 
-        _check_fingerprint(folder, expected_fingerprint)
+        if not is_known:
+            _check_fingerprint(folder, expected_fingerprint)
         self._worker_device, self._base_folder = worker_device, base_folder
         self._adapter: LoadedAdapter | None = None
         weights = weights_in(folder, base_folder)
@@ -161,16 +167,20 @@ class Engine:
         weights = weights_in(folder, self._base_folder)
         return self._is_request(weights) and weights.adapter.base_fingerprint == self._served_base
 
-    def swap(self, folder: Path, expected_fingerprint: str) -> None:
+    def swap(self, folder: Path, expected_fingerprint: str, *, is_known: bool = False, is_finite: bool = False) -> None:
         """Load the checkpoint's weights in place.
+
+        With is_known the files are known to have the fingerprint, and are not hashed; with is_finite their values are known
+        to be finite in the engine's dtype, and are not read for a check.
 
         Raises CheckpointError, and keeps the old weights, if files cannot be read or do not have the fingerprint, if names
         or shapes differ from those of the engine's model, or if a value is not finite in the engine's dtype. vLLM's reload
         is not atomic: if it fails after these checks, HalfSwappedError ends the process.
         """
-        _check_fingerprint(folder, expected_fingerprint)
+        if not is_known:
+            _check_fingerprint(folder, expected_fingerprint)
         weights = weights_in(folder, self._base_folder)
-        self._check(weights)
+        self._check(weights, is_finite=is_finite)
         try:
             self._reload(weights, expected_fingerprint)
         except BaseException as error:
@@ -304,7 +314,7 @@ class Engine:
         max_rank = self._worker_device.max_request_rank
         return isinstance(weights, AdaptedWeights) and weights.adapter.rank <= max_rank and not weights.adapter.is_dora
 
-    def _check(self, weights: WholeWeights | AdaptedWeights) -> None:
+    def _check(self, weights: WholeWeights | AdaptedWeights, *, is_finite: bool) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
         folder = weights.folder
         try:
@@ -315,7 +325,8 @@ class Engine:
                 )
             # Of an adapter that is not merged, only its own tensors are loaded.
             read = WholeWeights(folder).tensors() if self._is_request(weights) else self._known_tensors(weights)
-            bad_name = next((name for name, tensor in read if not self._is_finite(tensor)), None)
+            tensors = () if is_finite else read
+            bad_name = next((name for name, tensor in tensors if not self._is_finite(tensor)), None)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
         if bad_name is not None:

@@ -22,6 +22,7 @@ from mathsft.data.examples import encode, load_template
 from mathsft.data.pools import load_pools, select_pool
 from mathsft.errors import CheckpointError, UserError, disk_full_as_user_error
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
+from mathsft.evaluation.known_files import KnownFiles
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
 from mathsft.records import Checkpoint, EngineCheck, Example, LogprobCheck, Problem, Response, Score, Scoring
@@ -39,7 +40,7 @@ class Evaluator:
         self._num_positions: int = config.max_position_embeddings
         self._model_kind: str = next(iter(config.architectures or ()), config.model_type)
         self._engine: Engine | None = None
-        self._grader = Grader()
+        self._grader, self._known_files = Grader(), KnownFiles()
         self._has_agreed = False
         """Whether the engine has agreed with the logprob check of at least one checkpoint."""
         self._load_pools = functools.cache(load_pools)
@@ -154,7 +155,9 @@ class Evaluator:
             if engine.loaded_fingerprint == checkpoint.fingerprint:
                 return engine
             if self._settings.experiment.evaluation.load == "swap" and engine.accepts(folder):
-                engine.swap(folder, checkpoint.fingerprint)
+                is_finite = checkpoint.finite_dtype == self._settings.worker_device.engine_dtype
+                with self._known_files.loading(checkpoint, folder) as is_known:
+                    engine.swap(folder, checkpoint.fingerprint, is_known=is_known, is_finite=is_known and is_finite)
                 return engine
             self._engine = None
             engine.close()
@@ -165,7 +168,10 @@ class Evaluator:
         check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
         max_model_len = max(room_tokens, check_tokens)
         worker_device, base_folder = self._settings.worker_device, self._layout.base_weights
-        self._engine = Engine(folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder)
+        with self._known_files.loading(checkpoint, folder) as is_known:
+            self._engine = Engine(
+                folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder, is_known=is_known
+            )
         return self._engine
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:

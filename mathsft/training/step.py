@@ -25,9 +25,10 @@ from mathsft.training.cpu.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from mathsft.training.model.attention import FLEX, TREE
+from mathsft.training.model.attention import FLEX, TREE, with_masks
 from mathsft.training.model.block_mask import BLOCK_TOKENS
 from mathsft.training.model.loss import MicroBatchLoss
+from mathsft.training.offload import OffloadedAdamW
 from mathsft.training.optimizer import MasterAdamW
 from mathsft.training.rank_group import ALONE, RankGroup
 from mathsft.training.schedule import learning_rate_at
@@ -83,13 +84,16 @@ class TrainingStep:
         prefix_ids: tuple[int, ...] = (),
         ranks: RankGroup = ALONE,
         max_fitting_tokens: int | None = None,
+        *,
+        offload: bool = False,
         seed: int = 0,
     ) -> None:
         """Start from the base weights a run of num_steps steps whose prompts all begin with prefix_ids.
 
-        max_fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. The seed decides
-        an adapter's initial values and dropout. Raises OutOfMemoryError when weights, gradients and moments do not fit into
-        memory.
+        max_fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. With offload,
+        master weights and moments are in host memory; several ranks shard them instead. The seed decides an
+        adapter's initial values and dropout. Raises OutOfMemoryError when
+        weights, gradients and moments do not fit into memory.
         """
         if device.type == "cpu":
             keep_freed_memory()
@@ -105,7 +109,8 @@ class TrainingStep:
         self._held = f"weights, gradients and AdamW's moments of {num_parameters:,} parameters"
         with explained_shortage(f"{self._held} do not fit into memory", "free some, or take a smaller model"):
             if ranks.size == 1:
-                self._optimizer = MasterAdamW(base.model, self.trained.initial(), training, dtype, device)
+                adamw = OffloadedAdamW if offload else MasterAdamW
+                self._optimizer = adamw(base.model, self.trained.initial(), training, dtype, device, base.buffers)
                 self._micro_batch_loss = MicroBatchLoss(base.model)
             else:
                 self._micro_batch_loss = shard(base, dtype, device, ranks)
@@ -158,12 +163,16 @@ class TrainingStep:
         """Return all tensors that the next step depends on by flat name (DTensors with several ranks), not copied."""
         return self._optimizer.tensors()
 
+    def tensors_to_save(self) -> dict[str, Tensor]:
+        """Return the same tensors in host memory (DTensors with several ranks); the next step may change them."""
+        return self._optimizer.tensors_to_save()
+
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the result of `tensors`, bit for bit; with several ranks, rank 0 passes whole tensors, the others none."""
         self._optimizer.load_tensors(tensors)
 
     def move_to(self, device: torch.device) -> None:
-        """Move all tensors to the device; the next step computes there and gives the same result.
+        """Park the run in host memory, or continue it on its device, where the next step gives the same result.
 
         Raises OutOfMemoryError when they do not fit there. Moving them again, there or back, is possible afterwards.
         """
@@ -185,11 +194,12 @@ class TrainingStep:
         fillers = [smallest] * (max(map(len, micro_batches_by_rank)) - len(own))
 
         loss = torch.zeros((), device=self._device)
-        for index, micro_batch in enumerate([*own, *fillers]):
+        passes = with_masks(self._base.attention, [*own, *fillers])
+        for index, micro_batch in enumerate(passes):
             micro_batch_loss = self._micro_batch_loss(micro_batch, 1 / num_response_tokens if index < len(own) else 0.0)
-            micro_batch_loss.backward()
+            with self._optimizer.collecting(first=index == 0, last=index == len(passes) - 1):
+                micro_batch_loss.backward()
             loss += micro_batch_loss.detach()
-            self._optimizer.collect_gradients(first=index == 0)
 
         # tolist() is the only synchronisation with the device in a step.
         loss_value, norm = torch.stack([self._ranks.sum(loss), self._optimizer.gradient_norm()]).tolist()

@@ -20,12 +20,13 @@ from transformers.pytorch_utils import Conv1D
 
 from mathsft.config.schema import LoraSettings, TrainingSettings
 from mathsft.data.models import hub_id
-from mathsft.data.weights import ADAPTER_CONFIG, ADAPTER_FILE, ADAPTER_PREFIX, BASE_FINGERPRINT
+from mathsft.data.weights import ADAPTER_FILE, ADAPTER_PREFIX, BASE_FINGERPRINT
 from mathsft.errors import UserError
 from mathsft.footprint import ALL_LINEAR
+from mathsft.publication import ADAPTER_CONFIG
 from mathsft.seeds import derive_seed
 from mathsft.training.base_copy import BaseCopy
-from mathsft.training.state import BaseModel, publish, publish_folder, tensors_to_publish
+from mathsft.training.state import BaseModel, publish_folder, save_published, tensors_to_publish
 
 _NAME = "default"
 """peft's name of a model's first adapter, which is part of the names of its parameters."""
@@ -43,7 +44,7 @@ class Trained(Protocol):
         ...
 
     def published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a checkpoint, on the host and by their names there, from the trained parameters."""
+        """Return the tensors of a checkpoint by their names there, from the trained parameters; they may share memory."""
         ...
 
     def loaded(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,7 +94,7 @@ class _AllWeights:
         return dict(published)
 
     def publish(self, published: Mapping[str, Tensor], folder: Path, base_copy: BaseCopy, model_path: str) -> None:
-        publish(self._base, published, folder)
+        save_published(self._base, published, folder)
 
 
 class _AdapterWeights:

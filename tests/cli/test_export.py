@@ -14,9 +14,9 @@ from mathsft.config.load import load_settings
 from mathsft.data.weights import ADAPTER_FILE, fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore
-from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import make_experiment, make_plan, make_trial
+from tests.training.settled import Trainer
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ TEXTS = [f"User: what is {n} + {n * n}?" + " Think hard." * (n % 5) for n in ran
 
 def train_adapters(folder: Path, hardware: WorkerDevice) -> tuple[WorkerSettings, dict[str, Checkpoint]]:
     """Return the settings of a study with both methods, and its checkpoints: those of the engine check, and adapters."""
-    from mathsft.training.trainer import Trainer
+    from tests.training.settled import Trainer
 
     make_model(folder / "base", 5, tied=True)
     experiment = apply_overrides(

@@ -117,8 +117,8 @@ DUMMY = '''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -130,13 +130,13 @@ def upgrade() -> None:
 def test_a_database_is_upgraded_by_a_later_revision_and_keeps_its_records(server: Server, tmp_path: Path) -> None:
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, migrations)
-    (migrations / "versions" / "0002_dummy.py").write_text(DUMMY)
+    (migrations / "versions" / "0003_dummy.py").write_text(DUMMY)
     for url in (server.new_database(), make_url(f"sqlite:///{tmp_path / 'study.db'}")):
         store = StudyStore.open(Database(url), "demo")
         store.write(make_trial(0))
         with store.engine.begin() as connection:
-            schema.upgrade(connection, store.url, migrations, "0002")
-            schema.upgrade(connection, store.url, migrations, "0002")
+            schema.upgrade(connection, store.url, migrations, "0003")
+            schema.upgrade(connection, store.url, migrations, "0003")
         assert "colour" in {column["name"] for column in inspect(store.engine).get_columns("msft_run")}
         assert [run.name for run in store.runs()] == ["trial-0"]
         store.close()

@@ -14,6 +14,7 @@ from sqlalchemy import URL, make_url
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
+from mathsft.publication import Publication, tell
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
@@ -26,7 +27,7 @@ from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
-from mathsft.workers.worker import Failed
+from mathsft.workers.worker import Attempts, Failed
 from tests.build import make_categories, make_checkpoint, make_machine, make_metrics, make_responses, score_of
 
 FAILS = 0.5
@@ -35,6 +36,8 @@ NUM_PROBLEMS = 50
 NUM_CONFIRM = 100
 
 
+SLOW_TURNS = 20
+"""How often other tasks get their turn while the slow evaluator scores."""
 CALLS_IN_A_LIFE = 5
 """Of workers, before a driver that is to be killed is."""
 
@@ -62,9 +65,18 @@ class Toy:
     has_answered = has_device = True
     pids = (os.getpid(),)
 
+    def is_served_by(self, pids: tuple[int, ...]) -> bool:
+        return pids == self.pids
+
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills
         self.layout = spec.settings.layout
+
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
+        raise NotImplementedError
+
+    async def call_once(self, attempts: Attempts, method: str, *args: Any) -> Any:
+        return await self.call(method, *args)
 
 
 class ToyTrainer(Toy):
@@ -88,10 +100,13 @@ class ToyTrainer(Toy):
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
             return Diverged(run.name, step, f"loss is nan at step {step}")
-        return make_checkpoint(run.name, step, self.layout.recorded(folder), f"{run.name}@{step}")
+        tell(Publication(f"{run.name}@{step}"), self.layout.publication(run.name, step))
+        return make_checkpoint(run.name, step, self.layout.recorded(folder), fingerprint="")
 
 
 class ToyEvaluator(Toy):
+    """The first one is slow: what it scores comes later than what the others score after it."""
+
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         if method == "check_engine":
             assert args == ("base", "changed")
@@ -101,7 +116,8 @@ class ToyEvaluator(Toy):
 
     async def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         self.kills.strike(is_end=False)
-        await asyncio.sleep(0)
+        for _ in range(SLOW_TURNS if self.name == "evaluator-0" else 1):
+            await asyncio.sleep(0)
         assert (self.layout / checkpoint.path).exists()
         distance = abs(math.log10(experiment.training.learning_rate / 1e-3))
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
@@ -142,10 +158,11 @@ class Driver:
         kills: Kills,
         num_trainers: int = 1,
         given: tuple[dict[str, Any], ...] = (),
+        num_evaluators: int = 1,
         database: URL | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.given = given
+        self.given, self.num_evaluators = given, num_evaluators
         self.layout, self.num_trainers = StudyLayout(folder), num_trainers
         self.database = Database(database or make_url(self.layout.database_url))
         self.store = StudyStore.open(self.database, "toy", is_driver=True)
@@ -155,8 +172,9 @@ class Driver:
         placement = place(make_machine((0, 1), ()), self.experiment, self.layout, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
-        evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
-        workers = StudyWorkers(WorkerPool(trainers), WorkerPool([evaluator]))
+        [spec] = placement.evaluators
+        evaluators = [ToyEvaluator(f"evaluator-{number}", spec, self.kills) for number in range(self.num_evaluators)]
+        workers = StudyWorkers(WorkerPool(trainers), WorkerPool(evaluators))
         return StudyContext(self.store, workers, self.layout, self.experiment)
 
     def study(self, config: StudyConfig) -> None:

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mathsft.config.schema import LoraSettings, TrainingSettings
 from mathsft.data.weight_tensors import AdaptedWeights, weights_in, write_merged
-from mathsft.data.weights import ADAPTER_CONFIG, ADAPTER_FILE, fingerprint
+from mathsft.data.weights import ADAPTER_FILE, fingerprint
 from mathsft.errors import CheckpointError, UserError
 from mathsft.footprint import activation_bytes
+from mathsft.publication import ADAPTER_CONFIG
 from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.meter.peak_memory import micro_batch_size

@@ -7,17 +7,22 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from mathsft.config.schema import TrainingSettings
+from mathsft.training.host_buffers import HostBuffers
+from mathsft.training.offload import OffloadedAdamW
 from mathsft.training.optimizer import MasterAdamW, blockwise_norm
 
 
+@pytest.mark.parametrize("kind", [MasterAdamW, OffloadedAdamW])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_updates_are_those_of_torchs_adamw_on_the_fp32_weights_and_only_matrices_decay(dtype: torch.dtype) -> None:
+def test_updates_are_those_of_torchs_adamw_on_the_fp32_weights_and_only_matrices_decay(
+    dtype: torch.dtype, kind: type[MasterAdamW]
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(5, 3), nn.LayerNorm(3), nn.Linear(3, 7))
     reference = copy.deepcopy(model)
     weights = {name: parameter.detach() for name, parameter in reference.named_parameters()}
     training = TrainingSettings(learning_rate=1.0, batch_size=1, weight_decay=0.5, beta1=0.8, beta2=0.9)
-    optimizer = MasterAdamW(model, weights, training, dtype, torch.device("cpu"))
+    optimizer = kind(model, weights, training, dtype, torch.device("cpu"), HostBuffers())
     matrices = [parameter for parameter in reference.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in reference.parameters() if parameter.ndim == 1]
     adamw = AdamW(
@@ -26,9 +31,9 @@ def test_updates_are_those_of_torchs_adamw_on_the_fp32_weights_and_only_matrices
     for step in range(1, 5):
         parts = [{name: torch.randn_like(parameter) for name, parameter in model.named_parameters()} for _ in range(2)]
         for index, part in enumerate(parts):
-            for name, parameter in model.named_parameters():
-                parameter.grad = part[name]
-            optimizer.collect_gradients(first=index == 0)
+            loss = torch.stack([(parameter * part[name]).sum() for name, parameter in model.named_parameters()]).sum()
+            with optimizer.collecting(first=index == 0, last=index == 1):
+                loss.backward()
             assert all(parameter.grad is None for parameter in model.parameters())
         for name, parameter in reference.named_parameters():
             parameter.grad = parts[0][name].float() + parts[1][name].float()

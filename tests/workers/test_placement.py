@@ -140,11 +140,23 @@ def test_weights_stay_as_they_are_only_where_packing_gains_nothing(
     assert engine_hardware(experiment, cuda, precision).packs_from_width == width
 
 
+@pytest.mark.parametrize(
+    ("vendor", "cuda", "expected"),
+    [("AuthenticAMD", (), True), ("GenuineIntel", (), False), ("", (), False), ("AuthenticAMD", ("0",), False)],
+)
+def test_numpy_multiplies_where_the_products_of_torch_are_slow(
+    experiment: Experiment, vendor: str, cuda: tuple[str, ...], expected: bool
+) -> None:
+    placed = place(make_machine((0, 1), cuda, cpu_vendor=vendor), experiment, STUDY_DIR, "study")
+    assert placed.trainers[0].settings.worker_device.numpy_products == expected
+
+
 def test_only_trainers_on_cuda_get_segments_that_expand(experiment: Experiment) -> None:
     for cuda in ((), ("0",), ("0", "1"), ("0", "1", "2")):
         placed = place(make_machine((0, 1), cuda), experiment, STUDY_DIR, "final")
         found = [spec.env.get("PYTORCH_ALLOC_CONF") for spec in (*placed.trainers, *placed.evaluators)]
-        assert found == ["expandable_segments:True" if cuda else None, None], "vLLM sleeps with an allocator of its own"
+        expected = "expandable_segments:True,pinned_max_cached_size_mb:64" if cuda else None
+        assert found == [expected, None], "vLLM sleeps with an allocator of its own"
 
 
 def test_an_engine_is_in_bf16_only_on_devices_that_multiply_it(experiment: Experiment) -> None:

@@ -17,7 +17,7 @@ _FP32_BYTES = 4
 
 
 def predicted_peak(
-    base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device
+    base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device, *, offload: bool = False
 ) -> Memory | None:
     """Return the memory at the peak of a step with this largest micro-batch, or None for a model of another kind."""
     model = base.size
@@ -25,7 +25,7 @@ def predicted_peak(
         return None
     device_type: Literal["cpu", "cuda"] = "cpu" if device.type == "cpu" else "cuda"
     size = micro_batch_size(sizes, micro_batch, base.attention, DTYPES[training.precision])
-    memory = step_memory(model, size, training, device_type)
+    memory = step_memory(model, size, training, device_type, offload=offload)
     if memory is None or device_type == "cuda":
         return memory
     # The base weights are in the same memory; frozen weights of the same number format are the base weights themselves.
