@@ -103,15 +103,15 @@ class Evaluator:
             solved=objective.solved(responses),
         )
 
-    def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
-        """Load the base weights, then changed weights, then the base weights again, and compare each with the trainer.
+    def check_engine(self, base: Checkpoint, *others: Checkpoint) -> EngineCheck:
+        """Load the base weights, then the others, then the base weights again, and compare each with the trainer.
 
         Raises UserError if vLLM does not support this kind of model: it computes another function, or it keeps old weights
         after a swap.
         """
         started, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
-        for checkpoint in (base, changed, base):
+        for checkpoint in (base, *others, base):
             try:
                 engine = self._engine_with(checkpoint, experiment)
             except HalfSwappedError as error:
@@ -153,7 +153,7 @@ class Evaluator:
         if engine is not None:
             if engine.loaded_fingerprint == checkpoint.fingerprint:
                 return engine
-            if self._settings.experiment.evaluation.load == "swap":
+            if self._settings.experiment.evaluation.load == "swap" and engine.accepts(folder):
                 is_finite = checkpoint.finite_dtype == self._settings.worker_device.engine_dtype
                 with self._known_files.loading(checkpoint, folder) as is_known:
                     engine.swap(folder, checkpoint.fingerprint, is_known=is_known, is_finite=is_known and is_finite)
@@ -167,9 +167,10 @@ class Evaluator:
         room_tokens = self._room_tokens(experiment, examples)
         check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
         max_model_len = max(room_tokens, check_tokens)
+        worker_device, base_folder = self._settings.worker_device, self._layout.base_weights
         with self._known_files.loading(checkpoint, folder) as is_known:
             self._engine = Engine(
-                folder, checkpoint.fingerprint, self._settings.worker_device, max_model_len, is_known=is_known
+                folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder, is_known=is_known
             )
         return self._engine
 
