@@ -8,8 +8,8 @@ from pathlib import Path
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 """Flags in /proc/cpuinfo that determine the speed of matrix products; the last one is Arm's."""
 
-CAPS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables that make oneDNN, torch and MKL use fewer instruction sets than the CPU has."""
+CAPS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE")
+"""Environment variables that make oneDNN, torch, MKL and OpenBLAS use fewer instruction sets than the CPU has."""
 
 
 def cpu_line() -> str:

@@ -33,7 +33,8 @@ from mathsft.config.schema import (
     PromptSettings,
     TrainingSettings,
 )
-from mathsft.data.models import fingerprint, resolve_model
+from mathsft.data.models import resolve_model
+from mathsft.data.weights import fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.prompts.request import answer_format
 from mathsft.records import Checkpoint

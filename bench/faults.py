@@ -65,6 +65,7 @@ WEIGHTS = {DRIVER: 2, TRAINER: 4, EVALUATOR: 2, GRADER: 1, INTERRUPT: 1}
 """Relative frequencies of the victims. Trainers die most often: a new one starts in seconds, an engine in twenty seconds."""
 WORKS_ON = {TRAINER: "runs/*/metrics.jsonl", EVALUATOR: "runs/*/responses/*.jsonl"}
 """The files that grow with a worker's progress."""
+_SERVES = re.compile(r": process (\d+) serves")
 
 Timeline: TypeAlias = list[tuple[float, int]]
 """Seconds since a command's start, and the bytes of progress from then on; the last entry is the command's end."""
@@ -117,22 +118,23 @@ class Result:
         )
 
 
-def commands(num_trials: int) -> tuple[list[str], list[str]]:
+def commands(num_trials: int, num_evaluators: int = 1) -> tuple[list[str], list[str]]:
     """Return the commands of a small study and of its final run."""
-    small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    settings = SMALL | {"evaluators": str(num_evaluators)}
+    small = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     return ["run_study.py", "--trials", str(num_trials), *small], ["run_final.py", "--from-best", *small]
 
 
 class Workplace:
     """A folder with the quickstart's study in it, and the commands that run there."""
 
-    def __init__(self, root: Path, number: int, num_trials: int) -> None:
+    def __init__(self, root: Path, number: int, num_trials: int, num_evaluators: int = 1) -> None:
         self._root, self._number = root, number
         for name in ("studies", "experiments", "tmp"):
             (root / name).mkdir(parents=True)
         for name in ("studies", "experiments"):
             shutil.copy(ROOT / name / f"{STUDY}.yaml", root / name)
-        self.commands = commands(num_trials)
+        self.commands = commands(num_trials, num_evaluators)
         self.layout = StudyLayout(root / "studies" / STUDY)
         self.kills: list[Kill] = []
         self.num_leftovers = self.num_tracebacks = 0
@@ -250,9 +252,12 @@ class Workplace:
         return pid
 
     def _worker_pid(self, name: str, driver_pid: int) -> int | None:
-        """Return the process that a worker's log names last, if it is alive and a child of this driver."""
-        logs = "".join(path.read_text(errors="replace") for path in self.layout.root.glob(f"logs/{name}*.log"))
-        pids = re.findall(rf"{name}\S*: process (\d+) serves", logs)
+        """Return the process that a worker's log names last, if it is alive and a child of this driver.
+
+        Of several workers of this name it is the one that wrote to its log last.
+        """
+        logs = sorted(self.layout.root.glob(f"logs/{name}*.log"), key=lambda path: path.stat().st_mtime_ns)
+        pids = [found[-1] for path in logs if (found := _SERVES.findall(path.read_text(errors="replace")))]
         try:
             return int(pids[-1]) if pids and psutil.Process(int(pids[-1])).ppid() == driver_pid else None
         except psutil.NoSuchProcess:
@@ -289,19 +294,24 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=8, help="number of kills (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="decides which processes are killed and when (default 0)")
     parser.add_argument("--trials", type=int, default=3, help="trials of each study (default 3)")
+    parser.add_argument("--evaluators", type=int, default=1, help="evaluators of the studies with kills (default 1)")
     arguments = parser.parse_args()
-    if min(arguments.kills, arguments.trials) < 1:
-        parser.error("--kills and --trials must be at least 1")
+    if min(arguments.kills, arguments.trials, arguments.evaluators) < 1:
+        parser.error("--kills, --trials and --evaluators must be at least 1")
     start_bench()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        result = measure(arguments.kills, arguments.seed, arguments.trials, Path(scratch), console)
+        numbers = arguments.kills, arguments.seed, arguments.trials
+        result = measure(*numbers, Path(scratch), console, arguments.evaluators)
     console.print(_table(result))
     console.print(result.line(), soft_wrap=True)
 
 
-def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: Console) -> Result:
-    """Run one study undisturbed and others with num_kills kills in total, in the scratch folder, and compare their ends."""
+def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: Console, num_evaluators: int = 1) -> Result:
+    """Run one study undisturbed and others with num_kills kills in total, in the scratch folder, and compare their ends.
+
+    The undisturbed study has one evaluator, the others have num_evaluators.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell's background job ignores SIGINT, and the commands would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -312,7 +322,7 @@ def measure(num_kills: int, seed: int, num_trials: int, scratch: Path, console: 
     places, differences, num_half_files = [undisturbed], list[Differences](), expected.num_half_files
     rng = random.Random(seed)
     while num_left := num_kills - sum(len(place.kills) for place in places):
-        place = Workplace(scratch / str(len(places)), len(places), num_trials)
+        place = Workplace(scratch / str(len(places)), len(places), num_trials, num_evaluators)
         places.append(place)
         for command, strikes in zip(place.commands, _draw(rng, min(num_left, KILLS_PER_STUDY), timelines), strict=True):
             place.run_disturbed(command, strikes)

@@ -14,8 +14,10 @@ from bench.workload import BATCH_SIZE, LEARNING_RATE, Workload
 from mathsft.config.schema import TrainingSettings
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import common_prefix
+from mathsft.training.cpu.products import NUMPY_PRODUCT
 from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import TrainingStep
+from mathsft.workers.machine import detect_machine
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
@@ -24,8 +26,8 @@ CPU = torch.device("cpu")
 ATTENTION = "tree"
 """The attention that placement chooses for a CPU."""
 
-PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"})
-"""The profiler's names of matrix products; a layer with a bias has a different name."""
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", NUMPY_PRODUCT})
+"""The profiler's names of matrix products; torch's for a layer with a bias is a different one."""
 
 PLAIN_ROWS = 4
 """Padded rows whose logits plain_gradients holds at once."""
@@ -34,7 +36,7 @@ PLAIN_ROWS = 4
 def run_ours(workload: Workload, precision: Precision) -> Measurement:
     """Train one step on each of the workload's batches."""
     meter = Meter()
-    base = load_base(workload.model_folder, ATTENTION)
+    base = _load(workload)
     examples = workload.examples
     step = _step(base, workload, precision)
     counter = Counter(base.model)
@@ -61,7 +63,7 @@ def run_ours(workload: Workload, precision: Precision) -> Measurement:
 
 def product_share(workload: Workload, precision: Precision) -> float:
     """Return the share of matrix products in the time of the last batch's step; the earlier batches are a warm-up."""
-    step = _step(load_base(workload.model_folder, ATTENTION), workload, precision)
+    step = _step(_load(workload), workload, precision)
     *before, last = workload.batches
     for number, batch in enumerate(before, start=1):
         step.take(batch, number)
@@ -69,6 +71,11 @@ def product_share(workload: Workload, precision: Precision) -> float:
         step.take(last, len(workload.batches))
     times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
     return sum(time for name, time in times.items() if name in PRODUCTS) / sum(times.values())
+
+
+def _load(workload: Workload) -> BaseModel:
+    """Load the model as a trainer on a CPU does."""
+    return load_base(workload.model_folder, ATTENTION, numpy_products=detect_machine().is_slow_with_mkl)
 
 
 def _step(base: BaseModel, workload: Workload, precision: Precision) -> TrainingStep:
@@ -93,7 +100,7 @@ def our_gradients(workload: Workload, batch: Sequence[Example]) -> dict[str, Ten
     training = TrainingSettings(
         learning_rate=LEARNING_RATE, batch_size=len(batch), beta1=0.0, max_gradient_norm=1e30, precision="fp32"
     )
-    step = TrainingStep(load_base(workload.model_folder, ATTENTION), training, 1, CPU, common_prefix(batch))
+    step = TrainingStep(_load(workload), training, 1, CPU, common_prefix(batch))
     step.take(batch, 1)
     prefix = "moment1."
     return {name.removeprefix(prefix): moment for name, moment in step.tensors().items() if name.startswith(prefix)}

@@ -28,8 +28,9 @@ from mathsft.config.load import load_settings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
-from mathsft.runs.execute import drive, trained
+from mathsft.runs.execute import advanced, drive
 from mathsft.runs.final_run import SingleRun, final_plan, final_run
+from mathsft.runs.publishing import Publishing, published
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
@@ -95,7 +96,7 @@ def measure(num_pairs: int, folder: Path, console: Console) -> tuple[list[Pair],
     placement = place(detect_machine(), experiment, layout, "final")
     console.print(f"{num_pairs} pairs; {placement.description}")
     store = StudyStore.open(layout.database_url, "two-devices")
-    store.observers.append(Timekeeper(store, len(placement.trainers)))
+    store.observers.append(Timekeeper(store, len(placement.trainers), len(placement.evaluators)))
     plan = final_plan(loaded.study.final, placement.max_unscored)
     run = final_run(loaded.experiment, {}, plan, loaded.study.seed)
 
@@ -124,8 +125,10 @@ async def train_alone(run: Run, study: StudyContext) -> None:
     """Train the run to the same checkpoints without scoring them."""
     study.store.write(run)
     async with study.workers.trainers.lease() as trainer:
-        for step in run.eval_steps:
-            await trained(run, step, trainer, study)
+        outcomes = [await advanced(run, step, trainer, study) for step in run.eval_steps]
+        for outcome in outcomes:
+            assert isinstance(outcome, Publishing)
+            await published(outcome, study)
     study.store.write(replace(run, state="finished"))
 
 

@@ -48,11 +48,21 @@ def main(argv: Sequence[str]) -> int:
     report = commands.add_parser("report", help="write a study's report again from its database")
     _add_settings_options(report)
     _add_show(commands)
-    replay = commands.add_parser("replay", help="train a recorded run again and compare; the records do not change")
+    replay = commands.add_parser(
+        "replay",
+        help="train a recorded run again and compare; the records do not change",
+        description="Train and score a recorded run again, and compare losses, weights and responses with the record, which "
+        "does not change. On a CPU with the same packages, processor and threads everything must agree to the bit. On CUDA "
+        "devices that is not promised: the command counts what agrees.",
+        epilog="Exit codes: 0 if all agrees to the bit, else 1.",
+    )
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(replay)
+    _add_export(commands)
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    _add_storage_option(clean)
     clean.add_argument("--yes", action="store_true", help="delete without asking")
     _add_data(commands)
     _add_grade(commands)
@@ -102,6 +112,7 @@ def _add_show(commands: Commands) -> None:
     show = commands.add_parser("show", help="show all studies, one study's trials, or one run and its responses")
     show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder (default: list all studies)")
     show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(show)
     show.add_argument("--pool", help="show the scores on this pool (default: the run's own pool)")
     show.add_argument("--step", type=int, metavar="N", help="show the checkpoint of this step (default: the last)")
     categories = ("all", "correct", "wrong_answer", "format_failure", "ungraded")
@@ -121,6 +132,16 @@ def _add_data(commands: Commands) -> None:
     data.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/ or a YAML file")
     _add_set_option(data)
     data.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a run's weights with a model card into a folder of their own")
+    export.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    export.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(export)
+    export.add_argument("--merge", action="store_true", help="merge an adapter into the base model's weights")
+    export.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the best or last one)")
+    export.add_argument("--to", metavar="FOLDER", help="the new folder (default: exports/RUN in the study's folder)")
 
 
 def _add_grade(commands: Commands) -> None:
@@ -156,6 +177,7 @@ def _add_doctor(commands: Commands) -> None:
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
     parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
+    _add_storage_option(parser)
     _add_set_option(parser)
 
 
@@ -167,6 +189,15 @@ def _add_set_option(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting by its dotted name, for example training.weight_decay=0.1 (may be repeated); "
         f"`{command('config', '--schema').replace('%', '%%')}` lists them",
+    )
+
+
+def _add_storage_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="keep the records in this PostgreSQL database, as postgresql+psycopg://USER@HOST/DATABASE; the password comes "
+        "from PGPASSWORD or ~/.pgpass (default: MATHSFT_STORAGE, or an SQLite file in the study's folder)",
     )
 
 

@@ -50,6 +50,8 @@ class TrainingCosts(_Costs):
     check_seconds: float = 0.0
     """Time to compute the log probabilities with which an engine is compared."""
     save_seconds: float = 0.0
+    """Time in which training waited for the copy of the weights and for the checkpoint before this one to be on disk. The
+    weights are written and hashed while training goes on."""
     num_tokens: int = 0
     """Prompt and response tokens of the examples."""
     num_too_long: int = 0

@@ -84,6 +84,10 @@ class StudyLayout:
         """Return the folder of the run's checkpoint after an optimizer step."""
         return self.run(run) / f"step-{step:06d}"
 
+    def publication(self, run: str, step: int) -> Path:
+        """Return the file in which the trainer tells the driver that a checkpoint is published; it exists for a moment."""
+        return self.run(run) / f"published-{step:06d}.json"
+
     def responses(self, run: str, step: int, pool: str) -> Path:
         """Return the file of one score's responses. The colon in the name of a pool's slice becomes a hyphen."""
         return self.run(run) / "responses" / f"step-{step:06d}-{pool.replace(':', '-')}.jsonl"
@@ -95,6 +99,16 @@ class StudyLayout:
     def table(self, run: str, pool: str) -> Path:
         """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
+
+    base_weights = _Inside("base-weights")
+    """The folder of the base model's published weights, to which the study's adapters belong."""
+
+    exports = _Inside("exports")
+    """The folder of exported weights."""
+
+    def export(self, run: str) -> Path:
+        """Return the folder to which a run's weights are exported if the user names none."""
+        return self.exports / run
 
     engine_checks = _Inside("engine-check")
     """The folder of the checkpoints with which the engine is checked."""
@@ -111,7 +125,7 @@ class StudyLayout:
 
     def half_written(self) -> list[Path]:
         """Return partly written files and folders, which a killed process left behind."""
-        return sorted(self.root.glob("runs/**/*.partial"))
+        return sorted(path for pattern in ("runs/**/*", ".*", "exports/.*") for path in self.root.glob(f"{pattern}.partial"))
 
     def database_files(self) -> list[Path]:
         """Return the database file and the files that SQLite keeps beside it."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from mathsft.config.schema import Experiment, Scalar
 from mathsft.costs import ScoringCosts, TrainingCosts
+from mathsft.publication import FileStamp
 
 Overrides: TypeAlias = Mapping[str, Scalar]
 """Dotted setting name -> value: the parameters of a trial, settings given with --set, and promoted settings."""
@@ -188,9 +189,13 @@ class Checkpoint:
     path: str
     """Path of their folder, relative to the study's folder."""
     fingerprint: str
-    """Hash of the published weights."""
+    """Hash of the published weights; empty until they are on disk."""
     logprob_check: LogprobCheck
     costs: TrainingCosts = field(default_factory=TrainingCosts)
+    stamps: tuple[FileStamp, ...] = ()
+    """The files that have this fingerprint."""
+    finite_dtype: str = ""
+    """The engine's dtype, if the trainer found all values finite in it."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +305,7 @@ class OngoingCall:
     """A call to a worker has begun or ended. It is announced, not stored."""
 
     worker: str
-    """The name of the worker and of its log: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator-0."""
     run: str
     step: int
     pool: str
@@ -315,7 +320,7 @@ class WorkerCall:
     """One completed call to a worker: its times, in UTC seconds, and the resources it used."""
 
     worker: str
-    """The name of the worker and of its log: trainer-0, evaluator."""
+    """The name of the worker and of its log: trainer-0, evaluator-0."""
     run: str
     step: int
     pool: str
@@ -344,6 +349,7 @@ class Session:
 
     began: str
     num_trainers: int
+    num_evaluators: int
     seconds: float
 
     def holds(self, moment: float) -> bool:

@@ -14,6 +14,7 @@ from mathsft.config.schema import Experiment, PromptSettings
 from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
 from mathsft.prompts import tags
 from mathsft.prompts.renderer import PlainText, Renderer, make_renderer
+from mathsft.publication import FileStamp
 from mathsft.records import (
     Category,
     Checkpoint,
@@ -78,6 +79,7 @@ def make_machine(
     free_gb: float | None = None,
     bf16_flags: tuple[str, ...] = ("avx512_bf16",),
     free_memory_bytes: int = 24 * GIB,
+    cpu_vendor: str = "",
     refused_devices: tuple[str, ...] = (),
 ) -> Machine:
     """Return a machine with these cores and CUDA devices, all alike; without free_gb, all of their memory is free."""
@@ -88,6 +90,7 @@ def make_machine(
         bf16_flags=bf16_flags,
         cuda=tuple(CudaDevice(name, capability, total, free) for name in cuda),
         free_memory_bytes=free_memory_bytes,
+        cpu_vendor=cpu_vendor,
         refused_devices=refused_devices,
     )
 
@@ -156,11 +159,16 @@ def make_metrics(run: str = "trial-0", step: int = 1, **fields: Any) -> StepMetr
 
 
 def make_checkpoint(
-    run: str, step: int, path: str = "p", fingerprint: str = "f", logprob_check: LogprobCheck = LOGPROB_CHECK, **costs: Any
+    run: str,
+    step: int,
+    path: str = "p",
+    fingerprint: str = "f",
+    logprob_check: LogprobCheck = LOGPROB_CHECK,
+    stamps: tuple[FileStamp, ...] = (),
+    **costs: Any,
 ) -> Checkpoint:
     """Return a checkpoint that took these seconds, bytes and tokens."""
-    taken = TrainingCosts(**costs)
-    return Checkpoint(run=run, step=step, path=path, fingerprint=fingerprint, logprob_check=logprob_check, costs=taken)
+    return Checkpoint(run, step, path, fingerprint, logprob_check, TrainingCosts(**costs), stamps)
 
 
 # ---- scoring
@@ -231,12 +239,14 @@ def score_of(
 def make_worker_call(run: str, step: int, began: float, ended: float, pool: str = "", **fields: Any) -> WorkerCall:
     """Return a trainer's call, or with a pool the evaluator's."""
     worker, core = ("evaluator", 1) if pool else ("trainer-0", 0)
-    given = {"cpus": (core,), "cuda_visible_devices": None, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
-    return WorkerCall(worker=worker, run=run, step=step, pool=pool, began=began, ended=ended, **given)
+    where = {"worker": worker, "cpus": (core,), "cuda_visible_devices": None}
+    given = {**where, "cpu_seconds": 1.0, "resident_bytes": 1, **fields}
+    return WorkerCall(run=run, step=step, pool=pool, began=began, ended=ended, **given)
 
 
-def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1) -> Session:
-    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), num_trainers=num_trainers, seconds=seconds)
+def make_session(began: float, seconds: float = 60.0, num_trainers: int = 1, num_evaluators: int = 1) -> Session:
+    workers = {"num_trainers": num_trainers, "num_evaluators": num_evaluators}
+    return Session(began=datetime.fromtimestamp(began, UTC).isoformat(), **workers, seconds=seconds)
 
 
 # ---- stand-ins

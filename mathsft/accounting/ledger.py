@@ -44,14 +44,16 @@ class Ledger:
 class Timekeeper:
     """An observer of the store that records how long this driver had held its workers at its last result."""
 
-    def __init__(self, store: StudyStore, num_trainers: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._num_trainers, self._clock = store, num_trainers, clock
+    def __init__(
+        self, store: StudyStore, num_trainers: int, num_evaluators: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._num_workers, self._clock = store, (num_trainers, num_evaluators), clock
         self._began, self._start = datetime.now(UTC).isoformat(), clock()
 
     def notify(self, record: Notification) -> None:
         """Record the time up to a new result."""
         if isinstance(record, Checkpoint | Score):
-            self._store.write(Session(self._began, self._num_trainers, self._clock() - self._start))
+            self._store.write(Session(self._began, *self._num_workers, self._clock() - self._start))
 
 
 def cost_ledger(store: StudyStore) -> Ledger:
@@ -67,7 +69,7 @@ def cost_ledger(store: StudyStore) -> Ledger:
 
     worker_times = (
         _worker_time("trainer", sum(session.seconds * session.num_trainers for session in sessions), _sum(trained)),
-        _worker_time("evaluator", sum(session.seconds for session in sessions), _sum(scored)),
+        _worker_time("evaluator", sum(session.seconds * session.num_evaluators for session in sessions), _sum(scored)),
     )
     return Ledger(worker_times, spent("pruned"), spent("failed"), _points_per_hour(store, runs, sessions))
 
@@ -99,7 +101,7 @@ def _points_per_hour(store: StudyStore, runs: Sequence[Run], sessions: Sequence[
         sessions = [session for session in sessions if any(map(session.holds, began))]
     else:
         gain = _gain_of_promoted(store)
-    hours = sum(session.seconds * (session.num_trainers + 1) for session in sessions) / 3600
+    hours = sum(session.seconds * (session.num_trainers + session.num_evaluators) for session in sessions) / 3600
     return gain / hours if gain is not None and hours else None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import TypeVar
 from mathsft.accounting.forecast import is_memory_short, model_size
 from mathsft.accounting.ledger import Timekeeper
 from mathsft.commands.opening import CommandContext
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED
 from mathsft.data.model_check import check_model
 from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
@@ -67,8 +69,10 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
         check_data(store, data.pools, local.data.source)
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
-    placement = placement_for(machine, local, layout, purpose, loaded.study.final.ranks)
-    context.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
+    size = model_size(Path(local.model.path))
+    placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store)
+    records = f"; records in {store.url}" if store.database.is_server else ""
+    context.console.print(f"Study {loaded.study_name} in {layout.root}{records}; {placement.description}")
     for line in quality_lines(data.quality):
         context.console.print(line, markup=False)
     return Preparation(loaded, Path(local.model.path), data.pools, placement)
@@ -94,12 +98,17 @@ def _check_name(folder: Path) -> None:
 
 
 def placement_for(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, purpose: Purpose, ranks: int | None = None
+    machine: Machine,
+    experiment: Experiment,
+    layout: StudyLayout,
+    purpose: Purpose,
+    ranks: int | None = None,
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the placement for the memory that is free now; the experiment's model is a local folder."""
     model = model_size(Path(experiment.model.path))
-    is_short = is_memory_short(experiment, model, machine.free_memory_bytes)
-    return place(machine, experiment, layout, purpose, ranks, model=model, memory_is_short=is_short)
+    is_short = is_memory_short(experiment, model, machine.free_memory_bytes, search)
+    return place(machine, experiment, layout, purpose, ranks, model=model, memory_is_short=is_short, search=search)
 
 
 @contextmanager
@@ -108,7 +117,7 @@ def observers_attached(context: CommandContext, store: StudyStore, ready: Prepar
     study, heartbeat = ready.loaded.study, context.heartbeat
     with ExitStack() as stack:
         store.observers.append(ProvenanceRecorder(store, ready.model_folder, ready.pools, ready.placement.description))
-        store.observers.append(Timekeeper(store, ready.placement.num_training))
+        store.observers.append(Timekeeper(store, ready.placement.num_training, len(ready.placement.evaluators)))
         if study.wandb.mode != "disabled":
             wandb = WandbObserver(store, context.layout, study.wandb)
             stack.callback(heartbeat.during("closing W&B")(wandb.close))

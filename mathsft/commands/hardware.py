@@ -10,13 +10,16 @@ from rich.console import Console
 from mathsft import formats
 from mathsft.accounting.forecast import model_size
 from mathsft.commands.opening import layout_of, load
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import with_precision
-from mathsft.data.models import is_on_hub_only, resolve_model
+from mathsft.config.load import Loaded
+from mathsft.data.models import is_on_hub_only, needs_conversion, resolve_model
 from mathsft.errors import OK, USER_ERROR, UserError
 from mathsft.footprint import Dimensions, ModelSize
+from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.machine import CudaDevice, Machine
-from mathsft.workers.placement import Placement, Purpose, place
+from mathsft.workers.placement import Placement, Purpose
 
 _PATTERN = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 CAPABILITY = (9, 0)
@@ -58,8 +61,8 @@ def known_size(path: str) -> ModelSize | None:
     """Return the sizes of a model that is on this machine or that a shipped experiment names; None for others."""
     if path == SHIPPED_MODEL:
         dimensions = Dimensions(SimpleNamespace(**_SHIPPED_CONFIG))
-        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions)
-    return None if is_on_hub_only(path) else model_size(resolve_model(path))
+        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions, dimensions.linears)
+    return None if is_on_hub_only(path) or needs_conversion(path) else model_size(resolve_model(path))
 
 
 def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
@@ -69,15 +72,12 @@ def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
     """
     machine = assumed_machine(arguments.hardware)
     loaded = with_precision(load(arguments, machine, Console(quiet=True)), machine, None)
-    experiment, layout = loaded.experiment, layout_of(loaded)
-    model, exit_code = known_size(experiment.model.path), OK
+    path = loaded.experiment.model.path
+    model, exit_code = known_size(path), OK
     placed: dict[str, list[str]] = {}
-    purposes: tuple[tuple[Purpose, int | None], ...] = (("study", None), ("final", loaded.study.final.ranks))
-    for purpose, ranks in purposes:
-        try:
-            placement = place(machine, experiment, layout, purpose, ranks, model=model)
-        except UserError as error:
-            placed[purpose], exit_code = [f"does not fit: {error}"], USER_ERROR
+    for purpose, placement in placements(machine, loaded, model, None).items():
+        if isinstance(placement, UserError):
+            placed[purpose], exit_code = [f"does not fit: {placement}"], USER_ERROR
         else:
             placed[purpose] = [placement.description, *_workers(placement)]
     size = f"{model.num_parameters / 1e9:.2f} B parameters" if model else "not on this machine, so memory is not planned"
@@ -85,7 +85,7 @@ def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
         "hardware": arguments.hardware,
         "study": loaded.study_name,
         "experiment": loaded.experiment_name,
-        "model": f"{experiment.model.path} ({size})",
+        "model": f"{path} ({size})",
     }
     if arguments.json:
         return json.dumps({**facts, "placements": placed}, indent=2), exit_code
@@ -93,6 +93,22 @@ def placements_on(arguments: argparse.Namespace) -> tuple[str, int]:
     for name, (description, *workers) in placed.items():
         lines += [f"{name}: {description}", *(f"  {line}" for line in workers)]
     return "\n".join(lines), exit_code
+
+
+def placements(
+    machine: Machine, loaded: Loaded, model: ModelSize | None, store: StudyStore | None
+) -> dict[Purpose, Placement | UserError]:
+    """Return the placements of the study and of its final run, or why there is none."""
+    placed: dict[Purpose, Placement | UserError] = {}
+    purposes: tuple[Purpose, ...] = ("study", "final")
+    for purpose in purposes:
+        try:
+            placed[purpose] = planned_workers(
+                machine, loaded.study, loaded.experiment, model, layout_of(loaded), purpose, store
+            )
+        except UserError as error:
+            placed[purpose] = error
+    return placed
 
 
 def _workers(placement: Placement) -> list[str]:
@@ -110,7 +126,8 @@ def _training(spec: WorkerSpec) -> str:
     device = spec.settings.worker_device
     training = device.fitting(spec.settings.experiment.training)
     checkpointing = ", gradient checkpointing" if training.gradient_checkpointing else ""
-    return f"{device.attention} attention, {training.token_budget_tokens:,} tokens at once{checkpointing}"
+    offload = ", AdamW's state in host memory" if device.offload else ""
+    return f"{device.attention} attention, {training.token_budget_tokens:,} tokens at once{checkpointing}{offload}"
 
 
 def _engine(spec: WorkerSpec) -> str:

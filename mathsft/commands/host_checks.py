@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from mathsft import formats
-from mathsft.accounting.forecast import EVALUATOR_PROCESS_BYTES, TRAINER_PROCESS_BYTES, Footprint, footprint
-from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, placement_for, with_local_model
+from mathsft.accounting.forecast import Footprint, footprint, model_size
+from mathsft.commands.common import ALL_SETTINGS, SCORE_SETTINGS, checked_data, with_local_model
 from mathsft.commands.opening import CommandContext, layout_of, load
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import store_if_begun
@@ -30,9 +31,10 @@ from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import installed_versions
 from mathsft.store.lock import lock_holder
-from mathsft.store.tables import SCHEMA_NUMBER
+from mathsft.store.revisions import HEAD
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
+from mathsft.workers.capacity import CPU_EVALUATOR_BYTES, CPU_TRAINER_BYTES
 from mathsft.workers.machine import Machine, detect_machine
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -156,8 +158,10 @@ def found_data(context: CommandContext, local: Experiment | None) -> str:
 def found_placement(context: CommandContext, local: Experiment) -> tuple[str, Footprint]:
     """Return where the workers of study and final run work, and the predicted disk and memory."""
     machine, layout, config = context.machine, context.layout, context.loaded.study
-    study = placement_for(machine, local, layout, "study")
-    final = placement_for(machine, local, layout, "final", config.final.ranks)
+    size = model_size(Path(local.model.path))
+    with store_if_begun(layout, config.storage) as store:
+        study = planned_workers(machine, config, local, size, layout, "study", store)
+        final = planned_workers(machine, config, local, size, layout, "final", store)
     predicted = footprint(
         config, local, Path(local.model.path), study.evaluators[0].settings.worker_device, len(study.trainers)
     )
@@ -169,8 +173,8 @@ def found_memory(machine: Machine, needed: Footprint | None) -> str:
     free = f"{formats.rough_size(machine.free_memory_bytes)} of the host's memory are free"
     if needed is None or machine.cuda:
         return free
-    trainer = TRAINER_PROCESS_BYTES + needed.trainer_memory_bytes
-    evaluator = EVALUATOR_PROCESS_BYTES + needed.evaluator_memory_bytes
+    trainer = CPU_TRAINER_BYTES + needed.trainer_memory_bytes
+    evaluator = CPU_EVALUATOR_BYTES + needed.evaluator_memory_bytes
     taken = f"trainer {formats.rough_size(trainer)}, evaluator {formats.rough_size(evaluator)}, without activations"
     if machine.free_memory_bytes < max(trainer, evaluator):
         raise UserError(f"{free}, which is too little ({taken}): end other programs, or choose a smaller model")
@@ -196,12 +200,12 @@ def found_disk(layout: StudyLayout, needed: Footprint | None) -> str:
 def found_database(context: CommandContext) -> str:
     """Check that the study's database can be read and continued with these settings."""
     layout = context.layout
-    with store_if_begun(layout) as store:
+    with store_if_begun(layout, context.loaded.study.storage) as store:
         if store is None:
             return f"{layout.root} has none: the study has not begun"
         loaded = with_precision(context.loaded, context.machine, store)
         store.check(identity(loaded), ALL_SETTINGS if store.runs("trial") else SCORE_SETTINGS)
-        found = f"{layout.database}: schema {SCHEMA_NUMBER}, {len(store.runs())} runs"
+        found = f"{store.url}: revision {HEAD}, {len(store.runs())} runs"
     holder = lock_holder(layout)
     return f"{found}; process {holder} is writing to it" if holder else f"{found}; no process writes to it"
 
@@ -218,7 +222,7 @@ def found_wandb(settings: WandbSettings) -> str:
 
 def found_forecast(context: CommandContext) -> str:
     """Predict time, disk and memory, from the study's trials or from a measurement of some seconds."""
-    with store_if_begun(context.layout) as store:
+    with store_if_begun(context.layout, context.loaded.study.storage) as store:
         loaded = with_precision(context.loaded, context.machine, store)
         prediction = predicted(replace(context, loaded=loaded), store)
     taken = prediction.footprint

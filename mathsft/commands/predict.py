@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mathsft.accounting import forecast, study_costs
 from mathsft.accounting.measure import NotMeasuredError, measured_speeds
-from mathsft.commands.common import checked_data, placement_for, run_to_end, with_local_model
+from mathsft.commands.common import checked_data, run_to_end, with_local_model
 from mathsft.commands.opening import CommandContext
+from mathsft.commands.planned_workers import planned_workers
 from mathsft.config.schema import Experiment
 from mathsft.data.pools import Pools
 from mathsft.records import Quality
@@ -36,8 +37,9 @@ def predicted(context: CommandContext, store: StudyStore | None) -> Prediction:
     experiment = with_local_model(context.loaded.experiment, context.heartbeat)
     data = checked_data(experiment, machine)
     pools, num_samples = data.pools, experiment.evaluation.num_samples
-    placement = placement_for(machine, experiment, layout, "study")
-    final_placement = placement_for(machine, experiment, layout, "final", config.final.ranks)
+    size = forecast.model_size(Path(experiment.model.path))
+    placement = planned_workers(machine, config, experiment, size, layout, "study", store)
+    final_placement = planned_workers(machine, config, experiment, size, layout, "final", store)
     costs, basis = _costs(context, experiment, placement.trainers[0], pools, store)
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
     worker_device = placement.evaluators[0].settings.worker_device

@@ -20,7 +20,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Run
 from mathsft.runs.context import StudyContext
 from mathsft.runs.provenance import ProvenanceRecorder, changes
-from mathsft.runs.replay_run import Comparison, replay
+from mathsft.runs.replay_run import PROMISES, Comparison, replay
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
@@ -31,7 +31,11 @@ from mathsft.workers.machine import detect_machine
 def run(arguments: argparse.Namespace) -> int:
     """Replay a run in a temporary folder inside the study's folder, and print the comparison."""
     console = open_console()
-    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), store_to_read(arguments.study) as recorded:
+    with (
+        Heartbeat(console) as heartbeat,
+        heartbeat.during("preparing"),
+        store_to_read(arguments.study, arguments.storage) as recorded,
+    ):
         run = find_run(recorded, arguments.run)
         provenance = recorded.provenance(run.name)
         if run.state in ("running", "failed") or provenance is None:
@@ -40,11 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=named_layout(arguments.study).root) as scratch:
             layout = StudyLayout(Path(scratch))
             log_to(layout.log("driver"))
-            # Placed as a final run, because a replay needs one trainer. Only final runs have several ranks, and a different
-            # number of ranks rounds sums differently.
-            ranks = None if run.kind == "final" else 1
-            placement = placement_for(detect_machine(), local, layout, "final", ranks)
+            # Placed as a final run, because a replay needs one trainer. A different number of ranks rounds sums differently.
+            machine, costs = detect_machine(), [checkpoint.costs for checkpoint in recorded.checkpoints(run.name)]
+            num_ranks = max((cost.num_ranks for cost in costs), default=1)
+            ranks = min(num_ranks, max(1, len(machine.cuda) - 1)) if machine.cuda else num_ranks
+            placement = placement_for(machine, local, layout, "final", ranks)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
+            console.print(PROMISES[placement.trainers[0].settings.worker_device.device])
             with closing(StudyStore.open(layout.database_url, recorded.study)) as store:
                 pools = load_pools(local.data, local.task)
                 store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
@@ -66,10 +72,10 @@ def _conclude(run: Run, compared: Comparison, differing: list[str], console: Con
     if compared.agrees:
         console.print(f"{run.name} agrees to the bit: {compared.num_steps} losses, all weights and all responses.")
         return OK
-    where = f"from step {compared.first_other_step} on" if compared.first_other_step else "at no step"
+    where = f", losses from step {compared.other_steps[0]} on" if compared.other_steps else ""
     console.print(
-        f"{run.name} does not agree to the bit: losses differ {where}, by at most {compared.max_loss_difference:.2g}; the "
-        f"replay is {compared.replayed_state}, the recorded run is {compared.state}."
+        f"{run.name} does not agree to the bit{where}: {compared.shares}. The replay is {compared.replayed_state}, the "
+        f"recorded run is {compared.state}."
     )
     return FAILED
 

@@ -11,12 +11,13 @@ from mathsft import formats
 from mathsft.accounting.forecast import StudyTime
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import observers_attached, prepare, run_to_end
+from mathsft.commands.method_note import method_note, warm_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import locked_store, store_if_begun, store_to_read
 from mathsft.config.load import PRECISION, identity
-from mathsft.config.schema import Scalar, StudyConfig
+from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
 from mathsft.reporting import markdown
@@ -41,14 +42,16 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
     rehearse(loaded.study)
+    if note := method_note(loaded, is_search=True):
+        console.print(note, markup=False)
     if arguments.dry_run:
         return _dry_run(context)
     config = loaded.study
-    with locked_store(layout) as store:
+    with locked_store(layout, config.storage) as store:
         ready = prepare(context, store, "study")
         experiment, placement = ready.loaded.experiment, ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
-        given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
+        given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, context))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
         show = partial(show_trial, store=store, layout=layout)
         search = Search(
@@ -65,6 +68,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
         console.print(study_table(store))
+        address = store.url
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
@@ -78,18 +82,22 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         f"Report: {report}",
         "Next:",
         f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",
-        f"  {shlex.join([tool('optuna-dashboard'), layout.database_url, '--artifact-dir', str(layout.artifacts)])}",
+        f"  {shlex.join([tool('optuna-dashboard'), address, '--artifact-dir', str(layout.artifacts)])}",
         sep="\n",
     )
     return OK
 
 
-def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Scalar]]:
+def _warm_settings(study: str | None, context: CommandContext) -> list[dict[str, Scalar]]:
     """Return another study's best settings that lie in this study's ranges."""
     if study is None:
         return []
-    with store_to_read(study) as other:
+    config = context.loaded.study
+    with store_to_read(study, config.storage) as other:
         settings = best_settings(other, config.search)
+        note = warm_note(context.loaded, other.settings() or {}, study)
+    if settings and note:
+        context.console.print(note, markup=False)
     if not settings:
         raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
     return settings
@@ -98,7 +106,7 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
 def _dry_run(context: CommandContext) -> int:
     """Print what would run, and its predicted costs."""
     console, machine = context.console, context.machine
-    with store_if_begun(context.layout) as store:
+    with store_if_begun(context.layout, context.loaded.study.storage) as store:
         loaded = with_precision(context.loaded, machine, store)
         warn_if_emulated(loaded, machine, console)
         prediction = predicted(replace(context, loaded=loaded), store)
@@ -108,6 +116,7 @@ def _dry_run(context: CommandContext) -> int:
     for name, value in (
         ("model", f"{experiment.model.path} ({taken.num_parameters / 1e6:,.1f} M parameters)"),
         ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
+        *([("trained", f"at most {taken.num_trained:,} parameters")] if taken.num_trained < taken.num_parameters else []),
         ("searched", ", ".join(loaded.study.search)),
         ("devices", prediction.placement.description),
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),

@@ -110,13 +110,40 @@ class PromptSettings(Settings):
         return self
 
 
+class LoraSettings(Settings):
+    """The adapter that training.method = lora trains, as peft defines it; without effect with training.method = full."""
+
+    rank: int = Field(16, ge=1, le=512)
+    """Rank of the two matrices A and B whose product is added to a weight."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the product: it is multiplied by alpha / rank, or with rslora by alpha / sqrt(rank)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapted layer's inputs that A does not see, drawn anew for every micro-batch from the run's seed."""
+    targets: str = "all-linear"
+    """The layers that get an adapter. all-linear: all linear layers except the head. Otherwise their names, separated by
+    commas: "q_proj,v_proj"."""
+    rslora: bool = False
+    """Rank-stabilised LoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank)."""
+    dora: bool = False
+    """DoRA (arXiv:2402.09353): the length of each row of an adapted weight trains, too. It takes more time and memory."""
+
+
 class TrainingSettings(Settings):
+    method: Literal["full", "lora"] = "full"
+    """Which weights train. full: all. lora: a small adapter beside the linear layers, while the model's own weights stay as
+    they are; its best learning rates are about ten times as high."""
+    lora: LoraSettings = LoraSettings()
     learning_rate: float = Field(gt=0)
     """AdamW's peak learning rate."""
     batch_size: int = Field(ge=1)
     """Sequences per optimizer step."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    """Share of the run's optimizer steps in which the learning rate rises linearly. It then falls linearly to zero."""
+    """Share of the run's optimizer steps in which the learning rate rises linearly."""
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"
+    """The learning rate after the warmup. linear, cosine: it falls to zero along a line or half a cosine wave. wsd (warmup,
+    stable, decay): it stays, and falls linearly to zero in the last steps."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)
+    """With schedule: wsd, the share of the run's optimizer steps in which the learning rate falls."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay. It applies to matrices (embeddings included), not to biases and norms."""
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -136,6 +163,15 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. On CUDA
     devices it is turned on where a step would not fit without it even with a small token budget."""
+
+    @model_validator(mode="after")
+    def _decays_after_the_warmup(self) -> Self:
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction = {self.warmup_fraction} and decay_fraction = {self.decay_fraction} make more than the "
+                "whole run with schedule = wsd; lower one of them"
+            )
+        return self
 
 
 class EvaluationSettings(Settings):
@@ -268,7 +304,7 @@ class FinalSettings(RunSettings):
     accuracy. null: no early stopping. With 1,000 validation problems, a value below 0.02 seldom ends a run."""
     ranks: int | None = Field(None, ge=1)
     """Number of processes that train the run together; each holds a share of the weights and of every batch. It changes
-    updates by rounding only. null: one per CUDA device, except for the evaluator's device; one on a CPU."""
+    updates by rounding only. null: one per CUDA device, except for the evaluators' devices; one on a CPU."""
 
 
 class Component(Settings):
@@ -361,9 +397,16 @@ class StudyConfig(Settings):
     pruner: Component = Component(name="NopPruner")
     """A class of optuna.pruners. It receives a trial's accuracy at each eval point; NopPruner never stops a trial."""
     horizon: HorizonSettings = HorizonSettings()
+    evaluators: int | None = Field(None, ge=1)
+    """Number of evaluators, in the study and in the final run; it changes no score. null: CUDA devices, or the cores of a
+    large CPU, are split so that training and scoring take equally long, by the study's own trials or an estimate."""
     limits: LimitSettings = LimitSettings()
     selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
+    storage: str | None = None
+    """URL of a PostgreSQL database for the records, as postgresql+psycopg://USER@HOST:5432/DATABASE, without a password.
+    Several studies can share it. null: the URL in the environment variable MATHSFT_STORAGE; without one, an SQLite file in
+    the study's folder."""
 
     @model_validator(mode="after")
     def _horizon_has_two_lengths_and_a_rate(self) -> Self:

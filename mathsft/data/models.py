@@ -1,4 +1,4 @@
-"""Resolves the name of a base model to a local folder, and fingerprints weights.
+"""Resolves the name of a base model to a local folder.
 
 The driver calls this and must not import torch, so the conversion of SmolLM2 runs in a separate process.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from blake3 import blake3
 
 from mathsft.errors import UserError
 from mathsft.tasks.quickstart.generator import base_model_folder
@@ -50,15 +49,9 @@ def resolve_model(path: str) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
-    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its *.safetensors files in the order of names."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} contains no *.safetensors file to fingerprint")
-    digest = blake3()  # each weight swap waits for it; BLAKE2b takes half as long as vLLM's reload
-    for path in files:
-        digest.update_mmap(path)
-    return digest.hexdigest(length=16)
+def hub_id(path: str) -> str | None:
+    """Return a model.path that names a model on the hub; None for a folder and for an embedded model."""
+    return path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
 
 
 def _check(folder: Path, path: str) -> None:
@@ -80,7 +73,7 @@ def _check(folder: Path, path: str) -> None:
 
 def progress_text(path: str) -> Callable[[], str]:
     """Return a function whose text describes the progress of `resolve_model` for this name."""
-    if path == "smollm2-135m" and not _smollm2_folder().is_dir():
+    if needs_conversion(path):
         return lambda: "converting SmolLM2-135M (once)"
     if not HUB_ID.fullmatch(path) or Path(path).expanduser().is_dir():
         return lambda: f"looking at the model {path}"
@@ -103,6 +96,11 @@ def progress_text(path: str) -> Callable[[], str]:
         return f"downloading {path}: {num_new / 1e6:,.0f} MB so far" if num_new > 0 else f"asking the hub for {path}"
 
     return progress
+
+
+def needs_conversion(path: str) -> bool:
+    """Return whether `resolve_model` would convert this model, which takes minutes."""
+    return path == "smollm2-135m" and not _smollm2_folder().is_dir()
 
 
 def is_on_hub_only(path: str) -> bool:

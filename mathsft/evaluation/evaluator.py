@@ -21,6 +21,7 @@ from mathsft.data.examples import encode
 from mathsft.data.pools import load_pools, select_pool
 from mathsft.errors import CheckpointError, UserError, disk_full_as_user_error
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
+from mathsft.evaluation.known_files import KnownFiles
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
 from mathsft.prompts.renderer import Renderer, make_renderer
@@ -41,7 +42,7 @@ class Evaluator:
         self._num_positions: int = config.max_position_embeddings
         self._model_kind: str = next(iter(config.architectures or ()), config.model_type)
         self._engine: Engine | None = None
-        self._grader = task_named(settings.experiment.task).grader()
+        self._grader, self._known_files = task_named(settings.experiment.task).grader(), KnownFiles()
         self._has_agreed = False
         """Whether the engine has agreed with the logprob check of at least one checkpoint."""
         self._load_pools = functools.cache(load_pools)
@@ -102,15 +103,15 @@ class Evaluator:
             solved=objective.solved(responses),
         )
 
-    def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
-        """Load the base weights, then changed weights, then the base weights again, and compare each with the trainer.
+    def check_engine(self, base: Checkpoint, *others: Checkpoint) -> EngineCheck:
+        """Load the base weights, then the others, then the base weights again, and compare each with the trainer.
 
         Raises UserError if vLLM does not support this kind of model: it computes another function, or it keeps old weights
         after a swap.
         """
         started, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
-        for checkpoint in (base, changed, base):
+        for checkpoint in (base, *others, base):
             try:
                 engine = self._engine_with(checkpoint, experiment)
             except HalfSwappedError as error:
@@ -152,8 +153,10 @@ class Evaluator:
         if engine is not None:
             if engine.loaded_fingerprint == checkpoint.fingerprint:
                 return engine
-            if self._settings.experiment.evaluation.load == "swap":
-                engine.swap(folder, checkpoint.fingerprint)
+            if self._settings.experiment.evaluation.load == "swap" and engine.accepts(folder):
+                is_finite = checkpoint.finite_dtype == self._settings.worker_device.engine_dtype
+                with self._known_files.loading(checkpoint, folder) as is_known:
+                    engine.swap(folder, checkpoint.fingerprint, is_known=is_known, is_finite=is_known and is_finite)
                 return engine
             self._engine = None
             engine.close()
@@ -164,7 +167,11 @@ class Evaluator:
         room_tokens = self._room_tokens(experiment, examples)
         check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
         max_model_len = max(room_tokens, check_tokens)
-        self._engine = Engine(folder, checkpoint.fingerprint, self._settings.worker_device, max_model_len)
+        worker_device, base_folder = self._settings.worker_device, self._layout.base_weights
+        with self._known_files.loading(checkpoint, folder) as is_known:
+            self._engine = Engine(
+                folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder, is_known=is_known
+            )
         return self._engine
 
     def _room_tokens(self, experiment: Experiment, examples: Sequence[Example]) -> int:

@@ -8,6 +8,7 @@ import yaml
 
 from mathsft.config.schema import PromptSettings
 from mathsft.data.models import HUB_ID
+from mathsft.data.weights import Adapter, is_adapter, read_adapter
 from mathsft.layout import StudyLayout
 from mathsft.prompts.request import CHAT, answer_format, fill, request_template
 from mathsft.records import Checkpoint, Provenance, Run
@@ -19,12 +20,22 @@ SHOWN = ("task", "model.path", "data.source", "data.test_source", "prompt.templa
 SHOWN_GROUPS = ("prompt.", "training.", "evaluation.")
 EXAMPLE = "What is 17 + 25?"
 
-SNIPPET = """\
+LOADING = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this folder
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
+"""
+LOADING_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base, folder = {base!r}, "."  # the base model, and this folder
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+"""
+SNIPPET = """\
 {prompt}
 inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False{options})
 output = model.generate(**inputs, do_sample=False, max_new_tokens={max_tokens}{stop})
@@ -32,14 +43,15 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
-def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
-    """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM can load."""
+def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout, folder: Path | None = None) -> Path:
+    """Write README.md into the checkpoint's folder, or the folder to which it was exported, and return the folder."""
     provenance = store.provenance(run.name)
     settings = {**(provenance.settings if provenance else store.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
-    folder = layout / checkpoint.path
+    folder = folder or layout / checkpoint.path
+    adapter = read_adapter(folder) if is_adapter(folder) else None
     parts = [
-        _front_matter(settings),
+        _front_matter(settings, adapter),
         f"# {markdown.cell(base)}, fine-tuned on math",
         f"This is step {checkpoint.step} of the run {run.name} of the study {markdown.cell(store.study)}. It was trained "
         "with "
@@ -48,7 +60,8 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
         _scores(store, run, checkpoint),
         _pools(store, run, settings),
         "## Usage",
-        f"```python\n{_snippet(settings)}```",
+        _usage(settings, adapter),
+        f"```python\n{_snippet(settings, adapter)}```",
         "## Prompt",
         _prompt(_prompt_settings(settings)),
         "## Settings",
@@ -59,8 +72,9 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
     return folder
 
 
-def _front_matter(settings: Mapping[str, Any]) -> str:
-    tags: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
+def _front_matter(settings: Mapping[str, Any], adapter: Adapter | None = None) -> str:
+    library = "peft" if adapter else "transformers"
+    tags: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
     path = str(settings.get("model.path", ""))
     if HUB_ID.fullmatch(path) and not Path(path).is_dir():
         tags["base_model"] = path
@@ -94,12 +108,25 @@ def _pools(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _snippet(settings: Mapping[str, Any]) -> str:
+def _usage(settings: Mapping[str, Any], adapter: Adapter | None) -> str:
+    """Return how to load the folder, with transformers or peft and with vLLM."""
+    if adapter is None:
+        return "This folder holds the whole model: transformers loads it, and `vllm serve .` serves it."
+    base = markdown.cell(_named(settings.get("model.path", "unknown")))
+    kind = "DoRA" if adapter.is_dora else "LoRA"
+    vllm = f"`vllm serve {base} --enable-lora --max-lora-rank {adapter.rank} --lora-modules math=.` serves it."
+    if adapter.is_dora:
+        vllm = "vLLM serves no DoRA adapters: `mathsft export --merge` writes the whole model."
+    return f"This folder holds a {kind} adapter of rank {adapter.rank} for {base}: peft loads it. {vllm}"
+
+
+def _snippet(settings: Mapping[str, Any], adapter: Adapter | None = None) -> str:
     """Return Python code that prompts the model in this folder in the same way as training and scoring."""
     prompt = _prompt_settings(settings)
     chosen, is_chat = answer_format(prompt), prompt.template == CHAT
     text = fill(request_template(prompt), EXAMPLE)
-    return SNIPPET.format(
+    loading = LOADING_ADAPTER.format(base=_named(settings.get("model.path", "unknown"))) if adapter else LOADING
+    return loading + SNIPPET.format(
         prompt=_chat_lines(prompt, text, chosen.opening) if is_chat else f"prompt = {text!r}",
         options=", add_special_tokens=False" if is_chat else "",
         max_tokens=settings.get("evaluation.max_tokens", 1024),

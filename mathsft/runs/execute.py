@@ -5,7 +5,7 @@ It looks up every result in the store first, so a restarted driver continues whe
 
 import json
 import logging
-from asyncio import Lock, Semaphore, TaskGroup
+from asyncio import Event, Semaphore, TaskGroup
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +17,11 @@ from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.progress import following, watching
+from mathsft.runs.publishing import Publishing, published
 from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
-from mathsft.workers.worker import Failed, RemoteError, Worker
+from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.worker import ATTEMPTS, Attempts, Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +66,20 @@ async def execute(run: Run, trainer: Worker, study: StudyContext, source: Source
         study.workers.trainers.give(trainer)  # a driver was killed after it recorded the end and before close()
         await source.close(run, run.state, run.reason)
         return
-    steps, window, judging = run.eval_steps, Semaphore(run.plan.max_unscored), Lock()
+    steps, window = run.eval_steps, Semaphore(run.plan.max_unscored)
+    judged = [Event() for _ in steps]
     stop_at: int | None = None
     is_stopped, diverged, failed = False, "", ""
 
-    async def score(index: int, checkpoint: Checkpoint) -> None:
+    async def score(index: int, trained_to: Checkpoint | Publishing) -> None:
         nonlocal stop_at
+        checkpoint = await _on_disk(run, trained_to, trainer, study)
         score = await scored(run, checkpoint, run.plan.pool, study, trainer)
-        async with judging:  # judge() may wait, and the scores must be judged in order
-            if stop_at is None:
-                stop_at = await source.judge(run, index, score)
+        if index > 0:
+            await judged[index - 1].wait()  # a later checkpoint may be scored first, by another evaluator
+        if stop_at is None:
+            stop_at = await source.judge(run, index, score)
+        judged[index].set()
         delete_weights(study.store, study.layout)
         window.release()
 
@@ -84,11 +90,11 @@ async def execute(run: Run, trainer: Worker, study: StudyContext, source: Source
                     await window.acquire()
                     if is_stopped := stop_at is not None and index >= stop_at:
                         break
-                    checkpoint = recorded(run, step, study) or await trained(run, step, trainer, study)
-                    if isinstance(checkpoint, Diverged):
-                        diverged = checkpoint.reason
+                    trained_to = recorded(run, step, study) or await advanced(run, step, trainer, study)
+                    if isinstance(trained_to, Diverged):
+                        diverged = trained_to.reason
                         break
-                    scoring.create_task(score(index, checkpoint))
+                    scoring.create_task(score(index, trained_to))
     except* (Failed, RemoteError) as errors:
         failed = str(errors.exceptions[0])
     state: RunState = "failed" if failed else "diverged" if diverged else "pruned" if is_stopped else "finished"
@@ -106,13 +112,49 @@ def recorded(run: Run, step: int, study: StudyContext) -> Checkpoint | Diverged 
     return None
 
 
-async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:
-    """Train the run to the step; its metrics reach the store while it trains."""
+async def advanced(run: Run, step: int, trainer: Worker, study: StudyContext) -> Publishing | Diverged:
+    """Train the run to the step, whose weights are then being published; its metrics reach the store while it trains."""
     async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
-    study.store.write(outcome)
-    return outcome
+        pids = trainer.pids
+    if isinstance(outcome, Diverged):
+        study.store.write(outcome)
+        return outcome
+    return Publishing(outcome, trainer, pids)
+
+
+async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:
+    """Train the run to the step and wait until its weights are on disk.
+
+    Raises Failed if the trainer's process ends ATTEMPTS times before they are.
+    """
+    for _ in range(ATTEMPTS):
+        outcome = await advanced(run, step, trainer, study)
+        if isinstance(outcome, Diverged):
+            return outcome
+        if checkpoint := await published(outcome, study):
+            return checkpoint
+    raise Failed(f"{trainer.name} died {ATTEMPTS} times while it saved step {step} of {run.name}")
+
+
+async def _on_disk(run: Run, trained_to: Checkpoint | Publishing, trainer: Worker, study: StudyContext) -> Checkpoint:
+    """Return the published checkpoint; train it again if the trainer's process ended before it was on disk."""
+    if isinstance(trained_to, Checkpoint):
+        return trained_to
+    if checkpoint := await published(trained_to, study):
+        return checkpoint
+    logger.warning("%s, step %d: its weights are trained again", run.name, trained_to.checkpoint.step)
+    return await _trained_again(run, trained_to.checkpoint.step, trainer, study)
+
+
+async def _trained_again(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint:
+    retrained = await trained(run, step, trainer, study)
+    if isinstance(retrained, Diverged):
+        raise Failed(
+            f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"
+        )
+    return retrained
 
 
 async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext, trainer: Worker | None = None) -> Score:
@@ -131,11 +173,7 @@ async def scored(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
                 raise
             logger.warning("%s, step %d: %s; its weights are trained again", run.name, checkpoint.step, error)
     async with nullcontext(trainer) if trainer is not None else study.workers.trainers.lease() as lent_trainer:
-        retrained = await trained(run, checkpoint.step, lent_trainer, study)
-    if isinstance(retrained, Diverged):
-        raise Failed(
-            f"{run.name}: retraining diverges at step {retrained.step} ({retrained.reason}), the first training did not"
-        )
+        retrained = await _trained_again(run, checkpoint.step, lent_trainer, study)
     return await _score(run, retrained, pool, study)
 
 
@@ -147,17 +185,26 @@ async def score_last(name: str, pool: str, study: StudyContext) -> None:
 
 
 async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContext) -> Score:
-    async with study.workers.evaluators.lease() as evaluator:
-        async with (
-            watching(checkpoint, pool, study),
-            recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
-        ):
-            progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
-            with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
-            score: Score = await evaluator.call("score", checkpoint, run.experiment, pool, with_gold_nll, progress=progress)
-        # Before the evaluator is given back, so that scores are recorded in order.
-        study.store.write(score, _read_responses(study.layout / score.responses_path))
-    return score
+    """Return the checkpoint's score by a free evaluator; if its process dies, another one scores it."""
+    progress = study.layout.scoring(checkpoint.run, checkpoint.step, pool)
+    with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
+    attempts, dead = Attempts("score", study.workers.limits, progress), None
+    while True:
+        async with study.workers.evaluators.lease(avoided=dead) as evaluator:
+            try:
+                async with (
+                    watching(checkpoint, pool, study),
+                    recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
+                ):
+                    arguments = checkpoint, run.experiment, pool, with_gold_nll
+                    score: Score = await evaluator.call_once(attempts, "score", *arguments)
+            except WorkerDied as death:
+                dead = evaluator
+                attempts.add(evaluator.name, death)
+            else:
+                # Before the evaluator is given back, so that one evaluator's scores are recorded in order.
+                study.store.write(score, _read_responses(study.layout / score.responses_path))
+                return score
 
 
 def _read_responses(path: Path) -> list[Response]:

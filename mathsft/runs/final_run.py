@@ -107,8 +107,9 @@ async def run_final(run: Run, promotion: Promotion | None, study: StudyContext, 
     if final.run.state == "finished":
         validated = store.scores(run.name, VALIDATION_POOL)
         reported = [store.checkpoint(run.name, step) for step in {0, best_step(validated), validated[-1].step}]
-        for checkpoint in reported:
-            if checkpoint is not None:
-                await scored(final.run, checkpoint, TEST_POOL, study)
+        async with TaskGroup() as reporting:
+            for checkpoint in reported:
+                if checkpoint is not None:
+                    reporting.create_task(scored(final.run, checkpoint, TEST_POOL, study))
         delete_weights(store, study.layout)
     return final.run

@@ -1,10 +1,9 @@
 """The workers of one driver, and the pools that lend them to the runs."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from mathsft.config.schema import LimitSettings
@@ -17,23 +16,42 @@ from mathsft.workers.worker import Device, Worker
 class WorkerPool:
     """Workers that are lent one at a time, first come first served.
 
-    asyncio's Semaphore is fair, its Queue is not: there a caller that arrives just as a worker is given back would overtake
-    those that wait.
+    asyncio's Queue is not fair: there a caller that arrives just as a worker is given back would overtake those that wait.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.size = len(workers)
-        self._free, self._num_free = deque(workers), asyncio.Semaphore(len(workers))
+        self._free = list(workers)
+        self._waiting: list[tuple[asyncio.Future[Worker], Worker | None]] = []
 
-    async def take(self) -> Worker:
-        """Wait for a free worker and take it."""
-        await self._num_free.acquire()
-        return self._free.popleft()
+    async def take(self, avoided: Worker | None = None) -> Worker:
+        """Wait for a free worker and take it: one that is not avoided, unless there is no other one in the pool."""
+        future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        place = future, avoided if self.size > 1 else None
+        self._waiting.append(place)
+        self._serve()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            elif not future.cancelled():  # it was served in the same moment
+                self.give(future.result())
+            raise
 
     def give(self, worker: Worker) -> None:
-        """Give a worker back; the caller that has waited longest gets it."""
+        """Give a worker back; the caller that has waited longest for one like it gets it."""
         self._free.append(worker)
-        self._num_free.release()
+        self._serve()
+
+    def _serve(self) -> None:
+        for place in list(self._waiting):
+            future, avoided = place
+            worker = next((worker for worker in self._free if worker is not avoided), None)
+            if worker is not None and not future.cancelled():
+                self._free.remove(worker)
+                self._waiting.remove(place)
+                future.set_result(worker)
 
     @contextmanager
     def until_done(self, worker: Worker) -> Iterator[None]:
@@ -44,8 +62,8 @@ class WorkerPool:
             self.give(worker)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Worker]:
-        worker = await self.take()
+    async def lease(self, avoided: Worker | None = None) -> AsyncIterator[Worker]:
+        worker = await self.take(avoided)
         with self.until_done(worker):
             yield worker
 
@@ -58,6 +76,7 @@ class StudyWorkers:
     evaluators: WorkerPool
     nvml: Nvml | None = None
     """Reads the usage of their CUDA devices; None on a CPU."""
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     @classmethod
     @contextmanager
@@ -72,4 +91,4 @@ class StudyWorkers:
 
             on_cuda = placement.evaluators[0].settings.worker_device.device == "cuda"
             nvml = stack.enter_context(closing(Nvml())) if on_cuda else None
-            yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml)
+            yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml, limits)

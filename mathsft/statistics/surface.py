@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mathsft.config.conditions import applicable
 from mathsft.config.schema import Choices, Scalar, SearchRange
 from mathsft.records import Overrides
 
@@ -67,7 +68,10 @@ def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     from scipy.stats import qmc
 
     cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
-    return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
+    all_values = (
+        {name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube
+    )
+    return [applicable(values) for values in all_values]
 
 
 def new_optimum(
@@ -136,14 +140,19 @@ def _fit(
 
 
 def embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
-    """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension."""
+    """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension.
+
+    A setting that does not apply to a trial, as the rank to full fine-tuning, is in the middle of its dimension: the trials
+    to which it applies are equally far away on average, and their other settings decide.
+    """
     columns: list[Floats] = []
     for name, given in space.items():
-        values = [chosen[name] for chosen in settings]
+        values = [chosen.get(name) for chosen in settings]
         if isinstance(given, Choices) and not _are_numbers(given):
             columns += [np.array([value == choice for value in values], dtype=np.float64) for choice in given.choices]
         else:
-            columns.append(_positions(given, np.array(values, dtype=np.float64)))
+            numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+            columns.append(np.nan_to_num(_positions(given, numbers), nan=0.5))
     return np.column_stack(columns)
 
 

@@ -3,11 +3,14 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from mathsft.config.conditions import applies, condition_of, conditions_first
 from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
@@ -51,9 +54,31 @@ def distribution(given: SearchRange) -> BaseDistribution:
     return IntDistribution(given.low, given.high, log=given.log)
 
 
+def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Return the trial's values of the searched settings that apply to it; those that it lacks are drawn."""
+    values: dict[str, Any] = {}
+    for name, given in conditions_first(space).items():
+        if applies(name, values):
+            values[name] = trial._suggest(name, given)
+    return values
+
+
+def is_complete(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether a trial has a value of every searched setting that applies to it."""
+    return all(name in values or not applies(name, values) for name in space)
+
+
 def num_settings(space: Mapping[str, SearchRange]) -> float:
     """Return how many settings the space holds; infinity if a range is continuous."""
-    return math.prod(_num_values(given) for given in space.values())
+    needed = {condition[0] for name in space if (condition := condition_of(name))}
+    owners = {name: given.choices for name, given in space.items() if name in needed and isinstance(given, Choices)}
+    total = 0.0
+    for values in product(*owners.values()):
+        chosen = dict(zip(owners, values, strict=True))
+        total += math.prod(
+            _num_values(given) for name, given in space.items() if name not in owners and applies(name, chosen)
+        )
+    return total
 
 
 def rehearse(config: StudyConfig) -> None:
@@ -67,7 +92,8 @@ def rehearse(config: StudyConfig) -> None:
     space = make_space(config)
     for number in range(int(min(config.num_trials, NUM_REHEARSED, num_settings(config.search)))):
         study.sampler = make_sampler(config, number)
-        trial = explained(lambda: study.ask(space), "sampler", config.sampler)
+        trial = explained(study.ask, "sampler", config.sampler)
+        explained(partial(suggest, trial, space), "sampler", config.sampler)
         for index, point in enumerate(config.trial.eval_points):
             trial.report(point / (number + 1), index)
             explained(trial.should_prune, "pruner", config.pruner)

@@ -16,6 +16,7 @@ from mathsft.records import (
     Score,
     Scoring,
     StepMetrics,
+    WorkerCall,
 )
 from mathsft.runs.weak_signal import weak_signal
 from mathsft.store.study_store import Notification, StudyStore
@@ -36,7 +37,9 @@ class LiveProgress:
         self._last_steps = {name: metrics[-1] for name in self._runs if (metrics := store.metrics(name))}
         self._calls: dict[str, tuple[OngoingCall, float]] = {}  # by worker, each with its start
         self._shown_run: Run | None = None  # the run of the latest optimizer step
-        self._scoring: Scoring | None = None  # not yet complete
+        self._scoring: dict[tuple[str, int, str], Scoring] = {}  # not yet complete, by run, step and pool
+        self._scored_by = ""  # the worker of the latest scoring call, which is recorded just before its score
+        self._evaluators: set[str] = set()  # their names are shown if there are several
         self._is_scoring = False  # the engine of this process has scored something
         self._pace_start: tuple[float, float] | None = None  # time and share done when both training and scoring ran
         self._best = ""
@@ -63,10 +66,12 @@ class LiveProgress:
             case OngoingCall():
                 self._take_call(record)
             case Scoring():
-                self._scoring = record
-                self._note_start(record.run, record.pool)
+                self._scoring[record.run, record.step, record.pool] = record
+                self._note_start(record.run, record.pool, record.step)
+            case WorkerCall() if record.pool:
+                self._scored_by = record.worker
             case Score():
-                self._scoring = None
+                self._scoring.pop((record.run, record.step, record.pool), None)
                 self._tell_score(record)
             case EngineCheck():
                 self._tell_check(record)
@@ -105,8 +110,9 @@ class LiveProgress:
         interval = accuracy_interval(score)
         accuracy = f"{score.accuracy:.1%} ({interval.low:.1%} – {interval.high:.1%}) on {score.pool}"
         form = f"format {score.format_accuracy:.1%}"
+        by = f"by {self._scored_by}" if len(self._evaluators) > 1 else ""
         progress = (self._queue, self._best, self._time_left(run)) if run.kind == "final" else ()
-        self._heartbeat.tell(run.name, _step_of(run, score.step), accuracy, form, *progress)
+        self._heartbeat.tell(run.name, _step_of(run, score.step), accuracy, form, by, *progress)
 
     def _tell_check(self, check: EngineCheck) -> None:
         when = "before and after swaps" if check.load == "swap" else "in a new engine for every checkpoint"
@@ -126,11 +132,13 @@ class LiveProgress:
             self._calls.pop(call.worker, None)
         else:
             self._calls[call.worker] = (call, self._heartbeat.clock())
+            if call.pool:
+                self._evaluators.add(call.worker)
 
-    def _note_start(self, run: str, pool: str) -> None:
-        """Note that the worker that trains the run, or scores it on the pool, has loaded model and libraries."""
+    def _note_start(self, run: str, pool: str, step: int | None = None) -> None:
+        """Note that the worker that trains the run, or scores its step on the pool, has loaded model and libraries."""
         for worker, (call, since) in self._calls.items():
-            if (call.run, call.pool) == (run, pool):
+            if (call.run, call.pool) == (run, pool) and step in (None, call.step):
                 self._calls[worker] = (replace(call, is_starting=False), since)
 
     # ---- results, progress, time left
@@ -190,20 +198,19 @@ class LiveProgress:
     def _words(self, call: OngoingCall) -> str:
         if call.is_starting:
             return f"starting {call.worker} ({'torch, vLLM and its engine' if call.pool else 'torch and the model'})"
+        by = f"{call.worker}: " if call.pool and len(self._evaluators) > 1 else ""
         if call.run == ENGINE_CHECK:
-            return "checking the engine"
+            return f"{by}checking the engine"
         if call.pool:
-            return f"scoring {call.run} step {call.step}{self._how_far(call)}"
+            return f"{by}scoring {call.run} step {call.step}{self._how_far(call)}"
         last = self._last_steps.get(call.run)
         if last is None:
             return f"preparing {call.run}"
         return f"training {call.run}: {_step_of(self._runs[call.run], last.step)}, loss {last.loss:.4f}"
 
     def _how_far(self, call: OngoingCall) -> str:
-        scoring = self._scoring
-        if scoring is None or (scoring.run, scoring.step, scoring.pool) != (call.run, call.step, call.pool):
-            return ""
-        return f": {scoring.num_finished} of {scoring.num_responses}"
+        scoring = self._scoring.get((call.run, call.step, call.pool))
+        return f": {scoring.num_finished} of {scoring.num_responses}" if scoring is not None else ""
 
 
 def _step_of(run: Run, step: int) -> str:

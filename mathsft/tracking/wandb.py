@@ -9,7 +9,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +21,7 @@ import psutil
 from mathsft.config.load import flatten
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics
+from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics, WorkerCall
 from mathsft.store.study_store import Notification, StudyStore
 from mathsft.workers.spawn import environment
 
@@ -57,6 +57,7 @@ class WandbObserver:
         self._close_seconds = close_seconds
         self._runs = {run.name: run for run in store.runs()}
         self._rows = {name: _recorded_rows(store, name) for name in self._runs}
+        self._evaluators: dict[tuple[str, int, str], str] = {}
         self._open_runs = _OpenRuns(store.study, layout, settings.project, settings.mode)
         self._tasks: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name="wandb", daemon=True)
@@ -69,9 +70,11 @@ class WandbObserver:
             self._tasks.put(partial(self._open_runs.open if record.state == "running" else self._open_runs.finish, record))
         elif isinstance(record, StepMetrics):
             self._log(record.run, ("train", record.step), "train", _train_values(record))
+        elif isinstance(record, WorkerCall) and record.pool:
+            self._evaluators[record.run, record.step, record.pool] = record.worker
         elif isinstance(record, Score):
             section = "eval" if record.pool == self._runs[record.run].plan.pool else f"eval-{record.pool}"
-            self._log(record.run, (record.pool, record.step), section.replace(":", "-"), _eval_values(record))
+            self._log(record.run, (record.pool, record.step), section.replace(":", "-"), self._eval_values(record))
 
     def close(self) -> None:
         """Finish every W&B run and end W&B's service process; kill it after `close_seconds`."""
@@ -82,12 +85,20 @@ class WandbObserver:
             log.warning("W&B did not end within %g s: rows not yet uploaded are in its offline files", self._close_seconds)
             _kill_service()
 
-    def _log(self, run: str, key: _RowKey, section: str, values: dict[str, float]) -> None:
+    def _eval_values(self, score: Score) -> dict[str, float | str]:
+        """Return the values of a score, with the name of the evaluator, whose call is recorded just before the score."""
+        evaluator = self._evaluators.pop((score.run, score.step, score.pool), None)
+        return _eval_values(score) | ({"evaluator": evaluator} if evaluator is not None else {})
+
+    def _log(self, run: str, key: _RowKey, section: str, values: Mapping[str, float | str]) -> None:
         rows = self._rows.setdefault(run, set())
         if key in rows:
             return  # the step was trained again: W&B has its row
         rows.add(key)
-        row = {"train_step": key[1], **{f"{section}/{name}": value for name, value in values.items()}}
+        row: dict[str, float | str] = {
+            "train_step": key[1],
+            **{f"{section}/{name}": value for name, value in values.items()},
+        }
         self._tasks.put(partial(self._open_runs.log, self._runs[run], section, row, len(rows)))
 
 
@@ -108,7 +119,7 @@ class _OpenRuns:
                 self._open[run.name] = (run, self._start(run))
         return self._open[run.name][1]
 
-    def log(self, run: Run, section: str, row: dict[str, float], number: int) -> None:
+    def log(self, run: Run, section: str, row: dict[str, float | str], number: int) -> None:
         """Log a row under its number; a finished W&B run is opened again."""
         if (opened := self.open(run)) is not None:
             opened.define_metric(f"{section}/*", step_metric="train_step")  # a late score is shown at its own step
@@ -227,7 +238,7 @@ def _train_values(metrics: StepMetrics) -> dict[str, float]:
     return {name: value for name, value in known.items() if name not in ("run", "step")}
 
 
-def _eval_values(score: Score) -> dict[str, float]:
+def _eval_values(score: Score) -> dict[str, float | str]:
     """Return the shares of the responses by category, the number of problems, and the costs."""
     num_responses = sum(score.counts.values())
     shares = {category: score.counts[category] / num_responses for category in NOT_CORRECT}

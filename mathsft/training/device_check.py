@@ -13,6 +13,7 @@ from mathsft.training.batching.microbatches import (
     packed_micro_batches,
     padded_micro_batches,
 )
+from mathsft.training.model.attention import with_masks
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.rank_group import join_ranks
 from mathsft.training.state import load_base
@@ -36,9 +37,10 @@ class DeviceCheck:
         The result is the larger one of two relative differences: of the loss, and of the gradient of all parameters, in the
         L2 norm. Raises RuntimeError if the model cannot be packed.
         """
-        experiment, attention = self._settings.experiment, self._settings.worker_device.attention
-        base = load_base(Path(experiment.model.path), attention)
-        batch = _batch(base.model.get_input_embeddings().num_embeddings)
+        experiment, worker_device = self._settings.experiment, self._settings.worker_device
+        attention = worker_device.attention
+        base = load_base(Path(experiment.model.path), attention, numpy_products=worker_device.numpy_products)
+        batch = examples_of_two_questions(base.model.get_input_embeddings().num_embeddings)
         packing = packing_of(base, common_prefix(batch), _BUDGET_TOKENS)
         if packing is None or base.attention != attention:
             raise RuntimeError(
@@ -46,9 +48,10 @@ class DeviceCheck:
             )
         model = base.model.to(self._device, DTYPES[experiment.training.precision])
         loss_model = MicroBatchLoss(model)
-        packed = _loss_and_gradient(loss_model, packed_micro_batches(batch, packing, self._device))
+        rows = packed_micro_batches(batch, packing, self._device)
+        packed = loss_and_gradient(loss_model, with_masks(attention, rows))
         model.set_attn_implementation("sdpa")
-        padded = _loss_and_gradient(loss_model, padded_micro_batches(batch, _BUDGET_TOKENS, self._device))
+        padded = loss_and_gradient(loss_model, padded_micro_batches(batch, _BUDGET_TOKENS, self._device))
         return max(float((one - other).norm() / other.norm()) for one, other in zip(packed, padded, strict=True))
 
     def gather_from_ranks(self) -> int:
@@ -61,7 +64,7 @@ class DeviceCheck:
         return ranks.size
 
 
-def _batch(vocabulary: int) -> list[Example]:
+def examples_of_two_questions(vocabulary: int) -> list[Example]:
     """Return examples with two questions, of which each has responses of several lengths, and a prefix that all share."""
     generator = torch.Generator().manual_seed(0)
 
@@ -73,7 +76,7 @@ def _batch(vocabulary: int) -> list[Example]:
     return [Example("", question, draw(num_tokens)) for question in questions for num_tokens in (17, 60, 130)]
 
 
-def _loss_and_gradient(loss_model: MicroBatchLoss, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(loss_model: MicroBatchLoss, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
     """Return the loss and the gradient of all parameters as one vector, in fp32."""
     loss_model.zero_grad(set_to_none=True)
     losses = [loss_model(micro_batch) for micro_batch in micro_batches]

@@ -5,6 +5,7 @@ only while it computes. Source: torch.distributed.fsdp.fully_shard; Zhao et al. 
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -48,7 +49,11 @@ class ShardedAdamW:
     ) -> None:
         """Start from the weights of the model."""
         self._training, self._device, self._ranks = training, device, ranks
-        self._parameters = {name: _as_dtensor(parameter) for name, parameter in loss_module.model.named_parameters()}
+        self._parameters = {
+            name: _as_dtensor(parameter)
+            for name, parameter in loss_module.model.named_parameters()
+            if parameter.requires_grad
+        }
         self._moments = {
             kind: {name: torch.zeros_like(parameter.detach()) for name, parameter in self._parameters.items()}
             for kind in ("moment1", "moment2")
@@ -58,6 +63,10 @@ class ShardedAdamW:
         """Return the sharded tensors that the next update depends on, by the names of MasterAdamW, not copied."""
         kinds = {"master": self.master_weights(), **self._moments}
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def tensors_to_save(self) -> dict[str, Tensor]:
+        """Return the sharded tensors, which a rank group gathers on the host."""
+        return self.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Shard the whole tensors that rank 0 passes, by the names of `tensors`; the other ranks pass none."""
@@ -76,8 +85,10 @@ class ShardedAdamW:
         if device != self._device:
             raise RuntimeError(f"{self._ranks.size} ranks train on their own devices and cannot leave them")
 
-    def collect_gradients(self, *, first: bool) -> None:
+    @contextmanager
+    def collecting(self, *, first: bool, last: bool) -> Iterator[None]:
         """Do nothing: FSDP2 adds up the gradients of backward passes, and `update` removes them."""
+        yield
 
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of the whole gradient, the same on every rank."""

@@ -11,22 +11,27 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from mathsft.config.schema import Experiment
 from mathsft.costs import Memory, Stopwatch, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
 from mathsft.data.examples import Encoded, check_ids
-from mathsft.data.models import fingerprint
 from mathsft.data.pools import load_pools
+from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.footprint import full_state_bytes
 from mathsft.prompts.renderer import make_renderer
-from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, Run, StepMetrics
+from mathsft.publication import stamps_of
+from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.training.base_copy import BaseCopy
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
 from mathsft.training.cpu.memory import status_bytes
@@ -34,9 +39,11 @@ from mathsft.training.full_state import FullState, SavePace, discard_full_state,
 from mathsft.training.logprob_check import changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.meter.peak_memory import predicted_peak
 from mathsft.training.meter.utilization import Utilization
+from mathsft.training.publisher import Publisher
 from mathsft.training.rank_group import join_ranks
-from mathsft.training.state import load_base, publish, tensors_to_publish
+from mathsft.training.state import are_finite, host_copy, load_base
 from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.training.trained import choose_trained
 from mathsft.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -72,36 +79,43 @@ class Trainer:
         self._ranks = join_ranks(self._device)
         model_folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-        self._engine_dtype: torch.dtype = getattr(torch, settings.worker_device.engine_dtype)
+        self._engine_dtype_name = settings.worker_device.engine_dtype
+        self._engine_dtype: torch.dtype = getattr(torch, self._engine_dtype_name)
         self._resident_bytes_before = status_bytes("VmRSS")
-        self._base = load_base(model_folder, settings.worker_device.attention)
+        worker_device = settings.worker_device
+        self._base = load_base(model_folder, worker_device.attention, numpy_products=worker_device.numpy_products)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
+        self._publisher = Publisher(self._layout)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._current: _CurrentRun | None = None
         self._base_fingerprint = fingerprint(model_folder)
-        self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
+        self._base_copy = BaseCopy(self._layout.base_weights)
+        self._num_trained = self._base.size.num_parameters
+        self._state_bytes = full_state_bytes(self._num_trained)
+        self._save_pace = SavePace(self._state_bytes)
         self._max_fitting_tokens: int | None = None
         self._state_path: Path | None = None
         """The full state that this trainer saved or loaded last; it deletes this file when it saves another run's state."""
 
     def advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
-        """Train the run to the step and publish its weights; return None on ranks other than 0.
+        """Train the run to the step and begin to publish its weights; return None on ranks other than 0.
 
-        Returns Diverged if the loss, the gradient or a predicted log probability was not finite at to_step or earlier.
-        Raises UserError if the data cannot be read or the disk is full, and OutOfMemoryError if an example does not fit
-        into memory.
+        The checkpoint has no fingerprint yet: a `Publication` tells it, or the error, which the run's next step raises, too.
+        Returns Diverged if the loss, the gradient, a predicted log probability or a weight was not finite at to_step or
+        earlier. Raises UserError if the data cannot be read or the disk is full, and OutOfMemoryError if an example does
+        not fit into memory.
         """
         with disk_full_as_user_error(self._layout.run(run.name), "space for the run's metrics and checkpoints"):
             return self._advance(run, to_step)
 
     def _advance(self, run: Run, to_step: int) -> Checkpoint | Diverged | None:
         stopwatch = Stopwatch()
-        if self._current is not None:
-            self._current.training_step.move_to(self._device)
         current = self._reusable_current(run, to_step)
         if current is None:
-            self._current = None
+            self._current = None  # a parked run that ends here never returns to the device
             current = self._current = self._start(run, to_step, stopwatch)
+        else:
+            current.training_step.move_to(self._device)
         if to_step > run.num_steps:
             raise ValueError(f"run {run.name} has {run.num_steps} steps, but was asked for step {to_step}")
         num_tokens_before = current.num_tokens
@@ -109,21 +123,23 @@ class Trainer:
             self._train(current, to_step)
         if current.diverged and to_step >= current.diverged.step:
             return current.diverged
+        trained = current.training_step.trained
         weights = self._ranks.gather(current.training_step.weights())
-        logprob_check = None
+        logprob_check, cause = None, ""
         if self._ranks.is_first:
-            weights = tensors_to_publish(self._base, weights)
             with stopwatch.during("check_seconds"):
-                token_ids = check_token_ids(current.examples)
-                logprob_check = make_logprob_check(self._base.model, weights, token_ids, self._engine_dtype)
-        if not self._ranks.broadcast(logprob_check is None or all(map(math.isfinite, logprob_check.logprobs))):
-            current.diverged = _diverged(current, to_step, "a log probability of the logprob check is not finite")
+                tensors = trained.published(weights)  # where they are: on the device, unless ranks gathered them
+                token_ids, loaded = check_token_ids(current.examples), trained.loaded(tensors)
+                logprob_check = make_logprob_check(self._base.model, loaded, token_ids, self._engine_dtype)
+                cause = self._infinity(tensors, logprob_check)
+        if self._ranks.broadcast(bool(cause)):
+            current.diverged = _diverged(current, to_step, cause)
             return current.diverged
         if logprob_check is None:
             return None  # rank 0 answers
-        folder = self._layout.checkpoint(run.name, to_step)
         with stopwatch.during("save_seconds"):
-            publish(self._base, weights, folder)
+            publish = partial(trained.publish, base_copy=self._base_copy, model_path=run.experiment.model.path)
+            self._publisher.start(run.name, to_step, host_copy(tensors, weights), publish)
         own_bytes = status_bytes("VmHWM") - self._resident_bytes_before
         costs = TrainingCosts(
             **stopwatch.seconds,
@@ -133,31 +149,45 @@ class Trainer:
             peak_memory_bytes=torch.cuda.max_memory_allocated() if self._device.type == "cuda" else own_bytes,
             predicted_memory=current.predicted_memory,
         )
-        path = self._layout.recorded(folder)
-        return Checkpoint(run.name, to_step, path, fingerprint(folder), logprob_check, costs)
+        path = self._layout.recorded(self._layout.checkpoint(run.name, to_step))
+        return Checkpoint(run.name, to_step, path, "", logprob_check, costs, finite_dtype=self._engine_dtype_name)
+
+    def _infinity(self, tensors: Mapping[str, Tensor], logprob_check: LogprobCheck) -> str:
+        """Return what is not finite of weights that are to be published; empty if they can be served."""
+        if not all(map(math.isfinite, logprob_check.logprobs)):
+            return "a log probability of the logprob check is not finite"
+        return "" if are_finite(tensors.values(), self._engine_dtype) else "a weight is not finite"
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
-        """Publish the base weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only)."""
+        """Publish untrained weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only).
+
+        There is such a pair for each training.method of the study's runs.
+        """
         if not self._ranks.is_first:
             return ()
+        self._publisher.wait()
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
-        token_ids = check_token_ids(encoded.examples)
-        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights)}
-        published = []
-        if self._ranks.size == 1:  # the devices of several ranks are full of shards
-            self._base.model.to(self._device)
-        for name, tensors in weights.items():
-            folder = self._layout.engine_checks / name
-            logprob_check = make_logprob_check(self._base.model, tensors, token_ids, self._engine_dtype)
-            publish(self._base, tensors, folder)
-            path = self._layout.recorded(folder)
-            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check))
+        token_ids, published = check_token_ids(encoded.examples), []
+        if self._settings.methods != ("full",):
+            self._current = None  # adapters for the check take the place of a run's in the model
+        for method in self._settings.methods:
+            training = self._settings.experiment.training.model_copy(update={"method": method})
+            trained = choose_trained(self._base, training, self._engine_dtype, seed=0)
+            if self._ranks.size == 1:  # the devices of several ranks are full of shards
+                self._base.model.to(self._device)
+            initial = trained.published(trained.initial())
+            for name, tensors in {"base": initial, "changed": changed_copy(initial)}.items():
+                folder = self._layout.engine_checks / f"{method}-{name}"
+                logprob_check = make_logprob_check(self._base.model, trained.loaded(tensors), token_ids, self._engine_dtype)
+                trained.publish(tensors, folder, self._base_copy, self._settings.experiment.model.path)
+                path, stamps = self._layout.recorded(folder), stamps_of(folder)
+                published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check, stamps=stamps))
         self._base.model.to("cpu")
         self.park()
         return tuple(published)
 
     def park(self) -> None:
-        """Move all tensors to host memory. The next `advance` moves them back and gives the same result."""
+        """Free the device: move the run to host memory. An `advance` of the same run moves it back, to the same result."""
         if self._current is not None:
             self._current.training_step.move_to(torch.device("cpu"))
         if self._device.type == "cuda":
@@ -169,6 +199,7 @@ class Trainer:
         with self._layout.metrics(current.run.name).open("a", encoding="utf-8") as metrics_file:
             while current.step < to_step and current.diverged is None:
                 started = time.perf_counter()
+                self._publisher.check(current.run.name)
                 step = current.step + 1
                 batch = optimizer_batch(current.examples, training.batch_size, current.run.seed, step)
                 try:
@@ -190,6 +221,8 @@ class Trainer:
                     self._save_state(current)
 
     def _metrics_line(self, current: _CurrentRun, outcome: StepOutcome, seconds: float) -> str:
+        training = current.run.experiment.training
+        num_adapter_weights = None if training.method == "full" else self._num_trained
         metrics = StepMetrics(
             run=current.run.name,
             step=current.step,
@@ -199,7 +232,7 @@ class Trainer:
             num_tokens=outcome.num_tokens,
             num_computed_tokens=outcome.num_computed_tokens,
             seconds=seconds,
-            flop_utilization=self._utilization.share(outcome, current.run.experiment.training.precision, seconds),
+            flop_utilization=self._utilization.share(outcome, training.precision, seconds, num_adapter_weights),
         )
         return json.dumps(asdict(metrics)) + "\n"
 
@@ -214,21 +247,34 @@ class Trainer:
 
     def _start(self, run: Run, to_step: int, stopwatch: Stopwatch) -> _CurrentRun:
         """Set the model to the run's full state on disk or to the base weights, and prepare the run's next step."""
-        training = self._settings.worker_device.fitting(run.experiment.training)
+        worker_device = self._settings.worker_device
+        training = worker_device.fitting(run.experiment.training)
         examples_key, encoded = self._encode(run.experiment, stopwatch)
-        # Budget and checkpointing of the device change updates by rounding only, so they are not part of the identity.
+        # Budget, checkpointing and offload of the device change updates by rounding only, so they are not in the identity.
         given = run.experiment.training.model_dump()
         determining = (run.seed, run.num_steps, given, self._base_fingerprint, examples_key)
         identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
+        self._num_trained = self._base.size.num_trained(training)
+        state_bytes = full_state_bytes(self._num_trained)
+        if state_bytes != self._state_bytes:  # the seconds that a save of another size takes say little
+            self._state_bytes, self._save_pace = state_bytes, SavePace(state_bytes)
         prefix_ids = common_prefix(encoded.examples)
         training_step = TrainingStep(
-            self._base, training, run.num_steps, self._device, prefix_ids, self._ranks, self._max_fitting_tokens
+            self._base,
+            training,
+            run.num_steps,
+            self._device,
+            prefix_ids,
+            self._ranks,
+            self._max_fitting_tokens,
+            offload=worker_device.offload,
+            seed=run.seed,
         )
         predicted = None
         if self._ranks.size == 1:
             micro_batch = training_step.largest_micro_batch(encoded.examples)
-            predicted = predicted_peak(self._base, training, micro_batch, self._device)
+            predicted = predicted_peak(self._base, training, micro_batch, self._device, offload=worker_device.offload)
         current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, encoded.num_dropped, predicted)
         self._resume(current, to_step)
         if self._device.type == "cuda":
@@ -262,7 +308,7 @@ class Trainer:
         """Save the run's full state, then delete the state of another run that this trainer saved before."""
         started = time.perf_counter()
         path = self._layout.full_state(current.run.name)
-        tensors = self._ranks.gather(current.training_step.tensors())
+        tensors = self._ranks.gather(current.training_step.tensors_to_save())
         if self._ranks.is_first:
             save_full_state(path, FullState(current.identity, current.step, current.num_tokens, tensors))
             if self._state_path not in (None, path):

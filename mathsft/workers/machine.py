@@ -56,8 +56,15 @@ class Machine:
     """The devices that can be used."""
     free_memory_bytes: int
     """Main memory, not that of CUDA devices."""
+    cpu_vendor: str = ""
+    """Vendor of an x86 processor, as "AuthenticAMD"; empty for others."""
     refused_devices: tuple[str, ...] = ()
     """A line for each visible CUDA device that cannot be used, or one for all of them: what is wrong, and what to change."""
+
+    @property
+    def is_slow_with_mkl(self) -> bool:
+        """Return whether torch's fp32 products, which are those of Intel's MKL, are slow on this CPU (measured on AMD)."""
+        return self.cpu_vendor == "AuthenticAMD"
 
     @property
     def multiplies_bf16(self) -> bool:
@@ -90,11 +97,13 @@ def detect_machine() -> Machine:
     refused: tuple[str, ...] = ()
     if not torch_version.endswith("+cpu"):
         cuda, refused = _cuda_devices(torch_version, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    cpuinfo = CPUINFO.read_text(encoding="utf-8", errors="replace")
     return Machine(
         cpus=tuple(sorted(os.sched_getaffinity(0))),
-        bf16_flags=bf16_flags(CPUINFO.read_text(encoding="utf-8", errors="replace")),
+        bf16_flags=bf16_flags(cpuinfo),
         cuda=cuda,
         free_memory_bytes=psutil.virtual_memory().available,
+        cpu_vendor=cpu_vendor(cpuinfo),
         refused_devices=refused,
     )
 
@@ -105,6 +114,12 @@ def bf16_flags(cpuinfo: str) -> tuple[str, ...]:
     # The line is called "flags" on x86 and "Features" on Arm.
     processors = [set(flags.split()) for name, _, flags in lines if name.strip() in ("flags", "Features")]
     return tuple(flag for flag in BF16_FLAGS if processors and all(flag in flags for flags in processors))
+
+
+def cpu_vendor(cpuinfo: str) -> str:
+    """Return the vendor_id in the text of /proc/cpuinfo; only x86 processors have one."""
+    vendor = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    return vendor[1] if vendor else ""
 
 
 def visible_cuda_devices(uuids: Sequence[str], visible: str | None) -> tuple[str, ...]:

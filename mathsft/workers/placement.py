@@ -1,16 +1,18 @@
 """Decides which worker runs on which device, and all settings that follow from the device; a pure function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.config.schema import EvaluationSettings, Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
 from mathsft.workers.capacity import MemoryPlan, plan_memory
 from mathsft.workers.machine import Machine
+from mathsft.workers.split import LEAST_GROUPS, WorkEstimate, scoring_devices, split_cores
 
 Purpose: TypeAlias = Literal["study", "final"]
 EngineDtype: TypeAlias = Literal["float32", "bfloat16"]
@@ -36,7 +38,8 @@ WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads would outnumber the cores, and it warns at each process start
 }
 CUDA_TRAINER_ENV = WORKER_ENV | {
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # else micro-batches of many sizes leave gaps in memory
+    # Else micro-batches of many sizes leave gaps in device memory, and pinned vectors are rounded up to a power of two.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True,pinned_max_cached_size_mb:64",
 }
 EVALUATOR_ENV = WORKER_ENV | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: weights by iterator, apply_model; 7 times cheaper
@@ -85,33 +88,79 @@ def place(
     *,
     model: ModelSize | None = None,
     memory_is_short: bool = False,
+    evaluators: int | None = None,
+    work: WorkEstimate | None = None,
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
-    If `ranks` is None, a final run uses all devices except the evaluator's, or one process on a CPU. If memory is short and
+    If `ranks` is None, a final run uses all devices except the evaluators', or one process on a CPU. `evaluators` is their
+    number; None: the devices are split by the estimated work, and without an estimate there is one. If memory is short and
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     `model` has the sizes from which the memory of CUDA devices and of their host is planned; without it all is taken to fit.
-    Raises UserError if no CUDA device can be used, if there are not enough for the ranks, or if memory is too small.
+    `search` may let runs train other weights than the experiment's own; memory is planned for the largest.
+    Raises UserError if no CUDA device can be used, if there are not enough for the ranks and evaluators, or if memory is
+    too small.
     """
     max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
     if machine.refused_devices and not machine.cuda:
         raise UserError("; ".join(machine.refused_devices))
     if not machine.cuda:
         num_ranks = 1 if purpose == "study" else ranks or 1
-        return _place_on_cpu(machine, experiment, layout, max_unscored, num_ranks, in_turns=memory_is_short)
-    num_free = max(1, len(machine.cuda) - 1)
-    if purpose == "final" and ranks is not None and ranks > num_free:
+        if memory_is_short and evaluators not in (None, 1):
+            raise UserError(f"evaluators: {evaluators}, but memory has room for one, in turns; set it to 1 or null")
+        training, scoring = split_cores(machine, experiment, model, evaluators, None if memory_is_short else work)
+        if purpose == "final":  # one run, with the cores of all groups
+            training = [tuple(core for cores in training for core in cores)]
+        placement = _place_on_cpu(
+            machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=memory_is_short
+        )
+        return _with_methods(_explained(placement, None if evaluators else work), methods(experiment.training, search))
+    num_devices = len(machine.cuda)
+    if evaluators is not None and evaluators > max(1, num_devices - 1):
         raise UserError(
-            f"final.ranks: {ranks}, but {len(machine.cuda)} CUDA devices have room for {num_free} beside the evaluator; "
+            f"evaluators: {evaluators}, but {num_devices} CUDA devices have room for {max(1, num_devices - 1)} beside a "
+            "trainer; lower it, or set it to null"
+        )
+    num_free = max(1, num_devices - (evaluators or 1))
+    if purpose == "final" and ranks is not None and ranks > num_free:
+        beside = f"{evaluators} evaluators" if evaluators and evaluators > 1 else "the evaluator"
+        raise UserError(
+            f"final.ranks: {ranks}, but {num_devices} CUDA devices have room for {num_free} beside {beside}; "
             f"lower it to {num_free}, or set it to null"
         )
-    num_trainers, num_ranks = (num_free, 1) if purpose == "study" else (1, ranks or num_free)
+    wanted = evaluators or scoring_devices(work, num_devices, ranks if purpose == "final" else None)
+    largest = _with_training(_with_precision(experiment, machine), search)
+    for num_evaluators in range(wanted, 0, -1):
+        try:
+            plan = _planned(machine, largest, purpose, ranks, num_evaluators, model)
+        except UserError:
+            # Fewer evaluators leave devices for more ranks, which need less memory each.
+            if evaluators or num_evaluators == 1 or purpose == "study":
+                raise
+        else:
+            break
+    placement = _place_on_cuda(machine, experiment, layout, max_unscored, plan, request_rank(experiment, search))
+    return _with_methods(_explained(placement, None if evaluators else work), methods(experiment.training, search))
+
+
+def _planned(
+    machine: Machine,
+    experiment: Experiment,
+    purpose: Purpose,
+    ranks: int | None,
+    num_evaluators: int,
+    model: ModelSize | None,
+) -> MemoryPlan:
+    """Return the memory plan with this many evaluators; raise UserError if memory is too small for it."""
+    num_free = max(1, len(machine.cuda) - num_evaluators)
     plan = plan_memory(
         machine,
-        _with_precision(experiment, machine),
+        experiment,
         model,
-        num_trainers,
-        num_ranks,
+        num_free if purpose == "study" else 1,
+        1 if purpose == "study" else ranks or num_free,
+        num_evaluators,
         engine_bytes=2 if engine_dtype(experiment.evaluation, machine) == "bfloat16" else 4,
         max_ranks=1 if purpose == "study" else num_free,
     )
@@ -119,7 +168,29 @@ def place(
         raise UserError(
             f"final.ranks: {ranks}, but host memory has room for {plan.num_ranks}; lower it, or free some memory"
         )
-    return _place_on_cuda(machine, experiment, layout, max_unscored, plan)
+    return plan
+
+
+def request_rank(experiment: Experiment, search: Mapping[str, SearchRange]) -> int:
+    """Return the largest rank of the study's adapters if vLLM can serve all of its checkpoints as LoRA requests, else 0.
+
+    It cannot swap all weights of an engine that serves requests, and it refuses DoRA.
+    """
+    largest = heaviest(experiment.training, search)
+    as_requests = largest.method == "lora" and not largest.lora.dora and experiment.evaluation.load == "swap"
+    return largest.lora.rank if as_requests else 0
+
+
+def _with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
+    def changed(specs: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+        return tuple(replace(spec, settings=replace(spec.settings, methods=methods)) for spec in specs)
+
+    return replace(placement, trainers=changed(placement.trainers), evaluators=changed(placement.evaluators))
+
+
+def _with_training(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
+    """Return the experiment with the training settings that need the most memory."""
+    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
 
 
 def engine_dtype(evaluation: EvaluationSettings, machine: Machine) -> EngineDtype:
@@ -149,12 +220,17 @@ def packs_from_width(engine_dtype: EngineDtype) -> int:
 
 
 def _place_on_cpu(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, ranks: int, *, in_turns: bool
+    machine: Machine,
+    experiment: Experiment,
+    layout: StudyLayout,
+    max_unscored: int,
+    ranks: int,
+    training: Sequence[tuple[int, ...]],
+    scoring: Sequence[tuple[int, ...]],
+    *,
+    in_turns: bool,
 ) -> Placement:
     """In turns the workers share a device, and the evaluator's process ends when training begins."""
-    cpus = machine.cpus
-    middle = (len(cpus) + 1) // 2  # the trainer gets the odd core, and a single core is shared
-    trainer_cpus, evaluator_cpus = tuple(cpus[:middle]), tuple(cpus[middle:] or cpus)
 
     def spec(target: str, device: str, env: dict[str, str], cpus: tuple[int, ...], ranks: int) -> WorkerSpec:
         worker_device = _worker_device(machine, max(1, len(cpus) // ranks), experiment.evaluation)
@@ -162,32 +238,50 @@ def _place_on_cpu(
         env = env | {"OMP_NUM_THREADS": str(worker_device.num_threads)}
         return WorkerSpec(target, WorkerSettings(experiment, worker_device, layout), device, env, cpus, ranks)
 
-    evaluator = spec(EVALUATOR, "cpu:0" if in_turns else "cpu:1", CPU_EVALUATOR_ENV, evaluator_cpus, 1)
-    training = f"{_cores(trainer_cpus)} for training{_in_ranks(ranks)}"
+    first = 0 if in_turns else len(training)
+    engines = [
+        spec(EVALUATOR, f"cpu:{index}", CPU_EVALUATOR_ENV, cpus, 1) for index, cpus in enumerate(scoring, start=first)
+    ]
     reason = ", in turns, because the memory is too small for both at once" if in_turns else ""
     return Placement(
-        trainers=(spec(TRAINER, "cpu:0", WORKER_ENV, trainer_cpus, ranks),),
-        evaluators=(replace(evaluator, ends_when_parked=in_turns),),
+        trainers=tuple(spec(TRAINER, f"cpu:{index}", WORKER_ENV, cpus, ranks) for index, cpus in enumerate(training)),
+        evaluators=tuple(replace(engine, ends_when_parked=in_turns) for engine in engines),
         max_unscored=MAX_UNSCORED_IN_TURNS if in_turns else max_unscored,
-        description=f"no CUDA device: {training}, {_cores(evaluator_cpus)} for scoring{reason}",
+        description=f"no CUDA device: {_cores(training)} for training{_in_ranks(ranks)}, {_cores(scoring)} for "
+        f"scoring{reason}",
     )
 
 
+def _explained(placement: Placement, work: WorkEstimate | None) -> Placement:
+    """Return the placement with the estimate in its description, if it decided how many devices score."""
+    if work is None or len(placement.trainers) * placement.trainers[0].ranks + len(placement.evaluators) < LEAST_GROUPS:
+        return placement
+    return replace(placement, description=f"{placement.description}; {work}")
+
+
 def _place_on_cuda(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, plan: MemoryPlan
+    machine: Machine,
+    experiment: Experiment,
+    layout: StudyLayout,
+    max_unscored: int,
+    plan: MemoryPlan,
+    max_request_rank: int,
 ) -> Placement:
-    """The evaluator has the last device; trainers have the first ones, or the same one if it is the only one."""
+    """The evaluators have the last devices; trainers have the first ones, or the same one if it is the only one."""
     names, num_ranks = [device.name for device in machine.cuda], plan.num_ranks
     training, is_shared = names[: plan.num_trainers * num_ranks], len(names) == 1
+    scoring = range(len(names) - plan.num_evaluators, len(names))
     in_turns = is_shared and plan.cache_bytes is None
-    num_threads = max(1, len(machine.cpus) // (len(training) + 1))
+    num_threads = max(1, len(machine.cpus) // (len(training) + len(scoring)))
     worker_device = replace(
         _worker_device(machine, num_threads, experiment.evaluation),
         engine_memory_share=plan.engine_share,
         sleep_mode=in_turns,
         budget_tokens=plan.fit.budget_tokens if plan.fit else None,
         gradient_checkpointing=plan.fit is not None and plan.fit.gradient_checkpointing,
+        offload=plan.fit is not None and plan.fit.offload,
         cache_bytes=plan.cache_bytes,
+        max_request_rank=max_request_rank,
     )
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
     trainer_env = CUDA_TRAINER_ENV | {"OMP_NUM_THREADS": str(num_threads)}
@@ -202,28 +296,32 @@ def _place_on_cuda(
         for index in range(plan.num_trainers)
     )
     # Workers on devices of other names work at the same time.
-    evaluator_device = f"cuda:{len(names) - 1}" + (", engine" if is_shared and not in_turns else "")
+    apart = ", engine" if is_shared and not in_turns else ""
+    evaluators = tuple(spec(EVALUATOR, f"cuda:{index}{apart}", names[index : index + 1], EVALUATOR_ENV) for index in scoring)
     return Placement(
         trainers=trainers,
-        evaluators=(spec(EVALUATOR, evaluator_device, names[-1:], EVALUATOR_ENV),),
+        evaluators=evaluators,
         max_unscored=MAX_UNSCORED_IN_TURNS if in_turns else max_unscored,
         description=_cuda_description(machine, experiment, plan, training),
     )
 
 
 def _cuda_description(machine: Machine, experiment: Experiment, plan: MemoryPlan, training: Sequence[str]) -> str:
-    last, settings, fit = machine.cuda[-1].name, experiment.training, plan.fit
-    if len(machine.cuda) > 1:
-        text = f"CUDA devices: {', '.join(training)} for training{_in_ranks(plan.num_ranks)}, {last} for scoring"
+    names, settings, fit = [device.name for device in machine.cuda], experiment.training, plan.fit
+    last, scoring = names[-1], names[-plan.num_evaluators :]
+    if len(names) > 1:
+        text = f"CUDA devices: {', '.join(training)} for training{_in_ranks(plan.num_ranks)}, "
+        text += f"{', '.join(scoring)} for scoring"
     elif plan.cache_bytes is None:
         text = f"CUDA device {last}: training and scoring take turns"
     else:
         text = f"CUDA device {last}: training and scoring at the same time"
     if fit and fit.budget_tokens < settings.token_budget_tokens:
         text += f", at most {fit.budget_tokens:,} tokens at once"
-    if fit and fit.gradient_checkpointing and not settings.gradient_checkpointing:
-        text += ", with gradient checkpointing, because device memory is small"
-    if unused := [device.name for device in machine.cuda[len(training) : -1]]:
+    if fit and (fit.offload or fit.gradient_checkpointing > settings.gradient_checkpointing):
+        state = " and AdamW's state in host memory" if fit.offload else ""
+        text += f", with gradient checkpointing{state}, because device memory is small"
+    if unused := names[len(training) : -len(scoring)]:
         text += f"; not used: {', '.join(unused)}"
     return "; not used: ".join([text, *machine.refused_devices])
 
@@ -237,6 +335,7 @@ def _worker_device(machine: Machine, num_threads: int, evaluation: EvaluationSet
         engine_dtype=dtype,
         engine_memory_share=evaluation.memory_share,
         sleep_mode=False,
+        numpy_products=machine.is_slow_with_mkl and not machine.cuda,
         packs_from_width=0 if machine.cuda else packs_from_width(dtype),
     )
 
@@ -245,5 +344,9 @@ def _in_ranks(ranks: int) -> str:
     return f" in {ranks} ranks" if ranks > 1 else ""
 
 
-def _cores(cpus: Sequence[int]) -> str:
-    return f"core{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
+def _cores(groups: Sequence[Sequence[int]]) -> str:
+    """Return the cores of one worker, or the groups of cores of several."""
+    cores = "; ".join(", ".join(map(str, cpus)) for cpus in groups)
+    if len(groups) > 1:
+        return f"{len(groups)} groups of cores ({cores})"
+    return f"core{'s' if len(groups[0]) > 1 else ''} {cores}"

@@ -46,6 +46,11 @@ class SpawnProcess:
         self.pid = self._process.pid
         child_pipe.close()  # else the pipe would stay open after the child's death
 
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the process has not ended."""
+        return self._process.is_alive()
+
     async def request(self, method: str, args: tuple[Any, ...]) -> Reply:
         """Return the target's reply; raises WorkerDied. After a cancelled request only `kill` may be called."""
         loop = asyncio.get_running_loop()

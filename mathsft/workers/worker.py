@@ -40,6 +40,27 @@ class Failed(Exception):  # noqa: N818 - the word that runs and reports use
     """The worker died in every attempt to answer a call."""
 
 
+class Attempts:
+    """Counts the deaths of processes over one request, which one worker or several try to answer.
+
+    Without growth of the file `progress` the request fails after ATTEMPTS deaths.
+    """
+
+    def __init__(self, request: str, limits: LimitSettings, progress: Path | None = None) -> None:
+        self.watch = ProgressWatch(progress, limits)
+        self._request, self._num_deaths = request, 0
+
+    def add(self, worker: str, death: WorkerDied) -> None:
+        """Count a death; raise Failed if it was the last attempt."""
+        self._num_deaths = 1 if self.watch.got_further() else self._num_deaths + 1
+        if self._num_deaths == ATTEMPTS:
+            raise Failed(
+                f"{worker}.{self._request}: the worker died {ATTEMPTS} times without progress; the last time: "
+                f"{death}; the log ends with\n" + _last_lines(death.log_path)
+            ) from death
+        logger.warning("%s: %s; attempt %d of %d begins", worker, death, self._num_deaths + 1, ATTEMPTS)
+
+
 class Device:
     """A device that workers use in turn: one worker is awake at a time, and the one before is parked first."""
 
@@ -78,25 +99,39 @@ class Worker:
         RemoteError for an error in the target's code, and the target's own UserError. When a call is cancelled or fails,
         its processes end, so that none replies late or goes on in a broken state; the next call starts new ones.
         """
+        attempts = Attempts(method, self._limits, progress)
         async with self._device.lent_to(self):
-            watch, num_deaths = ProgressWatch(progress, self._limits), 0
             while True:
-                watch.begin()
                 try:
-                    return await self._request(method, args, watch)
+                    return await self._attempt(attempts, method, args)
                 except WorkerDied as death:
-                    num_deaths = 1 if watch.got_further() else num_deaths + 1
-                    if num_deaths == ATTEMPTS:
-                        raise Failed(
-                            f"{self.name}.{method}: the worker died {ATTEMPTS} times without progress; the last time: "
-                            f"{death}; the log ends with\n" + _last_lines(death.log_path)
-                        ) from death
-                    logger.warning("%s: %s; attempt %d of %d begins", self.name, death, num_deaths + 1, ATTEMPTS)
+                    attempts.add(self.name, death)
+
+    async def call_once(self, attempts: Attempts, method: str, *args: Any) -> Any:
+        """Call the target's method like `call`, but raise WorkerDied when a process dies or hangs: another worker may try.
+
+        A new process has started by then, unless the worker ends when it is parked.
+        """
+        async with self._device.lent_to(self):
+            try:
+                return await self._attempt(attempts, method, args)
+            except WorkerDied:
+                if not self.spec.ends_when_parked:
+                    self._processes = self._start()
+                raise
+
+    async def _attempt(self, attempts: Attempts, method: str, args: tuple[Any, ...]) -> Any:
+        attempts.watch.begin()
+        return await self._request(method, args, attempts.watch)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Return the ids of its processes, one per rank; empty while there are none and the next call will start them."""
         return tuple(process.pid for process in self._processes)
+
+    def is_served_by(self, pids: tuple[int, ...]) -> bool:
+        """Return whether its processes are those with these ids, and alive."""
+        return self.pids == pids and all(process.is_alive for process in self._processes)
 
     @property
     def has_device(self) -> bool:

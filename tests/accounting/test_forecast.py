@@ -27,7 +27,7 @@ from mathsft.workers.placement import Placement, place
 from tests.build import make_machine, make_plan, make_run, make_score, make_trial
 
 COSTS = MeanCosts(start=20.0, train=9.0, score=4.0, example=0.01, response=0.002)
-NOTHING = Work(0, 0, 0, 0)
+NOTHING = Work(0, 0, 1, 0, 0)
 
 
 def placed(num_cuda: int = 0, *assignments: str) -> Placement:
@@ -38,12 +38,12 @@ def placed(num_cuda: int = 0, *assignments: str) -> Placement:
 @pytest.mark.parametrize(
     ("work", "num_cuda", "trials", "confirm", "horizon"),
     [
-        (Work(20, 1000, 0, 0), 0, 20 * 9.0, 2.0, 0.0),  # training hides scoring
-        (Work(20, 1000, 0, 0), 1, 20 * (9.0 + 4.0), 2.0, 0.0),  # in turns on one device
-        (Work(20, 1000, 0, 0), 3, 20 * 9.0 / 2, 2.0, 0.0),  # two trainers, one evaluator
-        (Work(20, 1000, 0, 0), 9, 20 * 4.0, 2.0, 0.0),  # scoring is the bottleneck
-        (Work(0, 0, 5000, 10_000), 0, 0.0, 0.0, 50.0),
-        (Work(0, 0, 5000, 40_000), 0, 0.0, 0.0, 80.0),
+        (Work(20, 1000, 3, 0, 0), 0, 20 * 9.0, 2.0, 0.0),  # training hides scoring
+        (Work(20, 1000, 3, 0, 0), 1, 20 * (9.0 + 4.0), 2.0, 0.0),  # in turns on one device
+        (Work(20, 1000, 3, 0, 0), 3, 20 * 9.0 / 2, 2.0, 0.0),  # two trainers, one evaluator
+        (Work(20, 1000, 3, 0, 0), 9, 20 * 4.0, 2.0, 0.0),  # scoring is the bottleneck
+        (Work(0, 0, 3, 5000, 10_000), 0, 0.0, 0.0, 50.0),
+        (Work(0, 0, 3, 5000, 40_000), 0, 0.0, 0.0, 80.0),
     ],
 )
 def test_time_follows_from_work_costs_and_placement(
@@ -52,6 +52,22 @@ def test_time_follows_from_work_costs_and_placement(
     time = study_time(work, COSTS, placed(num_cuda))
     assert (time.start, time.trials, time.confirm, time.horizon) == pytest.approx((20.0, trials, confirm, horizon))
     assert time.total == pytest.approx(20.0 + trials + confirm + horizon)
+
+
+def test_several_evaluators_divide_the_scoring() -> None:
+    experiment = load_settings("quickstart", None, []).experiment
+    cuda = make_machine(cuda=[str(index) for index in range(8)])
+    slow = replace(COSTS, score=40.0)
+    for num_evaluators, trials, confirm in ((1, 40.0, 2.0), (2, 20.0, 1.0), (4, 10.0, 2.0 / 3)):
+        placement = place(cuda, experiment, Path(), "study", evaluators=num_evaluators)
+        time = study_time(Work(1, 1000, 3, 0, 0), slow, placement)
+        assert (time.trials, time.confirm) == pytest.approx((trials, confirm)), "three finalists keep three busy"
+    final = load_settings("quickstart", None, []).study.final
+    of_final = [
+        final_seconds(final, slow, place(cuda, experiment, Path(), "final", 1, evaluators=number), 10**6, 500)
+        for number in (1, 3)
+    ]
+    assert of_final[0] - of_final[1] == pytest.approx(9 * 10**6 * 0.002 * 2 / 3 + 2 * 500 * 0.002)
 
 
 def test_a_study_with_nothing_left_starts_nothing() -> None:
@@ -73,11 +89,11 @@ def test_a_final_run_is_trained_while_it_is_watched_then_tested() -> None:
 def test_a_new_study_has_all_its_work_left() -> None:
     config = load_settings("quickstart", None, []).study
     # Rounds of 8, 4 and 2 finalists, and trial 0 in each of them.
-    assert work_left(config, 875, 1, None) == Work(20, 9 * 125 + 5 * 250 + 3 * 500, 0, 0)
+    assert work_left(config, 875, 1, None) == Work(20, 9 * 125 + 5 * 250 + 3 * 500, 3, 0, 0)
     assert work_left(config, 437, 2, None).num_confirm_responses == pytest.approx(9 * 125 + 5 * 250 + 3 * 500, rel=0.01)
     assert work_left(config.model_copy(update={"num_trials": 2}), 875, 1, None).num_confirm_responses == 2 * 875
     longer = load_settings("quickstart", None, ["horizon.num_examples=384"]).study
-    assert work_left(longer, 875, 1, None) == Work(20, 3875, 5 * (384 + 1536), 10 * 875)
+    assert work_left(longer, 875, 1, None) == Work(20, 3875, 3, 5 * (384 + 1536), 10 * 875)
 
 
 def test_what_the_book_has_is_not_left(store: StudyStore) -> None:
@@ -87,7 +103,7 @@ def test_what_the_book_has_is_not_left(store: StudyStore) -> None:
         store.write(make_trial(number, plan=plan, state=state, value=0.5))
     store.write(make_run("horizon-384-+0-at-0.001", plan=plan, value=0.5))
     store.write(make_score("trial-0", 48, "confirm:0-125", 125, 125))
-    assert work_left(config, 875, 1, store) == Work(17, 3875 - 125, round(0.9 * 9600), round(0.9 * 8750))
+    assert work_left(config, 875, 1, store) == Work(17, 3875 - 125, 3, round(0.9 * 9600), round(0.9 * 8750))
 
 
 # ---- disk and memory

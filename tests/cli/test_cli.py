@@ -168,6 +168,8 @@ def test_config_prints_values_with_their_source_and_the_schema(workplace: Path, 
     printed = capsys.readouterr().out
     assert re.search(r"training\.weight_decay\W+0\.25\W+--set", printed)
     assert re.search(r"training\.learning_rate\W+0\.001\W+\S*experiments/quickstart\.yaml:\d+", printed)
+    assert re.search(r"^Workers on this machine, study: .* for training, .* for scoring", printed, re.MULTILINE)
+    assert re.search(r"^Workers on this machine, final run: .* for scoring", printed, re.MULTILINE)
     assert cli.main(["config", "--schema"]) == 0
     assert "AdamW's peak learning rate." in capsys.readouterr().out
 

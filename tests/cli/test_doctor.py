@@ -253,7 +253,7 @@ def begun() -> Iterator[CommandContext]:
 
 
 def test_the_database_is_told_with_who_writes_to_it(begun: CommandContext) -> None:
-    assert re.search(r"study\.db: schema \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
+    assert re.search(r"study\.db: revision \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
     with locked(begun.layout):
         assert host_checks.found_database(begun).endswith(f"; process {os.getpid()} is writing to it")
     assert "no process" in host_checks.found_database(begun)
@@ -289,10 +289,16 @@ def test_wandb_needs_a_key_only_online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("hardware", "study", "final"),
     [
-        ("1x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
-        ("2x24", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("1x12", "does not fit: model.path: an engine with a model of 1.54 B", "does not fit: model.path: an engine"),
+        ("2x12", "does not fit: model.path: training a model of 1.54 B", "does not fit: model.path: training"),
+        ("1x24", "CUDA device 0: training and scoring take turns, with gradient checkpointing and AdamW's state in", "host"),
+        ("2x24", "0 for training, 1 for scoring, with gradient checkpointing and AdamW's state in host memory", "host"),
         ("1x80", "CUDA device 0: training and scoring at the same time", "CUDA device 0: training and scoring"),
-        ("8x80", "for training, 7 for scoring", "0, 1, 2, 3, 4, 5, 6 for training in 7 ranks, 7 for scoring"),
+        (
+            "8x80",
+            "0, 1, 2, 3, 4, 5 for training, 6, 7 for scoring; on one device a trial takes about",
+            "in 4 ranks, 4, 5, 6, 7",
+        ),
     ],
 )
 def test_a_placement_is_shown_for_other_hardware(
@@ -313,10 +319,15 @@ def test_a_small_model_fits_everywhere_and_an_unknown_one_is_not_planned(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert main(["doctor", "--hardware", "3x24", "--study", "quickstart"]) == OK
+    assert main(["doctor", "--hardware", "3x24", "--study", "quickstart", "--set", "evaluators=1"]) == OK
     printed = capsys.readouterr().out
     assert len(re.findall("trainer on CUDA", printed)) == 2 + 1
     assert "trainer on CUDA 0,1 in 2 ranks: flex attention, 4,096 tokens at once" in printed
+    assert "estimated" not in printed, "the setting decides, not the estimate"
+    assert main(["doctor", "--hardware", "3x24", "--study", "quickstart", "--set", "evaluators=2"]) == OK
+    assert capsys.readouterr().out.count("evaluator on CUDA") == 2 + 2
+    assert main(["doctor", "--hardware", "3x24", "--study", "quickstart", "--set", "evaluators=3"]) == USER_ERROR
+    assert "evaluators: 3, but 3 CUDA devices have room for 2 beside a trainer; lower it" in capsys.readouterr().out
     assert main(["doctor", "--hardware", "1x24", "--set", "model.path=org/model"]) == OK
     assert "org/model (not on this machine, so memory is not planned)" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.config.load import apply_overrides, differences, flatten, identity, load_settings
@@ -14,7 +14,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
 from tests.build import make_experiment
 
-SHIPPED = ("quickstart", "qwen2.5-math-1.5b", "smollm2-135m-gsm8k")
+SHIPPED = ("quickstart", "quickstart-lora", "qwen2.5-math-1.5b", "qwen2.5-math-1.5b-lora", "smollm2-135m-gsm8k")
 MINIMAL = make_experiment()
 
 
@@ -22,9 +22,10 @@ MINIMAL = make_experiment()
 def test_shipped_studies_load_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = load_settings(name, None, [])
-    assert (loaded.study_name, loaded.experiment_name) == (name, name)
+    assert (loaded.study_name, loaded.experiment_name) == (name, "quickstart" if name == "quickstart-lora" else name)
     assert loaded.study_path == Path(__file__).parents[2] / "studies" / f"{name}.yaml"
-    assert set(loaded.study.search) == {"training.learning_rate", "training.batch_size"}
+    assert {"training.learning_rate", "training.batch_size"} <= set(loaded.study.search)
+    assert ("training.lora.rank" in loaded.study.search) == name.endswith("-lora")
     assert loaded.study.final.eval_points[0] == 0  # every final curve starts at the baseline
     assert loaded.overrides == {}
 
@@ -109,6 +110,7 @@ def test_differences_name_what_differs(write: Callable[..., Path]) -> None:
     ]
 
 
+@settings(derandomize=True, deadline=None)  # a busy machine is slow
 @given(
     learning_rate=st.floats(min_value=1e-30, max_value=1e30),
     batch_size=st.integers(min_value=1),

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from adapted import check_adapters, train_adapters
 from exported import answers_of_export
 from taught import (
     BAD_CHECKPOINTS,
@@ -55,11 +56,13 @@ def run_checks(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    adapted = train_adapters(folder / "adapted", HARDWARE)  # first: vLLM changes its process
     report = {
         "num_positions": NUM_POSITIONS,
         "head sizes": supported_head_sizes(),
-        "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
-        "exact match": score_of_exact_match(folder / "toy"),
+        "export": answers_of_export(folder / "export"),  # it trains, too
+        "exact match": score_of_exact_match(folder / "toy"),  # and so does this
+        "adapters": check_adapters(*adapted),
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
@@ -77,7 +80,7 @@ def supported_head_sizes() -> list[int]:
 
 
 def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.evaluation.engine import Engine
 
     references, models = {}, {}
@@ -260,7 +263,7 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     """Return the checkpoint of a published folder as the trainer would."""
     import torch
 
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.training.logprob_check import make_logprob_check
     from mathsft.training.state import load_base
 

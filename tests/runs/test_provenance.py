@@ -8,9 +8,9 @@ from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
 from mathsft.runs import provenance
 from mathsft.runs.provenance import ProvenanceRecorder, changes
-from mathsft.runs.replay_run import compare_losses
+from mathsft.runs.replay_run import Comparison, ScoreComparison, compare_losses
 from mathsft.store.study_store import StudyStore
-from tests.build import make_metrics, make_trial
+from tests.build import make_metrics, make_score, make_trial
 
 RUN = make_trial(3, {"training.learning_rate": 0.25}, seed=7)
 
@@ -75,7 +75,20 @@ def test_no_checkout_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_loss_curves_are_compared_to_the_bit() -> None:
     old = [make_metrics("trial-3", step, loss=1 / step) for step in (1, 2, 3)]
-    assert compare_losses(old, old) == (None, 0.0)
-    assert compare_losses(old, old[:2]) == (3, 0.0)
+    assert compare_losses(old, old) == ((), 0.0)
+    assert compare_losses(old, old[:2]) == ((3,), 0.0)
     nudged = [old[0], replace(old[1], loss=0.5 + 2**-50), old[2]]
-    assert compare_losses(old, nudged) == (2, 2**-50)
+    assert compare_losses(old, nudged) == ((2,), 2**-50)
+
+
+def test_a_replay_that_differs_counts_what_agrees() -> None:
+    same = ScoreComparison(make_score(num_correct=1), make_score(num_correct=1), 200, 0)
+    other = ScoreComparison(make_score(num_correct=1), make_score(num_correct=2, fingerprint="g"), 200, 15)
+    assert Comparison(16, (), 0.0, "finished", "finished", (same,)).agrees
+    compared = Comparison(16, (9, 12, 16), 2e-4, "finished", "finished", (same, other))
+    assert not compared.agrees
+    assert compared.shares == (
+        "13 of 16 losses, 1 of 2 weights and 385 of 400 responses agree to the bit; losses differ by at most 0.0002, "
+        "accuracies by at most 50.0 points"
+    )
+    assert not Comparison(16, (), 0.0, "finished", "finished", (replace(same, num_other_responses=1),)).agrees

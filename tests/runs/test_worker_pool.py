@@ -43,3 +43,23 @@ def test_who_is_cancelled_while_waiting_keeps_no_worker() -> None:
         assert await asyncio.wait_for(lending.take(), timeout=5) is worker
 
     asyncio.run(run())
+
+
+def test_who_avoids_a_worker_waits_for_another_and_holds_up_nobody() -> None:
+    def named(name: str) -> Any:
+        return SimpleNamespace(name=name)
+
+    async def run() -> None:
+        dead, busy = named("dead"), named("busy")
+        lending = WorkerPool([dead, busy])
+        assert [await lending.take(), await lending.take()] == [dead, busy]
+        avoiding = asyncio.create_task(lending.take(avoided=dead))
+        await asyncio.sleep(0)
+        lending.give(dead)
+        assert await asyncio.wait_for(lending.take(), timeout=5) is dead, "who came later takes what the first avoids"
+        lending.give(busy)
+        assert await asyncio.wait_for(avoiding, timeout=5) is busy
+        alone = WorkerPool([dead])
+        assert await asyncio.wait_for(alone.take(avoided=dead), timeout=5) is dead, "there is no other one"
+
+    asyncio.run(run())

@@ -8,7 +8,16 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
-from mathsft.study.components import make_pruner, make_sampler, make_space, num_settings, rehearse
+from mathsft.study.components import (
+    is_complete,
+    make_pruner,
+    make_sampler,
+    make_space,
+    num_settings,
+    rehearse,
+    suggest,
+    tell,
+)
 from tests.study.toys import Driver, Kills, study_config
 
 FLOAT = {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}
@@ -151,3 +160,31 @@ def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
     trials = driver.store.runs("trial")
     assert len(trials) == 4 and {trial.state for trial in trials} <= {"finished", "pruned"}
     assert driver.store.promotion() is not None
+
+
+BOTH_METHODS = {
+    "training.lora.rank": {"type": "categorical", "choices": [4, 16]},
+    "training.method": {"type": "categorical", "choices": ["full", "lora"]},
+    "training.batch_size": {"type": "categorical", "choices": [8, 16, 32]},
+}
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "BruteForceSampler"])
+def test_a_setting_is_drawn_only_for_the_trials_to_which_it_applies(sampler: str) -> None:
+    study_file = config(sampler, search=BOTH_METHODS, num_trials=9)
+    rehearse(study_file)
+    study, space = optuna.create_study(sampler=make_sampler(study_file, 0)), make_space(study_file)
+    drawn = []
+    for number in range(9):
+        trial = study.ask()
+        assert not is_complete(trial.params, space)
+        drawn.append(suggest(trial, space))
+        assert trial.params == drawn[-1]
+        assert is_complete(trial.params, space)
+        tell(study, number, number / 9, optuna.trial.TrialState.COMPLETE)
+    assert {values["training.method"] for values in drawn} == {"full", "lora"}
+    for values in drawn:
+        assert ("training.lora.rank" in values) == (values["training.method"] == "lora")
+    assert num_settings(study_file.search) == 9
+    if sampler == "BruteForceSampler":
+        assert len({tuple(sorted(values.items())) for values in drawn}) == 9

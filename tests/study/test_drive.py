@@ -17,7 +17,8 @@ from mathsft.errors import ErrorKind, StudyFailedError, UserError
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.horizon_runs import recorded_horizon
 from mathsft.runs.retention import best_step
-from mathsft.workers.worker import RemoteError
+from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.worker import Attempts, RemoteError
 from tests.study.toys import CALLS_IN_A_LIFE, FAILS, Driver, KilledError, Kills, ToyEvaluator, leaves, study_config
 
 pytestmark = pytest.mark.slow
@@ -56,15 +57,60 @@ def test_the_gold_nll_is_asked_for_where_it_is_read(undisturbed: tuple[dict[str,
     assert len(read) < len(summary["scores"])
 
 
-@pytest.mark.parametrize("at_end", [False, True])
+def test_scores_and_promotion_do_not_depend_on_who_scored_what_and_when(
+    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int]
+) -> None:
+    """Of two evaluators one is slow, so that a run's checkpoints are scored out of order."""
+    expected, _ = undisturbed
+    driver = Driver(tmp_path / "two", experiment, Kills(), num_evaluators=2)
+    driver.study(study_config())
+    driver.final(study_config())
+    assert driver.summary() == expected
+    scored = sorted(driver.store.worker_calls(), key=lambda call: call.ended)
+    assert {call.worker for call in scored if call.pool} == {"evaluator-0", "evaluator-1"}
+    steps = {run.name: [call.step for call in scored if call.run == run.name and call.pool] for run in expected["runs"]}
+    assert any(of_run != sorted(of_run) for name, of_run in steps.items() if name.startswith("trial"))
+
+
+def test_what_a_dead_evaluator_was_scoring_is_scored_by_another(
+    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = undisturbed
+    call_once, num_deaths = ToyEvaluator.call_once, Counter[str]()
+
+    async def dying(self: ToyEvaluator, attempts: Attempts, method: str, *args: Any) -> Any:
+        if self.name == "evaluator-0" or num_deaths.total() > 50:
+            num_deaths[f"{args[0].run} {args[0].step} {args[2]}"] += 1
+            raise WorkerDied("killed", tmp_path / "log")
+        return await call_once(self, attempts, method, *args)
+
+    monkeypatch.setattr(ToyEvaluator, "call_once", dying)
+    driver = Driver(tmp_path / "s", experiment, Kills(), num_evaluators=2)
+    driver.study(study_config())
+    driver.final(study_config())
+    assert driver.summary() == expected
+    assert num_deaths and set(num_deaths.values()) == {1}, "the other evaluator is free at once or soon"
+    assert {call.worker for call in driver.store.worker_calls() if call.pool} == {"evaluator-1"}
+    num_deaths["from here on all of them die"] = 100
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Driver(tmp_path / "another", experiment, Kills(), num_evaluators=2).study(study_config())
+    assert any(re.search(r"score: the worker died 3 times without progress", str(leaf)) for leaf in leaves(caught.value))
+
+
+@pytest.mark.parametrize(("at_end", "num_evaluators"), [(False, 1), (True, 1), (True, 2)])
 def test_killed_anywhere_it_ends_as_if_undisturbed(
-    tmp_path: Path, experiment: Experiment, undisturbed: tuple[dict[str, Any], int], at_end: bool
+    tmp_path: Path,
+    experiment: Experiment,
+    undisturbed: tuple[dict[str, Any], int],
+    at_end: bool,
+    num_evaluators: int,
 ) -> None:
     """Every life of the driver but the last is killed after some calls, so that the kills fall on all stages of a study."""
     expected, num_calls = undisturbed
     num_lives = 0
     while True:
-        driver = Driver(tmp_path / "killed", experiment, Kills(after=CALLS_IN_A_LIFE, at_end=at_end))
+        kills = Kills(after=CALLS_IN_A_LIFE, at_end=at_end)
+        driver = Driver(tmp_path / "killed", experiment, kills, num_evaluators=num_evaluators)
         num_lives += 1
         try:
             driver.study(study_config())
@@ -122,7 +168,7 @@ def test_baseline_and_last_step_are_scored_and_every_checkpoint_is(tmp_path: Pat
 
 def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, experiment: Experiment) -> None:
     driver = Driver(tmp_path / "s", experiment, Kills())
-    driver.store.observers.append(Timekeeper(driver.store, 1))
+    driver.store.observers.append(Timekeeper(driver.store, 1, 1))
     driver.study(study_config(num_trials=2))
     run = driver.final(study_config())
     worker_calls = driver.store.worker_calls()
@@ -130,7 +176,7 @@ def test_every_result_has_a_stint_and_every_checkpoint_a_wait(tmp_path: Path, ex
     results += [(score.run, score.step, score.pool) for score in driver.store.scores()]
     assert Counter((call.run, call.step, call.pool) for call in worker_calls) == Counter(results)
     assert {call.worker for call in worker_calls if not call.pool} == {"trainer-0"}
-    assert {(call.worker, call.cpus) for call in worker_calls if call.pool} == {("evaluator", (1,))}
+    assert {(call.worker, call.cpus) for call in worker_calls if call.pool} == {("evaluator-0", (1,))}
     found = concurrency(driver.store, [run.name])
     assert found is not None
     assert [wait.step for wait in found.waits] == [score.step for score in driver.store.scores(run.name, "validation")]
@@ -321,8 +367,7 @@ def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_pa
 def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
     tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mathsft.store.study_store.LOCK_TIMEOUT_SECONDS", 0)
-    monkeypatch.setattr("mathsft.study.search.LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("mathsft.store.database.LOCK_TIMEOUT_SECONDS", 0)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=2))
     with sqlite3.connect(driver.layout.database, isolation_level=None) as other:
@@ -349,3 +394,29 @@ def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
     assert driver.store.runs("trial")[-1].state == "pruned"
+
+
+def test_a_study_of_both_methods_ends_with_kills_as_without(tmp_path: Path, experiment: Experiment) -> None:
+    methods = {
+        "training.lora.rank": {"type": "categorical", "choices": [4, 16]},
+        "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+        "training.method": {"type": "categorical", "choices": ["full", "lora"]},
+    }
+    config = study_config(search=methods)
+    whole = Driver(tmp_path / "whole", experiment, Kills())
+    whole.study(config)
+    trials = whole.store.runs("trial")
+    assert {trial.overrides["training.method"] for trial in trials} == {"full", "lora"}
+    for trial in trials:
+        is_lora = trial.overrides["training.method"] == "lora"
+        assert ("training.lora.rank" in trial.overrides) == is_lora
+        assert trial.experiment.training.method == trial.overrides["training.method"]
+    while True:
+        driver = Driver(tmp_path / "killed", experiment, Kills(after=CALLS_IN_A_LIFE))
+        try:
+            driver.study(config)
+            break
+        except BaseException as error:
+            if not any(isinstance(leaf, KilledError) for leaf in leaves(error)):
+                raise
+    assert [trial.overrides for trial in driver.store.runs("trial")] == [trial.overrides for trial in trials]

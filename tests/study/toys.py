@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import URL, make_url
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
+from mathsft.publication import Publication, tell
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
+from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
 from mathsft.study.dashboard import show_trial
 from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
-from mathsft.workers.worker import Failed
+from mathsft.workers.worker import Attempts, Failed
 from tests.build import make_categories, make_checkpoint, make_machine, make_metrics, make_responses, score_of
 
 FAILS = 0.5
@@ -33,6 +36,8 @@ NUM_PROBLEMS = 50
 NUM_CONFIRM = 100
 
 
+SLOW_TURNS = 20
+"""How often other tasks get their turn while the slow evaluator scores."""
 CALLS_IN_A_LIFE = 5
 """Of workers, before a driver that is to be killed is."""
 
@@ -60,9 +65,18 @@ class Toy:
     has_answered = has_device = True
     pids = (os.getpid(),)
 
+    def is_served_by(self, pids: tuple[int, ...]) -> bool:
+        return pids == self.pids
+
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills
         self.layout = spec.settings.layout
+
+    async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
+        raise NotImplementedError
+
+    async def call_once(self, attempts: Attempts, method: str, *args: Any) -> Any:
+        return await self.call(method, *args)
 
 
 class ToyTrainer(Toy):
@@ -86,10 +100,13 @@ class ToyTrainer(Toy):
         self.kills.strike(is_end=True)
         if isinstance(learning_rate, float) and learning_rate > 8e-3:
             return Diverged(run.name, step, f"loss is nan at step {step}")
-        return make_checkpoint(run.name, step, self.layout.recorded(folder), f"{run.name}@{step}")
+        tell(Publication(f"{run.name}@{step}"), self.layout.publication(run.name, step))
+        return make_checkpoint(run.name, step, self.layout.recorded(folder), fingerprint="")
 
 
 class ToyEvaluator(Toy):
+    """The first one is slow: what it scores comes later than what the others score after it."""
+
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         if method == "check_engine":
             assert args == ("base", "changed")
@@ -99,7 +116,8 @@ class ToyEvaluator(Toy):
 
     async def score(self, checkpoint: Checkpoint, experiment: Experiment, pool: str, with_gold_nll: bool) -> Score:
         self.kills.strike(is_end=False)
-        await asyncio.sleep(0)
+        for _ in range(SLOW_TURNS if self.name == "evaluator-0" else 1):
+            await asyncio.sleep(0)
         assert (self.layout / checkpoint.path).exists()
         distance = abs(math.log10(experiment.training.learning_rate / 1e-3))
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
@@ -140,19 +158,23 @@ class Driver:
         kills: Kills,
         num_trainers: int = 1,
         given: tuple[dict[str, Any], ...] = (),
+        num_evaluators: int = 1,
+        database: URL | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.given = given
+        self.given, self.num_evaluators = given, num_evaluators
         self.layout, self.num_trainers = StudyLayout(folder), num_trainers
-        self.store = StudyStore.open(self.layout.database_url, "toy")
+        self.database = Database(database or make_url(self.layout.database_url))
+        self.store = StudyStore.open(self.database, "toy", is_driver=True)
         self.experiment, self.kills = experiment, kills
 
     def context(self) -> StudyContext:
         placement = place(make_machine((0, 1), ()), self.experiment, self.layout, "study")
         [spec] = placement.trainers
         trainers = [ToyTrainer(f"trainer-{number}", spec, self.kills) for number in range(self.num_trainers)]
-        evaluator = ToyEvaluator("evaluator", placement.evaluators[0], self.kills)
-        workers = StudyWorkers(WorkerPool(trainers), WorkerPool([evaluator]))
+        [spec] = placement.evaluators
+        evaluators = [ToyEvaluator(f"evaluator-{number}", spec, self.kills) for number in range(self.num_evaluators)]
+        workers = StudyWorkers(WorkerPool(trainers), WorkerPool(evaluators))
         return StudyContext(self.store, workers, self.layout, self.experiment)
 
     def study(self, config: StudyConfig) -> None:
@@ -192,7 +214,7 @@ class Driver:
         }
 
     def optuna_trials(self) -> list[Any]:
-        storage = optuna.storages.RDBStorage(self.layout.database_url)
+        storage = optuna.storages.RDBStorage(self.database.url.render_as_string(hide_password=False))
         trials = optuna.load_study(study_name="toy", storage=storage).trials
         return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 

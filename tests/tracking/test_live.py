@@ -26,6 +26,7 @@ from tests.build import (
     make_responses,
     make_score,
     make_trial,
+    make_worker_call,
 )
 
 EXPERIMENT = make_experiment(batch_size=8)
@@ -212,6 +213,32 @@ def test_between_events_a_line_says_who_does_what_and_how_far_that_is(store: Stu
         "[   38.0s]  about 20 s left  training trial-0: step 9/10, loss 1.5000, 36 s  scoring trial-0 step 10, 8 s",
         "[  164.0s]  about 24 s left  deciding, 2 min 44 s",
     ]
+
+
+def test_several_evaluators_are_named(store: StudyStore) -> None:
+    first, second = asked("evaluator-0", "trial-0", 5, "search"), asked("evaluator-1", "trial-0", 10, "search")
+    lines = lines_of(
+        store,
+        [
+            (1, trial(0)),
+            (1, asked("trainer-0", "trial-0", 10)),
+            (1, step("trial-0", 10)),
+            (2, first),
+            (3, second),
+            (4, Scoring("trial-0", 5, "search", 7, 200)),
+            (5, Scoring("trial-0", 10, "search", 120, 200)),
+            (10, "beat"),
+            (11, make_worker_call("trial-0", 10, 3.0, 11.0, "search", worker="evaluator-1")),
+            (11, score("trial-0", 10, 49)),
+            (11, replace(second, is_over=True)),
+            (20, "beat"),
+        ],
+    )
+    assert lines[1].endswith(
+        "evaluator-0: scoring trial-0 step 5: 7 of 200, 8 s  evaluator-1: scoring trial-0 step 10: 120 of 200, 7 s"
+    )
+    assert lines[2].endswith("on search  format 50.0%  by evaluator-1")
+    assert lines[3].endswith("evaluator-0: scoring trial-0 step 5: 7 of 200, 18 s")
 
 
 def test_what_trains_no_step_is_prepared_and_a_call_that_fails_is_over(store: StudyStore) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from mathsft.config.schema import WandbSettings
 from mathsft.layout import StudyLayout
-from mathsft.records import Run, Score, StepMetrics
+from mathsft.records import Run, Score, StepMetrics, WorkerCall
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.wandb import WandbObserver
-from tests.build import make_experiment, make_metrics, make_plan, make_score, make_trial
+from tests.build import make_experiment, make_metrics, make_plan, make_score, make_trial, make_worker_call
 
 Reader: TypeAlias = Callable[[Path], list[Any]]
 
@@ -44,7 +44,7 @@ def score(at_step: int, num_correct: int, run: str = "trial-0", pool: str = "sea
 
 
 def observe(
-    store: StudyStore, folder: Path, records: list[Run | StepMetrics | Score], settings: WandbSettings = OFFLINE
+    store: StudyStore, folder: Path, records: list[Run | StepMetrics | WorkerCall | Score], settings: WandbSettings = OFFLINE
 ) -> None:
     """Be one driver: write the records to the store with an observer on it."""
     observer = WandbObserver(store, StudyLayout(folder), settings)
@@ -83,7 +83,8 @@ def test_without_a_home_its_services_log_stays_off_the_terminal(
 def test_a_trial_and_its_resumption_after_a_killed_driver(
     store: StudyStore, tmp_path: Path, read_offline_runs: Reader, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    observe(store, tmp_path, [TRIAL, step(1), step(2), step(3), score(2, 4)])
+    call = make_worker_call("trial-0", 2, 1.0, 2.0, "search", worker="evaluator-1")
+    observe(store, tmp_path, [TRIAL, step(1), step(2), step(3), call, score(2, 4)])
     ended = replace(TRIAL, state="finished", value=0.3)
     observe(store, tmp_path, [step(3, seconds=9.0), step(4), score(4, 6), ended, score(4, 5, pool="validation")])
 
@@ -103,6 +104,7 @@ def test_a_trial_and_its_resumption_after_a_killed_driver(
     assert evals(begun) == [(2, 0.2)], "scored after step 3, but belongs to step 2"
     assert begun.rows[-1]["eval/format_accuracy"] == 0.5
     assert begun.rows[-1]["eval/wrong_answer"] == 0.3
+    assert begun.rows[-1]["eval/evaluator"] == "evaluator-1"
     assert begun.exit_code == 1, "the driver ended before the run did"
 
     assert evals(resumed) == [(4, 0.3)]

@@ -8,10 +8,12 @@ import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -81,15 +83,46 @@ class ByteBudget(TorchDispatchMode):
 
 
 class FakeCuda(TorchFunctionMode):
-    """Makes the budget's tensors say that they are on CUDA, and everything that is asked for on CUDA one of them."""
+    """Makes the budget's tensors say that they are on CUDA, and everything that is asked for on CUDA one of them.
+
+    Host memory is not pinned, and streams are those of torch.cpu, which copy at once.
+    """
 
     def __init__(self, budget: ByteBudget) -> None:
         super().__init__()
         self._budget = budget
         budget.takes_all = False
+        self._patches = [
+            mock.patch("torch.get_device_module", return_value=torch.cpu),
+            mock.patch("torch.cuda.reset_peak_memory_stats"),
+            # Checkpointing compares the devices of saved and recomputed tensors, but looks at the saved ones without a mode.
+            mock.patch.dict("torch.utils.checkpoint._allowed_determinism_checks_to_fns", {"default": lambda tensor: None}),
+        ]
+
+    def __enter__(self) -> Self:
+        for patch in self._patches:
+            patch.start()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for patch in self._patches:
+            patch.stop()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        kwargs.pop("pin_memory", None)
+        if function == Tensor.backward:
+            # The mode is off in here, but holds for the functions of the backward pass, too.
+            TorchFunctionMode.__enter__(self)  # type: ignore[no-untyped-call]
+            try:
+                # torch.autograd.backward would come in here once more.
+                return Variable._execution_engine.run_backward(
+                    (args[0],), (torch.ones_like(args[0]),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
+            finally:
+                TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
         if function == Tensor.device.__get__:
             return CUDA if self._budget.holds(args[0]) else CPU
         if function == Tensor.to:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mathsft.commands.common import placement_for
 from mathsft.config.schema import LimitSettings
@@ -45,11 +45,12 @@ def test_packed_attention_is_that_of_padded_rows(attention: str, tmp_path: Path,
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_a_wrong_mask_is_seen(tmp_path: Path, flex_on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def causal(row: MicroBatch) -> BlockMask:
+    def causal(row: MicroBatch) -> MicroBatch:
         length = row.ids_BT.shape[1]
-        return create_block_mask(lambda b, h, query, key: key <= query, None, None, length, length, device="cpu")
+        mask = create_block_mask(lambda b, h, query, key: key <= query, None, None, length, length, device="cpu")
+        return replace(row, block_mask=mask)
 
-    monkeypatch.setattr(attention_module, "block_mask", causal)
+    monkeypatch.setattr(attention_module, "with_block_masks", lambda rows: [causal(row) for row in rows])
     assert DeviceCheck(settings(tmp_path, "flex")).attention_error() > MAX_ATTENTION_ERROR["bf16"]
 
 

@@ -5,7 +5,7 @@ The reference "tree" is held against stock transformers by test_step.py.
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from mathsft.config.schema import LimitSettings, TrainingSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Example
+from mathsft.training.batching.microbatches import MicroBatch
 from mathsft.training.model import attention as attention_module
+from mathsft.training.model import block_mask as block_mask_module
 from mathsft.training.state import BaseModel, load_base
 from mathsft.training.step import TrainingStep
 from mathsft.worker_settings import WorkerSettings, WorkerSpec
@@ -84,6 +86,51 @@ def test_a_step_has_the_loss_and_every_gradient_of_the_tree(
         assert outcome.loss == pytest.approx(expected_outcome.loss, rel=1e-5)
         assert outcome.num_computed_tokens % 128 == 0
         assert_equal_gradients(actual, expected)
+
+
+def test_the_masks_of_a_step_are_made_once_before_its_first_row_and_once_more_after_a_shortage(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def flex(*args: object, **options: object) -> torch.Tensor:
+        events.append("row")
+        assert options["kernel_options"] == {"num_stages": 2}
+        if events.count("row") == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return flex_module.flex_attention(*args, **options)
+
+    def with_block_masks(rows: Sequence[MicroBatch]) -> list[MicroBatch]:
+        events.append(f"masks of {len(rows)}")
+        return block_mask_module.with_block_masks(rows)
+
+    monkeypatch.setattr(attention_module, "_compiled_flex", lambda: flex)
+    monkeypatch.setattr(attention_module, "with_block_masks", with_block_masks)
+    monkeypatch.setattr(attention_module, "_kernel_options", lambda device: attention_module.kernel_options((8, 9)))
+    base = load_base(make_model(num_hidden_layers=1), "flex")
+    outcome_and_gradients(base, random_batch(0, 3), token_budget_tokens=260)
+    [first, second] = [place for place, event in enumerate(events) if event.startswith("masks")]
+    assert (first, second) == (0, 3)
+    assert events[second] == f"masks of {len(events) - second - 1}"
+    assert len(events) > second + 3
+
+
+@pytest.mark.parametrize(
+    ("capability", "options"),
+    [
+        (None, {}),
+        ((7, 5), {}),
+        ((8, 0), {}),
+        ((8, 6), {"num_stages": 2}),
+        ((8, 7), {}),
+        ((8, 9), {"num_stages": 2}),
+        ((9, 0), {}),
+        ((10, 0), {}),
+        ((12, 0), {}),
+    ],
+)
+def test_fewer_stages_where_shared_memory_is_small(capability: tuple[int, int] | None, options: dict[str, int]) -> None:
+    assert attention_module.kernel_options(capability) == options
 
 
 def batches_of_many_lengths() -> list[list[Example]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.training.cpu.memory import OutOfMemoryError
+from mathsft.training.host_buffers import HostBuffers
 from mathsft.training.logprob_check import NUM_CHECK_TOKENS, make_logprob_check
 from mathsft.training.meter.peak_memory import predicted_peak
 from mathsft.training.state import BaseModel, load_base
@@ -35,9 +36,16 @@ NO_OPTIMIZER, NO_EXAMPLE, NO_UPDATE = (
 )
 
 
-def new_step(base: BaseModel, device: torch.device = CPU, budget_tokens: int = ONE_ROW, **training: object) -> TrainingStep:
+def new_step(
+    base: BaseModel,
+    device: torch.device = CPU,
+    budget_tokens: int = ONE_ROW,
+    *,
+    offload: bool = False,
+    **training: object,
+) -> TrainingStep:
     settings = {"learning_rate": 1e-2, "batch_size": len(BATCH), "precision": "fp32", "token_budget_tokens": budget_tokens}
-    return TrainingStep(base, TrainingSettings(**(settings | training)), 4, device)
+    return TrainingStep(base, TrainingSettings(**(settings | training)), 4, device, offload=offload)
 
 
 def copied(step: TrainingStep) -> dict[str, Tensor]:
@@ -78,20 +86,23 @@ def base(make_model: MakeModel) -> BaseModel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("device", "checkpointing"), [(CPU, False), (CPU, True), (CUDA, False)])
+@pytest.mark.parametrize(
+    ("device", "checkpointing", "offload"),
+    [(CPU, False, False), (CPU, True, False), (CUDA, False, False), (CUDA, True, True)],
+)
 def test_a_step_with_any_amount_of_memory_gives_the_same_update_or_a_clear_error(
-    base: BaseModel, device: torch.device, checkpointing: bool
+    base: BaseModel, device: torch.device, checkpointing: bool, offload: bool
 ) -> None:
+    options = {"device": device, "gradient_checkpointing": checkpointing, "offload": offload}
     whole = ByteBudget()
     with device_of(whole, device):
-        step = new_step(base, device, gradient_checkpointing=checkpointing)
+        step = new_step(base, **options)
         held = whole.held
         step.take(BATCH, 1)
         assert whole.held == held, "a step leaves nothing behind"
-    expected = copied(step)
+    expected, num_parts = copied(step), 2 if offload else 1
     ends = [
-        end(base, ByteBudget(whole.peak * share // 40), expected, device=device, gradient_checkpointing=checkpointing)
-        for share in range(1, 41)
+        end(base, ByteBudget(whole.peak * share // 40), expected, **options) for share in range(num_parts, 41, num_parts)
     ]
     assert ends[-1] == "whole"
     order = [NO_OPTIMIZER, NO_EXAMPLE, "halved", "whole"]
@@ -137,15 +148,16 @@ def test_what_was_found_to_fit_holds_for_the_next_run(base: BaseModel, caplog: p
     assert len(caplog.records) == num_warnings
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=needs_bf16), "fp32"])
-def test_parking_moves_everything_there_and_back_to_the_bit(base: BaseModel, precision: str) -> None:
+def test_parking_moves_everything_there_and_back_to_the_bit(base: BaseModel, precision: str, offload: bool) -> None:
     with ByteBudget() as budget, FakeCuda(budget):
         step = new_step(base, CUDA, precision=precision)
         step.take(BATCH, 1)
         step.take(BATCH, 2)
         expected = copied(step)
     with ByteBudget() as budget, FakeCuda(budget):
-        step = new_step(base, CUDA, precision=precision)
+        step = new_step(base, CUDA, precision=precision, offload=offload)
         step.take(BATCH, 1)
         held = budget.held
         step.move_to(CPU)
@@ -157,9 +169,10 @@ def test_parking_moves_everything_there_and_back_to_the_bit(base: BaseModel, pre
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_run_that_cannot_come_back_to_the_device_says_so_and_comes_back_later(base: BaseModel) -> None:
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_run_that_cannot_come_back_to_the_device_says_so_and_comes_back_later(base: BaseModel, offload: bool) -> None:
     with ByteBudget() as budget, FakeCuda(budget):
-        step = new_step(base, CUDA)
+        step = new_step(base, CUDA, offload=offload)
         step.take(BATCH, 1)
         held = budget.held
         for share in (0.1, 0.5, 0.99):
@@ -185,11 +198,11 @@ def test_a_run_that_the_host_cannot_take_says_so(base: BaseModel, monkeypatch: p
     with ByteBudget() as budget, FakeCuda(budget):
         step = new_step(base, CUDA)
 
-        def refuse(self: FakeCuda, tensor: Tensor, *args: object, **options: object) -> Tensor:
+        def refuse(self: HostBuffers, *args: object) -> Tensor:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nFrames:")
 
         with monkeypatch.context() as patched:
-            patched.setattr(FakeCuda, "_to", refuse)
+            patched.setattr(HostBuffers, "get", refuse)
             with pytest.raises(OutOfMemoryError, match=r"do not fit into host memory: .* 9 bytes\.; free some"):
                 step.move_to(CPU)
         assert step.take(BATCH, 1).is_finite, "what could not be moved is where it was"

@@ -39,6 +39,7 @@ MODELS = {
     "0.1B": model_of(576, 1536, 30, 9, 3, 64, 49_152),  # SmolLM2-135M
     "0.5B": model_of(896, 4864, 24, 14, 2, 64, 151_936),  # Qwen2.5-0.5B
     "1.5B": model_of(1536, 8960, 28, 12, 2, 128, 151_936),  # Qwen2.5-Math-1.5B
+    "3B": model_of(2048, 11_008, 36, 16, 2, 128, 151_936),  # Qwen2.5-3B
     "7B": model_of(3584, 18_944, 28, 28, 4, 128, 152_064),  # Qwen2.5-7B with a tied head
 }
 
@@ -59,10 +60,11 @@ def placed(
 
 
 def told(placement: Placement) -> str:
-    """Return trainers x ranks, token budget ("+" with checkpointing), and how trainer and engine share one device."""
+    """Return trainers x ranks, token budget ("+" with checkpointing), offload, and how trainer and engine share a device."""
     [evaluator] = placement.evaluators
     device, trainer = evaluator.settings.worker_device, placement.trainers[0]
     text = f"{len(placement.trainers)}x{trainer.ranks} {device.budget_tokens}{'+' if device.gradient_checkpointing else ''}"
+    text += " offload" if device.offload else ""
     if not placement.shares_device:
         return text
     return f"{text} {'park' if device.sleep_mode else 'resident'}"
@@ -82,16 +84,16 @@ STUDIES = {
         8: ["7x1 8192"] * 5,
     },
     "1.5B": {
-        1: ["1.0 B", "1x1 8192+ park", "1x1 4096 park", "1x1 8192 resident", "1x1 8192 resident"],
-        2: ["1.1 B", "1x1 2048", "1x1 4096", "1x1 8192", "1x1 8192"],
-        4: ["1.1 B", "3x1 2048", "3x1 4096", "3x1 8192", "3x1 8192"],
-        8: ["1.1 B", "7x1 2048", "7x1 4096", "7x1 8192", "7x1 8192"],
+        1: ["1x1 8192+ offload park", "1x1 8192+ park", "1x1 4096 park", "1x1 8192 resident", "1x1 8192 resident"],
+        2: ["1x1 8192+ offload", "1x1 2048", "1x1 4096", "1x1 8192", "1x1 8192"],
+        4: ["3x1 8192+ offload", "3x1 2048", "3x1 4096", "3x1 8192", "3x1 8192"],
+        8: ["7x1 8192+ offload", "7x1 2048", "7x1 4096", "7x1 8192", "7x1 8192"],
     },
     "7B": {
-        1: ["an engine", "1.7 B", "2.1 B", "3.5 B", "6.3 B"],
-        2: ["1.1 B", "1.8 B", "2.2 B", "3.6 B", "6.3 B"],
-        4: ["1.1 B", "1.8 B", "2.2 B", "3.6 B", "6.3 B"],
-        8: ["1.1 B", "1.8 B", "2.2 B", "3.6 B", "6.3 B"],
+        1: ["an engine", "4.3 B", "5.2 B", "1x1 8192+ offload park", "1x1 8192+ offload resident"],
+        2: ["2.7 B", "4.5 B", "5.4 B", "1x1 8192+ offload", "1x1 8192+ offload"],
+        4: ["2.7 B", "4.5 B", "5.4 B", "3x1 8192+ offload", "3x1 8192+ offload"],
+        8: ["2.7 B", "4.5 B", "5.4 B", "6x1 8192+ offload", "6x1 8192+ offload"],
     },
 }
 """By model and number of devices: what is placed on devices of 24, 40, 48, 80 and 141 GB, or words of the error."""
@@ -134,15 +136,15 @@ def test_memory_decides_what_is_placed_where(
 
 def test_what_is_placed_is_predicted_to_fit() -> None:
     model = MODELS["1.5B"]
-    for device_gb in (40, 48, 80, 141):
+    for device_gb in (24, 32, 40, 48, 80, 141):
         placement = placed(1, device_gb, model)
         device = placement.evaluators[0].settings.worker_device
         training = device.fitting(EXPERIMENT.training)
         peak = next(
             fit.peak_bytes
             for fit in fits(model, EXPERIMENT.training)
-            if (fit.budget_tokens, fit.gradient_checkpointing)
-            == (training.token_budget_tokens, training.gradient_checkpointing)
+            if (fit.budget_tokens, fit.gradient_checkpointing, fit.offload)
+            == (training.token_budget_tokens, training.gradient_checkpointing, device.offload)
         )
         engine = SLEEPING_ENGINE_BYTES if device.sleep_mode else device.engine_memory_share * device_gb * 1e9
         assert peak + engine <= DEVICE_SHARE * device_gb * 1e9 + 1
@@ -162,24 +164,41 @@ def test_memory_in_use_by_others_is_not_counted_on() -> None:
 
 def test_host_memory_limits_trainers_and_ranks() -> None:
     model = MODELS["1.5B"]
-    assert [told(placed(8, 80, model, host_gb=host))[:3] for host in (200, 100, 64)] == ["7x1", "4x1", "2x1"]
+    assert [told(placed(8, 80, model, host_gb=host))[:3] for host in (200, 100, 64)] == ["7x1", "3x1", "2x1"]
     assert placed(8, 80, model, host_gb=64).description.endswith("; not used: 2, 3, 4, 5, 6")
     assert [told(placed(8, 80, model, "final", host_gb=host))[:3] for host in (200, 100, 64)] == ["1x7", "1x4", "1x2"]
     with pytest.raises(UserError, match=r"final.ranks: 7, but host memory has room for 2; lower it"):
         placed(8, 80, model, "final", 7, host_gb=64)
-    with pytest.raises(UserError, match=r"^host memory: 28.\d GB are needed to load and save .*, and 16.0 GB are free; "):
+    with pytest.raises(UserError, match=r"^host memory: 31.\d GB are needed to load and save .*, and 16.0 GB are free; "):
         placed(1, 80, model, host_gb=16)
-    with pytest.raises(UserError, match=r"^host memory: .* and to park the trainer while .*, and 32.0 GB are free"):
-        placed(1, 48, model, host_gb=32)
-    parked, apart = (host_bytes(EXPERIMENT, model, 1, 1, is_parked=is_parked) for is_parked in (True, False))
-    assert parked - apart == 6 * model.num_parameters, "gradient and copy in bf16 are parked, but not saved"
+    assert told(placed(1, 48, model, host_gb=32)) == "1x1 4096 park", "a parked run takes what saving it takes"
+
+
+def test_offload_is_placed_where_nothing_else_fits_and_host_memory_has_room() -> None:
+    model = MODELS["1.5B"]
+    assert 12e9 < min(fit.peak_bytes for fit in fits(model, EXPERIMENT.training)) < 14e9, "and 27.8 GB without offload"
+    assert told(placed(1, 32, model)) == "1x1 8192+ offload resident"
+    assert placed(2, 24, model).description == (
+        "CUDA devices: 0 for training, 1 for scoring, with gradient checkpointing and AdamW's state in host memory, because "
+        "device memory is small"
+    )
+    assert [told(placed(8, 24, model, host_gb=host))[:3] for host in (300, 110, 64)] == ["7x1", "3x1", "1x1"]
+    for num_devices in (1, 2):
+        with pytest.raises(UserError, match=r"^host memory: 37.\d GB are needed to train .* there, .* 35.0 GB are free; "):
+            placed(num_devices, 24, model, host_gb=35)
+    added = host_bytes(model, 1, 1, 1, offload=True) - host_bytes(model, 1, 1, 1, offload=False)
+    assert added == 4 * model.num_parameters, "the gradient"
+    assert not any(fit.offload for fit in fits(model, EXPERIMENT.training, num_ranks=2)), "ranks shard instead"
 
 
 def test_what_to_change_is_said_where_the_model_fits_otherwise() -> None:
     with pytest.raises(UserError, match=r"in 2 ranks needs .*; set final.ranks to \d$"):
         placed(8, 48, MODELS["7B"], "final", 2)
+    with pytest.raises(UserError, match=r"in 2 ranks needs .*; set final.ranks to 1$"):
+        placed(3, 28, MODELS["3B"], "final")
+    assert told(placed(3, 28, MODELS["3B"], "final", 1)) == "1x1 8192+ offload"
     long = EXPERIMENT.model_copy(update={"training": EXPERIMENT.training.model_copy(update={"max_length_tokens": 65_536})})
-    machine = make_machine((0, 1), ("0", "1"), device_gb=40, free_memory_bytes=10**12)
+    machine = make_machine((0, 1), ("0", "1"), device_gb=24, free_memory_bytes=10**12)
     with pytest.raises(UserError, match=r"; set training.max_length_tokens to \d+, or take a smaller model"):
         place(machine, long, StudyLayout(Path("studies/demo")), "study", model=MODELS["1.5B"])
 

@@ -12,6 +12,7 @@ from mathsft.workers import machine
 from mathsft.workers.machine import (
     CudaDevice,
     bf16_flags,
+    cpu_vendor,
     detect_machine,
     device_refusal,
     driver_refusal,
@@ -40,6 +41,18 @@ CORTEX_A72 = "processor\t: 0\nFeatures\t: fp asimd crc32 cpuid\nCPU part\t: 0xd0
 )
 def test_processors_that_multiply_bf16_are_known_by_their_flags(cpuinfo: str, expected: tuple[str, ...]) -> None:
     assert bf16_flags(cpuinfo) == expected
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n" * 2, "AuthenticAMD"),
+        (NEOVERSE_V1, ""),
+        ("", ""),
+    ],
+)
+def test_the_vendor_of_an_x86_processor_is_read(cpuinfo: str, expected: str) -> None:
+    assert cpu_vendor(cpuinfo) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
-from mathsft.workers.worker import Device, Failed, RemoteError, Worker
+from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.worker import Attempts, Device, Failed, RemoteError, Worker
 from tests.build import make_experiment
 
 pytestmark = pytest.mark.slow  # real processes
@@ -168,6 +169,28 @@ def test_what_cannot_work_in_any_process_fails_with_the_reason_it_gave(team: Tea
     with pytest.raises(Failed, match="died 3 times without progress") as caught:
         run(team.hire().call("break_down"))
     assert str(caught.value).endswith("SystemExit: the engine broke: OutOfMemoryError")
+
+
+def test_a_request_that_may_move_is_asked_once_and_a_new_process_takes_the_dead_ones_place(team: Team) -> None:
+    """Deaths are counted over the workers that are asked one after the other."""
+    one, other = team.hire(name="one"), team.hire(name="other")
+    attempts = Attempts("die", LimitSettings())
+
+    async def calls() -> int:
+        for worker in (one, other):
+            before = worker.pids
+            with pytest.raises(WorkerDied) as died:
+                await worker.call_once(attempts, "die", 99)
+            attempts.add(worker.name, died.value)
+            assert worker.pids and worker.pids != before and not worker.has_answered
+            assert has_ended(before[0])
+        with pytest.raises(WorkerDied) as died:
+            await one.call_once(attempts, "die", 99)
+        with pytest.raises(Failed, match=r"^one\.die: the worker died 3 times without progress"):
+            attempts.add(one.name, died.value)
+        return await other.call_once(Attempts("add", LimitSettings()), "add", 20, 22)
+
+    assert run(calls()) == 42
 
 
 def test_deaths_that_get_further_each_time_are_not_counted(team: Team) -> None:

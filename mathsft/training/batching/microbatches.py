@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from mathsft.records import Example
 
@@ -70,6 +71,8 @@ class MicroBatch:
     """Pairs of a token and a token that it attends to (itself included), with padding: the cost of attention."""
     positions_BT: Tensor | None = None
     groups: tuple[Group, ...] = ()
+    block_mask: BlockMask | None = None
+    """The groups as flex_attention's mask on the device of the ids, if `with_block_masks` has added it."""
 
 
 def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:

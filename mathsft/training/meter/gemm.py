@@ -7,8 +7,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 
 import torch
+
+from mathsft.training.cpu.products import numpy_mm
 
 SIZES = (512, 1024, 2048, 4096, 8192)
 """Sizes of the square matrices. One core reaches its best rate from 512 on; many cores or a GPU need larger matrices."""
@@ -22,10 +25,14 @@ ENOUGH_SECONDS = 0.1
 def best_gemm_flops_per_second(
     dtype: torch.dtype, device: torch.device, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Return the best rate of all sizes, layouts and repeats, in floating-point operations per second of the clock.
+    """Return the best rate of all sizes, layouts, libraries and repeats, in operations per second of the clock.
 
-    Takes some tenths of a second, on the current number of torch threads.
+    The libraries are torch's and, for fp32 on a CPU, numpy's, because a trainer may use either. Takes some tenths of a
+    second, on the current number of torch threads.
     """
+    libraries: tuple[Callable[..., torch.Tensor], ...] = (torch.mm,)
+    if device.type == "cpu" and dtype == torch.float32:
+        libraries += (numpy_mm,)
     started, best = time.perf_counter(), 0.0
     for size in SIZES:
         if time.perf_counter() - started > ENOUGH_SECONDS:
@@ -34,9 +41,9 @@ def best_gemm_flops_per_second(
         generator = torch.Generator(device).manual_seed(0)
         left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
         # A linear layer stores its weight transposed: the forward pass multiplies by right.t(), the backward pass by right.
-        for other in (right, right.t()):
-            torch.mm(left, other)  # the first product of a shape may compile a kernel
-            best = max(best, *(_flops_per_second(left, other, clock) for _ in range(_NUM_REPEATS)))
+        for other, mm in product((right, right.t()), libraries):
+            mm(left, other)  # the first product of a shape may compile a kernel
+            best = max(best, *(_flops_per_second(mm, left, other, clock) for _ in range(_NUM_REPEATS)))
     return best
 
 
@@ -46,15 +53,17 @@ def cpu_flops_per_second(dtype: torch.dtype) -> float:
     torch.mm(left, right)
     started, best = time.perf_counter(), 0.0
     while time.perf_counter() - started < ENOUGH_SECONDS:
-        best = max(best, _flops_per_second(left, right, time.perf_counter))
+        best = max(best, _flops_per_second(torch.mm, left, right, time.perf_counter))
     return best
 
 
-def _flops_per_second(left: torch.Tensor, right: torch.Tensor, clock: Callable[[], float]) -> float:
+def _flops_per_second(
+    mm: Callable[..., torch.Tensor], left: torch.Tensor, right: torch.Tensor, clock: Callable[[], float]
+) -> float:
     """Return the rate of one product of square matrices."""
     _synchronize(left.device)
     before = clock()
-    torch.mm(left, right)
+    mm(left, right)
     _synchronize(left.device)
     return 2 * len(left) ** 3 / (clock() - before)
 

@@ -43,11 +43,12 @@ class Probe:
         torch.set_num_threads(worker_device.num_threads)
         self._experiment, self._device = settings.experiment, torch.device(worker_device.device)
         self._training = worker_device.fitting(settings.experiment.training)
+        self._offload = worker_device.offload
         self._is_on_cpu = self._device.type == "cpu"
         self._engine_dtype: torch.dtype = getattr(torch, worker_device.engine_dtype)
         folder = Path(settings.experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._base = load_base(folder, worker_device.attention)
+        self._base = load_base(folder, worker_device.attention, numpy_products=worker_device.numpy_products)
         self._ready_seconds = time.time() - psutil.Process().create_time()
 
     def measure(self, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int) -> Speeds:
@@ -85,7 +86,8 @@ class Probe:
 
     def _step_seconds(self, examples: Sequence[Example], batch_size: int) -> float:
         training = self._training.model_copy(update={"batch_size": batch_size})
-        training_step = TrainingStep(self._base, training, _MANY_STEPS, self._device, common_prefix(examples))
+        prefix_ids = common_prefix(examples)
+        training_step = TrainingStep(self._base, training, _MANY_STEPS, self._device, prefix_ids, offload=self._offload)
         return self._typical_seconds(lambda step: training_step.take(optimizer_batch(examples, batch_size, 0, step), step))
 
     @torch.inference_mode()

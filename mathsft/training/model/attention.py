@@ -7,7 +7,7 @@ a causal softmax (sliding window, ALiBi, soft cap, sinks, recurrent states) is n
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ from mathsft.training.batching.microbatches import (
     packed_micro_batches,
     padded_micro_batches,
 )
-from mathsft.training.model.block_mask import block_mask
+from mathsft.training.model.block_mask import with_block_masks
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ _FALLBACK = {TREE: EAGER, FLEX: "sdpa"}
 
 _FP32_UP_TO_TOKENS = 128
 """oneDNN compiles a bf16 product for every new shape (0.5 to 1 ms). MKL's fp32 needs none and is faster for short paths."""
+
+_SMALL_SHARED_MEMORY = ((8, 6), (8, 9))
+"""Compute capabilities of which a block of threads has 99 KB of shared memory, while torch tunes flex_attention for the
+163 KB of 8.0. Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"."""
 
 _UNSUPPORTED_ARGUMENTS = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments with which a model of transformers requests more than a causal softmax."""
@@ -74,12 +78,17 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(attention)
 
 
+def with_masks(attention: str, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+    """Return the micro-batches of a step with all that this attention needs on the device."""
+    return with_block_masks(micro_batches) if attention == FLEX else micro_batches
+
+
 def hidden_states(model: PreTrainedModel, micro_batch: MicroBatch) -> Tensor:
-    """Return the last hidden states of the model's base for a micro-batch, B x T x E."""
+    """Return the last hidden states of the model's base for a micro-batch (of `with_masks`), B x T x E."""
     arguments: dict[str, Any] = {}
     if micro_batch.groups:
         is_flex = model.config._attn_implementation == FLEX
-        segments = block_mask(micro_batch) if is_flex else SegmentTree(micro_batch.groups)
+        segments = micro_batch.block_mask if is_flex else SegmentTree(micro_batch.groups)
         arguments = {"segments": segments, "position_ids": micro_batch.positions_BT}
     hidden_BTE: Tensor = model.base_model(input_ids=micro_batch.ids_BT, use_cache=False, **arguments).last_hidden_state
     return hidden_BTE
@@ -125,6 +134,19 @@ def _compiled_flex() -> Any:
     # With fullgraph, torch raises an error at its limit of recompilations. Without it, torch would silently compute all
     # T x T scores from there on.
     return torch.compile(flex_attention, fullgraph=True)
+
+
+@functools.cache
+def _kernel_options(device: torch.device) -> dict[str, int]:
+    return kernel_options(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
+
+
+def kernel_options(capability: tuple[int, int] | None) -> dict[str, int]:
+    """Return flex_attention's options for devices of this compute capability; None stands for a CPU.
+
+    Where shared memory is small, loads run one stage ahead of the products instead of two.
+    """
+    return {"num_stages": 2} if capability in _SMALL_SHARED_MEMORY else {}
 
 
 @dataclass
@@ -185,7 +207,13 @@ def _packed_attention(
     # The version of transformers copies keys unless their heads are a power of two.
     is_grouped = query_BHTD.shape[1] != key_BKTD.shape[1]
     out_BHTD: Tensor = _compiled_flex()(
-        query_BHTD, key_BKTD, value_BKTD, block_mask=segments, scale=scaling, enable_gqa=is_grouped
+        query_BHTD,
+        key_BKTD,
+        value_BKTD,
+        block_mask=segments,
+        scale=scaling,
+        enable_gqa=is_grouped,
+        kernel_options=_kernel_options(query_BHTD.device),
     )
     return out_BHTD.transpose(1, 2).contiguous(), None
 

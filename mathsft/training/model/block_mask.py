@@ -1,4 +1,7 @@
-"""Makes flex_attention's mask of a packed row on the host, from the row's groups and without a T x T mask."""
+"""Makes flex_attention's masks of packed rows on the host, from the rows' groups and without a T x T mask."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +16,24 @@ _ALIGNMENT = 32
 """Every part of the copied tensor starts at a multiple of this many int32: kernels read aligned tensors without a copy."""
 
 
-def block_mask(row: MicroBatch) -> BlockMask:
-    """Return the mask of a packed row: a token attends to earlier tokens on the path from the root, and to itself.
+def with_block_masks(rows: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """Return packed rows with their masks: a token attends to earlier tokens on the path from the root, and to itself.
 
-    It has the tensors of create_block_mask, which would compute all T x T pairs on the device. They reach it in one copy.
+    A mask has the tensors of create_block_mask, which would compute all T x T pairs on the device. Those of all rows, which
+    must be on one device, reach it in one copy.
     """
+    parts_by_row = [_parts(row) for row in rows]
+    if not rows:
+        return []
+    moved = iter(_in_one_copy([part for parts in parts_by_row for part in parts], rows[0].ids_BT.device))
+    return [
+        replace(row, block_mask=_block_mask(row.ids_BT.shape[1], [next(moved) for _ in parts]))
+        for row, parts in zip(rows, parts_by_row, strict=True)
+    ]
+
+
+def _parts(row: MicroBatch) -> list[Tensor]:
+    """Return the tensors of a row's mask on the host, int32, in the order in which _block_mask takes them."""
     length = row.ids_BT.shape[1]
     ends = _ends(row)
     # Blocks of queries I by blocks of keys J. Keys are earlier than the queries of all blocks below the diagonal.
@@ -29,9 +45,11 @@ def block_mask(row: MicroBatch) -> BlockMask:
     is_used_IJ = is_below_IJ & (ends_JK.amax(1) > starts_I1) | torch.eye(num_blocks, dtype=torch.bool)
     is_partial_IJ = is_used_IJ & ~is_full_IJ
     grids = (is_partial_IJ, is_full_IJ, is_partial_IJ.t(), is_full_IJ.t())
-    parts = [ends, *(part[None, None] for grid in grids for part in _ordered(grid))]
-    moved = _in_one_copy(parts, row.ids_BT.device)
-    ends_T, kv_counts, kv, full_kv_counts, full_kv, q_counts, q, full_q_counts, full_q = moved
+    return [ends, *(part[None, None] for grid in grids for part in _ordered(grid))]
+
+
+def _block_mask(length: int, parts: Sequence[Tensor]) -> BlockMask:
+    ends_T, kv_counts, kv, full_kv_counts, full_kv, q_counts, q, full_q_counts, full_q = parts
 
     def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends_T[key])
@@ -81,5 +99,5 @@ def _in_one_copy(parts: list[Tensor], device: torch.device) -> list[Tensor]:
     for start, part in zip(starts, parts, strict=True):
         host[start : start + part.numel()] = part.flatten()
     moved = host.to(device, non_blocking=True)
-    # Dynamo would guard on the base of a view, whose size is another one in every row; a detached tensor has no base.
+    # Dynamo would guard on the base of a view, whose size is another one in every step; a detached tensor has no base.
     return [moved[start : start + part.numel()].view(part.shape).detach() for start, part in zip(starts, parts, strict=True)]

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from mathsft.footprint import block_tokens, chunk_tokens
 from mathsft.training.batching.microbatches import NO_TARGET, MicroBatch
+from mathsft.training.cpu.products import Products, products_of
 from mathsft.training.model.attention import hidden_states
 
 
@@ -29,7 +29,7 @@ class MicroBatchLoss(nn.Module):
         hidden_NE = hidden_states(self.model, micro_batch).flatten(0, 1).index_select(0, micro_batch.predictors_N)
         head = self.model.get_output_embeddings()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale
+            hidden_NE, head.weight, head.bias, micro_batch.targets_N, scale, products_of(head, hidden_NE)
         )
         return loss
 
@@ -42,21 +42,29 @@ class _ChunkedCrossEntropy(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, scale: float
+        ctx: Any,
+        hidden_NE: Tensor,
+        weight_VE: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        scale: float,
+        products: Products,
     ) -> Tensor:
         loss = torch.zeros((), device=hidden_NE.device)
         hidden_grad_NE = torch.empty_like(hidden_NE)
-        chunks = _slices(len(hidden_NE), chunk_tokens(len(weight_VE)))
+        chunks = _slices(len(hidden_NE), chunk_tokens(len(weight_VE), len(hidden_NE)))
         # Of several chunks, which may be in bf16, the head's gradients are summed in fp32.
-        totals = [None if head is None or len(chunks) == 1 else _zeros_like(head) for head in (weight_VE, bias_V)]
+        trained = [head if ctx.needs_input_grad[place] else None for place, head in ((1, weight_VE), (2, bias_V))]
+        totals = [None if head is None or len(chunks) == 1 else _zeros_like(head) for head in trained]
         for chunk in chunks:
             hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
-            logits_CV = linear(hidden_CE, weight_VE, bias_V)
+            logits_CV = products.linear(hidden_CE, weight_VE, bias_V)
             for block in _slices(len(logits_CV), block_tokens(len(weight_VE), logits_CV.device.type)):
                 loss += _loss_and_gradient_(logits_CV[block], targets_C[block], scale)
-            torch.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
-            totals[0] = _sum(totals[0], logits_CV.t() @ hidden_CE)
-            if bias_V is not None:
+            products.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
+            if trained[0] is not None:
+                totals[0] = _sum(totals[0], products.mm(logits_CV.t(), hidden_CE))
+            if trained[1] is not None:
                 totals[1] = _sum(totals[1], logits_CV.sum(0))
             del logits_CV  # the next chunk's logits would be computed while these are in memory
         # save_for_backward would keep another reference, and autograd accumulates in place only if it holds the only one.
@@ -71,7 +79,7 @@ class _ChunkedCrossEntropy(Function):
             raise ValueError(f"the gradient of the loss is {loss_grad.item()}, not 1: call backward() of the loss itself")
         grads = [None if grad is None else grad.to(ctx.dtype) for grad in ctx.grads]
         del ctx.grads
-        return (*grads, None, None)
+        return (*grads, None, None, None)
 
 
 def _loss_and_gradient_(logits_BV: Tensor, targets_B: Tensor, scale: float) -> Tensor:

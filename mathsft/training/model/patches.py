@@ -10,7 +10,7 @@ from types import ModuleType
 
 from torch import nn
 
-from mathsft.training.cpu import norms, rotary
+from mathsft.training.cpu import norms, products, rotary
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +20,13 @@ _PATCHES = {"RMS norm in blocks of tokens (CPU)": norms, "rotary positions witho
 on the host. `patched_class` returns a subclass of a covered layer's class, with the faster forward method."""
 
 
-def apply_patches(model: nn.Module) -> None:
+_NUMPY_PRODUCTS = {"products in fp32 by numpy's BLAS (CPU)": products}
+"""The patch for processors on which torch's matrix products are slow. Source of that choice: placement."""
+
+
+def apply_patches(model: nn.Module, *, numpy_products: bool = False) -> None:
     """Apply every patch of the registry to the model, which must be in fp32 on the host."""
-    for name, patch in _PATCHES.items():
+    for name, patch in (_PATCHES | (_NUMPY_PRODUCTS if numpy_products else {})).items():
         logger.info("%s: %d modules patched: %s", type(model).__name__, apply_patch(patch, model), name)
 
 

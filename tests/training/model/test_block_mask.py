@@ -1,5 +1,7 @@
 """flex_attention's mask, which is made on the host, is the one that torch makes of all pairs of tokens."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import MicroBatch, Packing, packed_micro_batches
-from mathsft.training.model.block_mask import BLOCK_TOKENS, block_mask
+from mathsft.training.model.block_mask import BLOCK_TOKENS, with_block_masks
 
 CPU = torch.device("cpu")
 
@@ -53,9 +55,10 @@ def pairs(row: MicroBatch) -> torch.Tensor:
     packing=st.sampled_from([(2000, 0, BLOCK_TOKENS, 256), (500, 0, BLOCK_TOKENS, 256), (1000, 20, 8, 0)]),
 )
 def test_the_mask_is_torchs_own(seed: int, num_questions: int, prefix_tokens: int, packing: tuple[int, ...]) -> None:
-    for row in make_rows(seed, num_questions, prefix_tokens, packing):
+    for row in with_block_masks(make_rows(seed, num_questions, prefix_tokens, packing)):
         length = row.ids_BT.shape[1]
-        mask = block_mask(row)
+        mask = row.block_mask
+        assert mask is not None
         assert torch.equal(create_mask(mask.mask_mod, 1, 1, length, length, device="cpu")[0, 0], pairs(row))
         expected = create_block_mask(mask.mask_mod, B=None, H=None, Q_LEN=length, KV_LEN=length, device="cpu")
         assert mask.shape == expected.shape
@@ -69,8 +72,9 @@ def test_the_mask_is_torchs_own(seed: int, num_questions: int, prefix_tokens: in
 
 
 def test_blocks_of_all_three_kinds_occur() -> None:
-    [row] = make_rows(0, 8, 300, (10_000, 0, BLOCK_TOKENS, 256))
-    mask = block_mask(row)
+    [row] = with_block_masks(make_rows(0, 8, 300, (10_000, 0, BLOCK_TOKENS, 256)))
+    mask = row.block_mask
+    assert mask is not None
     num_blocks = row.ids_BT.shape[1] // BLOCK_TOKENS
     num_partial, num_full = int(mask.kv_num_blocks.sum()), int(mask.full_kv_num_blocks.sum())
     assert num_partial > num_blocks
@@ -89,10 +93,30 @@ def test_no_tensor_has_the_square_of_the_rows_tokens() -> None:
             return result
 
     with Sizes():
-        block_mask(row)
+        with_block_masks([row])
     num_tokens = row.ids_BT.numel()
     assert num_tokens > 10 * BLOCK_TOKENS
     assert max(sizes) < num_tokens + 10 * (num_tokens // BLOCK_TOKENS) ** 2
+
+
+def test_the_masks_of_all_rows_of_a_step_reach_the_device_in_one_copy() -> None:
+    rows = make_rows(0, 8, 150, (1000, 0, BLOCK_TOKENS, 256))
+    assert len(rows) > 2
+    on_device = [replace(row, ids_BT=row.ids_BT.to("meta")) for row in rows]
+    copies = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten._to_copy.default and result.device.type == "meta":
+                copies.append(kwargs["non_blocking"])
+            return result
+
+    with Copies():
+        masks = [row.block_mask for row in with_block_masks(on_device)]
+    assert copies == [True], "and the host does not wait for it"
+    assert all(mask is not None and mask.kv_indices.device.type == "meta" for mask in masks)
+    assert with_block_masks([]) == []
 
 
 @pytest.mark.parametrize("num_tokens", [1, 127, 128, 129, 255, 300])
