@@ -16,7 +16,8 @@ from mathsft.accounting.forecast import model_size
 from mathsft.accounting.measure import NotMeasuredError, measured_lengths, measured_speeds
 from mathsft.commands.common import placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import NO_BARS, open_console
-from mathsft.config.load import AUTO, PRECISION, apply_overrides, load_experiment
+from mathsft.commands.precision import with_best_precision
+from mathsft.config.load import load_experiment
 from mathsft.config.schema import Experiment
 from mathsft.data.folding import pool_key
 from mathsft.data.model_check import check_model
@@ -104,9 +105,7 @@ def _with_model(
     page: DataPage, experiment: Experiment, data: LoadedData, machine: Machine, heartbeat: Heartbeat
 ) -> DataPage:
     """Return the page with what the model's tokenizer and its size tell; raises UserError if it does not fit the data."""
-    local = with_local_model(experiment, heartbeat)
-    if local.training.precision == AUTO:
-        local = apply_overrides(local, {PRECISION: machine.auto_precision})
+    local = with_best_precision(with_local_model(experiment, heartbeat), machine)
     train, limit_tokens = data.pools["train"], local.training.max_length_tokens
     problems = [problem for pool in data.pools.values() for problem in pool]
     check_model(Path(local.model.path), local, problems, on_cpu=not machine.cuda)

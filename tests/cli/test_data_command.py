@@ -10,6 +10,7 @@ from mathsft import cli
 from mathsft.accounting.measure import NotMeasuredError
 from mathsft.commands import data
 from mathsft.costs import Speeds
+from mathsft.errors import UserError
 from mathsft.records import Problem
 from mathsft.reporting.data_page import Bin, summarised
 from tests.build import SPEEDS
@@ -93,6 +94,19 @@ def test_without_the_model_or_a_measurement_the_rest_is_shown(
     monkeypatch.setattr(data, "measured_speeds", fails)
     assert cli.main(["data", "quickstart", *given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["speed"]["basis"].endswith("because measuring failed: no memory")
+
+
+def test_a_target_that_cannot_be_trained_on_is_said_with_the_rest(
+    tmp_path: Path, known: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuses(*arguments: object) -> list[int]:
+        raise UserError("the target of the problem 'p' is read as '1', not as its gold answer '2'")
+
+    monkeypatch.setattr(data, "measured_lengths", refuses)
+    assert cli.main(["data", "quickstart", *flags(settings(tmp_path, ROWS))]) == 2
+    printed = capsys.readouterr().out
+    assert "A study would stop: the target of the problem 'p' is read as '1', not as its gold answer '2'" in printed
+    assert "problems removed from all other pools" in printed
 
 
 @pytest.mark.parametrize(
