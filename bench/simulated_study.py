@@ -7,6 +7,7 @@ waits for its score, and verdicts that come late. Workers are replaced by waits,
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import optuna
@@ -168,7 +169,7 @@ class MemoryStore:
     _runs: dict[str, Run] = field(default_factory=dict)
     _records: dict[Any, Any] = field(default_factory=dict)
     _scores: dict[tuple[str, int, str], Score] = field(default_factory=dict)
-    _outcomes: dict[tuple[str, int, str], list[bool]] = field(default_factory=dict)
+    _responses: dict[tuple[str, int, str], list[Response]] = field(default_factory=dict)
 
     def write(self, record: Run | Ask | PruneVerdict) -> None:
         match record:
@@ -199,8 +200,7 @@ class MemoryStore:
         return sorted(found, key=lambda score: (score.run, score.step))
 
     def responses(self, score: Score) -> list[Response]:
-        outcomes = self._outcomes[score.run, score.step, score.pool]
-        return [Response(f"{place:04}", 0, "", "stop", 1, VERDICTS[is_correct]) for place, is_correct in enumerate(outcomes)]
+        return self._responses[score.run, score.step, score.pool]
 
     def trained(self, run: Run, fraction: float) -> Trained:
         assert run.number is not None
@@ -219,5 +219,10 @@ class MemoryStore:
         counts = {"correct": num_correct, "wrong_answer": len(outcomes) - num_correct, "format_failure": 0, "ungraded": 0}
         score = Score(run.name, step, pool, len(outcomes), counts, "", "")
         self._scores[run.name, step, pool] = score
-        self._outcomes[run.name, step, pool] = list(outcomes)
+        self._responses[run.name, step, pool] = [_response(place, solved) for place, solved in enumerate(outcomes)]
         return score
+
+
+@lru_cache(maxsize=None)
+def _response(place: int, is_correct: bool) -> Response:
+    return Response(f"{place:04}", 0, "", "stop", 1, VERDICTS[is_correct])

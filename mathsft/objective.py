@@ -89,7 +89,7 @@ class Objective:
 
 def shares(responses: Sequence[Response], is_counted: Callable[[Response], bool]) -> tuple[float, ...]:
     """Return each problem's share of responses for which is_counted holds; responses to a problem must be adjacent."""
-    return tuple(fmean(map(is_counted, group)) for group in _by_problem(responses))
+    return tuple(sum(map(is_counted, group)) / len(group) for group in _by_problem(responses))
 
 
 def accuracy_interval(score: Score) -> Interval:
