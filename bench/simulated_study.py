@@ -34,8 +34,8 @@ from mathsft.study.search import Search
 from mathsft.study.stages import trial_plan
 
 NUM_TRIALS = 20
-EVAL_POINTS = (0.25, 0.5, 1.0)
-PRUNER = Component(name="PercentilePruner", arguments={"percentile": 75.0, "n_startup_trials": 5})
+EVAL_POINTS = (0.15, 0.3, 0.6, 1.0)
+PRUNER = Component(name="PredictedEndPruner", arguments={"top": 0.25, "chance": 0.15, "n_startup_trials": 5})
 """Trials, eval points and pruner of the shipped quickstart study."""
 SCORE_TIME = 0.15
 """Device time of a score on the search pool, as a share of that of a trial's whole training: so it is in the quickstart."""
@@ -169,6 +169,7 @@ class MemoryStore:
     _runs: dict[str, Run] = field(default_factory=dict)
     _records: dict[Any, Any] = field(default_factory=dict)
     _scores: dict[tuple[str, int, str], Score] = field(default_factory=dict)
+    _trained: dict[tuple[str, float], Trained] = field(default_factory=dict)
     _responses: dict[tuple[str, int, str], list[Response]] = field(default_factory=dict)
 
     def write(self, record: Run | Ask | PruneVerdict) -> None:
@@ -204,7 +205,9 @@ class MemoryStore:
 
     def trained(self, run: Run, fraction: float) -> Trained:
         assert run.number is not None
-        return self.world.train(run.number, run.overrides, fraction)
+        if (trained := self._trained.get((run.name, fraction))) is None:
+            trained = self._trained[run.name, fraction] = self.world.train(run.number, run.overrides, fraction)
+        return trained
 
     def score_on(self, run: Run, pool: str, fraction: float = 1.0) -> Score:
         """Score a checkpoint of a trial on the search pool or on a slice of the confirm pool."""

@@ -73,6 +73,8 @@ class Objective:
 
     def outcomes(self, responses: Sequence[Response]) -> tuple[float, ...]:
         """Return each problem's share of correct responses; responses to the same problem must be adjacent."""
+        if self.num_samples == 1:
+            return tuple(float(self.is_correct(response)) for response in responses)
         return shares(responses, self.is_correct)
 
     def solved(self, responses: Sequence[Response]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ compare likelihood, gradient, fit and predictions with scikit-learn's.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,16 +71,23 @@ def given(kernel: Kernel, points_ND: Floats, values_N: Floats, variances_N: Floa
     return GaussianProcess(kernel, points_ND, values_N, variances_N, lower_NN, weights_N)
 
 
+@lru_cache(maxsize=16)
 def fit(
-    points_ND: Floats, values_N: Floats, variances_N: Floats, height: Bounds, length: Bounds, noise: Bounds
+    points: tuple[tuple[float, ...], ...],
+    values: tuple[float, ...],
+    variances: tuple[float, ...],
+    height: Bounds,
+    length: Bounds,
+    noise: Bounds,
 ) -> GaussianProcess:
     """Return the process whose kernel, within the bounds, maximises the marginal likelihood of the observations.
 
-    The search (L-BFGS-B over the parameters' logarithms) starts at the middle of the bounds. Source: Rasmussen and Williams,
+    Each step of a decision fits the same observations again, so that the last results are kept. The search (L-BFGS-B over the parameters' logarithms) starts at the middle of the bounds. Source: Rasmussen and Williams,
     "Gaussian Processes for Machine Learning", algorithm 2.1 and equation 5.9 (2006).
     """
     from scipy.optimize import minimize
 
+    points_ND, values_N, variances_N = np.array(points), np.array(values), np.array(variances)
     bounds = np.log([height, *[length] * points_ND.shape[1], noise])
     squares_DNN = (points_ND.T[:, :, None] - points_ND.T[:, None, :]) ** 2
     found = minimize(

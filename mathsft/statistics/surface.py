@@ -118,9 +118,9 @@ def _fit(
     # Matrices are small: more threads than one only disturb the workers on this machine's cores.
     with _linear_algebra().limit(limits=1):
         process = fit(
-            embed(space, [observation.settings for observation in observations]),
-            (accuracies - centre) / scale,
-            np.maximum(variances / scale**2, LEAST_VARIANCE),
+            tuple(map(tuple, embed(space, [observation.settings for observation in observations]).tolist())),
+            tuple(((accuracies - centre) / scale).tolist()),
+            tuple(np.maximum(variances / scale**2, LEAST_VARIANCE).tolist()),
             height=HEIGHTS,
             length=LENGTH_SCALES,
             noise=((SEED_SDS[0] / scale) ** 2, (SEED_SDS[1] / scale) ** 2),
