@@ -10,8 +10,8 @@ problems. Optimism is the announced accuracy minus that of the checkpoint over a
 announced 95 % interval holds the latter. Standard errors come from the bootstrap over studies; methods of one study stay
 together. The peers that take longest play one study in --slow-every; they are compared with ours in these studies alone.
 
---outcomes keeps each study's outcomes in a file. The same command continues there after it was ended, and `--studies 0` makes
-the table of the studies in the file.
+--outcomes keeps each study's outcomes in a file. The same command continues there after it was ended, and `--studies 0`
+makes the table of the studies in the file.
 """
 
 import argparse
@@ -179,13 +179,10 @@ class Ratio:
 def result_line(studies: Studies) -> str:
     """Return the last line."""
     families = {"smooth": SMOOTH, "rough": ROUGH, "measured": MEASURED, "quickstart": ["quickstart"]}
-    to_naive = {name: studies.of(members) for name, members in families.items()}
-    ratios = {
-        **{
-            f"regret_ratio_{name}": group.ratio(OURS, NAIVE) if group.by_family else None for name, group in to_naive.items()
-        },
-        "regret_ratio_4_trainers": studies.ratio(OURS_4, [OURS]),
-    }
+    ratios: dict[str, Ratio | None] = {"regret_ratio_4_trainers": studies.ratio(OURS_4, [OURS])}
+    for name, members in families.items():
+        group = studies.of(members)
+        ratios[f"regret_ratio_{name}"] = group.ratio(OURS, NAIVE) if group.by_family else None
     played = studies.with_all([OURS, *PEERS])
     best_peer = min(PEERS, key=lambda name: played.regrets(name).mean())
     peer, pruner = studies.ratio(OURS, [best_peer]), studies.ratio(OURS, [UNPRUNED])

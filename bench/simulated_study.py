@@ -7,7 +7,7 @@ waits for its score, and verdicts that come late. Workers are replaced by waits,
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import optuna
@@ -226,6 +226,6 @@ class MemoryStore:
         return score
 
 
-@lru_cache(maxsize=None)
+@cache
 def _response(place: int, is_correct: bool) -> Response:
     return Response(f"{place:04}", 0, "", "stop", 1, VERDICTS[is_correct])

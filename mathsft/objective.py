@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from statistics import fmean
 from typing import Any, Self, get_args
 
 from mathsft.config.schema import FormatRule

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 MIN_FINISHED = 3
 """Fewer finished runs do not show how much runs differ."""
 SLOPE_SD = 0.3
-"""Prior standard deviation of the slope's difference from the mean ratio of late to early accuracy, in units of this ratio."""
+"""Prior standard deviation of the slope minus the mean ratio of late to early accuracy, in units of this ratio."""
 SPEED_SD = 0.5
 """Prior standard deviation of the change of a run's own ratio over the range of a setting, in units of the mean ratio."""
 NOISE_SD = 0.15
@@ -34,10 +34,10 @@ def predict_end(early: EarlyScore, finished: Sequence[tuple[EarlyScore, float]])
     """Return the mean and the variance of the accuracy at the end; None with fewer than three finished runs.
 
     `finished` has the score of each finished run at the same eval point, and its accuracy at its end. A run with a low
-    learning rate learns late: the ratio of late to early accuracy depends on the settings. So the regression is linear in the
-    early accuracy and in its products with the positions of the settings. By its prior all runs improve by the mean ratio:
-    with few runs, fitted coefficients alone could predict anything. The variance is that of a new run, noise of its scores
-    included. Source: Bishop, "Pattern Recognition and Machine Learning", sections 3.3 and 3.5.2 (2006).
+    learning rate learns late: the ratio of late to early accuracy depends on the settings. So the regression is linear in
+    the early accuracy and in its products with the positions of the settings. By its prior all runs improve by the mean
+    ratio: with few runs, fitted coefficients alone could predict anything. The variance is that of a new run, noise of its
+    scores included. Source: Bishop, "Pattern Recognition and Machine Learning", sections 3.3 and 3.5.2 (2006).
     """
     if len(finished) < MIN_FINISHED:
         return None
@@ -47,7 +47,7 @@ def predict_end(early: EarlyScore, finished: Sequence[tuple[EarlyScore, float]])
     num, early_mean, end_mean = len(end_N), float(early_N.mean()), float(end_N.mean())
     ratio = end_mean / early_mean if early_mean > 0 else 1.0
 
-    # The features are centred, so that the intercept is the mean end, and scaled, so that coefficients have prior variance 1.
+    # The features are centred, so that the intercept is the mean end, and scaled, so that coefficients have variance 1.
     def features(accuracies_N: Floats, offsets_ND: Floats) -> Floats:
         return ratio * np.column_stack([SLOPE_SD * accuracies_N, SPEED_SD * accuracies_N[:, None] * offsets_ND])
 

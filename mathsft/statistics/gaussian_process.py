@@ -82,8 +82,9 @@ def fit(
 ) -> GaussianProcess:
     """Return the process whose kernel, within the bounds, maximises the marginal likelihood of the observations.
 
-    Each step of a decision fits the same observations again, so that the last results are kept. The search (L-BFGS-B over the parameters' logarithms) starts at the middle of the bounds. Source: Rasmussen and Williams,
-    "Gaussian Processes for Machine Learning", algorithm 2.1 and equation 5.9 (2006).
+    Each step of a decision fits the same observations again, so that the last results are kept. The search (L-BFGS-B over
+    the parameters' logarithms) starts at the middle of the bounds. Source: Rasmussen and Williams, "Gaussian Processes for
+    Machine Learning", algorithm 2.1 and equation 5.9 (2006).
     """
     from scipy.optimize import minimize
 

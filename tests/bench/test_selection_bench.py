@@ -21,7 +21,7 @@ def test_ratios_are_to_the_better_naive_of_each_family_and_to_the_best_peer() ->
     first = {name: Outcome(regret, 0.01, train_time=10.0) for name, regret in regrets.items()}
     second = first | {OURS: Outcome(0.03, 0.0, train_time=9.0)}
     first[OURS] = Outcome(0.01, 0.002, train_time=6.0, is_covered=True)
-    studies = Studies(dict.fromkeys(FAMILIES, [first, second]))
+    studies = Studies({family: [first, second] for family in FAMILIES})
     line = json.loads(result_line(studies))
     assert line["regret_ratio_smooth"] == line["regret_ratio_rough"] == 0.5
     assert line["regret_ratio_measured"] is None
