@@ -63,10 +63,10 @@ class GaussianProcess:
 
 def given(kernel: Kernel, points_ND: Floats, values_N: Floats, variances_N: Floats) -> GaussianProcess:
     """Return the process with this kernel and these observations."""
-    from scipy.linalg import cho_solve
+    from scipy.linalg import cho_solve, cholesky
 
     covariance_NN = kernel.covariance(points_ND, points_ND) + np.diag(variances_N + kernel.noise)
-    lower_NN = np.linalg.cholesky(covariance_NN)
+    lower_NN = cholesky(covariance_NN, lower=True, check_finite=False)
     weights_N = cho_solve((lower_NN, True), values_N, check_finite=False)
     return GaussianProcess(kernel, points_ND, values_N, variances_N, lower_NN, weights_N)
 
@@ -143,9 +143,11 @@ def _kernel(log_parameters: Floats) -> Kernel:
 def _distances(first_ND: Floats, second_MD: Floats, lengths: tuple[float, ...]) -> Floats:
     """Return sqrt(5) times the scaled distances (N x M)."""
     differences = (first_ND[:, None] - second_MD[None]) / lengths
-    return np.sqrt(5 * np.einsum("nmd,nmd->nm", differences, differences))
+    distances_NM: Floats = np.sqrt(5 * np.einsum("nmd,nmd->nm", differences, differences))
+    return distances_NM
 
 
 def _matern(distances: Floats) -> Floats:
     """Return the Matern 5/2 correlation at sqrt(5) times the scaled distances."""
-    return (1 + distances + distances**2 / 3) * np.exp(-distances)
+    correlations: Floats = (1 + distances + distances**2 / 3) * np.exp(-distances)
+    return correlations

@@ -36,9 +36,13 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     """Make the pruner: one of Optuna's, or this project's own, which also needs the searched ranges."""
+    pruner: optuna.pruners.BasePruner
     if config.pruner.name == OWN_PRUNER:
-        return _with_arguments(partial(PredictedEndPruner, config.search), "pruner", config.pruner, config.pruner.arguments)
-    pruner: optuna.pruners.BasePruner = make_component(optuna.pruners, "pruner", config.pruner)
+        pruner = _with_arguments(
+            partial(PredictedEndPruner, config.search), "pruner", config.pruner, config.pruner.arguments
+        )
+    else:
+        pruner = make_component(optuna.pruners, "pruner", config.pruner)
     return pruner
 
 
