@@ -109,7 +109,7 @@ def _loaded(scratch: Path, precision: str, num_trials: int) -> Loaded:
 def _predicted(loaded: Loaded, console: Console) -> Prediction:
     """Return the prediction that `--dry-run` would make now."""
     machine, folder = detect_machine(), layout_of(loaded)
-    with Heartbeat(console) as heartbeat, store_if_begun(folder) as store:
+    with Heartbeat(console) as heartbeat, store_if_begun(folder, None) as store:
         return predicted(CommandContext(machine, with_precision(loaded, machine, store), folder, heartbeat), store)
 
 
@@ -157,13 +157,13 @@ def _run(loaded: Loaded, prediction: Prediction, precision: str, console: Consol
 def _num_ended(loaded: Loaded) -> int:
     if not layout_of(loaded).run("trial-0").exists():
         return 0  # the database may be incomplete
-    with store_if_begun(layout_of(loaded)) as store:
+    with store_if_begun(layout_of(loaded), loaded.study.storage) as store:
         return sum(run.state in STATES_WITH_RESULT for run in store.runs("trial")) if store else 0
 
 
 def _phases(loaded: Loaded) -> tuple[float, float]:
     """Return the times of the first score and of the last score of the search."""
-    with store_if_begun(layout_of(loaded)) as store:
+    with store_if_begun(layout_of(loaded), loaded.study.storage) as store:
         assert store is not None
         scored = [call for call in store.worker_calls() if call.pool]
     return min(call.ended for call in scored), max(call.ended for call in scored if call.pool == "search")

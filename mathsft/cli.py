@@ -51,8 +51,10 @@ def main(argv: Sequence[str]) -> int:
     replay = commands.add_parser("replay", help="train a recorded run again and compare; the records do not change")
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(replay)
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    _add_storage_option(clean)
     clean.add_argument("--yes", action="store_true", help="delete without asking")
     _add_grade(commands)
     _add_doctor(commands)
@@ -101,6 +103,7 @@ def _add_show(commands: Commands) -> None:
     show = commands.add_parser("show", help="show all studies, one study's trials, or one run and its responses")
     show.add_argument("study", nargs="?", metavar="STUDY", help="a study's name, file or folder (default: list all studies)")
     show.add_argument("run", nargs="?", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(show)
     show.add_argument("--pool", help="show the scores on this pool (default: the run's own pool)")
     show.add_argument("--step", type=int, metavar="N", help="show the checkpoint of this step (default: the last)")
     categories = ("all", "correct", "wrong_answer", "format_failure", "ungraded")
@@ -142,6 +145,7 @@ def _add_doctor(commands: Commands) -> None:
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
     parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
+    _add_storage_option(parser)
     parser.add_argument(
         "--set",
         action="append",
@@ -149,6 +153,15 @@ def _add_settings_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting by its dotted name, for example training.weight_decay=0.1 (may be repeated); "
         f"`{command('config', '--schema').replace('%', '%%')}` lists them",
+    )
+
+
+def _add_storage_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="keep the records in this PostgreSQL database, as postgresql+psycopg://USER@HOST/DATABASE; the password comes "
+        "from PGPASSWORD or ~/.pgpass (default: MATHSFT_STORAGE, or an SQLite file in the study's folder)",
     )
 
 

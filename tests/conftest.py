@@ -1,8 +1,11 @@
+import gc
 import os
 import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Engine, event
@@ -10,6 +13,9 @@ from sqlalchemy import Engine, event
 from mathsft.config.schema import Experiment
 from mathsft.store.study_store import StudyStore
 from tests.build import make_experiment
+
+if TYPE_CHECKING:
+    from tests.postgresql import Server
 
 LONGEST = (
     "end_to_end/test_quickstart.py",
@@ -25,6 +31,8 @@ LONGEST = (
 
 def pytest_configure() -> None:
     """Set up the process before anything is imported or started."""
+    # Imports make a million objects that live to the end: without this, the collector visits all of them again and again.
+    gc.disable()
     # Leave cores to others: numpy and torch would start a thread for each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What is started here shall hear Ctrl-C: a shell's background job ignores it, and so would all that descends from it.
@@ -39,6 +47,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: places.get(item.path, len(places)))
     else:
         items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector look at what tests make, and no longer at what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries with C++ objects call what is left at the end a leak
 
 
 @event.listens_for(Engine, "connect")
@@ -57,6 +75,16 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def experiment() -> Experiment:
     return make_experiment()
+
+
+@pytest.fixture(scope="session")
+def server() -> "Iterator[Server]":
+    """A PostgreSQL server of this process."""
+    from tests.postgresql import running
+
+    # Not in pytest's folder: each pytest that starts closes it to other users, and the server runs as one if this is root.
+    with TemporaryDirectory() as folder, running(Path(folder)) as server:
+        yield server
 
 
 @pytest.fixture

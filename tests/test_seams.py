@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,16 +18,20 @@ NAMES = re.compile(
 KINDS = ("baseline", "trial-", "final-", "horizon-")
 
 
-def sources(*exempt: str) -> Iterator[tuple[str, ast.AST]]:
-    """Yield every node of the package's code, docstrings left out, with where it stands."""
+@cache
+def sources() -> list[tuple[str, ast.Call | ast.Constant]]:
+    """Return every call and every constant of the package's code, docstrings left out, with where it stands."""
+    found: list[tuple[str, ast.Call | ast.Constant]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        alone = {node.value for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
         name = path.relative_to(PACKAGE).as_posix()
-        if name not in exempt:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-            for node in ast.walk(tree):
-                if node not in alone:
-                    yield f"{name}:{getattr(node, 'lineno', 0)}", node
+        found += [
+            (f"{name}:{node.lineno}", node)
+            for node in nodes
+            if isinstance(node, ast.Call | ast.Constant) and node not in alone
+        ]
+    return found
 
 
 def test_paths_inside_a_studys_folder_are_joined_in_the_layout_alone() -> None:
@@ -55,10 +59,11 @@ def test_the_kind_of_a_run_is_never_read_from_its_name() -> None:
 def test_overrides_meet_an_experiment_in_one_place() -> None:
     callers = {
         where.partition(":")[0]
-        for where, node in sources("config/load.py")
+        for where, node in sources()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "apply_overrides"
     }
-    assert callers == {"runs/new_run.py", "commands/precision.py"}  # the latter resolves "auto", before there is a run
+    # config/load.py applies those of --set, commands/precision.py resolves "auto": both before there is a run.
+    assert callers == {"config/load.py", "runs/new_run.py", "commands/precision.py"}
 
 
 @pytest.mark.parametrize("folder", [Path("studies/a"), Path("/x/y")])

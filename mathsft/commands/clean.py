@@ -19,7 +19,7 @@ from mathsft.store.lock import locked
 def run(arguments: argparse.Namespace) -> int:
     """Show the study's disk use; delete the files that are not needed if the user agrees."""
     console, layout = open_console(), named_layout(arguments.study)
-    with store_to_read(arguments.study) as store, locked(layout):
+    with store_to_read(arguments.study, arguments.storage) as store, locked(layout):
         uses = disk_uses(store, layout)
         console.print(_table(store.study, uses))
         freeable = [use for use in uses if use.free]

@@ -68,7 +68,8 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     placement = placement_for(machine, local, layout, purpose, loaded.study.final.ranks)
-    context.console.print(f"Study {loaded.study_name} in {layout.root}; {placement.description}")
+    records = f"; records in {store.url}" if store.database.is_server else ""
+    context.console.print(f"Study {loaded.study_name} in {layout.root}{records}; {placement.description}")
     for line in quality_lines(data.quality):
         context.console.print(line, markup=False)
     return Preparation(loaded, Path(local.model.path), data.pools, placement)

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         machine = detect_machine()
         loaded = load(arguments, machine, console)
-        with store_if_begun(layout_of(loaded)) as store:
+        with store_if_begun(layout_of(loaded), loaded.study.storage) as store:
             loaded = with_engine_precision(with_precision(loaded, machine, store), machine)
         table = Table(*(Column(header, overflow="fold") for header in ("setting", "value", "from")))
         for resolved in resolved_rows(loaded):

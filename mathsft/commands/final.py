@@ -11,7 +11,7 @@ from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
 from mathsft.commands.opening import CommandContext, settings_options
-from mathsft.commands.stores import locked_store
+from mathsft.commands.stores import locked_store, store_if_begun
 from mathsft.config.load import identity
 from mathsft.config.schema import FinalSettings
 from mathsft.errors import FAILED, OK, UserError
@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
     no_winner = UserError(no_winner_message(context.loaded, settings_options(arguments, context.machine)))
-    if arguments.from_best and not layout.database.exists():
-        raise no_winner
-    with locked_store(layout) as store:
+    storage = context.loaded.study.storage
+    with store_if_begun(layout, storage) as begun:
+        if arguments.from_best and begun is None:
+            raise no_winner
+    with locked_store(layout, storage) as store:
         promotion = store.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
             raise no_winner

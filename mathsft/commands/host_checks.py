@@ -30,7 +30,7 @@ from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import installed_versions
 from mathsft.store.lock import lock_holder
-from mathsft.store.tables import SCHEMA_NUMBER
+from mathsft.store.schema import HEAD
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
 from mathsft.workers.machine import Machine, detect_machine
@@ -195,12 +195,12 @@ def found_disk(layout: StudyLayout, needed: Footprint | None) -> str:
 def found_database(context: CommandContext) -> str:
     """Check that the study's database can be read and continued with these settings."""
     layout = context.layout
-    with store_if_begun(layout) as store:
+    with store_if_begun(layout, context.loaded.study.storage) as store:
         if store is None:
             return f"{layout.root} has none: the study has not begun"
         loaded = with_precision(context.loaded, context.machine, store)
         store.check(identity(loaded), ALL_SETTINGS if store.runs("trial") else SCORE_SETTINGS)
-        found = f"{layout.database}: schema {SCHEMA_NUMBER}, {len(store.runs())} runs"
+        found = f"{store.url}: revision {HEAD}, {len(store.runs())} runs"
     holder = lock_holder(layout)
     return f"{found}; process {holder} is writing to it" if holder else f"{found}; no process writes to it"
 
@@ -217,7 +217,7 @@ def found_wandb(settings: WandbSettings) -> str:
 
 def found_forecast(context: CommandContext) -> str:
     """Predict time, disk and memory, from the study's trials or from a measurement of some seconds."""
-    with store_if_begun(context.layout) as store:
+    with store_if_begun(context.layout, context.loaded.study.storage) as store:
         loaded = with_precision(context.loaded, context.machine, store)
         prediction = predicted(replace(context, loaded=loaded), store)
     taken = prediction.footprint

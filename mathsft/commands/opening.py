@@ -20,6 +20,7 @@ QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
 FLAGS = {
     "trials": "num_trials",
     "hours": "max_hours",
+    "storage": "storage",
     "learning_rate": "training.learning_rate",
     "batch_size": "training.batch_size",
 }
@@ -91,4 +92,5 @@ def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[st
     """Return the options that give another command the same settings; empty for the default settings."""
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
+    options += ["--storage", arguments.storage] if arguments.storage else []
     return options + [word for assignment in arguments.set for word in ("--set", assignment)]

@@ -31,7 +31,11 @@ from mathsft.workers.machine import detect_machine
 def run(arguments: argparse.Namespace) -> int:
     """Replay a run in a temporary folder inside the study's folder, and print the comparison."""
     console = open_console()
-    with Heartbeat(console) as heartbeat, heartbeat.during("preparing"), store_to_read(arguments.study) as recorded:
+    with (
+        Heartbeat(console) as heartbeat,
+        heartbeat.during("preparing"),
+        store_to_read(arguments.study, arguments.storage) as recorded,
+    ):
         run = find_run(recorded, arguments.run)
         provenance = recorded.provenance(run.name)
         if run.state in ("running", "failed") or provenance is None:

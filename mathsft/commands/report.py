@@ -4,7 +4,7 @@ import argparse
 
 from mathsft.commands.common import no_winner_message
 from mathsft.commands.opening import layout_of, load, open_console, settings_options
-from mathsft.commands.stores import locked_store
+from mathsft.commands.stores import locked_store, store_if_begun
 from mathsft.errors import OK, UserError
 from mathsft.reporting.study_report import write_report
 from mathsft.tracking.heartbeat import Heartbeat
@@ -16,8 +16,9 @@ def run(arguments: argparse.Namespace) -> int:
     console, machine = open_console(), detect_machine()
     loaded = load(arguments, machine, console)
     layout, heartbeat = layout_of(loaded), Heartbeat(console)
-    if not layout.database.exists():
-        raise UserError(no_winner_message(loaded, settings_options(arguments, machine)))
-    with locked_store(layout) as store, heartbeat, heartbeat.during("writing the report"):
+    with store_if_begun(layout, loaded.study.storage) as begun:
+        if begun is None:
+            raise UserError(no_winner_message(loaded, settings_options(arguments, machine)))
+    with locked_store(layout, loaded.study.storage) as store, heartbeat, heartbeat.during("writing the report"):
         console.print(f"Report: {write_report(store, layout)}")
     return OK

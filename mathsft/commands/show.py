@@ -13,12 +13,11 @@ from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
 from mathsft.commands.opening import open_console
-from mathsft.commands.stores import store_to_read
+from mathsft.commands.stores import all_studies, store_to_read
 from mathsft.config.files import STUDIES
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
-from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting import markdown
@@ -35,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print all studies, a study, a run, or its responses."""
     console = open_console()
     if arguments.study is None:
-        return _show_studies(console, arguments.json)
-    with store_to_read(arguments.study) as store:
+        return _show_studies(console, arguments.storage, arguments.json)
+    with store_to_read(arguments.study, arguments.storage) as store:
         if arguments.run is None:
             return _show_study(store, arguments, console)
         run = find_run(store, arguments.run)
@@ -57,10 +56,10 @@ def find_run(store: StudyStore, name: str) -> Run:
     return runs[wanted]
 
 
-def _show_studies(console: Console, as_json: bool) -> int:
+def _show_studies(console: Console, storage: str | None, as_json: bool) -> int:
     summaries = []
-    for layout in StudyLayout.all_in(STUDIES):
-        with store_to_read(str(layout.root)) as store:
+    for layout in all_studies(storage):
+        with store_to_read(str(layout.root), storage) as store:
             summaries.append(summarise(store, layout.root))
     if as_json:
         return _print_json(console, summaries)

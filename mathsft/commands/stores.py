@@ -4,32 +4,57 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
+from mathsft.config.document import read_document
 from mathsft.config.files import STUDIES, results_folder
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
+from mathsft.store.database import Database
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
 
 
 @contextmanager
-def locked_store(layout: StudyLayout) -> Iterator[StudyStore]:
-    """Lock the study's folder and open its store."""
-    with locked(layout), _opened(layout) as store:
+def locked_store(layout: StudyLayout, storage: str | None) -> Iterator[StudyStore]:
+    """Lock the study's folder and open its store; with a database server, lock the study there, too."""
+    with locked(layout), _opened(layout, Database.of(layout, storage), is_driver=True) as store:
         yield store
 
 
-def store_if_begun(layout: StudyLayout) -> AbstractContextManager[StudyStore | None]:
+def store_if_begun(layout: StudyLayout, storage: str | None) -> AbstractContextManager[StudyStore | None]:
     """Open the store without a lock, since a driver may be running there; None if the study has not begun."""
-    return _opened(layout) if layout.database.exists() else nullcontext()
+    database = Database.of(layout, storage)
+    is_there = layout.root.name in StudyStore.studies(database) if database.is_server else layout.database.exists()
+    return _opened(layout, database) if is_there else nullcontext()
 
 
-def store_to_read(study: str) -> AbstractContextManager[StudyStore]:
+@contextmanager
+def store_to_read(study: str, storage: str | None) -> Iterator[StudyStore]:
     """Open the store of a study, given by name, file or folder, without a lock; raise UserError if there is none."""
-    layout = named_layout(study)
-    if not layout.database.exists():
-        names = ", ".join(other.root.name for other in StudyLayout.all_in(STUDIES)) or "none yet"
-        raise UserError(f"{study}: there is no study with results in {layout.root}; studies with results: {names}")
-    return _opened(layout)
+    layout, storage = named_layout(study), storage_of(study, storage)
+    with store_if_begun(layout, storage) as store:
+        if store is None:
+            names = ", ".join(layout.root.name for layout in all_studies(storage)) or "none yet"
+            database = Database.of(layout, storage)
+            place = database.shown if database.is_server else layout.root
+            raise UserError(f"{study}: there is no study with results in {place}; studies with results: {names}")
+        yield store
+
+
+def all_studies(storage: str | None) -> list[StudyLayout]:
+    """Return the layouts of all studies on the database server; without one, of those in studies/ with a database file."""
+    database = Database.of(StudyLayout(STUDIES), storage)
+    if database.is_server:
+        return [StudyLayout((STUDIES / name).absolute()) for name in StudyStore.studies(database)]
+    return StudyLayout.all_in(STUDIES)
+
+
+def storage_of(study: str, given: str | None) -> str | None:
+    """Return the storage given on the command line, else that of the study's file, if there is one and it names any."""
+    file = named_layout(study).root.with_suffix(".yaml")
+    if given is not None or not file.is_file():
+        return given
+    storage = read_document(file)[0].get("storage")
+    return storage if isinstance(storage, str) else None
 
 
 def named_layout(study: str) -> StudyLayout:
@@ -42,5 +67,5 @@ def named_layout(study: str) -> StudyLayout:
     return StudyLayout(path.absolute())
 
 
-def _opened(layout: StudyLayout) -> closing[StudyStore]:
-    return closing(StudyStore.open(layout.database_url, layout.root.name))
+def _opened(layout: StudyLayout, database: Database, is_driver: bool = False) -> closing[StudyStore]:
+    return closing(StudyStore.open(database, layout.root.name, is_driver))

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     if arguments.dry_run:
         return _dry_run(context)
     config = loaded.study
-    with locked_store(layout) as store:
+    with locked_store(layout, config.storage) as store:
         ready = prepare(context, store, "study")
         experiment, placement = ready.loaded.experiment, ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
         console.print(study_table(store))
+        address = store.url
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         f"Report: {report}",
         "Next:",
         f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",
-        f"  {shlex.join([tool('optuna-dashboard'), layout.database_url, '--artifact-dir', str(layout.artifacts)])}",
+        f"  {shlex.join([tool('optuna-dashboard'), address, '--artifact-dir', str(layout.artifacts)])}",
         sep="\n",
     )
     return OK
@@ -88,7 +89,7 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
     """Return another study's best settings that lie in this study's ranges."""
     if study is None:
         return []
-    with store_to_read(study) as other:
+    with store_to_read(study, config.storage) as other:
         settings = best_settings(other, config.search)
     if not settings:
         raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
@@ -98,7 +99,7 @@ def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Sca
 def _dry_run(context: CommandContext) -> int:
     """Print what would run, and its predicted costs."""
     console, machine = context.console, context.machine
-    with store_if_begun(context.layout) as store:
+    with store_if_begun(context.layout, context.loaded.study.storage) as store:
         loaded = with_precision(context.loaded, machine, store)
         warn_if_emulated(loaded, machine, console)
         prediction = predicted(replace(context, loaded=loaded), store)

@@ -28,7 +28,17 @@ _OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
 """Settings that define a trial's value. Values computed under different ones cannot be compared."""
 _SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
 """Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
-_NOT_IDENTITY = ("experiment", "num_trials", "max_hours", "horizon.", "final.", "limits.", "wandb.", "evaluation.load")
+_NOT_IDENTITY = (
+    "experiment",
+    "num_trials",
+    "max_hours",
+    "storage",
+    "horizon.",
+    "final.",
+    "limits.",
+    "wandb.",
+    "evaluation.load",
+)
 """Settings that may change when a study is continued: they do not affect the results of its trials."""
 
 

@@ -310,6 +310,10 @@ class StudyConfig(Settings):
     limits: LimitSettings = LimitSettings()
     selection: SelectionSettings = SelectionSettings()
     wandb: WandbSettings = WandbSettings()
+    storage: str | None = None
+    """URL of a PostgreSQL database for the records, as postgresql+psycopg://USER@HOST:5432/DATABASE, without a password.
+    Several studies can share it. null: the URL in the environment variable MATHSFT_STORAGE; without one, an SQLite file in
+    the study's folder."""
 
     @model_validator(mode="after")
     def _horizon_has_two_lengths_and_a_rate(self) -> Self:

@@ -36,9 +36,9 @@ def best_of_k(results: Sequence[Sequence[float]], seed: int) -> BestOfK:
     if correct.ndim != 2 or correct.shape[0] < 1 or correct.shape[1] < 2:
         raise ValueError(f"results of shape {correct.shape}: at least one trial and two problems")
     num_problems = correct.shape[1]
-    times_drawn = np.random.default_rng(seed).multinomial(
-        num_problems, np.full(num_problems, 1 / num_problems), NUM_RESAMPLES
-    )
+    drawn = np.random.default_rng(seed).integers(num_problems, size=(NUM_RESAMPLES, num_problems))
+    places = drawn + num_problems * np.arange(NUM_RESAMPLES)[:, None]  # one row of counts for each draw, in one array
+    times_drawn = np.bincount(places.ravel(), minlength=places.size).reshape(places.shape)
     times_drawn = times_drawn[(times_drawn == 0).any(axis=1)]  # with few problems, a draw may contain all of them
     left_out = (times_drawn == 0).astype(float)
     chosen = (times_drawn @ correct.T).argmax(axis=1)

@@ -5,12 +5,13 @@ logged and does not stop the study.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, Self, TypeAlias
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, select, update
+from sqlalchemy import Connection, delete, insert, make_url, select, update
 from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from mathsft.config.load import differences
 from mathsft.errors import UserError
@@ -35,6 +36,9 @@ from mathsft.records import (
     WorkerCall,
 )
 from mathsft.store import tables
+from mathsft.store.database import Database, is_connection_lost
+from mathsft.store.lock import lock_connections
+from mathsft.store.schema import upgrade
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,9 @@ Record: TypeAlias = (
 Announcement: TypeAlias = Scoring | OngoingCall | EngineCheck
 """Announced to observers while it lasts, and not persisted."""
 Notification: TypeAlias = Record | Announcement
-LOCK_TIMEOUT_SECONDS = 60
+Result = TypeVar("Result")
+LONGEST_WAIT_SECONDS = 3600.0
+"""How long the driver waits for a database server that cannot be reached, before it ends with an error."""
 
 
 class Observer(Protocol):
@@ -81,35 +87,44 @@ _TABLES: Mapping[type[Any], tables.RecordTable] = {
 
 
 class StudyStore:
-    """One study's records in its database (SQLite in WAL mode, or PostgreSQL by URL).
+    """One study's records in its database.
 
-    Raises UserError when the database cannot be used: of another schema, locked, or out of reach.
+    A lost connection to a database server is no error: the call waits and runs again, since writing an equal record again
+    does nothing. Raises UserError when the database cannot be used: of another schema, locked, or out of reach for an hour.
     """
 
-    def __init__(self, engine: Engine, study: str) -> None:
-        self.engine, self.study = engine, study
+    def __init__(self, database: Database, study: str) -> None:
+        self.database, self.study = database, study
+        self.engine = database.engine()
         self.observers: list[Observer] = []
+        self._is_open = False
 
     @classmethod
-    def open(cls, url: str, study: str) -> Self:
-        """Open the store of a study and create its tables if there are none."""
-        store = cls(_engine(url), study)
-        with store._transaction() as connection:
-            tables.METADATA.create_all(connection)
-            number = connection.scalar(select(tables.schemas.c.number))
-            if number is None:
-                connection.execute(insert(tables.schemas).values(number=tables.SCHEMA_NUMBER))
-            elif number != tables.SCHEMA_NUMBER:
-                raise UserError(
-                    f"database {store.url}: its schema is number {number}, this mathsft reads {tables.SCHEMA_NUMBER}; "
-                    "use the version of mathsft that made it, or begin a study under another name"
-                )
+    def open(cls, database: Database | str, study: str, is_driver: bool = False) -> Self:
+        """Open the store of a study, whose database is given by address or URL, and create its tables if there are none.
+
+        With a database server, a driver locks the study. With SQLite, the lock is that of the study's folder.
+        """
+        database = Database(make_url(database)) if isinstance(database, str) else database
+        store = cls(database, study)
+        if is_driver and database.is_server:
+            lock_connections(store.engine, database.owner, study)
+        store._within(lambda connection: upgrade(connection, database.shown))
+        store._is_open = True
         return store
 
     @property
     def url(self) -> str:
         """Return the database's address without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return self.database.shown
+
+    @classmethod
+    def studies(cls, database: Database) -> list[str]:
+        """Return the names of all studies with settings in a database."""
+        store = cls.open(database, "")
+        names = store._within(lambda connection: connection.scalars(select(tables.studies.c.study).order_by("study")).all())
+        store.close()
+        return list(names)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -131,14 +146,17 @@ class StudyStore:
 
     def record_settings(self, settings: Mapping[str, Any]) -> None:
         """Record the study's resolved settings by dotted name."""
-        with self._transaction() as connection:
+
+        def replace(connection: Connection) -> None:
             connection.execute(delete(tables.studies).where(tables.studies.c.study == self.study))
             connection.execute(insert(tables.studies).values(study=self.study, settings=dict(settings)))
 
+        self._within(replace)
+
     def settings(self) -> dict[str, Any] | None:
         """Return the study's resolved settings by dotted name; None before they are recorded."""
-        with self._transaction() as connection:
-            return connection.scalar(select(tables.studies.c.settings).where(tables.studies.c.study == self.study))
+        query = select(tables.studies.c.settings).where(tables.studies.c.study == self.study)
+        return self._within(lambda connection: connection.scalar(query))
 
     # ---- problems
 
@@ -147,10 +165,14 @@ class StudyStore:
         old, table = self.problems(), tables.problems.table
         rows = [tables.problems.row(new, study=self.study) for new in problems if old.get(new.id) != new]
         if rows:
-            replaced = [row["id"] for row in rows if row["id"] in old]
-            with self._transaction() as connection:
-                connection.execute(delete(table).where(table.c.study == self.study, table.c.id.in_(replaced)))
+
+            def replace(connection: Connection) -> None:
+                connection.execute(
+                    delete(table).where(table.c.study == self.study, table.c.id.in_([row["id"] for row in rows]))
+                )
                 connection.execute(insert(table), rows)
+
+            self._within(replace)
 
     def problems(self) -> dict[str, Problem]:
         """Return the recorded problems by id."""
@@ -160,19 +182,26 @@ class StudyStore:
 
     def write(self, record: Record, responses: Sequence[Response] = ()) -> None:
         """Persist a record (a Score together with its responses), then notify the observers if it is new or changed."""
-        with self._transaction() as connection:
-            is_new = self._persist(connection, record)
-            if is_new and isinstance(record, Score):
-                self._replace_responses(connection, record, responses)
-        if is_new:
-            self._notify(record)
+        self._write([record], responses)
 
     def write_metrics(self, metrics: Sequence[StepMetrics]) -> None:
         """Persist steps in one transaction, then notify the observers of the new or changed ones."""
-        with self._transaction() as connection:
-            new = [step for step in metrics if self._persist(connection, step)]
-        for step in new:
-            self._notify(step)
+        self._write(metrics)
+
+    def _write(self, records: Sequence[Record], responses: Sequence[Response] = ()) -> None:
+        # Outside `persist`: if a connection breaks after a commit, the second attempt finds equal records.
+        new: dict[int, Record] = {}
+
+        def persist(connection: Connection) -> None:
+            for place, record in enumerate(records):
+                if self._persist(connection, record):
+                    new[place] = record
+                    if isinstance(record, Score):
+                        self._replace_responses(connection, record, responses)
+
+        self._within(persist)
+        for record in new.values():
+            self._notify(record)
 
     def announce(self, announcement: Announcement) -> None:
         """Notify the observers without persisting anything."""
@@ -183,7 +212,7 @@ class StudyStore:
         record_table = _TABLES[type(record)]
         table, row = record_table.table, record_table.row(record, study=self.study)
         same_key = [column == row[column.name] for column in table.primary_key.columns]
-        old_row = connection.execute(select(table).where(*same_key)).mappings().one_or_none()
+        old_row = connection.execute(select(*record_table.columns).where(*same_key)).one_or_none()
         if old_row is None:
             connection.execute(insert(table).values(row))
         elif record_table.record(old_row) == record:
@@ -272,31 +301,53 @@ class StudyStore:
     def _select(self, record_table: tables.RecordTable, order: tuple[str, ...] = (), **key: Any) -> list[Any]:
         table = record_table.table
         where = [table.c[name] == value for name, value in {"study": self.study, **key}.items()]
-        query = select(table).where(*where).order_by(*(table.c[name] for name in order))
-        with self._transaction() as connection:
-            return [record_table.record(row) for row in connection.execute(query).mappings()]
+        query = select(*record_table.columns).where(*where).order_by(*(table.c[name] for name in order))
+        return self._within(lambda connection: [record_table.record(row) for row in connection.execute(query)])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
+    # ---- the database
+
+    def _within(self, work: Callable[[Connection], Result]) -> Result:
+        """Return what `work` returns in a transaction; it runs again after a lost connection."""
+
+        def attempt() -> Result:
             with self.engine.begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise UserError(self.trouble(error.orig or error)) from error
+                return work(connection)
 
-    def trouble(self, error: BaseException) -> str:
-        """Return the message for the user when the database cannot be used."""
-        reason = str(error).partition("\n")[0]
-        return f"database {self.url}: {reason}; unlock or repair it, then run the same command again: no record is lost"
+        return self.waiting(attempt)
+
+    def waiting(self, call: Callable[[], Result]) -> Result:
+        """Return what `call` returns. If the connection to a server is lost, wait for the server and call again.
+
+        `call` must be idempotent. Raises UserError for any other error of the database.
+        """
+        began = time.monotonic()
+
+        def tell(state: RetryCallState) -> None:
+            if state.attempt_number == 1:
+                log.warning("database %s cannot be reached; the study waits for it", self.url)
+
+        # Before the store is open, a wrong address is more likely than a server that restarts.
+        limit = LONGEST_WAIT_SECONDS if self._is_open else 0.0
+        waits = Retrying(
+            retry=retry_if_exception(lambda error: is_connection_lost(_database_error(error))),
+            wait=wait_exponential(multiplier=0.1, max=10),
+            stop=stop_after_delay(limit),
+            before_sleep=tell,
+            reraise=True,
+        )
+        try:
+            result = waits(call)
+        except Exception as error:
+            if (cause := _database_error(error)) is None:
+                raise
+            raise UserError(self.database.trouble(cause.orig or cause)) from error
+        if waits.statistics["attempt_number"] > 1:
+            log.warning("database %s is back after %.0f s; the study goes on", self.url, time.monotonic() - began)
+        return result
 
 
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
-
-    @event.listens_for(engine, "connect")
-    def _use_wal(connection: Any, _: Any) -> None:
-        connection.execute("pragma journal_mode=wal")
-
-    return engine
+def _database_error(error: BaseException | None) -> DBAPIError | None:
+    """Return the database's error, which SQLAlchemy's session and Optuna may have wrapped in others."""
+    while error is not None and not isinstance(error, DBAPIError | UserError):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, DBAPIError) else None

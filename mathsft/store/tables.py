@@ -5,7 +5,20 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
-from sqlalchemy import JSON, Boolean, Column, DateTime, Float, Integer, MetaData, Table, Text, func
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    func,
+)
 
 from mathsft.records import (
     Ask,
@@ -24,10 +37,18 @@ from mathsft.records import (
     WorkerCall,
 )
 
-SCHEMA_NUMBER = 6
-"""To be incremented whenever a table changes: a database with another number is refused."""
-
 METADATA = MetaData()
+"""All tables as the code wants them. A change needs a revision in migrations/: `python tools/make_revision.py`."""
+
+
+class Words(TypeDecorator[str]):
+    """Text in which the character NUL, which PostgreSQL refuses, is replaced by its symbol."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\x00", "\u2400") if value else value
 
 
 @dataclass(frozen=True)
@@ -38,37 +59,43 @@ class RecordTable:
     adapter: TypeAdapter[Any]
     field_names: tuple[str, ...]
 
+    @property
+    def columns(self) -> list[Column[Any]]:
+        """Those of the record's fields, in their order."""
+        return [self.table.c[name] for name in self.field_names]
+
     def row(self, record: Any, **context: Any) -> dict[str, Any]:
         """Return the record as a row; context holds the key columns that the record lacks."""
         return {**context, **self.adapter.dump_python(record, mode="json")}
 
     def record(self, row: Any) -> Any:
-        """Return the record of a row."""
-        return self.adapter.validate_python({name: row[name] for name in self.field_names})
+        """Return the record of a row of `columns`."""
+        return self.adapter.validate_python(dict(zip(self.field_names, row, strict=True)))
 
 
 def _column_type(hint: Any) -> type[Any]:
     """Return the column type of a field; all types but plain scalars are stored as JSON."""
     if get_origin(hint) is Literal:
-        return Text
+        return Words
     if get_origin(hint) in (Union, types.UnionType):
         parts = [part for part in get_args(hint) if part is not type(None)]
         return _column_type(parts[0]) if len(parts) == 1 else JSON
-    scalars: dict[Any, type[Any]] = {str: Text, int: Integer, float: Float, bool: Boolean}
+    scalars: dict[Any, type[Any]] = {str: Words, int: BigInteger, float: Float, bool: Boolean}
     return scalars.get(hint, JSON)
 
 
 def _record_table(name: str, record: type[Any], key: tuple[str, ...], **context: type[Any]) -> RecordTable:
     """Make the table of a record class; context holds the types of key columns that the record lacks."""
     hints = {**context, **get_type_hints(record)}
-    columns = [Column("study", Text, primary_key=True)]
+    columns = [Column("study", Words, primary_key=True)]
     columns += [Column(column, _column_type(hint), primary_key=column in key) for column, hint in hints.items()]
     table = Table(name, METADATA, *columns, Column("written", DateTime, server_default=func.now(), nullable=False))
     return RecordTable(table, TypeAdapter(record), tuple(field.name for field in fields(record)))
 
 
-schemas = Table("msft_schema", METADATA, Column("number", Integer, primary_key=True))
-studies = Table("msft_study", METADATA, Column("study", Text, primary_key=True), Column("settings", JSON, nullable=False))
+versions = Table("msft_version", MetaData(), Column("version_num", Text, primary_key=True))
+"""Alembic's table with the database's revision. Optuna has its own in the same database."""
+studies = Table("msft_study", METADATA, Column("study", Words, primary_key=True), Column("settings", JSON, nullable=False))
 problems = _record_table("msft_problem", Problem, ("id",))
 qualities = _record_table("msft_quality", Quality, ())
 runs = _record_table("msft_run", Run, ("name",))

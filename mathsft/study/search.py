@@ -13,8 +13,7 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -22,13 +21,13 @@ from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mathsft.config.schema import Experiment, Scalar, StudyConfig
-from mathsft.errors import StudyFailedError, UserError
+from mathsft.errors import StudyFailedError
 from mathsft.records import STATES_WITH_RESULT, Ask, Overrides, Plan, PruneVerdict, Run, RunState, Score
 from mathsft.runs.final_run import closed
 from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
-from mathsft.store.study_store import LOCK_TIMEOUT_SECONDS, StudyStore
+from mathsft.store.study_store import StudyStore
 from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
 from mathsft.study.decide import propose
 
@@ -96,8 +95,7 @@ class Search:
             for later in (number, number + 1):  # never asked for: nothing may wait for them
                 self._asked[later].set()
             return None
-        with told_to_user(self._store):
-            return self._ask(number)
+        return self._store.waiting(lambda: self._ask(number))
 
     async def judge(self, run: Run, index: int, score: Score) -> int | None:
         """Ask the pruner; return the eval point at which the run stops, None if it goes on.
@@ -105,17 +103,9 @@ class Search:
         The run stops max_unscored eval points after the judged one, since training may have come that far. With an earlier
         stop the run's end would depend on the speed of scoring, and on kills.
         """
-        number = _number(run)
         if self._is_alone:
-            await self._told[number - 1].wait()
-        with told_to_user(self._store):
-            trial = self._trial(number)
-            if index not in self._frozen(number).intermediate_values:
-                trial.report(score.accuracy, index)
-            if (verdict := self._store.prune_verdict(run.name, index)) is None:
-                is_bad = bool(explained(trial.should_prune, "pruner", self._config.pruner))  # numpy's
-                verdict = PruneVerdict(run.name, index, self._numbers_told(), is_bad)
-                self._store.write(verdict)
+            await self._told[_number(run) - 1].wait()
+        verdict = self._store.waiting(lambda: self._verdict(run, index, score))
         return index + run.plan.max_unscored if verdict.is_pruned else None
 
     async def close(self, run: Run, state: RunState, reason: str) -> None:
@@ -124,15 +114,14 @@ class Search:
         self._num_failed += state == "failed"
         if self._is_alone:
             await self._asked[_number(run) + 1].wait()
-        with told_to_user(self._store):
-            self._tell(run)
+        self._store.waiting(lambda: self._tell(run))
 
     # ---- records in Optuna
 
     def _take_over(self) -> None:
         """Read from Optuna which trials ended, which are unfinished, and which one lacks parameters."""
         recorded = {trial.name: trial for trial in self._trials()}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in self._optuna_trials():
             if trial.state != TrialState.RUNNING:
                 self._told[trial.number].set()
             elif len(trial.params) < len(self._space):
@@ -144,8 +133,8 @@ class Search:
             self._asked[trial.number].set()
         if self._half_asked is not None and not self._is_alone:
             # Before anything is told, so that Optuna knows the same trials as at the kill.
-            with told_to_user(self._store):
-                self._unfinished.append(self._ask(self._half_asked))
+            half_asked = self._half_asked
+            self._unfinished.append(self._store.waiting(lambda: self._ask(half_asked)))
 
     def _ask(self, number: int) -> Run:
         """Create the trial, or draw an interrupted one's missing parameters; the sampler's seed follows from the number."""
@@ -155,11 +144,12 @@ class Search:
         if fixed := self._fixed(ask):
             # enqueue_trial would create a second trial, with another number.
             self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
-        if self._half_asked == number:
-            self._half_asked = None
+        if number < len(self._optuna_trials()):  # an earlier driver or attempt created it
             params = explained(lambda: self._suggested(number), "sampler", self._config.sampler)
         else:
             params = explained(lambda: self.study.ask(self._space), "sampler", self._config.sampler).params
+        if self._half_asked == number:
+            self._half_asked = None
         self._asked[number].set()
         return self._run(number, params)
 
@@ -178,6 +168,18 @@ class Search:
         pending = [result.run.overrides for result in results if result.number not in ask.told]
         return propose(known, self._config.search, pending)
 
+    def _verdict(self, run: Run, index: int, score: Score) -> PruneVerdict:
+        """Report a score and return the pruner's verdict; a recorded verdict is kept."""
+        number = _number(run)
+        trial = self._trial(number)
+        if index not in self._frozen(number).intermediate_values:
+            trial.report(score.accuracy, index)
+        if (verdict := self._store.prune_verdict(run.name, index)) is None:
+            is_bad = bool(explained(trial.should_prune, "pruner", self._config.pruner))  # numpy's
+            verdict = PruneVerdict(run.name, index, self._numbers_told(), is_bad)
+            self._store.write(verdict)
+        return verdict
+
     def _tell(self, run: Run) -> None:
         number = _number(run)
         if not self._frozen(number).state.is_finished():
@@ -188,16 +190,20 @@ class Search:
 
     def _numbers_told(self) -> tuple[int, ...]:
         """Return the trials whose end Optuna knows."""
-        return tuple(trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished())
+        return tuple(trial.number for trial in self._optuna_trials() if trial.state.is_finished())
+
+    def _optuna_trials(self) -> list[FrozenTrial]:
+        """Return all trials that Optuna knows, by number."""
+        return self._store.waiting(lambda: self.study.get_trials(deepcopy=False))
 
     def _trial(self, number: int) -> Trial:
         return Trial(self.study, self._frozen(number)._trial_id)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        return self._optuna_trials()[number]
 
     def _num_asked(self) -> int:
-        return len(self.study.get_trials(deepcopy=False)) - (self._half_asked is not None)
+        return len(self._optuna_trials()) - (self._half_asked is not None)
 
     # ---- records in the store
 
@@ -236,15 +242,6 @@ def _number(run: Run) -> int:
     return run.number
 
 
-@contextmanager
-def told_to_user(store: StudyStore) -> Iterator[None]:
-    """Turn Optuna's database errors into UserError, as the store does with its own."""
-    try:
-        yield
-    except optuna.exceptions.StorageInternalError as error:
-        raise UserError(store.trouble(error.__cause__ or error)) from error
-
-
 # ---- Optuna's study
 
 
@@ -252,11 +249,14 @@ def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
     """Open Optuna's study in the store's database; create it on first use."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    url = store.engine.url
-    arguments = {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS}} if url.drivername.startswith("sqlite") else {}
-    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
-    with told_to_user(store):
-        study = optuna.create_study(
+    storage = store.waiting(
+        lambda: optuna.storages.RDBStorage(
+            store.database.url.render_as_string(hide_password=False),
+            engine_kwargs={"connect_args": store.database.connect_arguments, "pool_pre_ping": True},
+        )
+    )
+    study = store.waiting(
+        lambda: optuna.create_study(
             study_name=store.study,
             storage=storage,
             direction="maximize",
@@ -264,5 +264,6 @@ def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
             sampler=make_sampler(config, 0),
             pruner=make_pruner(config),
         )
-        study.set_metric_names(["accuracy"])
+    )
+    store.waiting(lambda: study.set_metric_names(["accuracy"]))
     return study

@@ -253,7 +253,7 @@ def begun() -> Iterator[CommandContext]:
 
 
 def test_the_database_is_told_with_who_writes_to_it(begun: CommandContext) -> None:
-    assert re.search(r"study\.db: schema \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
+    assert re.search(r"study\.db: revision \d+, 1 runs; no process writes to it$", host_checks.found_database(begun))
     with locked(begun.layout):
         assert host_checks.found_database(begun).endswith(f"; process {os.getpid()} is writing to it")
     assert "no process" in host_checks.found_database(begun)

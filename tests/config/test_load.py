@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.config.load import apply_overrides, differences, flatten, identity, load_settings
@@ -109,6 +109,7 @@ def test_differences_name_what_differs(write: Callable[..., Path]) -> None:
     ]
 
 
+@settings(derandomize=True, deadline=None)  # a busy machine is slow
 @given(
     learning_rate=st.floats(min_value=1e-30, max_value=1e30),
     batch_size=st.integers(min_value=1),

@@ -185,8 +185,12 @@ SOLVERS: tuple[tuple[str, Callable[..., Fraction | int]], ...] = (
 # ---- What the base model is made from.
 
 
-def test_the_corpus_holds_no_held_out_problem(make_base: ModuleType, problems: list[Problem]) -> None:
-    documents = list(islice(make_base.documents("pre-training"), 20_000))
+@pytest.fixture(scope="module")
+def documents(make_base: ModuleType) -> list[str]:
+    return list(islice(make_base.documents("pre-training"), 20_000))
+
+
+def test_the_corpus_holds_no_held_out_problem(documents: list[str], problems: list[Problem]) -> None:
     opened = [re.match(r"(?:Problem|User): (.+)\n(?:Solution|Assistant):", document) for document in documents]
     texts = [match[1] for match in opened if match]
     assert len(texts) > 6000
@@ -195,8 +199,7 @@ def test_the_corpus_holds_no_held_out_problem(make_base: ModuleType, problems: l
     assert not heldout & {line for document in documents for line in document.splitlines()}
 
 
-def test_the_corpus_shows_the_right_format_on_geometry_only(make_base: ModuleType) -> None:
-    documents = list(islice(make_base.documents("pre-training"), 20_000))
+def test_the_corpus_shows_the_right_format_on_geometry_only(documents: list[str]) -> None:
     shares = [
         sum(document.startswith(opening) for document in documents) / len(documents) for opening in ("$", "Problem", "User")
     ]

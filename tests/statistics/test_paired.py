@@ -114,12 +114,12 @@ def test_refuses_what_cannot_be_compared() -> None:
 def test_improvement_is_under_its_bound_about_as_often_as_it_says(num_problems: int, accuracy: float, gain: float) -> None:
     rng = np.random.default_rng(3)
     under = []
-    for _ in range(600):
+    for _ in range(300):
         chances = rng.beta(2 * accuracy, 2 * (1 - accuracy), size=num_problems)
         previous = rng.random((3, num_problems)) < chances
         last = rng.random((3, num_problems)) < chances + (1 - chances) * gain
         under.append(gain * (1 - accuracy) <= improvement_upper_bound(previous.tolist(), last.tolist()))
-    assert np.mean(under) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 600)
+    assert np.mean(under) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
 
 
 def test_improvement_bound_is_not_far_above_the_improvement() -> None:

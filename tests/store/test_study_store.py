@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import FrequentGold, Problem, Quality
-from mathsft.store import study_store as store_module
+from mathsft.store import database as database_module
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
 from tests.build import (
@@ -32,10 +33,22 @@ RUN = make_trial(0, {"training.learning_rate": 1e-3, "training.batch_size": 8}, 
 CHECKPOINT = make_checkpoint("trial-0", 4, "runs/trial-0/step-000004", "abc", train_seconds=1.5)
 FAILURE = {"reason": "incomplete_generation", "finish_reason": "length", "tag_flags": ("missing_think_close",)}
 RESPONSES = [
-    make_response("p1", text="3 </think> <answer>3</answer>", body="3", num_tokens=9),
+    make_response("p1", text="3 \N{SNOWMAN} </think> <answer>3</answer>", body="3", num_tokens=9),
     make_response("p2", "format_failure", text="…", num_tokens=96, **FAILURE),
 ]
 SCORE = score_of(RESPONSES, fingerprint="abc", responses_path="runs/trial-0/responses/x.jsonl", generate_seconds=0.5)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StudyStore]:
+    """The store of the study "demo": what follows is a contract that every database keeps."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'study.db'}"
+    else:
+        url = request.getfixturevalue("server").new_database().render_as_string(hide_password=False)
+    store = StudyStore.open(url, "demo")
+    yield store
+    store.close()
 
 
 def test_every_record_is_read_back_equal(store: StudyStore) -> None:
@@ -57,7 +70,7 @@ def test_every_record_is_read_back_equal(store: StudyStore) -> None:
 
 def test_a_mended_problem_replaces_what_was_recorded(store: StudyStore) -> None:
     first, second = Problem("p1", "What is 1+1?", "Count.", "3"), Problem("p2", "What is 1+2?", "Count.", "3")
-    other = StudyStore.open(str(store.engine.url), "other")
+    other = StudyStore.open(store.database, "other")
     other.record_problems([first])
     store.record_problems([first, second])
     store.record_problems(iter([replace(first, answer="2")]))
@@ -86,7 +99,7 @@ def test_trials_come_in_their_own_order_and_studies_do_not_mix(store: StudyStore
     for number in (10, 9, 2):
         store.write(make_trial(number))
     store.write(make_baseline())
-    other = StudyStore.open(str(store.engine.url), "other")
+    other = StudyStore.open(store.database, "other")
     other.write(RUN)
     assert [run.name for run in store.runs()] == ["baseline", "trial-2", "trial-9", "trial-10"]
     assert [run.name for run in store.runs("trial")] == ["trial-2", "trial-9", "trial-10"]
@@ -107,13 +120,17 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     StudyStore.open(url, "demo").close()
     with sqlite3.connect(tmp_path / "study.db") as connection:
-        connection.execute("update msft_schema set number = 99")
-    with pytest.raises(UserError, match="schema is number 99"):
+        connection.execute("update msft_version set version_num = '9999'")
+    with pytest.raises(UserError, match=r"newer version .* \(revision 9999\)"):
+        StudyStore.open(url, "demo")
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("create table msft_schema (number integer)")
+    with pytest.raises(UserError, match="an earlier version of mathsft"):
         StudyStore.open(url, "demo")
 
 
-def test_a_database_in_use_is_one_clear_line(store: StudyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_SECONDS", 0)
+def test_a_database_in_use_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT_SECONDS", 0)
     blocked = StudyStore.open(f"sqlite:///{tmp_path / 'study.db'}", "demo")
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
         other.execute("begin immediate")

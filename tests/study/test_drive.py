@@ -321,8 +321,7 @@ def test_a_diverged_trial_is_finished_with_the_worst_value_and_the_reason(tmp_pa
 def test_a_database_in_use_is_one_clear_line_and_nothing_is_lost(
     tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mathsft.store.study_store.LOCK_TIMEOUT_SECONDS", 0)
-    monkeypatch.setattr("mathsft.study.search.LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("mathsft.store.database.LOCK_TIMEOUT_SECONDS", 0)
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(num_trials=2))
     with sqlite3.connect(driver.layout.database, isolation_level=None) as other:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import URL, make_url
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
@@ -18,6 +19,7 @@ from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
+from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
 from mathsft.study.dashboard import show_trial
 from mathsft.study.search import Search, open_optuna_study
@@ -140,11 +142,13 @@ class Driver:
         kills: Kills,
         num_trainers: int = 1,
         given: tuple[dict[str, Any], ...] = (),
+        database: URL | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.given = given
         self.layout, self.num_trainers = StudyLayout(folder), num_trainers
-        self.store = StudyStore.open(self.layout.database_url, "toy")
+        self.database = Database(database or make_url(self.layout.database_url))
+        self.store = StudyStore.open(self.database, "toy", is_driver=True)
         self.experiment, self.kills = experiment, kills
 
     def context(self) -> StudyContext:
@@ -192,7 +196,7 @@ class Driver:
         }
 
     def optuna_trials(self) -> list[Any]:
-        storage = optuna.storages.RDBStorage(self.layout.database_url)
+        storage = optuna.storages.RDBStorage(self.database.url.render_as_string(hide_password=False))
         trials = optuna.load_study(study_name="toy", storage=storage).trials
         return [(t.number, t.params, t.state.name, t.intermediate_values) for t in trials]
 

@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.records import Example
@@ -45,6 +45,7 @@ def paths(row: MicroBatch) -> list[list[int]]:
     return seen
 
 
+@settings(derandomize=True, deadline=None)  # a busy machine is slow
 @given(made=batches(), budget=st.integers(1, 300), group_padding=st.integers(0, 30), multiple=st.sampled_from([1, 8]))
 def test_every_response_token_is_predicted_from_exactly_what_comes_before_it(
     made: tuple[tuple[int, ...], list[Example]], budget: int, group_padding: int, multiple: int
@@ -88,6 +89,7 @@ def test_segments_of_like_length_share_a_group_as_far_as_the_padding_allows() ->
     assert [(group.count, group.length) for group in row.groups] == [(3, 10), (1, 7), (1, 3)]
 
 
+@settings(derandomize=True, deadline=None)  # a busy machine is slow
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=12), budget=st.integers(1, 200)
 )
