@@ -395,7 +395,9 @@ class StudyConfig(Settings):
     sampler: Component = Component(name="TPESampler")
     """A class of optuna.samplers. Its seed is derived from the study's seed."""
     pruner: Component = Component(name="NopPruner")
-    """A class of optuna.pruners. It receives a trial's accuracy at each eval point; NopPruner never stops a trial."""
+    """A class of optuna.pruners, or PredictedEndPruner (arguments top, chance and n_startup_trials), which stops a trial if
+    the chance that it ends among the best `top` share of the finished trials is below `chance`. The pruner receives the
+    accuracy of a trial at each eval point; NopPruner never stops a trial."""
     horizon: HorizonSettings = HorizonSettings()
     evaluators: int | None = Field(None, ge=1)
     """Number of evaluators, in the study and in the final run; it changes no score. null: CUDA devices, or the cores of a

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -14,12 +14,14 @@ from mathsft.config.conditions import applies, condition_of, conditions_first
 from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
+from mathsft.study.pruners import PredictedEndPruner
 
 REFUSED = {
     "CmaEsSampler": "it unpickles what it has stored in the database, which can run code; choose another one",
     "GridSampler": "the grid follows from the choices in `search`; choose BruteForceSampler",
     "PartialFixedSampler": "it needs another sampler; to try given settings, list them in `enqueue`",
 }
+OWN_PRUNER = "PredictedEndPruner"
 SEQUENCE_SAMPLERS = ("QMCSampler",)
 """Samplers whose trials are elements of one sequence; they need the same seed for every trial."""
 NUM_REHEARSED = 12
@@ -35,8 +37,14 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Make the pruner."""
-    pruner: optuna.pruners.BasePruner = make_component(optuna.pruners, "pruner", config.pruner)
+    """Make the pruner: one of Optuna's, or this project's own, which also needs the searched ranges."""
+    pruner: optuna.pruners.BasePruner
+    if config.pruner.name == OWN_PRUNER:
+        pruner = _with_arguments(
+            partial(PredictedEndPruner, config.search), "pruner", config.pruner, config.pruner.arguments
+        )
+    else:
+        pruner = make_component(optuna.pruners, "pruner", config.pruner)
     return pruner
 
 
@@ -133,10 +141,15 @@ def make_component(module: Any, kind: str, component: Component, **arguments: An
     if component.name in REFUSED:
         raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}")
     if component.name not in available:
-        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
-    own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
+        choices = [*available, OWN_PRUNER] if kind == "pruner" else available
+        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(choices)}")
+    given = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
+    return _with_arguments(partial(getattr(module, component.name), **arguments), kind, component, given)
+
+
+def _with_arguments(make: Callable[..., Any], kind: str, component: Component, given: Mapping[str, Any]) -> Any:
     try:
-        return getattr(module, component.name)(**arguments, **own_arguments)
+        return make(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
 

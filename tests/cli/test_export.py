@@ -22,7 +22,7 @@ from tests.training.settled import Trainer
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyLayout:
     """Train three trials for a step, with full fine-tuning, LoRA and DoRA, and record them."""
-    from mathsft.data.quickstart import base_model_folder
+    from mathsft.tasks.quickstart.generator import base_model_folder
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mathsft.training.meter.gemm.SIZES", (64,))

@@ -43,6 +43,12 @@ def config(sampler: str = "TPESampler", pruner: str = "NopPruner", **given: Any)
         (config("BruteForceSampler"), r"^sampler\.name: BruteForceSampler cannot work on this study: .*step"),
         (config("GridSampler"), r"^sampler\.name: GridSampler is refused: .*choose BruteForceSampler"),
         (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not in Optuna; choose one of .*TPESampler"),
+        (config(pruner="BestPruner"), r"^pruner\.name: 'BestPruner' is not in Optuna; choose one of .*PredictedEndPruner"),
+        (config(pruner="PredictedEndPruner", pruner_arguments={"top": 2}), r"^pruner\.arguments: .*top 2 .*between 0 and 1"),
+        (
+            config(pruner="PredictedEndPruner", pruner_arguments={"best": 2}),
+            r"^pruner\.arguments: PredictedEndPruner .*best",
+        ),
         (config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner"}), r"PatientPruner.*patience"),
         (
             config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "WilcoxonPrunerr", "patience": 2}),
@@ -66,6 +72,7 @@ def test_what_a_component_cannot_do_is_told_before_the_study(study: StudyConfig,
         config(pruner="HyperbandPruner"),
         config(pruner="PercentilePruner", pruner_arguments={"percentile": 75.0}),
         config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner", "patience": 2}),
+        config(pruner="PredictedEndPruner", pruner_arguments={"top": 0.2, "chance": 0.1, "n_startup_trials": 3}),
     ],
 )
 def test_what_works_passes(study: StudyConfig) -> None:
@@ -129,6 +136,7 @@ PRUNERS: dict[str, dict[str, Any] | None] = {
     "ThresholdPruner": {"lower": 0.01},
     "WilcoxonPruner": {},
 }
+OWN_PRUNERS: dict[str, dict[str, Any] | None] = {"PredictedEndPruner": {"n_startup_trials": 1}}
 
 
 def test_every_name_of_optuna_is_in_the_tables() -> None:
@@ -141,12 +149,12 @@ def test_every_name_of_optuna_is_in_the_tables() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "name"), [*(("sampler", name) for name in SAMPLERS), *(("pruner", name) for name in PRUNERS)]
+    ("kind", "name"), [*(("sampler", name) for name in SAMPLERS), *(("pruner", name) for name in PRUNERS | OWN_PRUNERS)]
 )
 def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
     kind: str, name: str, tmp_path: Path, experiment: Experiment
 ) -> None:
-    arguments = {"sampler": SAMPLERS, "pruner": PRUNERS}[kind][name]
+    arguments = {"sampler": SAMPLERS, "pruner": PRUNERS | OWN_PRUNERS}[kind][name]
     component = {kind: name, f"{kind}_arguments": arguments or {}}
     study = config(**component, search=GRID, num_trials=4)
     if arguments is None:
