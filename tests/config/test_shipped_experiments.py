@@ -88,10 +88,10 @@ def test_its_head_states_source_licence_memory_and_time(name: str, tmp_path: Pat
     text = (FOLDER / f"{name}.yaml").read_text()
     stated = dict(re.findall(r"^# (Model|Data|Memory|Time): +(.*)$", text, re.MULTILINE))
     assert tuple(stated) == FACTS
-    experiment = local(name, tmp_path)
+    experiment = load_experiment(str(FOLDER / f"{name}.yaml"), [])
     precision = "bf16" if experiment.training.precision == "auto" else experiment.training.precision
     training = experiment.training.model_copy(update={"precision": precision})
-    fit = next(fits(model_size(Path(experiment.model.path)), training))
+    fit = next(fits(model_size(write_stand_in(experiment.model.path, tmp_path / "model")), training))
     gigabytes = int(stated["Memory"].partition(" GB")[0])
     assert fit.peak_bytes / 1e9 == pytest.approx(gigabytes, abs=0.5)
     assert re.search(r"MIT", stated["Data"])
