@@ -26,6 +26,7 @@ from mathsft.reporting.show_pages import progress_table, response_panel, run_pag
 from mathsft.reporting.terminal import study_table
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
+from mathsft.runs.verdict import study_verdict
 from mathsft.store.study_store import StudyStore
 from mathsft.streams import readable
 
@@ -75,7 +76,9 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
     runs, promotion = store.runs(), store.promotion()
     if arguments.json:
         listed = [{**asdict(run), "scores": [_score_facts(score) for score in store.scores(run.name)]} for run in runs]
-        return _print_json(console, {"study": store.study, "runs": listed, "promotion": promotion})
+        return _print_json(
+            console, {"study": store.study, "verdict": study_verdict(store), "runs": listed, "promotion": promotion}
+        )
     console.print(study_table(store, num_shown=len(runs)))
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")

@@ -17,6 +17,7 @@ from mathsft.objective import Objective, Share
 from mathsft.records import Problem, Response, Run
 from mathsft.reporting import markdown
 from mathsft.reporting.analysis import Analysis
+from mathsft.reporting.table import harmless
 from mathsft.reporting.terminal import plain_table
 from mathsft.store.study_store import StudyStore
 
@@ -28,11 +29,6 @@ EXCERPT_CHARACTERS = 400
 
 _ANSWER = re.compile(r"<answer>.*?(?:</answer>|\Z)", re.DOTALL)
 _STYLES = {"correct": "green", "wrong_answer": "red", "format_failure": "yellow", "ungraded": "magenta"}
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {
-    0x7F: "␡",
-    **dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�"),
-}
-"""Visible replacements for control characters and changes of direction, which a terminal would execute."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +161,6 @@ def marked(response: str, max_characters: int | None = None) -> Text:
     text = Text(shown)
     text.highlight_regex(_ANSWER, "bold reverse")
     return text
-
-
-def harmless(untrusted: str) -> str:
-    """Return a text in which visible characters replace those that would control a terminal."""
-    return untrusted.translate(_CONTROL)
 
 
 def _reasons_table(last: Analysis) -> RenderableType:
