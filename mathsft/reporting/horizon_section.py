@@ -56,8 +56,8 @@ def horizon_section(store: StudyStore) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def horizon_curves(store: StudyStore) -> str | None:
-    """Return an SVG of accuracy by learning rate, a curve for each length; None for fewer than two runs."""
+def horizon_curves(store: StudyStore) -> Chart | None:
+    """Return a chart of accuracy by learning rate, a curve for each length; None for fewer than two runs."""
     tried = recorded_horizon(store)
     lengths = sorted({result.num_examples for result in tried})
     if len(tried) < 2:
@@ -66,7 +66,7 @@ def horizon_curves(store: StudyStore) -> str | None:
     top = max(result.interval.high for result in tried)
     chart = Chart(
         "Accuracy by learning rate and length of the run",
-        Axis("learning rate", min(rates) / 1.2, max(rates) * 1.2, log=True, form="{:.0e}".format),
+        Axis("learning rate (log scale)", min(rates) / 1.2, max(rates) * 1.2, log=True, form="{:.0e}".format),
         Axis("accuracy", 0.0, min(1.0, top * 1.08), form="{:.0%}".format),
         f"on {tried[0].num_problems:,} problems; bars are 95 % intervals (Wilson)",
     )
@@ -74,9 +74,15 @@ def horizon_curves(store: StudyStore) -> str | None:
         curve = [(result.learning_rate, _share(result)) for result in _ordered(tried) if result.num_examples == length]
         chart.line([(rate, solved.share) for rate, solved in curve], color, f"{length:,} examples")
         for rate, solved in curve:
-            chart.line([(rate, solved.interval.low), (rate, solved.interval.high)], color, width=1)
-            chart.dot(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
-    return chart.render()
+            chart.interval(rate, solved.interval.low, solved.interval.high, color)
+            chart.mark(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
+    best = {length: max((t for t in tried if t.num_examples == length), key=lambda t: _share(t).share) for length in lengths}
+    chart.caption = (
+        "Most accurate: "
+        + ", ".join(f"learning rate {result.learning_rate:.3g} with {length:,} examples" for length, result in best.items())
+        + ". Where the intervals overlap, the order may be chance."
+    )
+    return chart
 
 
 def _prediction(store: StudyStore, run: Run) -> str:

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ SAME_SETTING = 0.01
 """Distance in the unit cube of the searched ranges within which two settings are one."""
 LENGTH_SCALES = (0.15, 3.0)
 """Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
+JITTER = 1e-5
+"""Added to the variances of drawn surfaces, as a share of the accuracies' variance: rounding makes small eigenvalues negative."""
 SEED_SDS = (0.005, 0.02)
 """Bounds of the standard deviation that a run's seed adds; larger differences are attributed to the settings."""
 
@@ -62,11 +64,31 @@ def predict(space: Mapping[str, SearchRange], observations: Sequence[Observation
     return Surface(tuple(means.tolist()), tuple(sds.tolist()))
 
 
-def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+def draw(
+    space: Mapping[str, SearchRange],
+    observations: Sequence[Observation],
+    settings: Sequence[Overrides],
+    num_draws: int,
+    seed: int,
+) -> Floats:
+    """Return random surfaces (num_draws x N) that agree with the observations, at N settings; the same seed gives the same.
+
+    They are draws from the posterior of `smooth`, with its fitted parameters held fixed.
+    """
+    process, centre, scale = _process(space, observations)
+    means_N, covariances_NN = process.predict(embed(space, settings), return_cov=True)
+    covariances_NN[np.diag_indices(len(means_N))] -= process.kernel_.k2.noise_level
+    covariances_NN[np.diag_indices(len(means_N))] += JITTER
+    normal = np.random.default_rng(seed).standard_normal((num_draws, len(means_N)))
+    drawn: Floats = centre + scale * (means_N + normal @ np.linalg.cholesky(covariances_NN).T)
+    return drawn
+
+
+def candidates(space: Mapping[str, SearchRange], num: int = NUM_CANDIDATES) -> list[dict[str, Scalar]]:
     """Return settings that fill the space evenly (a Sobol sequence); they are the same in every call."""
     from scipy.stats import qmc
 
-    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
+    cube = qmc.Sobol(len(space), scramble=False).random(num).tolist()
     return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
 
 
@@ -99,9 +121,8 @@ def position(given: SearchRange, value: Scalar) -> float | None:
     return float(_positions(given, np.array([value], dtype=np.float64))[0])
 
 
-def _fit(
-    space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
-) -> Posterior:
+def _process(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> tuple[Any, float, float]:
+    """Return the fitted Gaussian process of the scaled accuracies, and the centre and scale of the accuracies."""
     from sklearn.exceptions import ConvergenceWarning  # takes seconds, which other commands do not need
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -120,13 +141,22 @@ def _fit(
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter reached its bound
         process.fit(points, (accuracies - centre) / scale)
+    return process, centre, scale
+
+
+def _fit(
+    space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
+) -> Posterior:
+    process, centre, scale = _process(space, observations)
     seed_variance = process.kernel_.k2.noise_level
     if pending:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
         more = embed(space, pending)
         alpha = np.append(process.alpha, np.full(len(more), 1e-9))
         values = np.append(process.y_train_, process.predict(more))
         process = GaussianProcessRegressor(process.kernel_, alpha=alpha, optimizer=None)
-        process.fit(np.vstack([points, more]), values)
+        process.fit(np.vstack([process.X_train_, more]), values)
 
     def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
         means, sds = process.predict(embed(space, settings), return_std=True)
