@@ -22,8 +22,9 @@ from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
-from mathsft.reporting.show_pages import progress_table, response_panel, run_page, studies_table, summarise
-from mathsft.reporting.terminal import study_table
+from mathsft.reporting.score_tables import progress_table
+from mathsft.reporting.show_pages import response_panel, run_page
+from mathsft.reporting.trial_tables import best_trials_table, studies_table, summarise
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
 from mathsft.runs.verdict import study_verdict
@@ -67,7 +68,7 @@ def _show_studies(console: Console, storage: str | None, as_json: bool) -> int:
     if not summaries:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
-    console.print(studies_table(summaries))
+    console.print(studies_table(summaries).terminal())
     console.print(f"Next: {command('show', summaries[0].study)}")
     return OK
 
@@ -79,7 +80,7 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
         return _print_json(
             console, {"study": store.study, "verdict": study_verdict(store), "runs": listed, "promotion": promotion}
         )
-    console.print(study_table(store, num_shown=len(runs)))
+    console.print(best_trials_table(store, num_shown=len(runs)).terminal())
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
     for final in store.runs("final"):
@@ -103,7 +104,7 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
     responses = store.responses(last) if last else []
     page = run_page(run, analyses, responses, store.problems(), Objective.of(store.settings()))
     tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
-    _print_long(console, [page, *([progress_table(tested)] if tested else [])])
+    _print_long(console, [page, *([progress_table(tested).without("responses").terminal()] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
     return OK
 

@@ -1,6 +1,4 @@
-"""Formats numbers, tables, records and untrusted text as Markdown."""
-
-from collections.abc import Sequence
+"""Formats numbers, records and untrusted text as Markdown."""
 
 from mathsft import formats
 from mathsft.accounting.ledger import Ledger
@@ -11,10 +9,9 @@ from mathsft.statistics.intervals import Interval
 MAX_CELL_CHARACTERS = 160
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """Return a Markdown table; the first num_left columns are left-aligned, the others right-aligned."""
-    rules = ["---" if index < num_left else "---:" for index in range(len(headers))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows))
+def section(heading: str, *parts: str) -> str:
+    """Return the parts below a heading; empty if one of them is."""
+    return "\n\n".join((heading, *parts)) if all(parts) else ""
 
 
 def percent(share: float) -> str:
@@ -35,11 +32,6 @@ def accuracy(score: Score) -> str:
 def share(counted: Share) -> str:
     """Return "24.5% (19.1% – 30.9%)": a share of responses and its 95 % interval."""
     return f"{percent(counted.share)} ({bounds(counted.interval)})"
-
-
-def num_correct(score: Score) -> str:
-    """Return "49 of 200": the score's correct responses and all its responses."""
-    return f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
 
 
 def expectation(promotion: Promotion) -> str:

@@ -1,10 +1,11 @@
 """A table as data, headers and typed cells, and its renderers: terminal, Markdown, HTML and JSON.
 
-A function for each question returns a Table; what shows it chooses the renderer and, with `only`, the columns.
+A function for each question returns a Table. The place that shows it chooses the renderer, and leaves columns out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 from markdown_it import MarkdownIt
@@ -13,7 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mathsft import formats
-from mathsft.objective import Share
+from mathsft.objective import Share, accuracy_interval
+from mathsft.records import Score
 from mathsft.reporting import markdown
 from mathsft.statistics.intervals import Interval
 
@@ -24,6 +26,8 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 """Visible replacements for control characters and changes of direction, which a terminal would execute."""
 WITH_INTERVAL = " (95 % interval)"
 """The end of a header whose cells are shares with intervals; on a terminal these are two columns."""
+
+# ---- cells
 
 
 @dataclass(frozen=True)
@@ -49,37 +53,47 @@ class Part:
 
 
 Cell: TypeAlias = str | int | Number | Part | Share | Interval | None
-"""A string may be of any origin: the renderers make it harmless. None is an empty cell."""
+"""A string may be of any origin: the renderers make it harmless. An int has no commas. None is an empty cell."""
 
 
-def percent(share: float | None) -> Number | None:
-    """Return "24.5%"."""
-    return None if share is None else Number(share, markdown.percent)
+def number(value: float | None, form: Callable[[float], str]) -> Number | None:
+    """Return a number as a cell; None for None."""
+    return None if value is None else Number(value, form)
 
 
-def count(number: int) -> Number:
-    """Return "1,024"; a plain int, such as a step, has no comma."""
-    return Number(number, "{:,}".format)
-
-
-def seconds(duration: float) -> Number:
-    """Return "12.3 s", or longer durations in minutes or hours."""
-    return Number(duration, formats.seconds)
-
-
-def size(num_bytes: float | None) -> Number | None:
-    """Return "1.25 GiB", or "12.5 MiB" below that; None for None and for no bytes."""
-    return Number(num_bytes, formats.size) if num_bytes else None
-
-
-def decimal(value: float | None, num_digits: int = 1) -> Number | None:
-    """Return "144.9"."""
-    return None if value is None else Number(value, f"{{:,.{num_digits}f}}".format)
+percent, count = partial(number, form=markdown.percent), partial(number, form="{:,}".format)
+seconds, size = partial(number, form=formats.seconds), partial(number, form=formats.size)
+mean = partial(number, form="{:.1f}".format)
 
 
 def setting(value: Any) -> Cell:
     """Return a setting's value: a float to three digits, anything else as it is."""
     return Number(value, formats.value) if isinstance(value, float) else None if value is None else str(value)
+
+
+def accuracy(score: Score) -> Share:
+    """Return a score's accuracy with its 95 % interval."""
+    return Share(score.counts["correct"], sum(score.counts.values()), accuracy_interval(score))
+
+
+def correct(score: Score) -> Part:
+    """Return a score's correct responses out of all."""
+    return Part(score.counts["correct"], sum(score.counts.values()))
+
+
+def text(cell: Cell) -> str:
+    """Return a cell as text."""
+    if isinstance(cell, Share):
+        return markdown.share(cell)
+    return "" if cell is None else markdown.bounds(cell) if isinstance(cell, Interval) else str(cell)
+
+
+def harmless(untrusted: str) -> str:
+    """Return a text in which visible characters replace those that would control a terminal."""
+    return untrusted.translate(_CONTROL)
+
+
+# ---- the table
 
 
 @dataclass(frozen=True)
@@ -92,84 +106,51 @@ class Table:
 
     @classmethod
     def of(cls, headers: Iterable[str], rows: Iterable[Iterable[Cell]], title: str = "") -> Self:
-        """Return a table; raises ValueError if a row has another number of cells than there are headers."""
-        table = cls(tuple(headers), tuple(map(tuple, rows)), title)
-        for row in table.rows:
-            if len(row) != len(table.headers):
-                raise ValueError(f"{len(row)} cells under {len(table.headers)} headers: {row}")
-        return table
+        """Return a table of any iterables."""
+        return cls(tuple(headers), tuple(map(tuple, rows)), title)
 
     def without(self, *headers: str) -> Self:
         """Return the table without the columns of these headers."""
-        places = [place for place, header in enumerate(self.headers) if header not in headers]
-        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
-        return replace(self, headers=tuple(self.headers[place] for place in places), rows=rows)
-
-    # ---- renderers
+        kept = [header not in headers for header in self.headers]
+        rows = (tuple(cell for cell, is_kept in zip(row, kept, strict=True) if is_kept) for row in self.rows)
+        return replace(self, headers=tuple(header for header in self.headers if header not in headers), rows=tuple(rows))
 
     def markdown(self) -> str:
         """Return the table in Markdown, without its title; empty without rows."""
         if not self.rows:
             return ""
-        rules = ["---" if is_text else "---:" for is_text in self._are_text()]
-        lines = ([markdown.cell(text(cell)) for cell in row] for row in (self.headers, *self.rows))
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (next(lines), rules, *lines))
+        rules = ("---" if is_text else "---:" for is_text in self._are_text())
+        headers, *rows = ([markdown.cell(text(cell)) for cell in row] for row in (self.headers, *self.rows))
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rules, *rows))
 
     def html(self) -> str:
-        """Return the table as an HTML element, which shows no markup of its cells; empty without rows."""
+        """Return the table in HTML; markup in its cells is shown as text."""
         return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(self.markdown()))
+
+    _repr_html_ = html
+    """Shows the table in a notebook."""
 
     def terminal(self) -> RichTable:
         """Return the table for rich; a share and its interval are two columns."""
-        split = self._with_separate_intervals()
         rendered = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
-        for header, is_text in zip(split.headers, split._are_text(), strict=True):
-            rendered.add_column(header, justify="left" if is_text else "right", no_wrap=True)
-        for row in split.rows:
-            rendered.add_row(*(Text(harmless(text(cell))) for cell in row))
+        for header, is_text in zip(self.headers, self._are_text(), strict=True):
+            for part in header.removesuffix(")").split(" (") if header.endswith(WITH_INTERVAL) else [header]:
+                rendered.add_column(part, justify="left" if is_text else "right", no_wrap=True)
+        for row in self.rows:
+            cells: list[Cell] = []
+            for header, cell in zip(self.headers, row, strict=True):
+                both = [percent(cell.share), cell.interval] if isinstance(cell, Share) else [cell, None]
+                cells += both if header.endswith(WITH_INTERVAL) else [cell]
+            rendered.add_row(*(Text(harmless(text(cell))) for cell in cells))
         return rendered
 
-    def json(self) -> dict[str, Any]:
-        """Return title, headers and rows; a number is its value, a share and an interval are objects."""
-        return {"title": self.title, "headers": self.headers, "rows": [list(map(_plain, row)) for row in self.rows]}
+    def json(self) -> list[dict[str, Any]]:
+        """Return an object for each row, by header; a number is its value, a share an object with its interval."""
+        return [dict(zip(self.headers, map(_plain, row), strict=True)) for row in self.rows]
 
     def _are_text(self) -> list[bool]:
         """Return for each column whether its cells are text."""
-        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.headers)
-        return [all(isinstance(cell, str | None) for cell in column) for column in columns]
-
-    def _with_separate_intervals(self) -> "Table":
-        def split(header: str, cells: Sequence[Cell]) -> Iterable[tuple[str, list[Cell]]]:
-            if not header.endswith(WITH_INTERVAL):
-                return [(header, list(cells))]
-            shares = [cell.share if isinstance(cell, Share) else None for cell in cells]
-            shown: list[Cell] = [
-                percent(share) if share is not None else cell for share, cell in zip(shares, cells, strict=True)
-            ]
-            intervals: list[Cell] = [cell.interval if isinstance(cell, Share) else None for cell in cells]
-            return [(header.removesuffix(WITH_INTERVAL), shown), (WITH_INTERVAL.strip(" ()"), intervals)]
-
-        columns = [
-            column
-            for place, header in enumerate(self.headers)
-            for column in split(header, [row[place] for row in self.rows])
-        ]
-        rows = zip(*(cells for _, cells in columns), strict=True)
-        return Table(tuple(header for header, _ in columns), tuple(rows), self.title)
-
-
-def text(cell: Cell) -> str:
-    """Return a cell as text."""
-    if cell is None:
-        return ""
-    if isinstance(cell, Share):
-        return markdown.share(cell)
-    return markdown.bounds(cell) if isinstance(cell, Interval) else str(cell)
-
-
-def harmless(untrusted: str) -> str:
-    """Return a text in which visible characters replace those that would control a terminal."""
-    return untrusted.translate(_CONTROL)
+        return [all(isinstance(row[place], str | None) for row in self.rows) for place in range(len(self.headers))]
 
 
 def _plain(cell: Cell) -> Any:
