@@ -28,13 +28,11 @@ def final_sections(store: StudyStore, run: Run, figures: Figures) -> list[Sectio
     ]
     if not validated:
         return sections
-    objective, responses = Objective.of(store.settings()), {score.step: store.responses(score) for score in validated}
     by_group = [figures.shown(f"{kind}-{run.name}", chart) for kind, chart in accuracy_by_group(store, run).items()]
     why = (
         figures.shown(f"responses-{run.name}", category_shares(run, validated)),
         *by_group,
         characteristics_section(store, run),
-        failure_section(responses, objective),
     )
     return [*sections, Section.of(f"Why responses of {run.name} are wrong", *why)]
 
@@ -53,7 +51,7 @@ def final_details(store: StudyStore, run: Run, figures: Figures) -> list[Section
         title = f"Progress on the pool {validated[0].pool} ({validated[0].num_problems:,} problems)"
         details.append(Section.of(title, _progress(validated), is_folded=True))
         responses = {score.step: store.responses(score) for score in validated}
-        details.append(Section.folded(length_section(responses, objective)))
+        details += map(Section.folded, (failure_section(responses, objective), length_section(responses, objective)))
     return details
 
 

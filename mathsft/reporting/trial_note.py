@@ -1,5 +1,6 @@
 """Writes the note of a trial in optuna-dashboard: its scores beside the base model's, six responses, how to replay it."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -14,6 +15,7 @@ from mathsft.store.study_store import StudyStore
 NUM_SAMPLES = 6
 MOST_CHARACTERS = 1500
 """A longer problem or response is shortened in its middle."""
+LINE_CHARACTERS = 88
 
 
 def trial_note(store: StudyStore, run: Run) -> str:
@@ -77,7 +79,7 @@ def _samples(responses: Sequence[Response], problems: Mapping[str, Problem], obj
         parts.append(f"**{number}. {verdict}**")
         if problem is not None:
             parts += ["Problem:", _block(problem.problem), "Gold answer:", _block(problem.answer)]
-        parts += ["Response:", _block(response.text)]
+        parts += [f"Response ({response.num_tokens:,} tokens):", _block(response.text)]
     return parts
 
 
@@ -85,4 +87,10 @@ def _block(text: str) -> str:
     """Return an untrusted text as an indented code block, which nothing in the text can end."""
     half = MOST_CHARACTERS // 2
     shown = text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
-    return "\n".join(f"    {line}" for line in shown.strip("\n").splitlines()) or "    (empty)"
+    lines = [part for line in shown.strip("\n").splitlines() for part in _wrapped(line)]
+    return "\n".join(f"    {line}" for line in lines) or "    (empty)"
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line in parts that fit into the dashboard's page, which does not wrap code."""
+    return textwrap.wrap(line, LINE_CHARACTERS, drop_whitespace=False, replace_whitespace=False) or [""]
