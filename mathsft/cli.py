@@ -60,6 +60,16 @@ def main(argv: Sequence[str]) -> int:
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
     _add_storage_option(replay)
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show studies in the browser with optuna-dashboard, on this machine only",
+        description="Serve optuna-dashboard on 127.0.0.1 for reading: notes, plots, trials, responses, reports.",
+        epilog="Ctrl-C stops it. A study that runs may be shown, too.",
+    )
+    dashboard.add_argument("studies", nargs="*", metavar="STUDY", help="names, files or folders (default: all studies)")
+    _add_storage_option(dashboard)
+    dashboard.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: 8080, or any free one)")
+    dashboard.add_argument("--open", action="store_true", help="open the page in the browser")
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     _add_storage_option(clean)
@@ -134,7 +144,7 @@ def _add_compare(commands: Commands) -> None:
     compare.add_argument("first", metavar="A", help=named + default)
     compare.add_argument("second", metavar="B", help="the same, of the checkpoint that may be better")
     compare.add_argument("--pool", help="compare on this pool (default: test if both were scored on it, else all problems)")
-    compare.add_argument("--json", action="store_true", help="print JSON for scripts, as mathsft/runs/verdict.schema.json")
+    compare.add_argument("--json", action="store_true", help="print JSON for scripts; docs/programs.md explains it")
     _add_storage_option(compare)
 
 
@@ -194,6 +204,12 @@ def _add_storage_option(parser: argparse.ArgumentParser) -> None:
 def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
     return int(text)
 
 

@@ -13,6 +13,7 @@ from mathsft.store.study_store import StudyStore
 
 PROOF = 20
 """The e-value from which a gain counts as proven: without a gain it is reached with a probability of at most 1/20."""
+LARGEST_SHOWN = 1_000_000
 
 
 def answer(store: StudyStore) -> str:
@@ -49,14 +50,15 @@ def tuning_gain(store: StudyStore, promotion: Promotion) -> PairedDifference | N
 
 
 def verdict_on(gain: PairedDifference) -> str:
-    """Return whether a gain is proven, in words with its e-value."""
+    """Return whether a gain is proven, in words with its e-value or interval."""
     if gain.e_value >= PROOF:
-        return f"yes: without a gain, results like these have a probability below 1/{min(gain.e_value, 1e6):,.0f} (e-value)"
+        value = f"over {LARGEST_SHOWN:,}" if gain.e_value > LARGEST_SHOWN else f"{gain.e_value:,.0f}"
+        return f"yes (e-value {value}; proof needs {PROOF})"
     if gain.low > 0:
-        return f"likely: the 95 % interval is above 0, but the e-value is {gain.e_value:.1f}, and proof needs {PROOF}"
+        return f"likely, not yet proven (the 95 % interval is above 0; e-value {gain.e_value:.1f}, proof needs {PROOF})"
     if gain.high < 0:
-        return "no: it is worse, and the 95 % interval is below 0"
-    return f"no: the 95 % interval of {gain.num_problems:,} problems contains 0; score more problems to decide"
+        return "no, it is worse (the 95 % interval is below 0)"
+    return f"no (the 95 % interval of {gain.num_problems:,} problems contains 0; more problems would tell)"
 
 
 # ---- the items

@@ -8,7 +8,7 @@ from mathsft.accounting.ledger import IDLE, Ledger
 from mathsft.objective import accuracy_interval
 from mathsft.records import Run, Score, StepMetrics
 from mathsft.reporting import markdown
-from mathsft.reporting.svg import GRID, Axis, Chart
+from mathsft.reporting.svg import BAR_INK, GRID, Axis, Chart
 
 BLUE, GREY, RED, AMBER = "#2563a8", "#8491a0", "#c0392b", "#f0a202"
 CATEGORY_COLORS = {"correct": BLUE, "wrong_answer": AMBER, "format_failure": RED, "ungraded": GREY}
@@ -84,7 +84,9 @@ def category_shares(run: Run, scores: Sequence[Score]) -> Chart | None:
     last = scores[-1]
     total = sum(last.counts.values())
     shares = ", ".join(
-        f"{last.counts.get(category, 0) / total:.1%} {category.replace('_', ' ')}" for category in CATEGORY_COLORS
+        f"{last.counts[category] / total:.1%} {category.replace('_', ' ')}"
+        for category in CATEGORY_COLORS
+        if last.counts.get(category)
     )
     chart.caption = f"Each bar is one checkpoint. At step {last.step}: {shares}."
     return chart
@@ -154,8 +156,8 @@ def ledger_bars(ledger: Ledger) -> Chart | None:
             if seconds > 0:
                 label = activity if new else ""
                 chart.cell(start, start + seconds / 60, place - 0.25, place + 0.25, colors[activity], note, label)
-            if seconds > NAMED_SHARE * account.held_seconds:
-                chart.text(start + seconds / 120, place, activity, above=-4)
+            if seconds > NAMED_SHARE * account.held_seconds and activity != IDLE:
+                chart.text(start + seconds / 120, place, activity, above=-4, color=BAR_INK)
             start += seconds / 60
     idle = ", ".join(
         f"the {account.worker} {account.seconds.get(IDLE, 0.0) / account.held_seconds:.0%}" for account in worker_times

@@ -34,7 +34,6 @@ def final_sections(store: StudyStore, run: Run, figures: Figures) -> list[Sectio
         figures.shown(f"responses-{run.name}", category_shares(run, validated)),
         *by_group,
         characteristics_section(store, run),
-        failure_section(analyse_run(store, run.name, run.plan.pool)),
     )
     return [*sections, Section.of(f"Why responses of {run.name} are wrong", *why)]
 
@@ -54,7 +53,7 @@ def final_details(store: StudyStore, run: Run, figures: Figures) -> list[Section
         analyses = analyse_run(store, run.name, run.plan.pool)
         progress = progress_table(analyses).without("strict", "gained", "lost")
         details.append(Section.of(title, progress.markdown(), is_folded=True))
-        details.append(Section.folded(length_section(analyses)))
+        details += map(Section.folded, (failure_section(analyses), length_section(analyses)))
     return details
 
 

@@ -49,8 +49,13 @@ def expectation(promotion: Promotion) -> str:
 
 def settings(overrides: Overrides) -> str:
     """Return "learning_rate 0.0012, batch_size 16"."""
+    return cell(settings_text(overrides))
+
+
+def settings_text(overrides: Overrides) -> str:
+    """Return the same as plain text, in which nothing is escaped."""
     pairs = [f"{name.removeprefix('training.')} {formats.value(setting)}" for name, setting in sorted(overrides.items())]
-    return cell(", ".join(pairs) or "the experiment's own settings")
+    return ", ".join(pairs) or "the experiment's own settings"
 
 
 def cell(text: str) -> str:

@@ -5,8 +5,9 @@ from itertools import zip_longest
 
 from mathsft.objective import Share
 from mathsft.records import Run
+from mathsft.reporting import markdown
 from mathsft.reporting.analysis import Analysis
-from mathsft.reporting.table import WITH_INTERVAL, Cell, Number, Table, accuracy, count, mean, number, percent, setting
+from mathsft.reporting.table import WITH_INTERVAL, Cell, Number, Table, accuracy, count, mean, number, percent
 from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 
@@ -26,11 +27,8 @@ def progression_table(store: StudyStore, run: Run) -> Table:
         )
         for score in [*trial_scores, *validated, *store.scores(run.name, "test")]
     )
-    settings = ", ".join(
-        f"{name.removeprefix('training.')} {setting(run.overrides[name])}" for name in sorted(run.overrides)
-    )
     headers = ("run", "pool", "problems", "step", f"accuracy{WITH_INTERVAL}", "format", "wrong answer", "")
-    return Table.of(headers, rows, f"{run.name}: {settings or 'the settings of the experiment'}")
+    return Table.of(headers, rows, f"{run.name}: {markdown.settings_text(run.overrides)}")
 
 
 def progress_table(analyses: Sequence[Analysis]) -> Table:

@@ -48,7 +48,9 @@ table {{ border-collapse: collapse; font-size: .88rem; line-height: 1.4; }}
 th, td {{ padding: .35rem .7rem; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums;
   vertical-align: top; }}
 th, td {{ overflow-wrap: normal; }}
-th[style], td[style] {{ white-space: nowrap; }}
+td[style] {{ white-space: nowrap; }}
+td:first-child {{ min-width: 7rem; }}
+td[style]:first-child {{ min-width: 0; }}
 thead th {{ border-bottom: 2px solid var(--faint); text-align: left; vertical-align: bottom; }}
 tbody tr:hover {{ background: var(--soft); }}
 figure {{ margin: 2rem 0; break-inside: avoid; }}

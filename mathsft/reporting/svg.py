@@ -11,6 +11,8 @@ WIDTH, NARROW_WIDTH = 760, 360
 PLOT_HEIGHT, LEFT, RIGHT, BOTTOM = 274, 72, 24, 56
 ROW_HEIGHT, LEAST_ROW_HEIGHT = 62, 30
 TITLE_HEIGHT, LEGEND_LINE = 50, 22
+BAR_INK = "#26323e"
+"""Of texts on a coloured bar, which has the same colour on a dark screen."""
 INK, FAINT_INK, GRID, PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 CHARACTER_WIDTH, TEXT_HEIGHT = 6.6, 14
@@ -154,7 +156,7 @@ class Chart:
         def draw(canvas: _Canvas) -> str:
             (x1, y1), (x2, y2) = canvas.place(left, bottom), canvas.place(right, top)
             shape = f'x="{x1:.1f}" y="{y2:.1f}" width="{x2 - x1:.1f}" height="{y1 - y2:.1f}" fill="{color}"'
-            return f"<rect {shape}><title>{escape(note)}</title></rect>"
+            return f'<rect {shape} shape-rendering="crispEdges"><title>{escape(note)}</title></rect>'
 
         self._marks.append(draw)
         self._explain(f'<rect x="0" y="-10" width="22" height="12" fill="{color}"/>', label)
@@ -178,14 +180,14 @@ class Chart:
         self._marks.append(draw)
         self._explain(_shape(11, -4, shape, min(radius, 7), color, ring), label)
 
-    def text(self, x: float, y: float, text: str, above: float = 10) -> None:
+    def text(self, x: float, y: float, text: str, above: float = 10, color: str = INK) -> None:
         """Write a small text, centred `above` pixels above a point, unless it would cover an earlier text."""
 
         def draw(canvas: _Canvas) -> str:
             across, down = canvas.place(x, y)
             if not canvas.is_free(across, down - above, len(text) * CHARACTER_WIDTH):
                 return ""
-            return _text(across, down - above, text, size=11, color=INK, anchor="middle")
+            return _text(across, down - above, text, size=11, color=color, anchor="middle")
 
         self._marks.append(draw)
 

@@ -52,7 +52,18 @@ class Part:
         return f"{self.num:,} of {self.of:,}"
 
 
-Cell: TypeAlias = str | int | Number | Part | Share | Interval | None
+@dataclass(frozen=True)
+class Link:
+    """A word with an address that Markdown and HTML show as a link; the address is not from outside."""
+
+    word: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.word
+
+
+Cell: TypeAlias = str | int | Number | Part | Share | Interval | Link | None
 """A string may be of any origin: the renderers make it harmless. An int has no commas. None is an empty cell."""
 
 
@@ -120,7 +131,7 @@ class Table:
         if not self.rows:
             return ""
         rules = ("---" if is_text else "---:" for is_text in self._are_text())
-        headers, *rows = ([markdown.cell(text(cell)) for cell in row] for row in (self.headers, *self.rows))
+        headers, *rows = ([_in_markdown(cell) for cell in row] for row in (self.headers, *self.rows))
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rules, *rows))
 
     def html(self) -> str:
@@ -150,7 +161,12 @@ class Table:
 
     def _are_text(self) -> list[bool]:
         """Return for each column whether its cells are text."""
-        return [all(isinstance(row[place], str | None) for row in self.rows) for place in range(len(self.headers))]
+        return [all(isinstance(row[place], str | Link | None) for row in self.rows) for place in range(len(self.headers))]
+
+
+def _in_markdown(cell: Cell) -> str:
+    shown = markdown.cell(text(cell))
+    return f"[{shown}]({cell.address})" if isinstance(cell, Link) else shown
 
 
 def _plain(cell: Cell) -> Any:
@@ -158,4 +174,4 @@ def _plain(cell: Cell) -> Any:
         return cell.value
     if isinstance(cell, Share):
         return {"share": cell.share, **asdict(cell)}
-    return asdict(cell) if isinstance(cell, Part | Interval) else cell
+    return asdict(cell) if isinstance(cell, Part | Interval | Link) else cell

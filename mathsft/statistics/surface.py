@@ -20,7 +20,7 @@ SAME_SETTING = 0.01
 LENGTH_SCALES = (0.15, 3.0)
 """Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
 JITTER = 1e-5
-"""Added to the variances of drawn surfaces, as a share of the accuracies' variance: rounding makes small eigenvalues negative."""
+"""Added to the variances of drawn surfaces, as a share of the accuracies' variance, since rounding makes some negative."""
 SEED_SDS = (0.005, 0.02)
 """Bounds of the standard deviation that a run's seed adds; larger differences are attributed to the settings."""
 

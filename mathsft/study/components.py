@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -37,9 +37,23 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     return pruner
 
 
-def make_space(config: StudyConfig) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the searched settings by name."""
-    return {name: distribution(given) for name, given in config.search.items()}
+def parameter_names(space: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Return the name of Optuna's parameter for each searched setting: the setting's last word, if only one ends with it.
+
+    `taken` are the parameters of the study's trials. If they include dotted names, an earlier version began the study, and
+    it keeps the dotted names.
+    """
+    settings = list(space)
+    words = [setting.rpartition(".")[2] for setting in settings]
+    if not set(settings).isdisjoint(taken):
+        return {setting: setting for setting in settings}
+    return {setting: word if words.count(word) == 1 else setting for setting, word in zip(settings, words, strict=True)}
+
+
+def make_space(config: StudyConfig, taken: Collection[str] = ()) -> dict[str, BaseDistribution]:
+    """Return Optuna's distributions of the searched settings by the parameter's name."""
+    names = parameter_names(config.search, taken)
+    return {names[setting]: distribution(given) for setting, given in config.search.items()}
 
 
 def distribution(given: SearchRange) -> BaseDistribution:

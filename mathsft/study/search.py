@@ -27,8 +27,9 @@ from mathsft.runs.final_run import closed
 from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
+from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
-from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
+from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, parameter_names, tell
 from mathsft.study.decide import propose
 
 MAX_FAILURES = 3
@@ -70,8 +71,10 @@ class Search:
         self._given, self._show = given, show
         self._is_alone = num_trainers == 1
         self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
-        self._space = make_space(config)
         self.study = optuna_study
+        taken = {name for trial in self._optuna_trials() for name in trial.params}
+        self._parameters = parameter_names(config.search, taken)
+        self._space = make_space(config, taken)
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._unfinished: list[Run] = []  # trials that an earlier driver began and did not end
@@ -143,7 +146,8 @@ class Search:
         self.study.sampler = make_sampler(self._config, number)
         if fixed := self._fixed(ask):
             # enqueue_trial would create a second trial, with another number.
-            self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
+            named = {self._parameters[setting]: value for setting, value in fixed.items()}
+            self.study.sampler = PartialFixedSampler(named, self.study.sampler)
         if number < len(self._optuna_trials()):  # an earlier driver or attempt created it
             params = explained(lambda: self._suggested(number), "sampler", self._config.sampler)
         else:
@@ -208,7 +212,7 @@ class Search:
     # ---- records in the store
 
     def _run(self, number: int, params: Mapping[str, Any]) -> Run:
-        overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
+        overrides: dict[str, Scalar] = {setting: params[name] for setting, name in self._parameters.items()}
         return new_run(
             "trial",
             f"trial-{number}",
@@ -245,16 +249,19 @@ def _number(run: Run) -> int:
 # ---- Optuna's study
 
 
+def optuna_storage(database: Database) -> optuna.storages.RDBStorage:
+    """Return Optuna's records in a study's database."""
+    return optuna.storages.RDBStorage(
+        database.url.render_as_string(hide_password=False),
+        engine_kwargs={"connect_args": database.connect_arguments, "pool_pre_ping": True},
+    )
+
+
 def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
     """Open Optuna's study in the store's database; create it on first use."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = store.waiting(
-        lambda: optuna.storages.RDBStorage(
-            store.database.url.render_as_string(hide_password=False),
-            engine_kwargs={"connect_args": store.database.connect_arguments, "pool_pre_ping": True},
-        )
-    )
+    storage = store.waiting(lambda: optuna_storage(store.database))
     study = store.waiting(
         lambda: optuna.create_study(
             study_name=store.study,

@@ -8,7 +8,7 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
-from mathsft.study.components import make_pruner, make_sampler, make_space, num_settings, rehearse
+from mathsft.study.components import make_pruner, make_sampler, make_space, num_settings, parameter_names, rehearse
 from tests.study.toys import Driver, Kills, study_config
 
 FLOAT = {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}
@@ -78,7 +78,7 @@ def test_the_trials_of_a_study_are_one_sequence_of_a_quasi_random_sampler() -> N
         for number in range(8):
             study.sampler = make(number)
             trial = study.ask(make_space(study_file))
-            rates.append(trial.params["training.learning_rate"])
+            rates.append(trial.params["learning_rate"])
             study.tell(trial, 0.5)
         return rates
 
@@ -151,3 +151,11 @@ def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
     trials = driver.store.runs("trial")
     assert len(trials) == 4 and {trial.state for trial in trials} <= {"finished", "pruned"}
     assert driver.store.promotion() is not None
+
+
+def test_parameters_have_the_last_word_of_the_setting_where_it_is_the_only_one() -> None:
+    searched = ["training.learning_rate", "training.seed", "data.seed"]
+    names = ["learning_rate", "training.seed", "data.seed"]
+    assert list(parameter_names(searched).values()) == names
+    assert list(parameter_names(searched, {"learning_rate"}).values()) == names
+    assert list(parameter_names(searched, {"training.learning_rate"}).values()) == searched, "an earlier version's study"

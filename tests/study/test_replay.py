@@ -12,7 +12,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.records import Ask, PruneVerdict
 from mathsft.runs.results import recorded_results
 from mathsft.store.study_store import StudyStore
-from mathsft.study.components import make_pruner, make_sampler, make_space
+from mathsft.study.components import make_pruner, make_sampler, make_space, parameter_names
 from mathsft.study.decide import propose
 from tests.study.test_drive import leaves
 from tests.study.toys import Driver, KilledError, Kills, study_config
@@ -47,7 +47,9 @@ def asked_again(ask: Ask, store: StudyStore, trials: list[FrozenTrial], config: 
         known = [result for result in before if result.number in ask.told]
         pending = [result.run.overrides for result in before if result.number not in ask.told]
         if fixed := propose(known, config.search, pending):
-            study.sampler = PartialFixedSampler(fixed, study.sampler)
+            names = parameter_names(config.search)
+            named = {names[setting]: value for setting, value in fixed.items()}
+            study.sampler = PartialFixedSampler(named, study.sampler)
     return study.ask(make_space(config)).params
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from sqlalchemy import URL, make_url
 
+from mathsft.commands.dashboard_pages import show_run
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.publication import Publication, tell
@@ -22,7 +23,6 @@ from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
-from mathsft.study.dashboard import show_trial
 from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
@@ -185,7 +185,7 @@ class Driver:
             self.given,
             self.store,
             open_optuna_study(config, self.store),
-            partial(show_trial, store=self.store, layout=self.layout),
+            partial(show_run, store=self.store, layout=self.layout),
             self.num_trainers,
         )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)
