@@ -24,7 +24,7 @@ from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
 from mathsft.reporting.score_tables import progress_table
 from mathsft.reporting.show_pages import response_panel, run_page
-from mathsft.reporting.trial_tables import best_trials_table, studies_table, summarise
+from mathsft.reporting.trial_tables import best_trials_table, studies_table, study_row
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
 from mathsft.runs.verdict import study_verdict
@@ -59,17 +59,17 @@ def find_run(store: StudyStore, name: str) -> Run:
 
 
 def _show_studies(console: Console, storage: str | None, as_json: bool) -> int:
-    summaries = []
+    rows = []
     for layout in all_studies(storage):
         with store_to_read(str(layout.root), storage) as store:
-            summaries.append(summarise(store, layout.root))
+            rows.append(study_row(store, layout.root))
     if as_json:
-        return _print_json(console, summaries)
-    if not summaries:
+        return _print_json(console, studies_table(rows).json())
+    if not rows:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
-    console.print(studies_table(summaries).terminal())
-    console.print(f"Next: {command('show', summaries[0].study)}")
+    console.print(studies_table(rows).terminal())
+    console.print(f"Next: {command('show', str(rows[0][0]))}")
     return OK
 
 

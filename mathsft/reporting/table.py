@@ -156,8 +156,9 @@ class Table:
         return rendered
 
     def json(self) -> list[dict[str, Any]]:
-        """Return an object for each row, by header; a number is its value, a share an object with its interval."""
-        return [dict(zip(self.headers, map(_plain, row), strict=True)) for row in self.rows]
+        """Return an object for each row, by header with "_" for spaces; a number is its value, a share has its interval."""
+        keys = [header.replace(" ", "_") for header in self.headers]
+        return [dict(zip(keys, map(_plain, row), strict=True)) for row in self.rows]
 
     def _are_text(self) -> list[bool]:
         """Return for each column whether its cells are text."""

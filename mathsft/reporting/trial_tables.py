@@ -1,7 +1,6 @@
 """Tables of a study's trials: their settings and last scores, the shortlist of the promotion, and the list of studies."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mathsft.objective import Share
@@ -48,50 +47,18 @@ def finalists_table(promotion: Promotion) -> Table:
     return Table.of(headers, map(row, promotion.finalists), "Shortlist, with the scores on fresh problems (confirm)")
 
 
-@dataclass(frozen=True)
-class StudySummary:
-    """One row of the list of studies."""
-
-    study: str
-    num_trials: int
-    num_finished: int
-    best: float | None
-    """Highest accuracy of a finished trial on the search pool."""
-    promoted: str | None
-    num_final_runs: int
-    size_bytes: int
-
-
-def summarise(store: StudyStore, folder: Path) -> StudySummary:
-    """Return a study's row; folder is its results folder."""
+def study_row(store: StudyStore, folder: Path) -> tuple[Cell, ...]:
+    """Return a study's row in the list of studies; folder is its results folder."""
     trials, promotion = store.runs("trial"), store.promotion()
-    return StudySummary(
-        study=store.study,
-        num_trials=len(trials),
-        num_finished=sum(trial.state == "finished" for trial in trials),
-        best=max((trial.value for trial in trials if trial.value is not None), default=None),
-        promoted=promotion.run if promotion else None,
-        num_final_runs=len(store.runs("final")),
-        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    )
+    best = max((trial.value for trial in trials if trial.value is not None), default=None)
+    num_finished = sum(trial.state == "finished" for trial in trials)
+    counts = (len(trials), num_finished, percent(best), promotion.run if promotion else None, len(store.runs("final")))
+    return store.study, *counts, size(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
 
-def studies_table(summaries: Sequence[StudySummary]) -> Table:
+def studies_table(rows: Iterable[tuple[Cell, ...]]) -> Table:
     """Return the list of studies."""
-    headers = ("study", "trials", "finished", "best accuracy", "promoted", "final runs", "disk")
-    rows = (
-        (
-            one.study,
-            one.num_trials,
-            one.num_finished,
-            percent(one.best),
-            one.promoted,
-            one.num_final_runs,
-            size(one.size_bytes),
-        )
-        for one in summaries
-    )
-    return Table.of(headers, rows, "Studies")
+    return Table.of(("study", "trials", "finished", "best accuracy", "promoted", "final runs", "disk"), rows, "Studies")
 
 
 def _table(store: StudyStore, runs: Sequence[Run | None], trials: Sequence[Run], title: str = "") -> Table:

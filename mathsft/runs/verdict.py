@@ -5,6 +5,7 @@ verdict.schema.json, which tools/make_verdict_schema.py writes.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -202,19 +203,26 @@ def judge(first: ScoredCheckpoint, second: ScoredCheckpoint, pool: str | None = 
 def study_verdict(store: StudyStore) -> StudyVerdict:
     """Return what a study has proven so far."""
     promotion = store.promotion()
-    tuning = runner_up = None
-    if promotion is not None and (recorded := recorded_contest(store)) is not None:
-        rule, contest = recorded
-        winner = next(trial for trial in contest.results if trial.run.name == promotion.run)
-        others = [trial for trial in contest.ranking(rule) if trial.run.name != promotion.run]
-        promoted = scored_checkpoint(store, winner.run)
-        pool = CONFIRM_POOL if len(contest.pools) > 1 else SEARCH_POOL
-        for own in (trial for trial in others if trial.number == 0):
-            tuning = judge(scored_checkpoint(store, own.run), promoted, pool)
-        if others:
-            runner_up = judge(scored_checkpoint(store, others[0].run), promoted)
-    name = promotion.run if promotion is not None else None
-    return StudyVerdict(SCHEMA_VERSION, store.study, name, tuning, runner_up, _final_verdict(store))
+    winner = store.run(promotion.run) if promotion is not None else None
+    if winner is None:
+        return StudyVerdict(SCHEMA_VERSION, store.study, None, None, None, _final_verdict(store))
+    is_fresh = any(score.pool.startswith(f"{CONFIRM_POOL}:") for score in store.scores(winner.name))
+    tuning = _judged(store, "trial-0", winner, CONFIRM_POOL if is_fresh else SEARCH_POOL)
+    recorded = recorded_contest(store)
+    ranking = [trial.run.name for trial in recorded[1].ranking(recorded[0])] if recorded is not None else []
+    second = next((name for name in ranking if name != winner.name), None)
+    runner_up = _judged(store, second, winner) if second is not None else None
+    return StudyVerdict(SCHEMA_VERSION, store.study, winner.name, tuning, runner_up, _final_verdict(store))
+
+
+def _judged(store: StudyStore, first: str, second: Run, pool: str | None = None) -> PairedVerdict | None:
+    """Return the verdict on two runs; None if they are the same, or without problems that both were scored on."""
+    other = store.run(first)
+    if other is None or other.name == second.name:
+        return None
+    with suppress(UserError):
+        return judge(scored_checkpoint(store, other), scored_checkpoint(store, second), pool)
+    return None
 
 
 def _final_verdict(store: StudyStore) -> PairedVerdict | None:
