@@ -51,7 +51,7 @@ def _chart(title: str, kind: str, before: Mapping[str, Share], after: Mapping[st
             chart.mark(found.share, place + offset, color, note, label="" if place else label)
     least, most = (choose(names, key=lambda name: after[name].share) for choose in (min, max))
     chart.caption = (
-        f"The fine-tuned model is best at the {kind} {most}: {markdown.share(after[most])}. It is worst at the {kind} {least}: "
+        f"The fine-tuned model is best at {kind} {most}: {markdown.share(after[most])}. It is worst at {kind} {least}: "
         f"{markdown.share(after[least])}. The more problems a {kind} has, the shorter is its interval."
     )
     return chart

@@ -152,11 +152,11 @@ def _fit(
     if pending:
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        more = embed(space, pending)
+        points, more = embed(space, [observation.settings for observation in observations]), embed(space, pending)
         alpha = np.append(process.alpha, np.full(len(more), 1e-9))
         values = np.append(process.y_train_, process.predict(more))
         process = GaussianProcessRegressor(process.kernel_, alpha=alpha, optimizer=None)
-        process.fit(np.vstack([process.X_train_, more]), values)
+        process.fit(np.vstack([points, more]), values)
 
     def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
         means, sds = process.predict(embed(space, settings), return_std=True)
