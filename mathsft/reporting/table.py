@@ -157,7 +157,7 @@ class Table:
 
     def json(self) -> list[dict[str, Any]]:
         """Return an object for each row, by header with "_" for spaces; a number is its value, a share has its interval."""
-        keys = [header.replace(" ", "_") for header in self.headers]
+        keys = [header.removesuffix(WITH_INTERVAL).replace(" ", "_") for header in self.headers]
         return [dict(zip(keys, map(_plain, row), strict=True)) for row in self.rows]
 
     def _are_text(self) -> list[bool]:

@@ -4,7 +4,7 @@ docs/programs.md explains the fields. A change to a field needs a new SCHEMA_VER
 verdict.schema.json, which tools/make_verdict_schema.py writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
@@ -115,17 +115,19 @@ class ScoredCheckpoint:
     study: str
     run: Run
     step: int
-    outcomes: Mapping[str, float]
-    """By problem id."""
-    pools: Mapping[str, str]
-    """The pool of each problem."""
+    outcomes: Mapping[str, Mapping[str, float]]
+    """By pool, all slices of a pool together, and problem id."""
     num_samples: int
     chosen_on: frozenset[str]
     """Pools by whose scores this checkpoint or its settings were chosen."""
 
-    def side(self, problems: list[str]) -> Side:
-        """Return the checkpoint with its accuracy on these problems."""
-        solved = [self.outcomes[problem] for problem in problems]
+    def on(self, pool: str | None) -> dict[str, float]:
+        """Return the outcomes on a pool, or on all pools, by problem id."""
+        pools = self.outcomes if pool is None else [pool]
+        return {problem: share for name in pools for problem, share in self.outcomes.get(name, {}).items()}
+
+    def side(self, solved: Sequence[float]) -> Side:
+        """Return the checkpoint with its accuracy on problems with these outcomes."""
         interval = clustered([round(share * self.num_samples) for share in solved], self.num_samples)
         return Side(self.study, self.run.name, self.step, fmean(solved), interval.low, interval.high)
 
@@ -148,13 +150,11 @@ def scored_checkpoint(store: StudyStore, run: Run, step: int | None = None) -> S
     if (promotion := store.promotion()) is not None and promotion.run == run.name:
         chosen_on |= {SEARCH_POOL, CONFIRM_POOL}
     objective = Objective.of(store.settings())
-    outcomes, pools = dict[str, float](), dict[str, str]()
+    outcomes: dict[str, dict[str, float]] = {}
     for score in scores:
         if score.step == step:
-            solved = _solved(store, score, objective)
-            outcomes |= solved
-            pools |= dict.fromkeys(solved, score.pool.partition(":")[0])
-    return ScoredCheckpoint(store.study, run, step, outcomes, pools, objective.num_samples, frozenset(chosen_on))
+            outcomes.setdefault(score.pool.partition(":")[0], {}).update(_solved(store, score, objective))
+    return ScoredCheckpoint(store.study, run, step, outcomes, objective.num_samples, frozenset(chosen_on))
 
 
 def judge(first: ScoredCheckpoint, second: ScoredCheckpoint, pool: str | None = None) -> PairedVerdict:
@@ -162,22 +162,25 @@ def judge(first: ScoredCheckpoint, second: ScoredCheckpoint, pool: str | None = 
 
     Without a pool these are the test problems if both were scored on some, else all. Raises UserError without such problems.
     """
-    common = [problem for problem in second.outcomes if problem in first.outcomes]
-    of_pool = [problem for problem in common if first.pools[problem] == second.pools[problem] == (pool or TEST_POOL)]
-    problems = of_pool if of_pool or pool else common
-    if not problems:
+    for chosen in (pool,) if pool else (TEST_POOL, None):
+        solved = first.on(chosen), second.on(chosen)
+        if problems := [problem for problem in solved[1] if problem in solved[0]]:
+            break
+    else:
         raise UserError(_nothing_in_common(first, second, pool))
-    outcomes = [[checkpoint.outcomes[problem] for problem in problems] for checkpoint in (first, second)]
+    outcomes = [[of_checkpoint[problem] for problem in problems] for of_checkpoint in solved]
     gain, loss = compare(*outcomes), compare(*reversed(outcomes))
-    is_rise = gain.difference > 0 or (gain.difference == 0 and gain.num_gained > gain.num_lost)
-    e_value = gain.e_value if is_rise else loss.e_value
+    e_value = gain.e_value if gain.difference > 0 else loss.e_value
+    # With several responses per problem the mean may rise although more problems are lost than gained.
+    has_direction = (gain.num_gained - gain.num_lost) * gain.difference > 0
+    is_proven = has_direction and e_value >= PROVEN
     discordance = fmean((after - before) ** 2 for before, after in zip(*outcomes, strict=True))
     least = minimum_detectable_difference(len(problems), discordance) if len(problems) >= MIN_PROBLEMS else None
-    is_proven = e_value >= PROVEN and gain.difference != 0
-    decision: Decision = "not_proven" if not is_proven else "better" if is_rise else "worse"
-    needed = 0 if is_proven else more_problems(gain.num_gained, gain.num_lost, len(problems))
-    pools = tuple(sorted({second.pools[problem] for problem in problems}))
-    sides = first.side(problems), second.side(problems)
+    decision: Decision = "not_proven" if not is_proven else "better" if gain.difference > 0 else "worse"
+    needed = more_problems(gain.num_gained, gain.num_lost, len(problems)) if has_direction else None
+    in_pools = (name for name, of_pool in second.outcomes.items() if not of_pool.keys().isdisjoint(problems))
+    pools = (chosen,) if chosen else tuple(sorted(in_pools))
+    sides = first.side(outcomes[0]), second.side(outcomes[1])
     return PairedVerdict(
         schema_version=SCHEMA_VERSION,
         first=sides[0],
@@ -196,7 +199,7 @@ def judge(first: ScoredCheckpoint, second: ScoredCheckpoint, pool: str | None = 
         minimum_detectable_difference=least,
         more_problems=needed,
         cautions=_cautions(first, second, pools),
-        sentence=_sentence(*sides, decision, gain, e_value, needed),
+        sentence=_sentence(*sides, decision, gain, e_value, needed if has_direction else 0),
     )
 
 
@@ -229,8 +232,9 @@ def _final_verdict(store: StudyStore) -> PairedVerdict | None:
     for run in reversed(store.runs("final")):
         steps = {score.step for score in store.scores(run.name, run.plan.pool)}
         if len(steps) > 1 and 0 in steps:
-            best = scored_checkpoint(store, run)
-            return judge(scored_checkpoint(store, run, 0), best) if best.step else None
+            with suppress(UserError):  # scores whose responses are not recorded
+                best = scored_checkpoint(store, run)
+                return judge(scored_checkpoint(store, run, 0), best) if best.step else None
     return None
 
 
@@ -243,7 +247,7 @@ def _solved(store: StudyStore, score: Score, objective: Objective) -> dict[str, 
 
 def _nothing_in_common(first: ScoredCheckpoint, second: ScoredCheckpoint, pool: str | None) -> str:
     def scored(checkpoint: ScoredCheckpoint) -> str:
-        return f"{_name(checkpoint)} on {', '.join(sorted(set(checkpoint.pools.values())))}"
+        return f"{_name(checkpoint)} on {', '.join(sorted(checkpoint.outcomes))}"
 
     place = f" of the pool {pool}" if pool else ""
     return (
@@ -276,8 +280,8 @@ def _sentence(
     unproven = (
         f"It is not proven that {names[1]} is {relation} than {names[0]}: {measured}, e-value {e_value:.1f} of {PROVEN}."
     )
-    if gain.num_gained == gain.num_lost:
-        return f"{unproven} As many problems were gained as lost, so no number of problems follows."
+    if needed == 0:
+        return f"{unproven} The gained and the lost problems show no direction, so no number of problems follows."
     if needed is None:
         return f"{unproven} More than {MOST_PROBLEMS:,} further problems would be needed."
     return (
