@@ -123,7 +123,10 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
     assert "- **Winner** batch_size 8, learning_rate 0.001 (trial-0)" in report
     gain = conclusion.rpartition("base model: ")[2].removesuffix(".**")
     assert f"- **Gain** Final run: {gain} over the base model on 200 test problems." in report
-    assert "- **Is it proven?** Final run: yes (e-value over 1,000,000; proof needs 20). Choice: trials 0 and 1 cannot" in report
+    assert (
+        "- **Is it proven?** Final run: yes (e-value over 1,000,000; proof needs 20). Choice: trials 0 and 1 cannot"
+        in report
+    )
     assert "- **Next step** Read the responses of the final run: `" in report
     models = [(row[0], row[1], row[3]) for row in section(report, "### Base model and final run")[1:]]
     assert models[:3] == [
