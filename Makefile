@@ -1,7 +1,8 @@
-# make study | final | test | install | bench. All packages are installed in .venv; uv is installed in .uv if it is missing.
+# make study | final | test | install | bench | pictures. All packages are installed in .venv; uv is installed in .uv if it is missing.
 TRIALS ?= 20
 ARGS ?=
 NAME ?= training
+STUDY ?= studies/quickstart
 HARDWARE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
 PYTHON := .venv/bin/python
@@ -16,7 +17,7 @@ MANAGED := $(if $(filter cuda,$(HARDWARE)),--managed-python)
 # Order-only: the machine is checked before the first install, not before every study.
 PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
 
-.PHONY: study final install test bench clean preflight
+.PHONY: study final install test bench pictures clean preflight
 
 study: .venv/installed
 	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
@@ -31,6 +32,9 @@ test: .venv/installed-dev
 
 bench: .venv/installed-bench
 	$(PYTHON) -m bench.$(NAME) $(ARGS)
+
+pictures: .venv/installed-dev
+	PYTHONPATH=. $(PYTHON) tools/make_pictures.py $(STUDY)
 
 clean:
 	rm -rf .venv .uv

@@ -38,6 +38,8 @@ NUM_CONFIRM = 100
 
 SLOW_TURNS = 20
 """How often other tasks get their turn while the slow evaluator scores."""
+TEXT = "6 * 7 = 42 <img src=http://example.com/a.png> | `![x](http://example.com/b.png)`\n\n</think> <answer> 42 </answer>"
+"""Of every response: a browser that takes it for markup asks another machine."""
 CALLS_IN_A_LIFE = 5
 """Of workers, before a driver that is to be killed is."""
 
@@ -123,7 +125,7 @@ class ToyEvaluator(Toy):
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
         path = self.layout.responses(checkpoint.run, checkpoint.step, pool)
         path.parent.mkdir(exist_ok=True)
-        responses = make_responses(make_categories(num_correct, NUM_PROBLEMS))
+        responses = make_responses(make_categories(num_correct, NUM_PROBLEMS), text=TEXT)
         path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
         where = {"fingerprint": checkpoint.fingerprint, "responses_path": self.layout.recorded(path)}
