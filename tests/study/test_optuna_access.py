@@ -29,7 +29,7 @@ def test_the_data_frame_has_every_trial_with_its_settings_and_results(studied: t
     study, runs = studied
     frame = study.trials_dataframe()
     assert frame["number"].tolist() == [run.number for run in runs]
-    for column, name in ((f"params_{RATE}", RATE), (f"params_{SIZE}", SIZE)):
+    for column, name in (("params_learning_rate", RATE), ("params_batch_size", SIZE)):
         assert frame[column].tolist() == [run.overrides[name] for run in runs]
     accuracies = [run.value for run in runs if run.state in ("finished", "diverged")]
     assert frame[frame["state"] == "COMPLETE"]["value_accuracy"].tolist() == accuracies
@@ -41,7 +41,7 @@ def test_the_data_frame_has_every_trial_with_its_settings_and_results(studied: t
 def test_the_best_trial_and_the_importances_are_optunas(studied: tuple[optuna.Study, list[Run]]) -> None:
     study, runs = studied
     assert study.best_value == max(run.value or 0.0 for run in runs)
-    assert set(optuna.importance.get_param_importances(study)) == {RATE, SIZE}
+    assert set(optuna.importance.get_param_importances(study)) == {"learning_rate", "batch_size"}
     finished = [trial for trial in study.trials if runs[trial.number].state == "finished"]
     assert {tuple(trial.intermediate_values) for trial in finished} == {(0, 1, 2)}, "an accuracy at each eval point"
     assert [trial.intermediate_values[2] for trial in finished] == [trial.value for trial in finished]
