@@ -33,13 +33,16 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
     def shares(label: str, is_counted: Callable[[Response], bool]) -> tuple[Cell, ...]:
         return label, *(objective.share(given, is_counted) for given in responses)
 
-    rows: list[tuple[Cell, ...]] = [
-        ("mean tokens", *(_mean([response.num_tokens for response in given]) for given in responses)),
-        ("mean tokens, correct responses", *(_mean(_tokens(given, objective, correct=True)) for given in responses)),
-        ("mean tokens, other responses", *(_mean(_tokens(given, objective, correct=False)) for given in responses)),
+    def means(label: str, name: str, is_counted: Callable[[Response], bool] = lambda _: True) -> tuple[Cell, ...]:
+        return label, *(_mean([getattr(one, name) for one in given if is_counted(one)]) for given in responses)
+
+    rows = [
+        means("mean tokens", "num_tokens"),
+        means("mean tokens, correct responses", "num_tokens", objective.is_correct),
+        means("mean tokens, other responses", "num_tokens", lambda response: not objective.is_correct(response)),
         shares("truncated at the limit", is_cut),
-        ("token entropy, nats", *(_mean(_known(response.entropy for response in given)) for given in responses)),
-        ("gold NLL, nats", *(_mean(_known(response.gold_nll for response in given)) for given in responses)),
+        means("token entropy, nats", "entropy"),
+        means("gold NLL, nats", "gold_nll"),
     ]
     for name in sorted({*before.reasons, *after.reasons}):
         rows.append(shares(name, partial(_has_reason, name, objective)))
@@ -71,22 +74,13 @@ def _has_reason(reason: str, objective: Objective, response: Response) -> bool:
     return objective.reason(response) == reason
 
 
-def _tokens(responses: Sequence[Response], objective: Objective, *, correct: bool) -> list[int]:
-    return [response.num_tokens for response in responses if objective.is_correct(response) == correct]
-
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _mean(values: Sequence[float]) -> str:
-    """Return "144.9 (140.2 – 149.6)": the mean and its interval; one value has no interval, and no value gives a dash."""
+def _mean(values: Iterable[float | None]) -> str:
+    """Return "144.9 (140.2 – 149.6)": the mean of the known values and its interval; one value has none."""
     from statsmodels.stats.weightstats import DescrStatsW
 
-    if not values:
-        return "–"
-    statistics = DescrStatsW(values)
-    if len(values) == 1:
-        return f"{statistics.mean:.2f}"
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return f"{known[0]:.2f}" if known else "–"
+    statistics = DescrStatsW(known)
     low, high = statistics.tconfint_mean()
     return f"{statistics.mean:.2f} ({low:.2f} – {high:.2f})"

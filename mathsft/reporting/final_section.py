@@ -71,13 +71,8 @@ def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
         return "No checkpoint is scored yet."
     best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}. No choice uses the pool {TEST_POOL}."
     headers = ("model", "pool", "step", "correct", "accuracy (95 % interval)", "format accuracy")
-    parts = [
-        "### Base model and final run",
-        best,
-        Table.of(headers, rows).markdown(),
-        _improvement(store, run, validated),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    improvement = filter(None, [_improvement(store, run, validated)])
+    return markdown.section("### Base model and final run", best, Table.of(headers, rows).markdown(), *improvement)
 
 
 def _improvement(store: StudyStore, run: Run, validated: list[Score]) -> str:
@@ -89,11 +84,9 @@ def _improvement(store: StudyStore, run: Run, validated: list[Score]) -> str:
             if gains is not None:
                 counts = map(count, (gains[0].num_gained, gains[0].num_lost))
                 rows.append((role, pool, step, *map(points, gains), *counts))
-    if not rows:
-        return ""
     headers = ("gain over the base model", "pool", "step", "accuracy", "format accuracy", "problems gained", "problems lost")
     meaning = "Gains have 95 % intervals for paired differences: Tango's, or Student's if problems have several responses."
-    return f"{Table.of(headers, rows).markdown()}\n\n{meaning}"
+    return f"{Table.of(headers, rows).markdown()}\n\n{meaning}" if rows else ""
 
 
 def _role(score: Score, validated: list[Score]) -> str:
