@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
     _add_storage_option(dashboard)
     dashboard.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: 8080, or any free one)")
     dashboard.add_argument("--open", action="store_true", help="open the page in the browser")
+    _add_export(commands)
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     _add_storage_option(clean)
@@ -146,6 +147,16 @@ def _add_compare(commands: Commands) -> None:
     compare.add_argument("--pool", help="compare on this pool (default: test if both were scored on it, else all problems)")
     compare.add_argument("--json", action="store_true", help="print JSON for scripts; docs/programs.md explains it")
     _add_storage_option(compare)
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a run's weights with a model card into a folder of their own")
+    export.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    export.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(export)
+    export.add_argument("--merge", action="store_true", help="merge an adapter into the base model's weights")
+    export.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the best or last one)")
+    export.add_argument("--to", metavar="FOLDER", help="the new folder (default: exports/RUN in the study's folder)")
 
 
 def _add_grade(commands: Commands) -> None:

@@ -50,15 +50,15 @@ def _shares(
     space: Mapping[str, SearchRange], points: Sequence[Mapping[str, Scalar]], surfaces_SN: Floats
 ) -> dict[str, Floats]:
     """Return each setting's share of the variance of S surfaces at N points."""
-    means_S, totals_S = surfaces_SN.mean(axis=1), surfaces_SN.var(axis=1)
-    shares = {}
+    totals_S, shares = surfaces_SN.var(axis=1), {}
     for name, given in space.items():
-        values = [point[name] for point in points]
+        applying = [index for index, point in enumerate(points) if name in point]  # it may apply to some settings only
+        values = [points[index][name] for index in applying]
         positions = [position(given, value) for value in values]
         bins = [value if at is None else int(at * NUM_BINS) for value, at in zip(values, positions, strict=True)]
-        between_S = np.zeros(len(surfaces_SN))
+        means_S, between_S = surfaces_SN[:, applying].mean(axis=1), np.zeros(len(surfaces_SN))
         for each in set(bins):
-            group_SG = surfaces_SN[:, [index for index, other in enumerate(bins) if other == each]]
+            group_SG = surfaces_SN[:, [index for index, other in zip(applying, bins, strict=True) if other == each]]
             between_S += group_SG.shape[1] * (group_SG.mean(axis=1) - means_S) ** 2 / len(points)
         shares[name] = np.divide(between_S, totals_S, out=np.zeros_like(between_S), where=totals_S > 0)
     return shares

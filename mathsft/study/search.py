@@ -29,8 +29,18 @@ from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
-from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, parameter_names, tell
+from mathsft.study.components import (
+    explained,
+    is_complete,
+    make_pruner,
+    make_sampler,
+    make_space,
+    num_settings,
+    suggest,
+    tell,
+)
 from mathsft.study.decide import propose
+from mathsft.study.parameters import parameter_names, settings_of
 
 MAX_FAILURES = 3
 
@@ -71,10 +81,9 @@ class Search:
         self._given, self._show = given, show
         self._is_alone = num_trainers == 1
         self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
+        self._space = make_space(config)
         self.study = optuna_study
-        taken = {name for trial in self._optuna_trials() for name in trial.params}
-        self._parameters = parameter_names(config.search, taken)
-        self._space = make_space(config, taken)
+        self._parameters = parameter_names(self._space, {name for trial in self._optuna_trials() for name in trial.params})
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._unfinished: list[Run] = []  # trials that an earlier driver began and did not end
@@ -127,11 +136,11 @@ class Search:
         for trial in self._optuna_trials():
             if trial.state != TrialState.RUNNING:
                 self._told[trial.number].set()
-            elif len(trial.params) < len(self._space):
+            elif not is_complete(settings := settings_of(self._space, trial.params), self._space):
                 self._half_asked = trial.number
                 continue
             else:
-                run = self._run(trial.number, trial.params)
+                run = self._run(trial.number, settings)
                 self._unfinished.append(recorded.get(run.name, run))
             self._asked[trial.number].set()
         if self._half_asked is not None and not self._is_alone:
@@ -148,18 +157,14 @@ class Search:
             # enqueue_trial would create a second trial, with another number.
             named = {self._parameters[setting]: value for setting, value in fixed.items()}
             self.study.sampler = PartialFixedSampler(named, self.study.sampler)
-        if number < len(self._optuna_trials()):  # an earlier driver or attempt created it
-            params = explained(lambda: self._suggested(number), "sampler", self._config.sampler)
-        else:
-            params = explained(lambda: self.study.ask(self._space), "sampler", self._config.sampler).params
+        # An earlier driver or attempt may have created it.
+        is_new = number >= len(self._optuna_trials())
+        trial = explained(self.study.ask, "sampler", self._config.sampler) if is_new else self._trial(number)
+        settings = explained(lambda: suggest(trial, self._space, self._parameters), "sampler", self._config.sampler)
         if self._half_asked == number:
             self._half_asked = None
         self._asked[number].set()
-        return self._run(number, params)
-
-    def _suggested(self, number: int) -> dict[str, Any]:
-        trial = self._trial(number)
-        return {name: trial._suggest(name, given) for name, given in self._space.items()}
+        return self._run(number, settings)
 
     def _fixed(self, ask: Ask) -> dict[str, Scalar]:
         """Return the parameters that the sampler must use: those given for the first trials, proposals for the last ones."""
@@ -211,8 +216,8 @@ class Search:
 
     # ---- records in the store
 
-    def _run(self, number: int, params: Mapping[str, Any]) -> Run:
-        overrides: dict[str, Scalar] = {setting: params[name] for setting, name in self._parameters.items()}
+    def _run(self, number: int, settings: Mapping[str, Any]) -> Run:
+        overrides: dict[str, Scalar] = {name: settings[name] for name in self._space if name in settings}
         return new_run(
             "trial",
             f"trial-{number}",
