@@ -54,7 +54,14 @@ def main(folder: Path) -> None:
             with dashboard_server([Shown(layout, Database.of(layout, None))], 0) as server:
                 Thread(target=server.serve_forever, daemon=True).start()
                 pages = f"{server.address}studies/{folder.name}"
-                take(browser, "dashboard-study", pages, "Accuracy on", height=1200)
+                take(
+                    browser,
+                    "dashboard-note",
+                    f"{server.address}dashboard/studies/1/note",
+                    "Most accurate trials",
+                    height=840,
+                )
+                take(browser, "dashboard-study", pages, "Accuracy on", height=900)
                 take(browser, "dashboard-trial", f"{pages}/trials/{number}", "Gold answer:", height=900)
                 server.shutdown()
 
@@ -81,6 +88,7 @@ def take(browser: Browser, name: str, address: str, text: str, height: int) -> N
     with visit(browser, address, WIDE, height=height) as opened:
         assert opened.shows(text)
         opened.page.wait_for_load_state("networkidle")
+        opened.page.get_by_text(text).first.scroll_into_view_if_needed()
         opened.page.screenshot(path=PICTURES / f"{name}.png")
 
 

@@ -5,7 +5,7 @@ from mathsft.invocation import command
 from mathsft.objective import Objective
 from mathsft.records import Run, Score
 from mathsft.reporting import markdown
-from mathsft.reporting.findings import paired, points
+from mathsft.reporting.findings import next_steps, paired, points
 from mathsft.runs.pool_names import CONFIRM_POOL, TEST_POOL
 from mathsft.runs.retention import best_step
 from mathsft.runs.verdict import PairedVerdict, StudyVerdict, study_verdict
@@ -95,6 +95,8 @@ def _next(store: StudyStore) -> str:
     finals = store.runs("final")
     if not finals:
         return f"Train the final run: `{command('final', '--from-best', '--study', markdown.cell(store.study))}`"
+    if steps := next_steps(store):
+        return steps[0].partition(". ")[0].removesuffix(".") + "."
     return f"Read the responses of the final run: `{command('show', markdown.cell(store.study), 'final')}`"
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mathsft.config.schema import Scalar, SearchRange
-from mathsft.statistics.surface import Floats, Observation, candidates, draw, position, predict
+from mathsft.statistics.gaussian_process import Floats
+from mathsft.statistics.surface import Observation, candidates, draw, position, predict
 
 NUM_BINS = 16
 """Number of bins of a numeric setting's range. Choices without an order are one bin each."""

@@ -127,7 +127,10 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
         "- **Is it proven?** Final run: yes (e-value over 1,000,000; proof needs 20). Choice: trials 0 and 1 cannot"
         in report
     )
-    assert "- **Next step** Read the responses of the final run: `" in report
+    assert (
+        "- **Next step** Use the checkpoint of step 20, not the last one (step 40): between them the accuracy changed"
+        in report
+    )
     models = [(row[0], row[1], row[3]) for row in section(report, "### Base model and final run")[1:]]
     assert models[:3] == [
         ("base model", "test", "10 of 200"),

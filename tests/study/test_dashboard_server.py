@@ -23,7 +23,9 @@ from mathsft.records import Ask
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
 from mathsft.study.dashboard_server import Shown, dashboard_server
+from mathsft.study.search import optuna_storage
 from mathsft.study.studies_storage import SPAN, StudiesStorage
+from tests.postgresql import Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,15 +123,34 @@ def test_a_taken_port_is_one_line(address: str, studies: list[Shown]) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_shows_all_studies_until_ctrl_c(studies: list[Shown]) -> None:
-    folder = studies[0].layout.root.parents[1]
-    command = [sys.executable, "-u", "-m", "mathsft", "dashboard"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+def test_studies_on_a_database_server_are_shown(server: Server, tmp_path: Path) -> None:
+    url, shown = server.new_database(), []
+    for name in ("one", "two", "three"):
+        storage = optuna_storage(Database(url))
+        fill(optuna.create_study(study_name=name, storage=storage, direction="maximize"), [0.1, 0.3])
+        shown.append(Shown(StudyLayout(tmp_path / name), Database(url)))
+    with dashboard_server(shown[:2], 0) as serving:
+        thread = Thread(target=serving.serve_forever)
+        thread.start()
+        summaries = json.loads(get(f"{serving.address}api/studies")[0])["study_summaries"]
+        details = [json.loads(get(f"{serving.address}api/studies/{summary['study_id']}")[0]) for summary in summaries]
+        serving.shutdown()
+        thread.join()
+    assert [detail["note"]["body"] for detail in details] == ["note of one", "note of two"]
+
+
+@pytest.mark.slow
+def test_the_command_opens_all_studies_until_ctrl_c(studies: list[Shown], tmp_path: Path) -> None:
+    folder, opened = studies[0].layout.root.parents[1], tmp_path / "opened"
+    command = [sys.executable, "-u", "-m", "mathsft", "dashboard", "--open"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BROWSER": f"sh -c 'echo $0 > {opened}' %s"}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first, second = process.stdout.readline(), process.stdout.readline()
         address = first.rpartition(" ")[2].strip()
         assert "one, two" in first and address.startswith("http://127.0.0.1:") and "Ctrl-C" in second
+        assert get(f"{address}api/meta")  # it answers once the browser was opened
+        assert opened.read_text().strip() == address
         assert len(json.loads(get(f"{address}api/studies")[0])["study_summaries"]) == 2
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
