@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mathsft import formats
+from mathsft.config.schema import Scalar
 from mathsft.objective import Share, accuracy_interval
 from mathsft.records import Score
 from mathsft.reporting import markdown
@@ -77,9 +78,9 @@ seconds, size = partial(number, form=formats.seconds), partial(number, form=form
 mean = partial(number, form="{:.1f}".format)
 
 
-def setting(value: Any) -> Cell:
-    """Return a setting's value: a float to three digits, anything else as it is."""
-    return Number(value, formats.value) if isinstance(value, float) else None if value is None else str(value)
+def setting(value: Scalar | None) -> Cell:
+    """Return a setting's value: a float to three digits, a bool as a word, anything else as it is."""
+    return Number(value, formats.value) if isinstance(value, float) else str(value) if isinstance(value, bool) else value
 
 
 def accuracy(score: Score) -> Share:
