@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     _add_storage_option(clean)
     clean.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_data(commands)
     _add_grade(commands)
     _add_doctor(commands)
     return _run(parser, commands, argv)
@@ -130,6 +131,19 @@ def _add_show(commands: Commands) -> None:
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser(
+        "data",
+        help="show what an experiment's data hold, and their defects, without training",
+        description="Read an experiment's data, and show the pools, what was found in them with examples, the lengths of "
+        "training examples, and the predicted speed of training.",
+        epilog="Exit codes: 0, or 2 if a study with these settings would stop at its data.",
+    )
+    data.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/ or a YAML file")
+    _add_set_option(data)
+    data.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+
+
 def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="write a run's weights with a model card into a folder of their own")
     export.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
@@ -174,6 +188,10 @@ def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
     parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
     _add_storage_option(parser)
+    _add_set_option(parser)
+
+
+def _add_set_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",

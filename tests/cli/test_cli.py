@@ -85,7 +85,7 @@ def test_a_study_that_is_named_has_a_first_line_too(
             ["study", "--set", "data.source=twice.jsonl"],
             r"twice\.jsonl: .*'2' in row 1 and '3' in row 2.*contradictions",
         ),
-        (["study", "--set", "data.source=experiments"], r"'experiments' is a folder"),
+        (["study", "--set", "data.source=experiments"], r"'experiments' has no file that ends in"),
         (["study", "--set", "prompt.template=unknown"], r"unknown"),
         (["study", "--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
         (["study", "--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),

@@ -8,7 +8,7 @@ import pytest
 
 from mathsft.costs import Memory
 from mathsft.layout import StudyLayout
-from mathsft.records import Finalist, FrequentGold, Quality, Run
+from mathsft.records import Finalist, Finding, Quality, Run
 from mathsft.reporting.study_report import write_report
 from mathsft.store.study_store import StudyStore
 from tests.build import (
@@ -95,20 +95,24 @@ def section(report: str, title: str) -> list[list[str]]:
 
 def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
     assert "## Data" not in markdown_of(store, tmp_path)
-    golds = (FrequentGold("see | *b*", 31, 1400, "train.jsonl:7"),)
-    store.write(Quality(1400, 2, "train.jsonl:3: answer is 'proof'", 133, 266, 4, 37, 5, golds))
+    unreadable = Finding("unreadable", 2, 2, ("train.jsonl:3: answer is 'proof'", "train.jsonl:9: no"))
+    golds = Finding("frequent", 1, 31, ("'see | *b*' in 31 of 1,400 rows, the first in train.jsonl:7",))
+    store.write(
+        Quality(1400, (unreadable, Finding("contradictory", 133, 266, ("a",)), Finding("repeated", 5, 5, ()), golds))
+    )
+    store.write(trial(0))
+    store.write(make_checkpoint("trial-0", 1, num_too_long=11))
     assert section(markdown_of(store, tmp_path), "## Data")[1:] == [
         ["rows read", "1,400"],
         ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
         ["problems left out because their rows have different gold answers", "133 (in 266 rows)"],
-        ["problems removed from all other pools because the test split has them", "37"],
-        ["problem texts that are another spelling of a problem and stay in its pool", "4"],
         ["training rows that are exact copies of another row", "5"],
         [
-            r"frequent gold answers that are not numbers and may mean that there is no answer: 'see \| *b*' (the first in "
-            "train.jsonl:7)",
-            "31 of 1,400",
+            r"frequent gold answers that are not numbers and may mean that there is no answer (the first: 'see \| *b*' in "
+            "31 of 1,400 rows, the first in train.jsonl:7)",
+            "1 (in 31 rows)",
         ],
+        ["training examples left out because they are longer than training.max_length_tokens", "11"],
     ]
 
 
