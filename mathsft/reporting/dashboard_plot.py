@@ -7,6 +7,7 @@ from mathsft.records import Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.figures import AMBER, BLUE, GREY, RED
 from mathsft.reporting.study_section import base_score, last_scores
+from mathsft.statistics.intervals import Interval
 from mathsft.store.study_store import StudyStore
 
 SYMBOLS = {"promoted": "star", "finished": "circle", "pruned": "triangle-up", "diverged": "x"}
@@ -22,14 +23,14 @@ def accuracy_plot(store: StudyStore) -> dict[str, Any] | None:
     kinds: dict[str, list[Run]] = {kind: [] for kind in SYMBOLS}
     for trial in trials:
         kind = "promoted" if promotion is not None and promotion.run == trial.name else trial.state
-        if trial.name in last and kind in kinds:
+        if kind == "diverged" or (trial.name in last and kind in kinds):
             kinds[kind].append(trial)
     first = next(iter(last.values()))
     data = [_trace(kind, group, last) for kind, group in kinds.items() if group]
     shapes = []
     if (base := base_score(store, first.pool)) is not None:
         level = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": base.accuracy, "y1": base.accuracy}
-        name = {"text": f"base model {base.accuracy:.1%}", "textposition": "start"}
+        name = {"text": f"base model {base.accuracy:.1%}", "textposition": "end"}
         shapes = [{**level, "line": {"color": GREY, "dash": "dash"}, "label": name}]
     return {
         "data": data,
@@ -43,21 +44,24 @@ def accuracy_plot(store: StudyStore) -> dict[str, Any] | None:
 
 
 def _trace(kind: str, trials: list[Run], last: dict[str, Score]) -> dict[str, Any]:
-    scores = [last[trial.name] for trial in trials]
-    intervals = [accuracy_interval(score) for score in scores]
-    pairs = list(zip(intervals, scores, strict=True))
+    measured = [_measured(None if kind == "diverged" else last[trial.name]) for trial in trials]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": kind,
         "x": [trial.number for trial in trials],
-        "y": [score.accuracy for score in scores],
+        "y": [accuracy for accuracy, _ in measured],
         "text": [f"{trial.name}: {markdown.settings(trial.overrides)}" for trial in trials],
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": [interval.high - score.accuracy for interval, score in pairs],
-            "arrayminus": [score.accuracy - interval.low for interval, score in pairs],
+            "array": [interval.high - accuracy for accuracy, interval in measured],
+            "arrayminus": [accuracy - interval.low for accuracy, interval in measured],
         },
         "marker": {"symbol": SYMBOLS[kind], "color": COLORS[kind], "size": 12 if kind == "promoted" else 9},
     }
+
+
+def _measured(score: Score | None) -> tuple[float, Interval]:
+    """Return accuracy and interval of a score; without one both are 0, the result of a diverged trial."""
+    return (0.0, Interval(0.0, 0.0)) if score is None else (score.accuracy, accuracy_interval(score))

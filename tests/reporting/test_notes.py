@@ -29,6 +29,7 @@ def write_trials(store: StudyStore) -> None:
             store.write(make_trial(int(run[-1]), {"training.learning_rate": 1e-3}, value=num_correct / NUM_PROBLEMS))
         store.write(score_of(responses, run, step, "search"), responses)
     store.write(make_trial(3, state="pruned"))
+    store.write(make_trial(4, state="diverged", value=0.0))
     store.write(make_promotion("trial-1", {"training.learning_rate": 1e-3}, "trials 0 and 1 cannot be told apart"))
 
 
@@ -66,8 +67,13 @@ def test_the_plot_has_every_scored_trial_with_its_interval(store: StudyStore) ->
     write_trials(store)
     plot = accuracy_plot(store)
     assert plot is not None
-    assert {trace["name"]: trace["x"] for trace in plot["data"]} == {"promoted": [1], "finished": [0, 2]}
-    for trace in plot["data"]:
+    assert {trace["name"]: trace["x"] for trace in plot["data"]} == {
+        "promoted": [1],
+        "finished": [0, 2],
+        "diverged": [4],
+    }
+    assert plot["data"][-1]["y"] == [0.0]
+    for trace in plot["data"][:-1]:
         for number, accuracy, up, down in zip(
             trace["x"], trace["y"], trace["error_y"]["array"], trace["error_y"]["arrayminus"], strict=True
         ):
