@@ -1,7 +1,6 @@
 """Writes the report's sections on responses: why they fail, how long they are, and the base model's beside the best's."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from mathsft.objective import Objective
 from mathsft.records import Response, Run
@@ -36,6 +35,9 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
     def means(label: str, name: str, is_counted: Callable[[Response], bool] = lambda _: True) -> tuple[Cell, ...]:
         return label, *(_mean([getattr(one, name) for one in given if is_counted(one)]) for given in responses)
 
+    def has_reason(name: str) -> Callable[[Response], bool]:
+        return lambda response: objective.reason(response) == name
+
     rows = [
         means("mean tokens", "num_tokens"),
         means("mean tokens, correct responses", "num_tokens", objective.is_correct),
@@ -44,8 +46,7 @@ def characteristics_section(store: StudyStore, run: Run) -> str:
         means("token entropy, nats", "entropy"),
         means("gold NLL, nats", "gold_nll"),
     ]
-    for name in sorted({*before.reasons, *after.reasons}):
-        rows.append(shares(name, partial(_has_reason, name, objective)))
+    rows += [shares(name, has_reason(name)) for name in sorted({*before.reasons, *after.reasons})]
     parts = ["### Properties of the responses", Table.of((f"pool {after.pool}", *columns), rows).markdown(), MEANING]
     for title, old, new in (("subject", before.by_subject, after.by_subject), ("level", before.by_level, after.by_level)):
         if old.keys() == new.keys() and old:
@@ -68,10 +69,6 @@ def length_section(analyses: Sequence[Analysis]) -> str:
     """Return a table of mean response lengths by step."""
     lengths = lengths_table(analyses).without("entropy", "gold NLL")
     return markdown.section("### Response lengths", LENGTHS_MEANING, lengths.markdown())
-
-
-def _has_reason(reason: str, objective: Objective, response: Response) -> bool:
-    return objective.reason(response) == reason
 
 
 def _mean(values: Iterable[float | None]) -> str:

@@ -59,14 +59,15 @@ def final_details(store: StudyStore, run: Run, figures: Figures) -> list[Section
 
 def _comparison(store: StudyStore, run: Run, validated: list[Score]) -> str:
     """Return the scores of the base model, the best and the last checkpoint, and the promoted trial, pool by pool."""
-    rows: list[tuple[Cell, ...]] = []
-    promotion = store.promotion()
+    promotion, shown = store.promotion(), list[tuple[str, Score]]()
     for pool in (TEST_POOL, run.plan.pool):
-        for score in store.scores(run.name, pool):
-            if role := _role(score, validated):
-                rows.append(_comparison_row(role, score))
-        for score in store.scores(promotion.run, pool) if promotion is not None else []:
-            rows.append(_comparison_row(f"promoted {score.run}", score))
+        shown += [(role, score) for score in store.scores(run.name, pool) if (role := _role(score, validated))]
+        promoted = store.scores(promotion.run, pool) if promotion is not None else []
+        shown += [(f"promoted {score.run}", score) for score in promoted]
+    rows = [
+        (role, score.pool, score.step, correct(score), accuracy(score), percent(score.format_accuracy))
+        for role, score in shown
+    ]
     if not rows:
         return "No checkpoint is scored yet."
     best = f"The best checkpoint is the most accurate one on the pool {run.plan.pool}. No choice uses the pool {TEST_POOL}."
@@ -95,7 +96,3 @@ def _role(score: Score, validated: list[Score]) -> str:
         return "base model"
     names = ["best"] * (score.step == best_step(validated)) + ["last"] * (score.step == last)
     return " and ".join(names)
-
-
-def _comparison_row(role: str, score: Score) -> tuple[Cell, ...]:
-    return role, score.pool, score.step, correct(score), accuracy(score), percent(score.format_accuracy)
