@@ -25,6 +25,7 @@ LONGEST = (
     "cli/test_doctor.py",
     "training/test_rank_group.py",
     "end_to_end/test_two_evaluators.py",
+    "browser/test_pages.py",
 )
 """Files that take half a minute and more, the longest first."""
 
