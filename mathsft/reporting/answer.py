@@ -1,5 +1,7 @@
 """Writes the report's first screen: what the study found, whether it is proven, what it cost, and what to do next."""
 
+from itertools import takewhile
+
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.invocation import command
 from mathsft.objective import Objective
@@ -14,6 +16,8 @@ from mathsft.store.study_store import StudyStore
 PROOF = 20
 """The e-value from which a gain counts as proven: without a gain it is reached with a probability of at most 1/20."""
 LARGEST_SHOWN = 1_000_000
+LATER_NOTES = ("tuning ", "the data do not show", "training.")
+"""How the notes begin that follow the comparison with the second best: `study/choice_notes.py` writes them."""
 
 
 def answer(store: StudyStore) -> str:
@@ -103,9 +107,15 @@ def _proof(store: StudyStore) -> str:
     promotion = store.promotion()
     if promotion is not None and (tuned := tuning_gain(store, promotion)):
         parts.append(f"Tuning: {verdict_on(tuned)}.")
-    if promotion is not None and (choice := markdown.cell(promotion.reason.split("; ")[0])):
+    if promotion is not None and (choice := _choice(promotion)):
         parts.append(f"Choice: {choice}.")
     return " ".join(parts)
+
+
+def _choice(promotion: Promotion) -> str:
+    """Return how sure the choice is, which is the beginning of the promotion's reason."""
+    notes = takewhile(lambda note: not note.startswith(LATER_NOTES), promotion.reason.split("; "))
+    return "; ".join(map(markdown.cell, notes))
 
 
 def _cost(store: StudyStore) -> str:
