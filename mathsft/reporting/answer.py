@@ -1,9 +1,11 @@
 """Writes the report's first screen: what the study found, whether it is proven, what it cost, and what to do next."""
 
+from itertools import takewhile
+
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.invocation import command
 from mathsft.objective import Objective
-from mathsft.records import Run, Score
+from mathsft.records import Promotion, Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.findings import next_steps, paired, points
 from mathsft.runs.pool_names import CONFIRM_POOL, TEST_POOL
@@ -14,6 +16,8 @@ from mathsft.statistics.power import PROVEN
 from mathsft.store.study_store import StudyStore
 
 LARGEST_SHOWN = 1_000_000
+LATER_NOTES = ("tuning ", "the data do not show", "training.")
+"""How the notes begin that follow the comparison with the second best: `study/choice_notes.py` writes them."""
 
 
 def answer(store: StudyStore) -> str:
@@ -73,9 +77,15 @@ def _proof(store: StudyStore, verdict: StudyVerdict) -> str:
     if verdict.tuning is not None and CONFIRM_POOL in verdict.tuning.pools:
         parts.append(f"Tuning: {words_of(verdict.tuning)}.")
     promotion = store.promotion()
-    if promotion is not None and (choice := markdown.cell(promotion.reason.split("; ")[0])):
+    if promotion is not None and (choice := _choice(promotion)):
         parts.append(f"Choice: {choice}.")
     return " ".join(parts)
+
+
+def _choice(promotion: Promotion) -> str:
+    """Return how sure the choice is, which is the beginning of the promotion's reason."""
+    notes = takewhile(lambda note: not note.startswith(LATER_NOTES), promotion.reason.split("; "))
+    return "; ".join(map(markdown.cell, notes))
 
 
 def _cost(store: StudyStore) -> str:

@@ -21,7 +21,7 @@ def write_confirmed(store: StudyStore, run: str, pool: str, correct: str) -> Non
 def write_promotion(store: StudyStore) -> None:
     store.write(make_trial(0))
     store.write(make_trial(1))
-    store.write(make_promotion("trial-1", SETTINGS, "trial 1 beats trial 0; tuning was worth it"))
+    store.write(make_promotion("trial-1", SETTINGS, "trial 1 promoted: a; +1 point; tuning was worth it; training.x"))
 
 
 def tuning(store: StudyStore) -> PairedVerdict:
@@ -41,7 +41,7 @@ def test_what_tuning_was_worth_is_counted_on_the_fresh_problems_that_both_solved
     assert (gain.num_problems, gain.num_gained, gain.num_lost) == (10, 9, 1)
     assert gain.difference == pytest.approx(0.8)
     assert "- **Gain** Tuning: +80.0 points" in answer(store)
-    assert "Choice: trial 1 beats trial 0." in answer(store)
+    assert "Choice: trial 1 promoted: a; +1 point." in answer(store)
     assert "- **Winner** learning_rate 0.001 (trial-1)" in answer(store)
     assert "final --from-best" in answer(store), "the next step"
 
