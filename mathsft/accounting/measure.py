@@ -11,8 +11,9 @@ from mathsft.errors import ErrorKind, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.worker_settings import WorkerSpec
+from mathsft.workers.backend import Backend, WorkerDied
 from mathsft.workers.host import Returned
-from mathsft.workers.spawn import SpawnProcess, WorkerDied
+from mathsft.workers.spawn import SpawnBackend
 
 PROBE = "mathsft.training.meter.probe:Probe"
 LIMIT_SECONDS = 300
@@ -25,13 +26,17 @@ class NotMeasuredError(Exception):
 
 
 async def measured_speeds(
-    trainer: WorkerSpec, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int
+    trainer: WorkerSpec,
+    problems: Sequence[Problem],
+    batch_sizes: Sequence[int],
+    num_responses: int,
+    backend: Backend | None = None,
 ) -> Speeds:
     """Return how fast the trainer's device trains on these problems and generates; raises NotMeasuredError, UserError."""
     problems = problems[: max(LEAST_PROBLEMS, 2 * max(batch_sizes))]
     with TemporaryDirectory() as folder:
         settings = replace(trainer.settings, layout=StudyLayout(Path(folder)))
-        process = SpawnProcess(replace(trainer, target=PROBE, settings=settings), "probe")
+        [process] = (backend or SpawnBackend()).start(replace(trainer, target=PROBE, settings=settings, ranks=1), "probe")
         try:
             request = process.request("measure", (problems, batch_sizes, num_responses))
             reply = await asyncio.wait_for(request, LIMIT_SECONDS)

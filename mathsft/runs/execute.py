@@ -20,7 +20,7 @@ from mathsft.runs.progress import following, watching
 from mathsft.runs.publishing import Publishing, published
 from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
-from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.backend import WorkerDied
 from mathsft.workers.worker import ATTEMPTS, Attempts, Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
@@ -117,11 +117,11 @@ async def advanced(run: Run, step: int, trainer: Worker, study: StudyContext) ->
     async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
-        pids = trainer.pids
+        processes = trainer.processes
     if isinstance(outcome, Diverged):
         study.store.write(outcome)
         return outcome
-    return Publishing(outcome, trainer, pids)
+    return Publishing(outcome, trainer, processes)
 
 
 async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:

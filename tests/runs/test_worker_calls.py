@@ -47,7 +47,9 @@ def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
 
 def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
     [spec] = place(machine, experiment, StudyLayout(folder), "final").trainers
-    return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True, has_answered=True)
+    return SimpleNamespace(
+        name="trainer-0", spec=spec, processes=(SimpleNamespace(pid=os.getpid()),), has_device=True, has_answered=True
+    )
 
 
 def work(worker: Any, experiment: Experiment, folder: Path, store: StudyStore, error: Exception | None = None) -> None:
