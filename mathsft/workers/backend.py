@@ -56,8 +56,8 @@ class Backend(Protocol):
     def machines(self) -> tuple[Machine, ...]:
         """Return the machines that there are now; raises UserError if there is none."""
 
-    def share(self, layout: StudyLayout) -> None:
-        """Check that all machines see the study's folder; raises UserError that names those that do not."""
+    def share(self, layout: StudyLayout) -> int:
+        """Return on how many computers the machines are; raises UserError if one of them does not see the study's folder."""
 
     def start(self, spec: WorkerSpec, name: str) -> Sequence[WorkerProcess]:
         """Start a worker and return its processes, one for each rank. They need not have started when this returns."""

@@ -109,10 +109,10 @@ def place(
         training, scoring = split_cores(machine, experiment, model, evaluators, None if memory_is_short else work)
         if purpose == "final":  # one run, with the cores of all groups
             training = [tuple(core for cores in training for core in cores)]
-        placement = _place_on_cpu(
+        placement = place_on_cpu(
             machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=memory_is_short
         )
-        return _explained(placement, None if evaluators else work)
+        return explained(placement, None if evaluators else work)
     num_devices = len(machine.cuda)
     if evaluators is not None and evaluators > max(1, num_devices - 1):
         raise UserError(
@@ -136,7 +136,7 @@ def place(
                 raise
         else:
             break
-    return _explained(_place_on_cuda(machine, experiment, layout, max_unscored, plan), None if evaluators else work)
+    return explained(_place_on_cuda(machine, experiment, layout, max_unscored, plan), None if evaluators else work)
 
 
 def _planned(
@@ -192,7 +192,7 @@ def packs_from_width(engine_dtype: EngineDtype) -> int:
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
-def _place_on_cpu(
+def place_on_cpu(
     machine: Machine,
     experiment: Experiment,
     layout: StudyLayout,
@@ -225,7 +225,7 @@ def _place_on_cpu(
     )
 
 
-def _explained(placement: Placement, work: WorkEstimate | None) -> Placement:
+def explained(placement: Placement, work: WorkEstimate | None) -> Placement:
     """Return the placement with the estimate in its description, if it decided how many devices score."""
     if work is None or len(placement.trainers) * placement.trainers[0].ranks + len(placement.evaluators) < LEAST_GROUPS:
         return placement

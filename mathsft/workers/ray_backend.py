@@ -102,12 +102,7 @@ class RayBackend:
             raise UserError("--backend ray: no node of the cluster offers a CPU; add a node, or start one with --num-cpus")
         return tuple(machines)
 
-    @property
-    def num_computers(self) -> int:
-        """Return on how many computers the nodes are."""
-        return len({self._probe(node).boot_id for node in self._nodes()})
-
-    def share(self, layout: StudyLayout) -> None:
+    def share(self, layout: StudyLayout) -> int:
         """Check that all nodes see the study's folder; nodes that join later are checked by their first worker."""
         layout.root.mkdir(parents=True, exist_ok=True)
         self._shared = SharedFile(layout.shared_file, secrets.token_hex(16))
@@ -115,10 +110,11 @@ class RayBackend:
         refusals = [self._ask(node, folder_refusal, self._shared) for node in self._nodes()]
         if refusal := next(filter(None, refusals), None):
             raise UserError(refusal)
+        return len({self._probe(node).boot_id for node in self._nodes()})
 
     def start(self, spec: WorkerSpec, name: str) -> "list[RayProcess]":
         """Ask Ray for an actor; it starts on the node that Ray chooses as soon as one has room for it."""
-        assert spec.needs is not None and self._shared is not None
+        assert spec.needs is not None
         resources = {"num_cpus": spec.needs.num_cpus, "num_gpus": spec.needs.num_gpus}
         # Spread: a lost node should take few workers with it. Never restarted by Ray: Worker replaces what has ended.
         options = self._host.options(**resources, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD")

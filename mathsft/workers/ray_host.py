@@ -81,14 +81,14 @@ class RayHost:
     The processes end with the actor, however it ends.
     """
 
-    def __init__(self, spec: WorkerSpec, name: str, folder: str, shared: SharedFile) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, folder: str, shared: SharedFile | None) -> None:
         import ray
 
         self._backend, self._processes, self._visible = SpawnBackend(), list[SpawnProcess](), ""
         context = ray.get_runtime_context()
         self._node: str = context.get_node_id()
         # A node that joined after the driver had checked all nodes is checked here.
-        self._refusal = shared.refusal(ARRIVAL_SECONDS)
+        self._refusal = shared.refusal(ARRIVAL_SECONDS) if shared is not None else ""
         if self._refusal:
             return
         for variable in NOT_INHERITED:

@@ -35,8 +35,9 @@ class SpawnBackend:
         """Return this machine."""
         return (detect_machine(),)
 
-    def share(self, layout: StudyLayout) -> None:
-        """Do nothing: all processes are on this machine."""
+    def share(self, layout: StudyLayout) -> int:
+        """Return 1: all processes are on this machine."""
+        return 1
 
     def start(self, spec: WorkerSpec, name: str) -> "list[SpawnProcess]":
         """Start the worker's processes, one for each rank, which find each other at a port of this machine."""
