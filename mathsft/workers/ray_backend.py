@@ -6,6 +6,7 @@ Ray is imported when the backend is made: few users install it, and it reads the
 import asyncio
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ TOKEN_FILE = Path(".ray/auth_token")
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 2**27
 """Of a local Ray, whose objects are small: requests and replies."""
+CONNECT_SECONDS = 10
 PROBE_SECONDS = 120
 END_SECONDS = 10
 """Longest wait until the processes of a worker that is closed have ended."""
@@ -68,6 +70,8 @@ class RayBackend:
                 f"--address {address}: this cluster's token is missing; put it into {TOKEN} or ~/{TOKEN_FILE}, or, if the "
                 "cluster has no token and its network is trusted, set RAY_AUTH_MODE=disabled"
             )
+        if address is not None:
+            _check_reachable(address)
         import ray
 
         self.ray = ray
@@ -89,7 +93,7 @@ class RayBackend:
             place = f"--address {address}" if address else "--backend ray"
             raise UserError(f"{place}: Ray cannot be used: {_first_line(error)}") from None
         self._host, self._probes = ray.remote(RayHost), dict[str, NodeProbe]()
-        self._actors: list[_Actor] = []
+        self.actors: list[Actor] = []
         """Those that have not been killed, in the order in which they were made."""
         self._shared: SharedFile | None = None
 
@@ -118,8 +122,8 @@ class RayBackend:
         resources = {"num_cpus": spec.needs.num_cpus, "num_gpus": spec.needs.num_gpus}
         # Spread: a lost node should take few workers with it. Never restarted by Ray: Worker replaces what has ended.
         options = self._host.options(**resources, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD")
-        actor = _Actor(self.ray, options.remote(spec, name, str(Path.cwd()), self._shared), spec.needs)
-        self._actors.append(actor)
+        actor = Actor(self.ray, name, options.remote(spec, name, str(Path.cwd()), self._shared), spec.needs)
+        self.actors.append(actor)
         logs = [spec.settings.layout.log(rank_name) for rank_name in rank_names(spec, name)]
         return [RayProcess(self, actor, rank, log) for rank, log in enumerate(logs)]
 
@@ -138,20 +142,20 @@ class RayBackend:
             self._shared.path.unlink(missing_ok=True)
         self.ray.shutdown()
 
-    def kill(self, actor: "_Actor") -> None:
+    def kill(self, actor: "Actor") -> None:
         """End the worker's processes and the actor, wherever it is."""
-        if actor in self._actors:
-            self._actors.remove(actor)
+        if actor in self.actors:
+            self.actors.remove(actor)
         if actor.has_started:
             with suppress(self.ray.exceptions.RayError):
                 self.ray.get(actor.handle.end.remote(), timeout=END_SECONDS)
         self.ray.kill(actor.handle, no_restart=True)
 
-    def is_full_for(self, actor: "_Actor") -> bool:
+    def is_full_for(self, actor: "Actor") -> bool:
         """Return whether the workers of this driver leave no room for an actor that has not started."""
         offers = {node["NodeID"]: _offer(node) for node in self._nodes()}
-        waiting = [other for other in self._actors if not other.has_started]
-        placed = [(other.node, other.needs) for other in self._actors if other.has_started]
+        waiting = [other for other in self.actors if not other.has_started]
+        placed = [(other.node, other.needs) for other in self.actors if other.has_started]
         without = without_room(offers, placed, [other.needs for other in waiting])
         return actor in waiting and waiting.index(actor) in without
 
@@ -186,11 +190,11 @@ class RayBackend:
             ) from None
 
 
-class _Actor:
+class Actor:
     """A worker's actor, on a node of the cluster, or without one until a node has room for it."""
 
-    def __init__(self, ray: Any, handle: Any, needs: Needs) -> None:
-        self._ray, self.handle, self.needs = ray, handle, needs
+    def __init__(self, ray: Any, name: str, handle: Any, needs: Needs) -> None:
+        self._ray, self.name, self.handle, self.needs = ray, name, handle, needs
         self.asked_at, self._start = time.monotonic(), handle.start.remote(0)
 
     @property
@@ -210,7 +214,7 @@ class _Actor:
 class RayProcess:
     """One rank of a worker in the cluster."""
 
-    def __init__(self, backend: RayBackend, actor: _Actor, rank: int, log_path: Path) -> None:
+    def __init__(self, backend: RayBackend, actor: Actor, rank: int, log_path: Path) -> None:
         self._backend, self._ray, self.actor, self._rank = backend, backend.ray, actor, rank
         self.log_path = log_path
         self._start, self._ended = actor.handle.start.remote(rank), actor.handle.ended.remote(rank)
@@ -262,6 +266,21 @@ def _is_ready(ray: Any, reference: Any) -> bool:
 
 def _offer(node: dict[str, Any]) -> Needs:
     return Needs(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UserError unless something listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    try:
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there ({error}); give auto on a node of the cluster, or the HOST:PORT "
+            "that `ray start --head` printed"
+        ) from None
 
 
 def _has_token() -> bool:
