@@ -44,10 +44,14 @@ class Publication:
 _ADAPTER = TypeAdapter(Publication)
 
 
+def machine_id() -> str:
+    """Return the name of this machine since its last start."""
+    return BOOT_ID.read_text(encoding="ascii").strip()
+
+
 def stamps_of(folder: Path) -> tuple[FileStamp, ...]:
     """Return the stamps of a folder's *.safetensors files, in the order of names."""
-    machine = BOOT_ID.read_text(encoding="ascii").strip()
-    stamps = []
+    machine, stamps = machine_id(), []
     for path in sorted(folder.glob("*.safetensors")):
         status = path.stat()
         stamp = FileStamp(path.name, machine, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)

@@ -114,7 +114,7 @@ class RayBackend:
         refusals = [self._ask(node, folder_refusal, self._shared) for node in self._nodes()]
         if refusal := next(filter(None, refusals), None):
             raise UserError(refusal)
-        return len({self._probe(node).boot_id for node in self._nodes()})
+        return len({self._probe(node).computer for node in self._nodes()})
 
     def start(self, spec: WorkerSpec, name: str) -> "list[RayProcess]":
         """Ask Ray for an actor; it starts on the node that Ray chooses as soon as one has room for it."""
@@ -278,8 +278,8 @@ def _check_reachable(address: str) -> None:
             pass
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
-            f"--address {address}: no Ray cluster answers there ({error}); give auto on a node of the cluster, or the HOST:PORT "
-            "that `ray start --head` printed"
+            f"--address {address}: no Ray cluster answers there ({error}); give auto on a node of the cluster, or the "
+            "HOST:PORT that `ray start --head` printed"
         ) from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.errors import ErrorKind, UserError
-from mathsft.publication import BOOT_ID
+from mathsft.publication import machine_id
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.backend import WorkerDied
 from mathsft.workers.host import Raised, Reply
@@ -61,13 +61,13 @@ class NodeProbe:
     """What a node says of itself."""
 
     machine: Machine
-    boot_id: str
+    computer: str
     """The same for all nodes on one machine."""
 
 
 def probe_node() -> NodeProbe:
     """Return what this node can do."""
-    return NodeProbe(detect_machine(), BOOT_ID.read_text(encoding="ascii").strip())
+    return NodeProbe(detect_machine(), machine_id())
 
 
 def folder_refusal(shared: SharedFile) -> str:
