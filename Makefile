@@ -16,9 +16,12 @@ MANAGED := $(if $(filter cuda,$(HARDWARE)),--managed-python)
 # Order-only: the machine is checked before the first install, not before every study.
 PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
 
+# Once per machine with a CUDA device: what its workers would meet is told before a study begins.
+DOCTOR := $(if $(filter cuda,$(HARDWARE)),.venv/examined)
+
 .PHONY: study final install test bench clean preflight
 
-study: .venv/installed
+study: .venv/installed $(DOCTOR)
 	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
 
 final: .venv/installed
@@ -37,6 +40,10 @@ clean:
 
 .venv/installed: $(SOURCES) | .venv/bin/python $(OWN_UV)
 	$(UV) pip install --compile-bytecode --python $(PYTHON) $(WHEELS) -e '.[$(HARDWARE)]'
+	touch $@
+
+.venv/examined: .venv/installed
+	$(PYTHON) -m mathsft doctor
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -29,7 +29,7 @@ def engine(context: Context) -> Iterator[Figures]:
     from vllm import SamplingParams
 
     from mathsft.config.schema import EvaluationSettings
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.evaluation.engine import Engine
     from mathsft.worker_settings import WorkerDevice
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
 from mathsft.store.study_store import StudyStore

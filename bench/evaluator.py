@@ -33,8 +33,10 @@ from mathsft.config.schema import (
     PromptSettings,
     TrainingSettings,
 )
-from mathsft.data.models import fingerprint, resolve_model
+from mathsft.data.models import resolve_model
+from mathsft.data.weights import fingerprint
 from mathsft.layout import StudyLayout
+from mathsft.prompts.request import answer_format
 from mathsft.records import Checkpoint
 from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from mathsft.workers.placement import CPU_EVALUATOR_ENV, packs_from_width
@@ -181,8 +183,9 @@ def _measure(workload: Workload, scratch: Path, ours: Call, bare: Call) -> Measu
         start_ours, WorkerSettings(experiment, workload.hardware, StudyLayout(scratch)), checkpoints[0]
     )
     starts = [bare(start_bare, scratch / checkpoints[0].path, max_model_len, workload.dtype) for _ in range(3)]
+    stop = list(answer_format(experiment.prompt).stop)
     rounds = [
-        Round(**ours(time_ours, checkpoints), bare=bare(time_bare, prompts_ids, experiment.evaluation))
+        Round(**ours(time_ours, checkpoints), bare=bare(time_bare, prompts_ids, experiment.evaluation, stop))
         for _ in range(workload.num_repeats)
     ]
     return Measurement(statistics.median(starts), rounds)
@@ -223,7 +226,7 @@ def publish_two(folder: Path, study_dir: Path, dtype: str) -> list[Checkpoint]:
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 
-    from mathsft.data.examples import load_template
+    from mathsft.prompts.request import load_template
     from mathsft.training.logprob_check import NUM_CHECK_TOKENS, make_logprob_check
     from mathsft.training.state import load_base
 
@@ -245,16 +248,19 @@ def start_ours(settings: WorkerSettings, checkpoint: Checkpoint) -> tuple[list[t
     """Start mathsft's evaluator with a first score; return the pool's prompts and the engine's max_model_len."""
     from mathsft.data.pools import load_pools, select_pool
     from mathsft.evaluation.evaluator import Evaluator
+    from mathsft.prompts.renderer import make_renderer
 
     evaluator = _STATE["evaluator"] = Evaluator(settings)
     evaluator.score(checkpoint, settings.experiment, POOL, False)
     problems = select_pool(load_pools(settings.experiment.data), POOL)
-    prompts_ids = [example.prompt_ids for example in evaluator._encode(settings.experiment, problems)]
+    renderer = make_renderer(settings.experiment.prompt, evaluator._tokenizer)
+    prompts_ids = [example.prompt_ids for example in renderer.examples(problems)]
     _STATE.update(
         layout=settings.layout,
         experiment=settings.experiment,
         prompts_ids=prompts_ids,
         sampling=settings.experiment.evaluation,
+        ends=(renderer.stop, (renderer.end_id,)),
     )
     return prompts_ids, evaluator._engine.max_model_len
 
@@ -274,7 +280,7 @@ def time_ours(checkpoints: list[Checkpoint]) -> dict[str, float]:
         "swap": _seconds(lambda: engine.swap(layout / checkpoint.path, checkpoint.fingerprint)),
         "reload": _seconds(lambda: engine._reload(layout / checkpoint.path)),
         "logprob_check": _seconds(lambda: evaluator._check_logprobs(engine, checkpoint)),
-        "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"])),
+        "generate": with_empty_cache(lambda: engine.generate(_STATE["prompts_ids"], _STATE["sampling"], *_STATE["ends"])),
         "score_and_gold": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, True)),
         "score": with_empty_cache(lambda: evaluator.score(checkpoint, _STATE["experiment"], POOL, False)),
     }
@@ -300,14 +306,12 @@ def start_bare(folder: Path, max_model_len: int, dtype: str) -> float:
     return _seconds(start)
 
 
-def time_bare(prompts_ids: list[tuple[int, ...]], sampling: EvaluationSettings) -> float:
+def time_bare(prompts_ids: list[tuple[int, ...]], sampling: EvaluationSettings, stop: list[str]) -> float:
     """Return the seconds of LLM.generate with an empty cache."""
     from vllm import SamplingParams
 
     _STATE["llm"].reset_prefix_cache()
-    parameters = SamplingParams(
-        temperature=0, max_tokens=sampling.max_tokens, stop=list(sampling.stop), include_stop_str_in_output=True
-    )
+    parameters = SamplingParams(temperature=0, max_tokens=sampling.max_tokens, stop=stop, include_stop_str_in_output=True)
     requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
     return _seconds(lambda: _STATE["llm"].generate(requests, parameters, use_tqdm=False))
 

@@ -23,11 +23,13 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.processes import start_bench
-from mathsft.answers.grader import Completion, Graded, Grader
-from mathsft.answers.response_format import extract_gold
-from mathsft.answers.sandbox import Limits
+from mathsft.prompts.tags import parse_response
+from mathsft.prompts.verdicts import Completion, Graded, grade
+from mathsft.tasks.math.gold import extract_gold
+from mathsft.tasks.math.grader import MathGrader
+from mathsft.tasks.math.sandbox import Limits
 
-CASES = Path(__file__).parents[1] / "tests" / "answers"
+CASES = Path(__file__).parents[1] / "tests" / "tasks" / "math"
 NUM_AT_ONCE = 200
 LIMITS = Limits()
 SLACK_SECONDS = 5
@@ -147,7 +149,7 @@ def fuzz(count: int, seed: int) -> tuple[dict[str, Summary], int]:
     }
     summaries = {family: Summary() for family in families}
     before_bytes = _peak_bytes(resource.RUSAGE_SELF)
-    with Grader(num_processes=len(os.sched_getaffinity(0)), limits=LIMITS) as grader:
+    with MathGrader(num_processes=len(os.sched_getaffinity(0)), limits=LIMITS) as grader:
         for start in track(range(0, count, NUM_AT_ONCE), "Fuzzing", console=Console(stderr=True), transient=True):
             hostile_answers, completions = [], []
             for _ in range(min(NUM_AT_ONCE, count - start)):
@@ -156,7 +158,7 @@ def fuzz(count: int, seed: int) -> tuple[dict[str, Summary], int]:
                 hostile_answers.append((family, hostile))
                 completions.append(Completion(f"</think> <answer>{hostile}</answer>", "stop", gold))
             faulthandler.dump_traceback_later(HANG_SECONDS + NUM_AT_ONCE * LIMITS.wall_seconds, exit=True)
-            for (family, hostile), graded in zip(hostile_answers, grader.grade(completions), strict=True):
+            for (family, hostile), graded in zip(hostile_answers, grade(completions, parse_response, grader), strict=True):
                 summaries[family].add(hostile, graded)
             faulthandler.cancel_dump_traceback_later()
     return summaries, _peak_bytes(resource.RUSAGE_SELF) - before_bytes

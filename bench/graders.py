@@ -1,4 +1,4 @@
-"""Counts how often graders agree with the labelled cases of tests/answers: mathsft, math-verify, lm-evaluation-harness.
+"""Counts how often graders agree with the labelled cases of tests/tasks/math: mathsft, math-verify, lm-evaluation-harness.
 
 `python -m bench.graders [--lm-eval PYTHON]` prints the counts by category, every case that a grader gets wrong, and, as its
 last line, JSON. mathsft grades the cases as they are (`python -m mathsft grade`). The other graders do not know mathsft's
@@ -23,9 +23,10 @@ from rich.table import Table
 
 from bench.peer_graders import PEERS, Outcome
 from bench.processes import start_bench
-from mathsft.answers.response_format import extract_gold, parse_response
+from mathsft.prompts.tags import parse_response
+from mathsft.tasks.math.gold import extract_gold
 
-CASES = Path(__file__).parents[1] / "tests" / "answers"
+CASES = Path(__file__).parents[1] / "tests" / "tasks" / "math"
 OURS = "ours"
 
 MAX_SECONDS = 30

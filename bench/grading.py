@@ -23,10 +23,11 @@ from rich.table import Table
 
 from bench.grading_workload import Labelled, make_responses
 from bench.processes import end_with, start_bench
-from mathsft.answers.grader import Grader
-from mathsft.answers.response_format import parse_response
-from mathsft.answers.sandbox import Pair
+from mathsft.prompts.tags import parse_response
+from mathsft.prompts.verdicts import grade
 from mathsft.records import Category
+from mathsft.tasks.math.grader import MathGrader
+from mathsft.tasks.task import Pair
 
 MAX_SECONDS = 10
 """A pair that takes longer hangs; math-verify's own limits are 5 s for each expression that it parses or compares."""
@@ -79,8 +80,8 @@ def main() -> None:
 def run_ours(responses: Sequence[Labelled]) -> Run:
     """Grade with one process per core; the time includes the start of the processes."""
     started = time.perf_counter()
-    with Grader(num_processes=len(os.sched_getaffinity(0))) as grader:
-        graded = grader.grade([response.completion for response in responses])
+    with MathGrader(num_processes=len(os.sched_getaffinity(0))) as grader:
+        graded = grade([response.completion for response in responses], parse_response, grader)
         seconds = time.perf_counter() - started
     num_hangs = sum(each.seconds > MAX_SECONDS for each in graded)
     return Run(seconds, [each.verdict.category for each in graded], num_hangs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mathsft.answers.grader import Completion
+from mathsft.prompts.verdicts import Completion
 from mathsft.records import Category
 
 DATA = Path(__file__).parent / "data"

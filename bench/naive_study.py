@@ -35,11 +35,13 @@ from transformers import (
 )
 from vllm import LLM, SamplingParams
 
-from mathsft.answers.grader import Completion, Grader
 from mathsft.config.load import load_settings
-from mathsft.data.examples import encode, load_template, render_prompt
+from mathsft.data.examples import encode
 from mathsft.data.models import resolve_model
 from mathsft.data.pools import load_pools
+from mathsft.prompts.renderer import make_renderer
+from mathsft.prompts.verdicts import Completion, grade
+from mathsft.tasks.math.grader import MathGrader
 
 MICRO_BATCH = 8
 """The Trainer's default micro-batch; larger batches use gradient accumulation."""
@@ -53,9 +55,9 @@ class Pipeline:
         self._settings = settings
         self._folder = resolve_model(self._experiment.model.path)
         self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-        self._template = load_template(self._experiment.prompt.template)
+        self._renderer = make_renderer(self._experiment.prompt, self._tokenizer)
         pools = load_pools(self._experiment.data)
-        encoded = encode(pools["train"], self._tokenizer, self._template, self._experiment.training.max_length_tokens)
+        encoded = encode(pools["train"], self._renderer, self._experiment.training.max_length_tokens)
         self._rows = [
             {
                 "input_ids": [*example.prompt_ids, *example.response_ids],
@@ -64,7 +66,7 @@ class Pipeline:
             for example in encoded.examples[:num_examples]
         ]
         self._problems = pools["search"]
-        self._grader = Grader()
+        self._grader = MathGrader()
         self.trials: list[dict[str, Any]] = []
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -86,21 +88,20 @@ class Pipeline:
                     disable_log_stats=True,
                 )
             with _timed(seconds, "generate"):
-                texts = [render_prompt(self._template, problem.problem) for problem in self._problems]
+                texts = list(map(self._renderer.prompt, self._problems))
                 sampling = SamplingParams(
                     temperature=0,
                     max_tokens=self._experiment.evaluation.max_tokens,
-                    stop=["</answer>"],
+                    stop=list(self._renderer.stop),
                     include_stop_str_in_output=True,
                 )
                 outputs = [output.outputs[0] for output in engine.generate(texts, sampling, use_tqdm=False)]
         with _timed(seconds, "grade"):
-            graded = self._grader.grade(
-                [
-                    Completion(output.text, str(output.finish_reason), problem.answer)
-                    for output, problem in zip(outputs, self._problems, strict=True)
-                ]
-            )
+            completions = [
+                Completion(output.text, str(output.finish_reason), problem.answer)
+                for output, problem in zip(outputs, self._problems, strict=True)
+            ]
+            graded = grade(completions, self._renderer.parse, self._grader)
         with _timed(seconds, "end engine"):
             del engine
             gc.collect()

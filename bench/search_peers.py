@@ -11,11 +11,13 @@ from typing import TypeAlias
 import numpy as np
 import optuna
 
-from bench.simulated_study import EVAL_POINTS, NUM_TRIALS, PRUNER, SCORE_TIME
+from bench.simulated_study import EVAL_POINTS, NUM_TRIALS, SCORE_TIME
 from bench.worlds import MAX_SEARCH, NUM_SEARCH, Trained, World
+from mathsft.config.schema import Component
 from mathsft.statistics.surface import candidates, embed
 from mathsft.study.components import distribution, make_component
 
+OPTUNA_PRUNER = Component(name="PercentilePruner", arguments={"percentile": 75.0, "n_startup_trials": 5})
 RANDOM_TRIALS = 6
 """Trials at random before BoTorch's model proposes."""
 NUM_CANDIDATES = 512
@@ -54,7 +56,7 @@ def gp(world: World, seed: int, budget: float) -> Found:
 
 def tpe_with_pruner(world: World, seed: int, budget: float) -> Found:
     """Optuna's sampler and pruner as its tutorial has them; the verdict comes before training goes on."""
-    study = _study(optuna.samplers.TPESampler(seed=seed), world, make_component(optuna.pruners, "pruner", PRUNER))
+    study = _study(optuna.samplers.TPESampler(seed=seed), world, make_component(optuna.pruners, "pruner", OPTUNA_PRUNER))
     space, trained, spent = _space(world), {}, 0.0
     while True:
         trial, before, accuracy = study.ask(space), 0.0, 0.0
@@ -116,6 +118,8 @@ PEERS: dict[str, Peer] = {
     "GPSampler": gp,
     "BoTorch": botorch,
 }
+SLOW = ("GPSampler", "BoTorch")
+"""Peers that take ten times as long as a study of ours."""
 NAIVE = ("TPE", "TPE, more problems")
 """What most people do: take the best score. The better of the two in each family is what ours is compared with."""
 

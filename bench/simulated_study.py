@@ -7,6 +7,7 @@ waits for its score, and verdicts that come late. Workers are replaced by waits,
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import optuna
@@ -33,8 +34,8 @@ from mathsft.study.search import Search
 from mathsft.study.stages import trial_plan
 
 NUM_TRIALS = 20
-EVAL_POINTS = (0.25, 0.5, 1.0)
-PRUNER = Component(name="PercentilePruner", arguments={"percentile": 75.0, "n_startup_trials": 5})
+EVAL_POINTS = (0.15, 0.3, 0.6, 1.0)
+PRUNER = Component(name="PredictedEndPruner", arguments={"top": 0.25, "chance": 0.15, "n_startup_trials": 5})
 """Trials, eval points and pruner of the shipped quickstart study."""
 SCORE_TIME = 0.15
 """Device time of a score on the search pool, as a share of that of a trial's whole training: so it is in the quickstart."""
@@ -168,7 +169,8 @@ class MemoryStore:
     _runs: dict[str, Run] = field(default_factory=dict)
     _records: dict[Any, Any] = field(default_factory=dict)
     _scores: dict[tuple[str, int, str], Score] = field(default_factory=dict)
-    _outcomes: dict[tuple[str, int, str], list[bool]] = field(default_factory=dict)
+    _trained: dict[tuple[str, float], Trained] = field(default_factory=dict)
+    _responses: dict[tuple[str, int, str], list[Response]] = field(default_factory=dict)
 
     def write(self, record: Run | Ask | PruneVerdict) -> None:
         match record:
@@ -199,12 +201,13 @@ class MemoryStore:
         return sorted(found, key=lambda score: (score.run, score.step))
 
     def responses(self, score: Score) -> list[Response]:
-        outcomes = self._outcomes[score.run, score.step, score.pool]
-        return [Response(f"{place:04}", 0, "", "stop", 1, VERDICTS[is_correct]) for place, is_correct in enumerate(outcomes)]
+        return self._responses[score.run, score.step, score.pool]
 
     def trained(self, run: Run, fraction: float) -> Trained:
         assert run.number is not None
-        return self.world.train(run.number, run.overrides, fraction)
+        if (trained := self._trained.get((run.name, fraction))) is None:
+            trained = self._trained[run.name, fraction] = self.world.train(run.number, run.overrides, fraction)
+        return trained
 
     def score_on(self, run: Run, pool: str, fraction: float = 1.0) -> Score:
         """Score a checkpoint of a trial on the search pool or on a slice of the confirm pool."""
@@ -219,5 +222,10 @@ class MemoryStore:
         counts = {"correct": num_correct, "wrong_answer": len(outcomes) - num_correct, "format_failure": 0, "ungraded": 0}
         score = Score(run.name, step, pool, len(outcomes), counts, "", "")
         self._scores[run.name, step, pool] = score
-        self._outcomes[run.name, step, pool] = list(outcomes)
+        self._responses[run.name, step, pool] = [_response(place, solved) for place, solved in enumerate(outcomes)]
         return score
+
+
+@cache
+def _response(place: int, is_correct: bool) -> Response:
+    return Response(f"{place:04}", 0, "", "stop", 1, VERDICTS[is_correct])

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mathsft.data.examples import encode, load_template
+from mathsft.config.schema import PromptSettings
+from mathsft.data.examples import encode
 from mathsft.data.models import resolve_model
 from mathsft.data.problems import load_problems
+from mathsft.prompts.renderer import make_renderer
 from mathsft.records import Example, Problem
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def make_workload(model: str, num_batches: int, seed: int, scratch: Path) -> Wor
     model_folder = smollm2_folder if model == "135m" else _make_50m(smollm2_folder, scratch / "50m", seed)
     tokenizer = AutoTokenizer.from_pretrained(smollm2_folder, local_files_only=True)
     problems = choose_problems(load_problems(str(ROWS)).problems, num_batches, seed)
-    examples = encode(problems, tokenizer, load_template("r1_zero"), MAX_LENGTH_TOKENS).examples
+    examples = encode(problems, make_renderer(PromptSettings(template="r1_zero"), tokenizer), MAX_LENGTH_TOKENS).examples
     batches = tuple(examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE))
     return Workload(model_folder, batches)
 

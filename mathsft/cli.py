@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
     _add_storage_option(replay)
     _add_backend_options(replay)
+    _add_export(commands)
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     _add_storage_option(clean)
@@ -120,6 +121,16 @@ def _add_show(commands: Commands) -> None:
     show.add_argument("--responses", choices=categories, help="page through the responses of this category")
     show.add_argument("--search", metavar="TEXT", help="show only responses with this text in problem, gold or response")
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a run's weights with a model card into a folder of their own")
+    export.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
+    export.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
+    _add_storage_option(export)
+    export.add_argument("--merge", action="store_true", help="merge an adapter into the base model's weights")
+    export.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the best or last one)")
+    export.add_argument("--to", metavar="FOLDER", help="the new folder (default: exports/RUN in the study's folder)")
 
 
 def _add_grade(commands: Commands) -> None:

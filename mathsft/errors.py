@@ -40,6 +40,12 @@ class StudyFailedError(Exception):
     """The first trials of a study all failed, so that more trials would waste the budget. `cli` exits with code 1."""
 
 
+def excerpt(value: object) -> str:
+    """Return the value as text for an error message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @contextmanager
 def disk_full_as_user_error(path: Path, needed: str) -> Iterator[None]:
     """Run the body, which writes to `path`. If the disk is full, raise a UserError with the path and what is `needed`."""

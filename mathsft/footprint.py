@@ -7,9 +7,11 @@ Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1). Memory outside tensors 
 kernels.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeAlias
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.costs import Memory
@@ -31,8 +33,25 @@ BLOCK_LOGITS = {"cpu": 2**18, "cuda": 2**24}
 On CUDA a pass over them (64 MiB, 110 tokens at a vocabulary of 151,936) takes longer than the start of its kernel.
 """
 
+ALL_LINEAR = "all-linear"
+"""The value of training.lora.targets that stands for all linear layers except the head."""
+
 _LEAST_BUDGET_TOKENS = 256
 """A smaller token budget is not tried: its activations take less memory than the loss."""
+
+
+@dataclass(frozen=True)
+class LinearSizes:
+    """Sums over some linear layers."""
+
+    count: int = 0
+    num_inputs: int = 0
+    num_outputs: int = 0
+
+    def plus(self, other: "LinearSizes") -> "LinearSizes":
+        """Return the sums over the layers of both."""
+        num_inputs, num_outputs = self.num_inputs + other.num_inputs, self.num_outputs + other.num_outputs
+        return LinearSizes(self.count + other.count, num_inputs, num_outputs)
 
 
 class Dimensions:
@@ -55,6 +74,18 @@ class Dimensions:
         return attention + 3 * self.hidden_size * self.intermediate_size
 
     @property
+    def linears(self) -> dict[str, LinearSizes]:
+        """Return the linear layers except the head, by their usual names."""
+        width, inner, num_layers = self.hidden_size, self.intermediate_size, self.num_layers
+        queries, keys = self.num_heads * self.head_dim, self.num_key_heads * self.head_dim
+        sizes = {"q_proj": (width, queries), "k_proj": (width, keys), "v_proj": (width, keys), "o_proj": (queries, width)}
+        sizes |= {"gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
+        return {
+            name: LinearSizes(num_layers, num_layers * num_inputs, num_layers * num_outputs)
+            for name, (num_inputs, num_outputs) in sizes.items()
+        }
+
+    @property
     def num_matrix_weights(self) -> int:
         """Return the number of entries of all matrices except the head, which may be the embedding."""
         return self.num_layers * self.num_layer_weights + self.vocabulary_size * self.hidden_size
@@ -69,6 +100,44 @@ class ModelSize:
     """Bytes of its files."""
     dimensions: Dimensions | None
     """None for a model that is not of the Llama or Qwen2 kind, whose activations cannot be predicted."""
+    linears: Mapping[str, LinearSizes] = field(default_factory=dict)
+    """The linear layers except the head, by the last part of their names, such as q_proj."""
+
+    @classmethod
+    def of(cls, config: Any, shapes: Mapping[str, Sequence[int]], weight_bytes: int) -> Self:
+        """Return the sizes of a model with this configuration and with tensors of these shapes, by name."""
+        matrices = {name: shape for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith("lm_head.")}
+        sizes: Dimensions | None
+        try:
+            sizes = Dimensions(config)
+        except (AttributeError, TypeError):
+            sizes = None
+        if sizes and sum(map(math.prod, matrices.values())) != sizes.num_matrix_weights:
+            sizes = None  # the model has other matrices than these sizes give
+        linears: dict[str, LinearSizes] = {}
+        for name, shape in matrices.items():
+            layer, _, kind = name.rpartition(".")
+            if len(shape) == 2 and kind == "weight" and shape[0] != getattr(config, "vocab_size", None):
+                key = layer.rpartition(".")[2]
+                linears[key] = linears.get(key, LinearSizes()).plus(LinearSizes(1, shape[1], shape[0]))
+        return cls(sum(map(math.prod, shapes.values())), weight_bytes, sizes, linears)
+
+    def adapted(self, training: TrainingSettings) -> LinearSizes:
+        """Return the sums over all layers that get an adapter; none do in full fine-tuning."""
+        if training.method == "full":
+            return LinearSizes()
+        targets = training.lora.targets
+        names = self.linears if targets == ALL_LINEAR else map(str.strip, targets.split(","))
+        found = (self.linears[name] for name in names if name in self.linears)
+        return functools.reduce(LinearSizes.plus, found, LinearSizes())
+
+    def num_trained(self, training: TrainingSettings) -> int:
+        """Return the number of parameters that train: all, or an adapter's two matrices a layer and DoRA's lengths."""
+        if training.method == "full":
+            return self.num_parameters
+        adapted = self.adapted(training)
+        lengths = adapted.num_outputs if training.lora.dora else 0
+        return training.lora.rank * (adapted.num_inputs + adapted.num_outputs) + lengths
 
 
 @dataclass(frozen=True)
@@ -126,21 +195,25 @@ def step_memory(
     Source: torch.distributed.fsdp.fully_shard. With offload, master weights and moments are in host memory, and each
     parameter's gradient is collected at once; its second possible peak is the logprob check, which copies the weights.
     """
-    sizes, item_bytes, num_parameters = model.dimensions, ITEM_BYTES[training.precision], model.num_parameters
+    sizes, item_bytes = model.dimensions, ITEM_BYTES[training.precision]
     if sizes is None:
         return None
-    gradients, optimizer = (num_parameters * count // num_ranks for count in (_GRADIENT_BYTES, _MOMENTS_BYTES))
+    num_trained, trains_all = model.num_trained(training), training.method == "full"
+    gradients, optimizer = (num_trained * count // num_ranks for count in (_GRADIENT_BYTES, _MOMENTS_BYTES))
     if offload:
-        weights, optimizer, computed_gradients = num_parameters * item_bytes, 0, 0
+        frozen = 0 if trains_all else model.num_parameters
+        weights, optimizer, computed_gradients = (num_trained + frozen) * item_bytes, 0, 0
     elif num_ranks == 1:
-        weights = held_bytes(num_parameters, training.precision) - gradients - optimizer
-        computed_gradients = num_parameters * item_bytes
+        weights = held_bytes(model, training) - gradients - optimizer
+        computed_gradients = num_trained * item_bytes
     else:
-        outside = num_parameters - sizes.num_layers * sizes.num_layer_weights
-        weights = num_parameters * _WEIGHT_BYTES // num_ranks + (outside + 2 * sizes.num_layer_weights) * item_bytes
-        computed_gradients = outside * (item_bytes + _FP32_BYTES)  # and their sum over ranks, in fp32
-    activations = activation_bytes(sizes, size, training, device)
-    logits = loss_bytes(sizes, size.num_targets, item_bytes, device)
+        outside = model.num_parameters - sizes.num_layers * sizes.num_layer_weights
+        num_sharded = num_trained + (0 if trains_all else model.num_parameters)
+        weights = num_sharded * _WEIGHT_BYTES // num_ranks + (outside + 2 * sizes.num_layer_weights) * item_bytes
+        # And their sum over ranks, in fp32.
+        computed_gradients = (outside if trains_all else num_trained) * (item_bytes + _FP32_BYTES)
+    activations = activation_bytes(sizes, size, training, device, model.adapted(training))
+    logits = loss_bytes(sizes, size.num_targets, item_bytes, device, trains_head=trains_all)
     if offload and weights > activations + logits:
         return Memory(2 * weights, gradients, optimizer, activations=0, logits=0)
     if computed_gradients > activations + logits:  # the peak is at the end of the backward pass, after both are freed
@@ -148,11 +221,18 @@ def step_memory(
     return Memory(weights, gradients, optimizer, activations, logits)
 
 
-def activation_bytes(sizes: Dimensions, size: MicroBatchSize, training: TrainingSettings, device: DeviceType) -> int:
+def activation_bytes(
+    sizes: Dimensions,
+    size: MicroBatchSize,
+    training: TrainingSettings,
+    device: DeviceType,
+    adapted: LinearSizes = LinearSizes(),
+) -> int:
     """Return the bytes that layers and last norm save; with checkpointing all layers' inputs and one layer's activations.
 
     A layer saves, for its two norms, their saved tensors and outputs; for the MLP, the gate, its activation, up and their
-    product; for attention, its output and the tensors of `MicroBatchSize.attention_bytes`.
+    product; for attention, its output and the tensors of `MicroBatchSize.attention_bytes`. An adapted linear layer also
+    saves the output of A; with dropout the inputs that A sees and their mask; with DoRA both of its summands.
     """
     num_tokens, item_bytes = size.num_tokens, ITEM_BYTES[training.precision]
     hidden = num_tokens * sizes.hidden_size * item_bytes
@@ -160,12 +240,15 @@ def activation_bytes(sizes: Dimensions, size: MicroBatchSize, training: Training
     norm = hidden + num_tokens * _FP32_BYTES * (1 if device == "cpu" else sizes.hidden_size)
     mlp = 4 * num_tokens * sizes.intermediate_size * item_bytes
     attended = num_tokens * sizes.num_heads * sizes.head_dim * item_bytes
-    layer = 2 * (norm + hidden) + mlp + attended + size.attention_bytes
+    num_values = training.lora.rank * adapted.count + (2 * adapted.num_outputs if training.lora.dora else 0)
+    dropped = adapted.num_inputs * (item_bytes + 1) if training.lora.dropout else 0
+    adapter = num_tokens * (num_values * item_bytes + dropped) // sizes.num_layers
+    layer = 2 * (norm + hidden) + mlp + attended + size.attention_bytes + adapter
     saved = sizes.num_layers * hidden + layer if training.gradient_checkpointing else sizes.num_layers * layer
     return saved + norm
 
 
-def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str) -> int:
+def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str, *, trains_head: bool = True) -> int:
     """Return the bytes of the predicting hidden states, their gradient, the head's gradient and a chunk of logits.
 
     A chunk needs memory for a block of its logits in fp32, and after that for its gradient of the head. With several chunks
@@ -175,7 +258,7 @@ def loss_bytes(sizes: Dimensions, num_targets: int, item_bytes: int, device: str
     num_chunk_tokens = chunk_tokens(vocabulary_size, num_targets)
     num_block_tokens = min(num_targets, block_tokens(vocabulary_size, device))
     hidden = 2 * num_targets * sizes.hidden_size * item_bytes
-    head = vocabulary_size * sizes.hidden_size
+    head = vocabulary_size * sizes.hidden_size if trains_head else 0
     total = head * _FP32_BYTES if num_chunk_tokens < num_targets else 0
     largest = max(num_block_tokens * vocabulary_size * _FP32_BYTES, head * item_bytes)
     return hidden + total + num_chunk_tokens * vocabulary_size * item_bytes + largest
@@ -230,20 +313,27 @@ def _cuda_peak(
 # ---- between steps, on disk, and in an engine
 
 
-def full_state_bytes(num_parameters: int) -> int:
+def full_state_bytes(num_trained: int) -> int:
     """Return the bytes of one full state, without its header of about 100 bytes per tensor."""
-    return num_parameters * (_WEIGHT_BYTES + _MOMENTS_BYTES)
+    return num_trained * (_WEIGHT_BYTES + _MOMENTS_BYTES)
 
 
-def offloaded_bytes(num_parameters: int) -> int:
+def offloaded_bytes(num_trained: int) -> int:
     """Return the bytes of host memory that a run with offload holds: master weights, moments and the gradient."""
-    return num_parameters * (_WEIGHT_BYTES + _MOMENTS_BYTES + _GRADIENT_BYTES)
+    return num_trained * (_WEIGHT_BYTES + _MOMENTS_BYTES + _GRADIENT_BYTES)
 
 
-def held_bytes(num_parameters: int, precision: str) -> int:
-    """Return the bytes of memory that a run with this training.precision holds between its steps."""
-    copy_bytes = 2 if precision == "bf16" else 0  # in fp32 the model computes with the master weights
-    return num_parameters * (_WEIGHT_BYTES + _MOMENTS_BYTES + _GRADIENT_BYTES + copy_bytes)
+def checkpoint_bytes(model: ModelSize, training: TrainingSettings) -> int:
+    """Return the bytes of one checkpoint: the model's files, or an adapter in fp32."""
+    return model.weight_bytes if training.method == "full" else model.num_trained(training) * _FP32_BYTES
+
+
+def held_bytes(model: ModelSize, training: TrainingSettings) -> int:
+    """Return the bytes of memory that a run holds between its steps: frozen weights, and what belongs to trained ones."""
+    copy_bytes = 2 if training.precision == "bf16" else 0  # in fp32 the model computes with the master weights
+    frozen_bytes = 0 if training.method == "full" else model.num_parameters * ITEM_BYTES[training.precision]
+    trained_bytes = _WEIGHT_BYTES + _MOMENTS_BYTES + _GRADIENT_BYTES + copy_bytes
+    return frozen_bytes + model.num_trained(training) * trained_bytes
 
 
 def cache_bytes(sizes: Dimensions, num_tokens: int, item_bytes: int) -> int:

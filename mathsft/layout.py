@@ -102,6 +102,16 @@ class StudyLayout:
         """Return the CSV file of a trial's responses, which optuna-dashboard shows as a table."""
         return self.run(run) / f"responses-{pool}.csv"
 
+    base_weights = _Inside("base-weights")
+    """The folder of the base model's published weights, to which the study's adapters belong."""
+
+    exports = _Inside("exports")
+    """The folder of exported weights."""
+
+    def export(self, run: str) -> Path:
+        """Return the folder to which a run's weights are exported if the user names none."""
+        return self.exports / run
+
     engine_checks = _Inside("engine-check")
     """The folder of the checkpoints with which the engine is checked."""
 
@@ -117,7 +127,7 @@ class StudyLayout:
 
     def half_written(self) -> list[Path]:
         """Return partly written files and folders, which a killed process left behind."""
-        return sorted(self.root.glob("runs/**/*.partial"))
+        return sorted(path for pattern in ("runs/**/*", ".*", "exports/.*") for path in self.root.glob(f"{pattern}.partial"))
 
     def database_files(self) -> list[Path]:
         """Return the database file and the files that SQLite keeps beside it."""

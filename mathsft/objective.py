@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from statistics import fmean
 from typing import Any, Self, get_args
 
 from mathsft.config.schema import FormatRule
@@ -73,6 +72,8 @@ class Objective:
 
     def outcomes(self, responses: Sequence[Response]) -> tuple[float, ...]:
         """Return each problem's share of correct responses; responses to the same problem must be adjacent."""
+        if self.num_samples == 1:
+            return tuple(float(self.is_correct(response)) for response in responses)
         return shares(responses, self.is_correct)
 
     def solved(self, responses: Sequence[Response]) -> tuple[int, ...]:
@@ -89,7 +90,7 @@ class Objective:
 
 def shares(responses: Sequence[Response], is_counted: Callable[[Response], bool]) -> tuple[float, ...]:
     """Return each problem's share of responses for which is_counted holds; responses to a problem must be adjacent."""
-    return tuple(fmean(map(is_counted, group)) for group in _by_problem(responses))
+    return tuple(sum(map(is_counted, group)) / len(group) for group in _by_problem(responses))
 
 
 def accuracy_interval(score: Score) -> Interval:

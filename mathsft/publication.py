@@ -10,6 +10,9 @@ from pydantic import TypeAdapter
 
 from mathsft.errors import ErrorKind
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file of an adapter's settings, by the name of peft. They belong to its weights: another scaling is another model."""
+
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 """A name of this machine since its last start. Source: Linux, random(4)."""
 
@@ -49,10 +52,16 @@ def machine_id() -> str:
     return BOOT_ID.read_text(encoding="ascii").strip()
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a folder's weights: its *.safetensors in the order of names, and an adapter's settings."""
+    config = folder / ADAPTER_CONFIG
+    return [*sorted(folder.glob("*.safetensors")), *([config] if config.is_file() else [])]
+
+
 def stamps_of(folder: Path) -> tuple[FileStamp, ...]:
-    """Return the stamps of a folder's *.safetensors files, in the order of names."""
+    """Return the stamps of the files that hold a folder's weights, in the order of `weight_files`."""
     machine, stamps = machine_id(), []
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         status = path.stat()
         stamp = FileStamp(path.name, machine, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
         stamps.append(stamp)

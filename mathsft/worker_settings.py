@@ -29,6 +29,9 @@ class WorkerDevice:
     """A step of the trainer is predicted to fit only with gradient checkpointing, so that runs without it get it, too."""
     offload: bool = False
     """The trainer keeps master weights and moments in host memory, because its device has no room for them."""
+    max_request_rank: int = 0
+    """Largest rank of the adapters that the engine serves as LoRA requests beside the base model's weights; 0: it serves no
+    requests, and adapters are merged into the weights that it swaps."""
     cache_bytes: int | None = None
     """Size of the engine's KV cache if a trainer uses the same device at the same time; None: what vLLM finds free."""
 
@@ -49,6 +52,8 @@ class WorkerSettings:
     """The study's experiment; its model.path is a local folder."""
     worker_device: WorkerDevice
     layout: StudyLayout
+    methods: tuple[str, ...] = ("full",)
+    """Each training.method of the study's runs."""
 
 
 @dataclass(frozen=True)

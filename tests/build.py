@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, get_args
 
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, PromptSettings
 from mathsft.costs import ScoringCosts, Speeds, TrainingCosts
+from mathsft.prompts import tags
+from mathsft.prompts.renderer import PlainText, Renderer, make_renderer
 from mathsft.publication import FileStamp
 from mathsft.records import (
     Category,
@@ -56,6 +58,16 @@ def make_experiment(
 
 
 EXPERIMENT = make_experiment()
+
+
+def renderer_of(tokenizer: Any, template: str = "short", **prompt: Any) -> Renderer:
+    """Return the renderer of these settings of the prompt."""
+    return make_renderer(PromptSettings(template=template, **prompt), tokenizer)
+
+
+def plain_renderer(tokenizer: Any, template_text: str) -> Renderer:
+    """Return the renderer of a template's text, with answers in tags."""
+    return Renderer(PlainText(template_text, tokenizer), tags.FORMAT, tokenizer)
 
 
 def make_machine(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mathsft import publication
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.errors import ErrorKind
 from mathsft.evaluation import known_files
 from mathsft.evaluation.known_files import KnownFiles

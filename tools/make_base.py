@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mathsft.data.quickstart import base_model_folder, draw_problem, is_held_out
-from mathsft.data.quickstart_families import divided_by, minus, plus, reduced, times
 from mathsft.records import Problem
+from mathsft.tasks.quickstart.families import divided_by, minus, plus, reduced, times
+from mathsft.tasks.quickstart.generator import base_model_folder, draw_problem, is_held_out
 
 CORPUS_LEVELS = (1, 2)
 SHARE_FACTS, SHARE_PLAIN = 0.65, 0.30

@@ -2,7 +2,7 @@
 
     python tools/make_revision.py 0002 "Scores have a field for X"
 
-Read what it wrote, then set HEAD in mathsft/store/schema.py to the new revision.
+Read what it wrote, then set HEAD in mathsft/store/revisions.py to the new revision.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-from mathsft.store.schema import MIGRATIONS
+from mathsft.store.revisions import MIGRATIONS
 
 
 def make_revision(name: str, message: str) -> Path:

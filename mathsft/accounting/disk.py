@@ -31,6 +31,8 @@ def disk_uses(store: StudyStore, layout: StudyLayout) -> list[DiskUse]:
         ("weights that final.keep_every keeps", unneeded_weights(plain_runs, store, layout), ""),
         ("weights", layout.all_weights(), ""),
         ("training states", layout.all_full_states(), ""),
+        ("base model's weights, for adapters", [layout.base_weights], ""),
+        ("exports", [layout.exports], ""),
         ("W&B's files", [layout.wandb], ""),
         ("dashboard artifacts", [layout.artifacts], ""),
         ("database", layout.database_files(), ""),

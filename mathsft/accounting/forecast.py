@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +11,9 @@ from safetensors import safe_open
 
 from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
-from mathsft.config.schema import Experiment, FinalSettings, StudyConfig
-from mathsft.footprint import Dimensions, ModelSize, full_state_bytes, held_bytes
+from mathsft.config.schema import Experiment, FinalSettings, SearchRange, StudyConfig, TrainingSettings
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
+from mathsft.footprint import ModelSize, checkpoint_bytes, full_state_bytes, held_bytes
 from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.contest import Rule
 from mathsft.store.study_store import StudyStore
@@ -77,6 +78,8 @@ class Footprint:
     trainer_memory_bytes: int
     evaluator_memory_bytes: int
     num_parameters: int
+    num_trained: int
+    """Parameters that train, at most."""
 
 
 # ---- time
@@ -144,34 +147,45 @@ def footprint(
     config: StudyConfig, experiment: Experiment, model_folder: Path, worker_device: WorkerDevice, num_trainers: int
 ) -> Footprint:
     """Predict disk and memory from the model's size; worker_device is the evaluator's."""
-    size = model_size(model_folder)
-    num_parameters = size.num_parameters
+    size, training = model_size(model_folder), heaviest(experiment.training, config.search)
+    state_bytes = full_state_bytes(size.num_trained(training))
     return Footprint(
-        disk_bytes=size.weight_bytes * (config.num_trials + 2)
-        + num_trainers * _STATES_ON_DISK * full_state_bytes(num_parameters),
-        final_disk=final_disk(config.final, size),
-        trainer_memory_bytes=held_bytes(num_parameters, experiment.training.precision) + size.weight_bytes,
-        evaluator_memory_bytes=num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
-        num_parameters=num_parameters,
+        disk_bytes=checkpoint_bytes(size, training) * (config.num_trials + 2)
+        + _base_copy_bytes(size, experiment.training, config.search)
+        + num_trainers * _STATES_ON_DISK * state_bytes,
+        final_disk=final_disk(config.final, size, training),
+        trainer_memory_bytes=held_bytes(size, training) + size.weight_bytes,
+        evaluator_memory_bytes=size.num_parameters * (4 if worker_device.engine_dtype == "float32" else 2),
+        num_parameters=size.num_parameters,
+        num_trained=size.num_trained(training),
     )
 
 
-def final_disk(settings: FinalSettings, size: ModelSize) -> FinalDisk:
-    """Predict the bytes on disk of a final run, whose checkpoints have the base model's size."""
+def final_disk(settings: FinalSettings, size: ModelSize, training: TrainingSettings) -> FinalDisk:
+    """Predict the bytes on disk of a final run with these training settings."""
     num_trained = sum(point > 0 for point in settings.eval_points)
     every = settings.keep_every or num_trained
     kept_points = {num_trained, *range(every, num_trained + 1, every)}
     num_kept = min(num_trained, len(kept_points) + 1)  # and the best one
+    saved_bytes, base_bytes = checkpoint_bytes(size, training), _base_copy_bytes(size, training, {})
+    state_bytes = full_state_bytes(size.num_trained(training))
     return FinalDisk(
-        most_bytes=size.weight_bytes * (num_trained + 1) + _STATES_ON_DISK * full_state_bytes(size.num_parameters),
-        kept_bytes=size.weight_bytes * num_kept,
+        most_bytes=saved_bytes * (num_trained + 1) + base_bytes + _STATES_ON_DISK * state_bytes,
+        kept_bytes=saved_bytes * num_kept + base_bytes,
         num_kept=num_kept,
     )
 
 
-def is_memory_short(experiment: Experiment, size: ModelSize, free_bytes: int) -> bool:
+def _base_copy_bytes(size: ModelSize, training: TrainingSettings, search: Mapping[str, SearchRange]) -> int:
+    """Return the bytes of the copy of the base model to which adapters belong."""
+    return size.weight_bytes if "lora" in methods(training, search) else 0
+
+
+def is_memory_short(
+    experiment: Experiment, size: ModelSize, free_bytes: int, search: Mapping[str, SearchRange] = NOTHING_SEARCHED
+) -> bool:
     """Return whether a trainer and an evaluator on a CPU are predicted to need more than free_bytes of memory together."""
-    return free_bytes < cpu_bytes(experiment, size, num_trainers=1, num_evaluators=1)
+    return free_bytes < cpu_bytes(experiment, size, 1, 1, heaviest(experiment.training, search))
 
 
 def model_size(folder: Path) -> ModelSize:
@@ -182,14 +196,8 @@ def model_size(folder: Path) -> ModelSize:
         with safe_open(path, framework="numpy") as file:
             shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     weight_bytes = sum(path.stat().st_size for path in paths)
-    return ModelSize(sum(map(math.prod, shapes.values())), weight_bytes, _dimensions(folder / "config.json", shapes))
-
-
-def _dimensions(config_path: Path, shapes: Mapping[str, Sequence[int]]) -> Dimensions | None:
-    """Return the sizes in config.json, or None if the model has other matrices than these sizes give."""
     try:
-        sizes = Dimensions(SimpleNamespace(**json.loads(config_path.read_text(encoding="utf-8"))))
-    except (OSError, AttributeError, ValueError, TypeError):
-        return None
-    matrices = [shape for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith("lm_head.")]
-    return sizes if sum(map(math.prod, matrices)) == sizes.num_matrix_weights else None
+        config = SimpleNamespace(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        config = SimpleNamespace()
+    return ModelSize.of(config, shapes, weight_bytes)

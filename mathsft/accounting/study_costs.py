@@ -9,7 +9,7 @@ import numpy as np
 
 from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
 from mathsft.costs import Speeds
-from mathsft.data.examples import load_template, render_prompt
+from mathsft.prompts.request import fill, request_template
 from mathsft.records import STATES_WITH_RESULT, Problem
 from mathsft.store.study_store import StudyStore
 from mathsft.worker_settings import WorkerDevice
@@ -91,8 +91,8 @@ def assumed_speeds(
     num_parameters: int, experiment: Experiment, problems: Sequence[Problem], worker_device: WorkerDevice
 ) -> Speeds:
     """Return speeds by arithmetic: 6 FLOPs per parameter and trained token, 2 per generated token, at an assumed rate."""
-    template = load_template(experiment.prompt.template)
-    prompt_tokens = fmean(len(render_prompt(template, problem.problem)) for problem in problems) / CHARACTERS_PER_TOKEN
+    template = request_template(experiment.prompt)
+    prompt_tokens = fmean(len(fill(template, problem.problem)) for problem in problems) / CHARACTERS_PER_TOKEN
     response_tokens = fmean(len(problem.solution) + len(problem.answer) for problem in problems) / CHARACTERS_PER_TOKEN
     token_seconds = 2 * num_parameters / ASSUMED_FLOPS[worker_device.device]
     return Speeds(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,8 @@ from mathsft.commands.opening import CommandContext
 from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
-from mathsft.config.schema import Experiment
-from mathsft.data.examples import load_template
+from mathsft.config.schema import Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED
 from mathsft.data.model_check import check_model
 from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
@@ -26,6 +26,7 @@ from mathsft.errors import UserError
 from mathsft.interrupts import cancelling
 from mathsft.invocation import command
 from mathsft.layout import StudyLayout
+from mathsft.prompts.request import request_template
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import ProvenanceRecorder, check_data
 from mathsft.store.study_store import StudyStore
@@ -40,7 +41,7 @@ Result = TypeVar("Result")
 
 ALL_SETTINGS = ("",)
 """The prefix of all settings."""
-SCORE_SETTINGS = ("model.", "data.", "prompt.", "evaluation.")
+SCORE_SETTINGS = ("task", "model.", "data.", "prompt.", "evaluation.")
 """Prefixes of the settings that must be the same for all scores in one store."""
 
 
@@ -64,7 +65,7 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
     log_to(layout.log("driver"))
     _check_name(layout.root)
     local = with_local_model(loaded.experiment, heartbeat)
-    load_template(local.prompt.template)
+    request_template(local.prompt)
     with heartbeat.during("reading the problems"):
         data = checked_data(local, machine)
         check_data(store, data.pools, local.data.source)
@@ -81,7 +82,7 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
 
 def checked_data(experiment: Experiment, machine: Machine) -> LoadedData:
     """Return the data; raise UserError if the base model, a local folder, cannot be trained or served on them."""
-    data = load_data(experiment.data)
+    data = load_data(experiment.data, experiment.task)
     problems = [problem for pool in data.pools.values() for problem in pool]
     check_model(Path(experiment.model.path), experiment, problems, on_cpu=not machine.cuda)
     return data
@@ -105,12 +106,13 @@ def placement_for(
     purpose: Purpose,
     ranks: int | None = None,
     nodes: Sequence[Machine] = (),
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the placement for the memory that is free now; the experiment's model is a local folder."""
     model = model_size(Path(experiment.model.path))
-    is_short = is_memory_short(experiment, model, machine.free_memory_bytes)
+    is_short = is_memory_short(experiment, model, machine.free_memory_bytes, search)
     placed = partial(place_on_cluster, nodes) if nodes else partial(place, machine)
-    return placed(experiment, layout, purpose, ranks, model=model, memory_is_short=is_short)
+    return placed(experiment, layout, purpose, ranks, model=model, memory_is_short=is_short, search=search)
 
 
 @contextmanager

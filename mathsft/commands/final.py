@@ -10,10 +10,11 @@ from mathsft import formats
 from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
+from mathsft.commands.method_note import method_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.stores import locked_store, store_if_begun
 from mathsft.config.load import identity
-from mathsft.config.schema import FinalSettings
+from mathsft.config.schema import FinalSettings, TrainingSettings
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     console, layout = context.console, context.layout
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
+    if note := method_note(context.loaded, is_search=False):
+        console.print(note, markup=False)
     no_winner = UserError(no_winner_message(context.loaded, settings_options(arguments, context.machine)))
     storage = context.loaded.study.storage
     with store_if_begun(layout, storage) as begun:
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         run = final_run(loaded.experiment, overrides, plan, loaded.study.seed)
         if resumed := _resumed(store, run.name):
             console.print(resumed)
-        console.print(_disk(settings, ready.model_folder, layout))
+        console.print(_disk(settings, ready.model_folder, run.experiment.training, layout))
         with (
             observers_attached(context, store, ready),
             StudyWorkers.started(ready.placement, loaded.study.limits, context.backend) as workers,
@@ -113,9 +116,10 @@ def _resumed(store: StudyStore, name: str) -> str:
     )
 
 
-def _disk(settings: FinalSettings, model_folder: Path, layout: StudyLayout) -> str:
+def _disk(settings: FinalSettings, model_folder: Path, training: TrainingSettings, layout: StudyLayout) -> str:
     """Return a line with the run's predicted disk use and the free disk space."""
-    predicted, num_free = final_disk(settings, model_size(model_folder)), shutil.disk_usage(layout.root).free
+    predicted = final_disk(settings, model_size(model_folder), training)
+    num_free = shutil.disk_usage(layout.root).free
     advice = ", which may not be enough: free some disk space, or set fewer final.eval_points"
     line = f"The final run takes {predicted}; {formats.rough_size(num_free)} are free"
     return line if num_free > predicted.most_bytes else line + advice

@@ -16,11 +16,13 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from mathsft.answers.grader import Completion, Graded, Grader
-from mathsft.answers.response_format import extract_gold
-from mathsft.data.raw_rows import excerpt, parse_row
-from mathsft.errors import OK, UserError
+from mathsft.data.raw_rows import parse_row
+from mathsft.errors import OK, UserError, excerpt
+from mathsft.prompts.tags import parse_response
+from mathsft.prompts.verdicts import Completion, Graded, grade
 from mathsft.records import Category
+from mathsft.tasks.math.gold import extract_gold
+from mathsft.tasks.math.grader import MathGrader
 
 _NUM_AT_ONCE = 500
 """Lines between two updates of the progress bar."""
@@ -46,10 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: no file can be written there; name another file")
     items, mistakes = _read(arguments.file)
     graded: list[Graded] = []
-    with Grader(num_processes=len(os.sched_getaffinity(0))) as grader:
+    with MathGrader(num_processes=len(os.sched_getaffinity(0))) as grader:
         starts = range(0, len(items), _NUM_AT_ONCE)
         for start in track(starts, "Grading", console=console, transient=True, disable=not console.is_terminal):
-            graded += grader.grade([completion for _, completion in items[start : start + _NUM_AT_ONCE]])
+            completions = [completion for _, completion in items[start : start + _NUM_AT_ONCE]]
+            graded += grade(completions, parse_response, grader)
     outcomes = list(map(_outcome, items, graded))
     _write("".join(json.dumps(outcome) + "\n" for outcome in outcomes), out)
     by_strict = Counter(one.verdict.category if one.is_strict else "format_failure" for one in graded)

@@ -61,7 +61,7 @@ def known_size(path: str) -> ModelSize | None:
     """Return the sizes of a model that is on this machine or that a shipped experiment names; None for others."""
     if path == SHIPPED_MODEL:
         dimensions = Dimensions(SimpleNamespace(**_SHIPPED_CONFIG))
-        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions)
+        return ModelSize(SHIPPED_PARAMETERS, 2 * SHIPPED_PARAMETERS, dimensions, dimensions.linears)
     return None if is_on_hub_only(path) or needs_conversion(path) else model_size(resolve_model(path))
 
 

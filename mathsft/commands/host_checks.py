@@ -31,7 +31,7 @@ from mathsft.layout import StudyLayout
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.runs.provenance import installed_versions
 from mathsft.store.lock import lock_holder
-from mathsft.store.schema import HEAD
+from mathsft.store.revisions import HEAD
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.wandb import has_api_key
 from mathsft.workers.capacity import CPU_EVALUATOR_BYTES, CPU_TRAINER_BYTES
@@ -148,10 +148,11 @@ def found_model(context: CommandContext) -> tuple[str, Experiment | None]:
 
 def found_data(context: CommandContext, local: Experiment | None) -> str:
     """Read all problems, and check the model's files against them if the model is on this machine."""
-    data = checked_data(local, context.machine) if local else load_data(context.loaded.experiment.data)
+    own = context.loaded.experiment
+    data = checked_data(local, context.machine) if local else load_data(own.data, own.task)
     counts = ", ".join(f"{name} {len(pool):,}" for name, pool in data.pools.items())
     defects = "; ".join(line.removeprefix("Data: ") for line in quality_lines(data.quality)) or "no defects"
-    return f"{context.loaded.experiment.data.source}: {counts} problems; {defects}"
+    return f"{own.data.source}: {counts} problems; {defects}"
 
 
 def found_placement(context: CommandContext, local: Experiment) -> tuple[str, Footprint]:

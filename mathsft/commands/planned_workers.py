@@ -36,7 +36,8 @@ def planned_workers(
         purpose,
         config.final.ranks,
         model=model,
-        memory_is_short=model is not None and is_memory_short(experiment, model, machine.free_memory_bytes),
+        memory_is_short=model is not None and is_memory_short(experiment, model, machine.free_memory_bytes, config.search),
+        search=config.search,
         evaluators=config.evaluators,
         work=estimated_work(config, experiment, num_parameters, purpose, store, on_cuda=bool(machine.cuda)),
     )

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             console.print(PROMISES[placement.trainers[0].settings.worker_device.device])
             with closing(StudyStore.open(StudyLayout(Path(own)).database_url, recorded.study)) as store:
-                pools = load_pools(local.data)
+                pools = load_pools(local.data, local.task)
                 store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
                 with (
                     LiveProgress(heartbeat, store, 1) as live,

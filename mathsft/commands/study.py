@@ -11,12 +11,13 @@ from mathsft import formats
 from mathsft.accounting.forecast import StudyTime
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import observers_attached, prepare, run_to_end
+from mathsft.commands.method_note import method_note, warm_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import locked_store, store_if_begun, store_to_read
 from mathsft.config.load import PRECISION, identity
-from mathsft.config.schema import Scalar, StudyConfig
+from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command, tool
 from mathsft.reporting import markdown
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     for name in loaded.study.search.keys() & loaded.overrides.keys():
         raise UserError(f"--set {name}: the study searches it; drop the flag, or change search.{name} in the study file")
     rehearse(loaded.study)
+    if note := method_note(loaded, is_search=True):
+        console.print(note, markup=False)
     if arguments.dry_run:
         return _dry_run(context)
     config = loaded.study
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         ready = prepare(context, store, "study")
         experiment, placement = ready.loaded.experiment, ready.placement
         plan = trial_plan(config.trial, placement.max_unscored)
-        given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, config))
+        given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, context))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
         show = partial(show_trial, store=store, layout=layout)
         search = Search(
@@ -86,12 +89,16 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     return OK
 
 
-def _warm_settings(study: str | None, config: StudyConfig) -> list[dict[str, Scalar]]:
+def _warm_settings(study: str | None, context: CommandContext) -> list[dict[str, Scalar]]:
     """Return another study's best settings that lie in this study's ranges."""
     if study is None:
         return []
+    config = context.loaded.study
     with store_to_read(study, config.storage) as other:
         settings = best_settings(other, config.search)
+        note = warm_note(context.loaded, other.settings() or {}, study)
+    if settings and note:
+        context.console.print(note, markup=False)
     if not settings:
         raise UserError(f"--warm-from {study}: none of its settings lies in the ranges that this study searches")
     return settings
@@ -110,6 +117,7 @@ def _dry_run(context: CommandContext) -> int:
     for name, value in (
         ("model", f"{experiment.model.path} ({taken.num_parameters / 1e6:,.1f} M parameters)"),
         ("trials", f"{loaded.study.num_trials}, each {trial.num_examples:,} examples, scored at {points} of them"),
+        *([("trained", f"at most {taken.num_trained:,} parameters")] if taken.num_trained < taken.num_parameters else []),
         ("searched", ", ".join(loaded.study.search)),
         ("devices", prediction.placement.description),
         ("precision", f"{experiment.training.precision} (from {loaded.sources.get(PRECISION, 'default')})"),

@@ -11,10 +11,11 @@ from typing import TypeAlias, cast
 from pydantic import BaseModel
 
 from mathsft.config.check import SettingsT, as_yaml, check
+from mathsft.config.conditions import inert_settings
 from mathsft.config.document import read_document, read_value
 from mathsft.config.files import find_yaml_file
 from mathsft.config.names import unknown_name_message
-from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig
+from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig, TrainingSettings
 from mathsft.errors import UserError
 
 Leaf: TypeAlias = Scalar | list[Scalar] | None
@@ -22,11 +23,11 @@ Leaf: TypeAlias = Scalar | list[Scalar] | None
 
 PRECISION, AUTO = "training.precision", "auto"
 
-_FREE = ("sampler.arguments.", "pruner.arguments.")
-"""Prefixes of names that Optuna defines and the schema does not."""
+_FREE = ("sampler.arguments.", "pruner.arguments.", "prompt.chat_arguments.")
+"""Prefixes of names that Optuna or a chat template defines and the schema does not."""
 _OBJECTIVE = ("evaluation.format_rule", "evaluation.num_samples")
 """Settings that define a trial's value. Values computed under different ones cannot be compared."""
-_SHARED_BY_RUNS = ("model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
+_SHARED_BY_RUNS = ("task", "model.", "data.", "evaluation.precision", "evaluation.memory_share", *_OBJECTIVE)
 """Settings that all trials share: they are read once, for the study's pools and workers, or they define a trial's value."""
 _NOT_IDENTITY = (
     "experiment",
@@ -74,6 +75,7 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     experiment_tree, experiment_places = read_document(experiment_path)
     resolved = apply_overrides(check(Experiment, experiment_tree, experiment_places), of_experiment, "--set")
     _check_search(config, resolved, study_places)
+    _check_conditions(config, resolved, {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")})
 
     if experiment:
         config = apply_overrides(config, {"experiment": experiment}, "--experiment")
@@ -174,6 +176,20 @@ def _check_search(config: StudyConfig, experiment: Experiment, places: Mapping[s
         values = bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
         if problem := _search_problem(name, values, experiment):
             problems.append(f"{places[f'search.{name}']}: search: {problem}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _check_conditions(config: StudyConfig, experiment: Experiment, places: Mapping[str, str]) -> None:
+    """Raise UserError if a setting can have no effect, since another setting has a value with which it is not used."""
+    required = {"learning_rate": 1.0, "batch_size": 1}
+    defaults = flatten(TrainingSettings.model_validate(required))
+    values = {name: value for name, value in flatten(experiment).items() if name.startswith("training.")}
+    named_defaults = {f"training.{name}": value for name, value in defaults.items()}
+    problems = [
+        f"{places[name]}: {line}" if name in places else line
+        for name, line in inert_settings(values, named_defaults, config.search, config.enqueue)
+    ]
     if problems:
         raise UserError("\n".join(problems))
 

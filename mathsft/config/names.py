@@ -14,6 +14,8 @@ _SEARCHED = "search.SETTING"
 """Placeholder for the dotted name of a searched setting in the names of StudyConfig."""
 _RENAMED = {"data.pools.watch": "data.pools.validation"}
 """Former name of a setting -> its current name."""
+_REMOVED = {"evaluation.stop": "follows from prompt.answer now; remove it"}
+"""Former name of a setting -> why there is none now."""
 _LIKENESS = 0.75
 """Least similarity, as difflib's ratio, of an unknown name and the name that the message suggests."""
 
@@ -48,6 +50,8 @@ def unknown_name_message(name: str, section: type[BaseModel] | None = None) -> s
     """Return "NAME: unknown" with the name that was probably meant; with a section, only its names are suggested."""
     if name in _RENAMED:
         return f"{name}: unknown; it is called {_RENAMED[name]} now"
+    if name in _REMOVED:
+        return f"{name}: {_REMOVED[name]}"
     known = {owner: _names(owner, name) for owner in (Experiment, StudyConfig)}
     for owner, file, other in ((Experiment, "experiment", "a study"), (StudyConfig, "study", "an experiment")):
         if section not in (None, owner) and name in known[owner]:

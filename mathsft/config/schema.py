@@ -13,6 +13,9 @@ Scalar: TypeAlias = bool | int | float | str
 
 _Number = TypeVar("_Number", int, float)
 
+TaskName: TypeAlias = Literal["math", "exact_match"]
+"""The tasks; Experiment.task defines them."""
+
 FormatRule: TypeAlias = Literal["lenient", "strict"]
 """The format rules by which responses are counted; EvaluationSettings.format_rule defines them."""
 
@@ -60,17 +63,74 @@ class DataSettings(Settings):
 
 
 class PromptSettings(Settings):
+    """How a problem is put to the model, and how a response gives its answer."""
+
     template: str = "r1_zero"
-    """The prompt template: "r1_zero", "short", or a text file that contains {problem}."""
+    """How the prompt is written. "r1_zero", "short" and "boxed": texts that are shipped. A text file that contains
+    {problem}: a text of your own. "chat": a user's message in the chat template of the model's tokenizer."""
+    answer: Literal["tags", "boxed"] = "tags"
+    """How a response gives its answer. tags: `… </think> <answer> 42 </answer>`, as r1_zero and short ask; generation stops
+    there. boxed: the last `\\boxed{42}`, as the text boxed asks."""
+    message: str | None = Field(None, min_length=1)
+    """The user's message in a chat: a text that contains {problem}. null: the problem, and a sentence that asks for the
+    format of prompt.answer."""
+    system: str | None = Field(None, min_length=1)
+    """The system prompt of a chat. null: none but what the chat template writes by itself."""
+    chat_arguments: dict[str, Scalar] = {}
+    """Arguments of the chat template, such as enable_thinking: false."""
+
+    @model_validator(mode="after")
+    def _chat_has_a_chat_template(self) -> Self:
+        if self.message is not None and self.message.count("{problem}") != 1:
+            raise ValueError(f"message contains {{problem}} {self.message.count('{problem}')} times; write it exactly once")
+        given = {"message": self.message, "system": self.system, "chat_arguments": self.chat_arguments}
+        unused = [name for name, value in given.items() if value]
+        if unused and self.template != "chat":
+            raise ValueError(f"{', '.join(unused)}: used in a chat only; set template to chat, or remove it")
+        if (self.template == "boxed" and self.answer == "tags") or (
+            self.template in ("r1_zero", "short") and self.answer == "boxed"
+        ):
+            raise ValueError(
+                f"template {self.template} asks for another format than answer = {self.answer}; set answer to "
+                f"{'boxed' if self.answer == 'tags' else 'tags'}, or choose another template"
+            )
+        return self
+
+
+class LoraSettings(Settings):
+    """The adapter that training.method = lora trains, as peft defines it; without effect with training.method = full."""
+
+    rank: int = Field(16, ge=1, le=512)
+    """Rank of the two matrices A and B whose product is added to a weight."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the product: it is multiplied by alpha / rank, or with rslora by alpha / sqrt(rank)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapted layer's inputs that A does not see, drawn anew for every micro-batch from the run's seed."""
+    targets: str = "all-linear"
+    """The layers that get an adapter. all-linear: all linear layers except the head. Otherwise their names, separated by
+    commas: "q_proj,v_proj"."""
+    rslora: bool = False
+    """Rank-stabilised LoRA (arXiv:2312.03732): the scale is alpha / sqrt(rank)."""
+    dora: bool = False
+    """DoRA (arXiv:2402.09353): the length of each row of an adapted weight trains, too. It takes more time and memory."""
 
 
 class TrainingSettings(Settings):
+    method: Literal["full", "lora"] = "full"
+    """Which weights train. full: all. lora: a small adapter beside the linear layers, while the model's own weights stay as
+    they are; its best learning rates are about ten times as high."""
+    lora: LoraSettings = LoraSettings()
     learning_rate: float = Field(gt=0)
     """AdamW's peak learning rate."""
     batch_size: int = Field(ge=1)
     """Sequences per optimizer step."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    """Share of the run's optimizer steps in which the learning rate rises linearly. It then falls linearly to zero."""
+    """Share of the run's optimizer steps in which the learning rate rises linearly."""
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"
+    """The learning rate after the warmup. linear, cosine: it falls to zero along a line or half a cosine wave. wsd (warmup,
+    stable, decay): it stays, and falls linearly to zero in the last steps."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)
+    """With schedule: wsd, the share of the run's optimizer steps in which the learning rate falls."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decoupled weight decay. It applies to matrices (embeddings included), not to biases and norms."""
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -91,6 +151,15 @@ class TrainingSettings(Settings):
     """Recompute activations in the backward pass instead of keeping them: less memory, more time, the same updates. On CUDA
     devices it is turned on where a step would not fit without it even with a small token budget."""
 
+    @model_validator(mode="after")
+    def _decays_after_the_warmup(self) -> Self:
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction = {self.warmup_fraction} and decay_fraction = {self.decay_fraction} make more than the "
+                "whole run with schedule = wsd; lower one of them"
+            )
+        return self
+
 
 class EvaluationSettings(Settings):
     temperature: float = Field(0.0, ge=0)
@@ -103,11 +172,9 @@ class EvaluationSettings(Settings):
     """Responses per problem; more than one needs a temperature above 0. More problems are worth more than more samples."""
     max_tokens: int = Field(1024, ge=1)
     """Longest response in tokens. A longer response is truncated and counts as incomplete, not as correct."""
-    stop: tuple[str, ...] = ("</answer>",)
-    """Strings that end a response. The response includes them."""
     format_rule: FormatRule = "lenient"
-    """The format that a correct response must have. lenient: any white space between </think> and <answer>. strict: exactly
-    one space, as in published results; set it to compare with those. Both verdicts are stored."""
+    """The format that a correct response in tags must have. lenient: any white space between </think> and <answer>. strict:
+    exactly one space, as in published results; set it to compare with those. Both verdicts are stored."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the vLLM engine. auto: bf16 on CUDA; fp32 on a CPU, so that greedy output does not depend on the
     batch."""
@@ -131,11 +198,23 @@ class EvaluationSettings(Settings):
 class Experiment(Settings):
     """The settings that all runs share, except for their overrides."""
 
+    task: TaskName = "math"
+    """What a row means, and which answers are right. math: rows as those of MATH or GSM8K, answers by value. exact_match:
+    rows with a problem (or question) and an answer, perhaps a solution; answers are the same text."""
     model: ModelSettings
     data: DataSettings
     prompt: PromptSettings = PromptSettings()
     training: TrainingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _strict_rule_is_of_tags(self) -> Self:
+        if self.evaluation.format_rule == "strict" and self.prompt.answer != "tags":
+            raise ValueError(
+                f"evaluation.format_rule = strict is a rule for tags, but prompt.answer = {self.prompt.answer}; "
+                "set format_rule to lenient"
+            )
+        return self
 
 
 class _NumberRange(Settings, Generic[_Number]):
@@ -303,7 +382,9 @@ class StudyConfig(Settings):
     sampler: Component = Component(name="TPESampler")
     """A class of optuna.samplers. Its seed is derived from the study's seed."""
     pruner: Component = Component(name="NopPruner")
-    """A class of optuna.pruners. It receives a trial's accuracy at each eval point; NopPruner never stops a trial."""
+    """A class of optuna.pruners, or PredictedEndPruner (arguments top, chance and n_startup_trials), which stops a trial if
+    the chance that it ends among the best `top` share of the finished trials is below `chance`. The pruner receives the
+    accuracy of a trial at each eval point; NopPruner never stops a trial."""
     horizon: HorizonSettings = HorizonSettings()
     evaluators: int | None = Field(None, ge=1)
     """Number of evaluators, in the study and in the final run; it changes no score. null: CUDA devices, or the cores of a

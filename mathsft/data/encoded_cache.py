@@ -12,39 +12,35 @@ from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mathsft.answers.response_format import render_target
-from mathsft.data.examples import Encoded, encode, render_prompt
+from mathsft.data.examples import Encoded, encode
+from mathsft.prompts.renderer import Renderer
 from mathsft.records import Example, Problem
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-"""Suffixes of the files in a model's folder that may change its tokenizer; config.json may name the tokenizer's class."""
+_TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")
+"""Suffixes of the files in a model's folder that may change its tokenizer or its chat template; config.json may name the
+tokenizer's class."""
 
-FORMAT = "mathsft examples 2"
+FORMAT = "mathsft examples 3"
 """Change this when the meaning of the arrays changes, or when `encode` makes other examples of the same texts."""
 
 _Array: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
 _Arrays: TypeAlias = Mapping[str, _Array]
 
 
-def content_key(problems: Sequence[Problem], template: str, max_length_tokens: int, tokenizer_folder: Path) -> str:
+def content_key(problems: Sequence[Problem], renderer: Renderer, max_length_tokens: int, tokenizer_folder: Path) -> str:
     """Return the examples' cache key, 32 hex digits: a hash of rendered texts, limit, tokenizer files and versions."""
-    texts = [
-        (render_prompt(template, problem.problem), render_target(problem.solution, problem.answer)) for problem in problems
-    ]
+    texts = renderer.texts(problems)
     code = [version("tokenizers"), version("transformers")]
-    parts = [FORMAT, texts, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
+    parts = [FORMAT, texts, renderer.end_id, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -58,9 +54,7 @@ def tokenizer_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def encode_cached(
-    key: str, problems: Sequence[Problem], tokenizer: "PreTrainedTokenizerBase", template: str, max_length_tokens: int
-) -> Encoded:
+def encode_cached(key: str, problems: Sequence[Problem], renderer: Renderer, max_length_tokens: int) -> Encoded:
     """Return the result of `encode`, from the cache file of this content_key if there is one; raises as `encode` does."""
     path = Path(platformdirs.user_cache_dir("mathsft")) / "encoded" / f"{key}.safetensors"
     if path.is_file():
@@ -68,7 +62,7 @@ def encode_cached(
             return _unpack(_read(path, key), problems)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             logger.warning("%s is not used, the problems are tokenised again: %s", path, error)
-    encoded = encode(problems, tokenizer, template, max_length_tokens)
+    encoded = encode(problems, renderer, max_length_tokens)
     try:
         _write(path, key, _pack(encoded, problems))
     except (OSError, SafetensorError) as error:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mathsft.answers.response_format import render_target
-from mathsft.config.schema import Experiment
-from mathsft.data.examples import appends_eos, load_template, no_embedding, render_prompt
-from mathsft.data.raw_rows import excerpt
-from mathsft.errors import UserError
+from mathsft.config.schema import Experiment, PromptSettings
+from mathsft.data.examples import no_embedding
+from mathsft.errors import UserError, excerpt
+from mathsft.prompts.chat import no_chat_template
+from mathsft.prompts.renderer import appends_eos
+from mathsft.prompts.request import CHAT, answer_format, fill, request_template
 from mathsft.records import Problem
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem
     if on_cpu:
         _check_head_size(folder, config)
     if (folder / "tokenizer.json").is_file():
-        _check_tokenizer(folder, config, load_template(experiment.prompt.template), problems)
+        _check_tokenizer(folder, config, experiment.prompt, problems)
 
 
 def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
@@ -53,7 +54,7 @@ def _check_head_size(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _check_tokenizer(folder: Path, config: dict[str, Any], template: str, problems: Sequence[Problem]) -> None:
+def _check_tokenizer(folder: Path, config: dict[str, Any], prompt: PromptSettings, problems: Sequence[Problem]) -> None:
     from tokenizers import Tokenizer
 
     try:
@@ -66,15 +67,24 @@ def _check_tokenizer(folder: Path, config: dict[str, Any], template: str, proble
     settings = _read(folder / "tokenizer_config.json")
     eos = settings.get("eos_token") or ""
     eos_id = tokenizer.token_to_id(eos if isinstance(eos, str) else eos["content"])  # a string, or an object with settings
-    if settings.get("add_eos_token") or (eos_id is not None and tokenizer.encode("1").ids[-1:] == [eos_id]):
+    is_chat = prompt.template == CHAT
+    if is_chat and not (settings.get("chat_template") or (folder / "chat_template.jinja").is_file()):
+        raise no_chat_template(str(folder))
+    adds_eos = settings.get("add_eos_token") or (eos_id is not None and tokenizer.encode("1").ids[-1:] == [eos_id])
+    if adds_eos and not is_chat:
         raise appends_eos(str(folder))
     num_rows = config.get("vocab_size")
     if num_rows is not None:
-        _check_ids(folder, tokenizer, eos_id, num_rows, template, problems)
+        _check_ids(folder, tokenizer, eos_id, num_rows, prompt, problems)
 
 
 def _check_ids(
-    folder: Path, tokenizer: "Tokenizer", eos_id: int | None, num_rows: int, template: str, problems: Sequence[Problem]
+    folder: Path,
+    tokenizer: "Tokenizer",
+    eos_id: int | None,
+    num_rows: int,
+    prompt: PromptSettings,
+    problems: Sequence[Problem],
 ) -> None:
     """Refuse a token without an embedding row if it occurs in a text; some models have such tokens, but only for images."""
     ids_without_row = {
@@ -84,9 +94,10 @@ def _check_ids(
         return
     if eos_id in ids_without_row:
         raise no_embedding(str(folder), num_rows, eos_id, ids_without_row[eos_id], "for the end of every text")
+    template, render = request_template(prompt), answer_format(prompt).render
     for start in range(0, len(problems), _BATCH_TEXTS):
         batch = problems[start : start + _BATCH_TEXTS]
-        texts = [render_prompt(template, row.problem) + render_target(row.solution, row.answer) for row in batch]
+        texts = [fill(template, row.problem) + render(row.solution, row.answer) for row in batch]
         for problem, encoded in zip(batch, tokenizer.encode_batch_fast(texts), strict=True):
             if found := next((token_id for token_id in encoded.ids if token_id in ids_without_row), None):
                 where = f"in the problem {excerpt(problem.problem)}"

@@ -1,4 +1,4 @@
-"""Resolves the name of a base model to a local folder, and fingerprints weights.
+"""Resolves the name of a base model to a local folder.
 
 The driver calls this and must not import torch, so the conversion of SmolLM2 runs in a separate process.
 """
@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from blake3 import blake3
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""The files to download from the hub: configuration, weights and tokenizer, but neither code nor pickles."""
+_WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+"""The files to download from the hub: configuration, weights, tokenizer and chat template, but neither code nor pickles."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """A model folder needs one of these files."""
@@ -50,16 +49,9 @@ def resolve_model(path: str) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
-    """Return 32 hex digits that identify a folder's weights: BLAKE3 over its *.safetensors files in the order of names."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} contains no *.safetensors file to fingerprint")
-    # Scoring waits for it. Four times as fast as BLAKE2b on one core, and it uses several; the threads change no digit.
-    digest = blake3(max_threads=blake3.AUTO)
-    for path in files:
-        digest.update_mmap(path)
-    return digest.hexdigest(length=16)
+def hub_id(path: str) -> str | None:
+    """Return a model.path that names a model on the hub; None for a folder and for an embedded model."""
+    return path if HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
 
 
 def _check(folder: Path, path: str) -> None:

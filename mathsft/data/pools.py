@@ -12,12 +12,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
-from mathsft.config.schema import DataSettings
+from mathsft.config.schema import DataSettings, TaskName
 from mathsft.data.problems import DataSetRows, load_problems
 from mathsft.data.quality import Solutions, distinct_problems, quality_of
-from mathsft.data.quickstart import generate
 from mathsft.errors import UserError
 from mathsft.records import Problem, Quality
+from mathsft.tasks.by_name import task_named
+from mathsft.tasks.quickstart.generator import generate
 
 MIN_POOL = 20
 """A held-out pool that had to shrink below this number of problems is an error: its score would be too imprecise."""
@@ -41,12 +42,12 @@ class LoadedData:
     quality: Quality
 
 
-def load_pools(data: DataSettings) -> Pools:
+def load_pools(data: DataSettings, task: TaskName = "math") -> Pools:
     """Return the pools train, search, confirm, validation and test, as `load_data` makes them."""
-    return load_data(data).pools
+    return load_data(data, task).pools
 
 
-def load_data(data: DataSettings) -> LoadedData:
+def load_data(data: DataSettings, task: TaskName = "math") -> LoadedData:
     """Return the pools train, search, confirm, validation and test; the last four hold one row per problem.
 
     The pools held out of `source` shrink in proportion until they take at most half of its problems. Raises UserError if one
@@ -57,14 +58,15 @@ def load_data(data: DataSettings) -> LoadedData:
         sizes["test"], test_rows = data.pools.test, DataSetRows("", {})
     else:
         _refuse_one_source(data.source, data.test_source)
-        test_rows = load_problems(data.test_source, data.unreadable, need_solutions=False)
+        test_rows = load_problems(data.test_source, data.unreadable, task, need_solutions=False)
     if data.source == _QUICKSTART:
         # The held-out problems have the lowest positions, so the held-out pools are cut from them.
         generated = generate(data.pools.train or _NUM_QUICKSTART_TRAIN, sum(sizes.values()))
         rows = DataSetRows(data.source, dict(enumerate(generated, start=1)))
     else:
-        rows = load_problems(data.source, data.unreadable)
-    source, test_split = (distinct_problems(data_set, data.contradictions) for data_set in (rows, test_rows))
+        rows = load_problems(data.source, data.unreadable, task)
+    chosen = task_named(task)
+    source, test_split = (distinct_problems(one, data.contradictions, chosen) for one in (rows, test_rows))
 
     problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
     num_overlapping = len(source.problems) - len(problems)
@@ -78,7 +80,7 @@ def load_data(data: DataSettings) -> LoadedData:
     pools["train"] = tuple(chain.from_iterable(train))
     held_out = ", ".join(f"{name} {len(pool)}" for name, pool in pools.items() if name != "train")
     logger.info("pools of %s: train %d (%d solutions), %s", data.source, len(train), len(pools["train"]), held_out)
-    return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"]))
+    return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"], chosen))
 
 
 def select_pool(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeAlias
 
-from mathsft.answers.equal import equal
-from mathsft.answers.normalise import normalise
-from mathsft.answers.parse_answer import parsed_answers
-from mathsft.answers.quantities import BasedNumber, Quantity
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.problems import DataSetRows, Rows, pool_position
-from mathsft.data.raw_rows import excerpt
-from mathsft.errors import UserError
+from mathsft.data.problems import DataSetRows, Rows
+from mathsft.errors import UserError, excerpt
 from mathsft.records import FrequentGold, Problem, Quality
+from mathsft.tasks.rows import pool_position
+from mathsft.tasks.task import Task
 
 Solutions: TypeAlias = tuple[Problem, ...]
 """All rows of one problem, in an order independent of the data set's order; their texts may differ in spelling."""
@@ -39,10 +36,10 @@ class DistinctProblems:
     num_contradictory_rows: int
 
 
-def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "drop"]) -> DistinctProblems:
+def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "drop"], task: Task) -> DistinctProblems:
     """Return the distinct problems; problems with different gold answers are dropped, or raise UserError."""
     groups = _grouped(data_set.rows, pool_key)
-    contradictory = list(chain.from_iterable(map(_contradictory, groups.values())))
+    contradictory = list(chain.from_iterable(_contradictory(group, task) for group in groups.values()))
     left_out = {number for rows, _ in contradictory for number in rows}
     if contradictory and contradictions == "error":
         examples = [_contradiction_text(*found) for found in contradictory[:_MAX_SHOWN]]
@@ -66,7 +63,11 @@ def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "d
 
 
 def quality_of(
-    sources: Sequence[DataSetRows], data_sets: Sequence[DistinctProblems], num_overlapping: int, train: Sequence[Problem]
+    sources: Sequence[DataSetRows],
+    data_sets: Sequence[DistinctProblems],
+    num_overlapping: int,
+    train: Sequence[Problem],
+    task: Task,
 ) -> Quality:
     """Return the counts for all sources together, and for the pool train."""
     return Quality(
@@ -78,17 +79,17 @@ def quality_of(
         num_variants=sum(data_set.num_variants for data_set in data_sets),
         num_overlapping=num_overlapping,
         num_repeated=len(train) - len({(problem.problem, problem.solution, problem.answer) for problem in train}),
-        frequent_golds=tuple(chain.from_iterable(map(_frequent_golds, sources))),
+        frequent_golds=tuple(chain.from_iterable(_frequent_golds(source, task) for source in sources)),
     )
 
 
-def _frequent_golds(data_set: DataSetRows) -> list[FrequentGold]:
-    """Return the gold texts that are no number and occur in many rows, the most frequent first."""
+def _frequent_golds(data_set: DataSetRows, task: Task) -> list[FrequentGold]:
+    """Return the gold texts that occur in many rows although they should not, the most frequent first."""
     num_rows, first_rows = len(data_set.rows), {row.answer: number for number, row in reversed(data_set.rows.items())}
     return [
         FrequentGold(gold, count, num_rows, f"{data_set.source}:{first_rows[gold]}")
         for gold, count in Counter(problem.answer for problem in data_set.problems).most_common()
-        if count >= _MIN_FREQUENT and count > _FREQUENT_SHARE * num_rows and not _is_number(gold)
+        if count >= _MIN_FREQUENT and count > _FREQUENT_SHARE * num_rows and not task.may_repeat(gold)
     ]
 
 
@@ -99,19 +100,19 @@ def _grouped(rows: Rows, key: Callable[[str], str]) -> dict[str, Rows]:
     return groups
 
 
-def _contradictory(group: Rows) -> list[tuple[Rows, int]]:
+def _contradictory(group: Rows, task: Task) -> list[tuple[Rows, int]]:
     """Return the problems of the group whose gold answers differ: their rows, and the first row with another answer."""
     if len({problem.answer for problem in group.values()}) == 1:
         return []
     problems = _grouped(group, problem_key).values()
-    return [(rows, other) for rows in problems if (other := _other_gold(rows)) is not None]
+    return [(rows, other) for rows in problems if (other := _other_gold(rows, task)) is not None]
 
 
-def _other_gold(rows: Rows) -> int | None:
+def _other_gold(rows: Rows, task: Task) -> int | None:
     """Return the number of the first row whose gold answer differs in value from the first row's, or None."""
     first = next(iter(rows.values())).answer
     by_gold = {problem.answer: number for number, problem in reversed(rows.items())}
-    other = (number for gold, number in by_gold.items() if gold != first and not (equal(gold, first) or equal(first, gold)))
+    other = (number for gold, number in by_gold.items() if gold != first and not task.is_same(gold, first))
     return min(other, default=None)
 
 
@@ -120,13 +121,6 @@ def _contradiction_text(rows: Rows, other: int) -> str:
     first = min(rows)
     golds = [f"{excerpt(rows[number].answer)} in row {number}" for number in (first, other)]
     return f"{excerpt(rows[first].problem)} has {' and '.join(golds)}"
-
-
-def _is_number(gold: str) -> bool:
-    return any(
-        isinstance(parsed, BasedNumber) or (isinstance(parsed, Quantity) and not parsed.value.symbols)
-        for parsed in parsed_answers(normalise(gold))
-    )
 
 
 def _solution_order(problem: Problem) -> tuple[str, str, int, str, str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mathsft.errors import UserError
+from mathsft.errors import UserError, excerpt
 
 _HUB_SOURCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 """A hub data set: "org/name", then "/config" if the data set has several, then ":split" unless the split is train."""
@@ -42,12 +42,6 @@ def read_rows(source: str) -> Iterator[tuple[int, object]]:
         raise UserError(
             f"problems cannot be read from {source!r}: there is no such file; give a JSONL file or a hub id (org/name)"
         )
-
-
-def excerpt(value: object) -> str:
-    """Return the value as text for an error message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parse_row(line: bytes) -> object:

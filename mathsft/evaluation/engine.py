@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from mathsft.config.schema import EvaluationSettings
-from mathsft.data.models import fingerprint
+from mathsft.data.weight_tensors import AdaptedWeights, WholeWeights, model_folder_of, weights_in
+from mathsft.data.weights import fingerprint
 from mathsft.errors import CheckpointError, UserError
+from mathsft.evaluation.lora_requests import LoadedAdapter, request_arguments
 from mathsft.seeds import derive_seed
 from mathsft.worker_settings import WorkerDevice
 
@@ -81,7 +83,8 @@ class Engine:
     """A vLLM engine for prompts and responses of up to `max_model_len` tokens together, with its first weights in `folder`.
 
     `folder` must be a checkpoint that the trainer published, because a swap requires the same tensors. The base model's own
-    folder may have other tensors: names of another layout, buffers, tied weights twice.
+    folder may have other tensors: names of another layout, buffers, tied weights twice. An adapter belongs to the weights in
+    `base_folder`. It is merged into them, or served as a LoRA request (worker_device.max_request_rank) beside them.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Engine:
         expected_fingerprint: str,
         worker_device: WorkerDevice,
         max_model_len: int,
+        base_folder: Path | None = None,
         *,
         is_known: bool = False,
     ) -> None:
@@ -105,14 +109,22 @@ class Engine:
 
         if not is_known:
             _check_fingerprint(folder, expected_fingerprint)
+        self._worker_device, self._base_folder = worker_device, base_folder
+        self._adapter: LoadedAdapter | None = None
+        weights = weights_in(folder, base_folder)
+        shapes = weights.shapes()  # an adapter that does not fit is refused here
+        model_folder = folder if isinstance(weights, WholeWeights) else weights.base.folder
         on_cpu = worker_device.device == "cpu"
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
         # A trainer that allocates memory of the same device meanwhile would disturb vLLM's measurement of what is free.
         cache = {"kv_cache_memory_bytes": worker_device.cache_bytes} if worker_device.cache_bytes else {}
         self._packs_weights = config.get("hidden_size", math.inf) >= worker_device.packs_from_width
-        with ends_process(), nullcontext() if self._packs_weights else _without_packing():
+        packing = nullcontext() if self._packs_weights else _without_packing()
+        start = weights.base if self._is_request(weights) else weights
+        dtype = getattr(torch, worker_device.engine_dtype)
+        with ends_process(), packing, model_folder_of(start, dtype) as start_folder:
             self._llm = LLM(
-                model=str(folder),
+                model=str(start_folder),
                 dtype=worker_device.engine_dtype,
                 max_model_len=max_model_len,
                 gpu_memory_utilization=worker_device.engine_memory_share,
@@ -126,6 +138,7 @@ class Engine:
                 hf_overrides={"head_dtype": "float32"},
                 use_tqdm_on_load=False,
                 **cache,
+                **request_arguments(worker_device.max_request_rank),
             )
 
         def find_tap(worker: Any) -> EntropyTap:  # vLLM takes the class and creates the object itself
@@ -136,13 +149,23 @@ class Engine:
         self.max_model_len = max_model_len
         self.loaded_fingerprint: str | None = expected_fingerprint
         """Hash of the weights in use; None while the engine sleeps, because sleeping discards the weights."""
-        self._worker_device = worker_device
         self._has_overflowed = False
         """Finite weights gave a result that is not finite, so the KV cache may have such values."""
         # vLLM takes a tied head from the embedding and ignores it in a checkpoint, so a checkpoint may or may not have it.
         tied = getattr(self._llm.llm_engine.model_config.hf_config, "tie_word_embeddings", False)
         self._ignored_names = frozenset({"lm_head.weight"} if tied else ())
-        self._shapes = self._read_shapes(folder)
+        self._shapes = self._known(shapes)
+        self._served_base = fingerprint(model_folder)
+        """Hash of the weights beside which adapters are served as requests."""
+        if self._is_request(weights):
+            self._adapter = LoadedAdapter.added(self._llm, folder, expected_fingerprint, None)
+
+    def accepts(self, folder: Path) -> bool:
+        """Return whether `swap` can load the checkpoint; an engine that serves requests cannot replace its weights."""
+        if not self._worker_device.max_request_rank:
+            return True
+        weights = weights_in(folder, self._base_folder)
+        return self._is_request(weights) and weights.adapter.base_fingerprint == self._served_base
 
     def swap(self, folder: Path, expected_fingerprint: str, *, is_known: bool = False, is_finite: bool = False) -> None:
         """Load the checkpoint's weights in place.
@@ -156,9 +179,10 @@ class Engine:
         """
         if not is_known:
             _check_fingerprint(folder, expected_fingerprint)
-        self._check(folder, is_finite=is_finite)
+        weights = weights_in(folder, self._base_folder)
+        self._check(weights, is_finite=is_finite)
         try:
-            self._reload(folder)
+            self._reload(weights, expected_fingerprint)
         except BaseException as error:
             logger.critical("the swap to %s failed after it began: this process ends", folder, exc_info=True)
             raise HalfSwappedError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
@@ -169,10 +193,13 @@ class Engine:
         self,
         prompts_ids: Sequence[Sequence[int]],
         sampling: EvaluationSettings,
+        stop: Sequence[str] = (),
+        end_ids: Sequence[int] = (),
         on_finished: Callable[[int], None] = lambda num_finished: None,
     ) -> list[Generation]:
         """Return num_samples responses for each prompt (token ids), in the order of the prompts.
 
+        A response ends after one of the strings in stop, with one of the tokens in end_ids, or with an EOS of the model.
         The seed of a sampled response follows from the index of its prompt and its index among the prompt's samples. Prompts
         must be shorter than max_model_len; a response is cut where prompt and response together reach max_model_len.
         on_finished is called after each response, with the number of finished responses.
@@ -187,7 +214,8 @@ class Engine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                stop=list(sampling.stop),
+                stop=list(stop),
+                stop_token_ids=list(end_ids),
                 include_stop_str_in_output=True,
                 seed=derive_seed(sampling.seed, place, sample) if sampling.temperature > 0 else None,
                 extra_args={ROW: row},
@@ -231,7 +259,8 @@ class Engine:
     def sleep(self) -> None:
         """Free the device's memory, including the weights; needs sleep_mode. The next swap wakes the engine."""
         if self.loaded_fingerprint is not None:
-            self._llm.sleep(level=2)
+            # Level 2 discards the weights. Those of an engine that serves requests cannot be loaded again.
+            self._llm.sleep(level=1 if self._worker_device.max_request_rank else 2)
             self.loaded_fingerprint = None
 
     def peak_memory_bytes(self) -> int:
@@ -275,7 +304,8 @@ class Engine:
         if self.loaded_fingerprint is None:
             raise RuntimeError("the engine sleeps and has no weights; call swap before a request")
         requests = [{"prompt_token_ids": list(prompt_ids)} for prompt_ids in prompts_ids]
-        self._llm.enqueue(requests, parameters, use_tqdm=False)
+        adapter = self._adapter.request if self._adapter else None
+        self._llm.enqueue(requests, parameters, lora_request=adapter, use_tqdm=False)
         outputs: list[RequestOutput] = []
         while self._llm.llm_engine.has_unfinished_requests():
             for output in self._llm.llm_engine.step():
@@ -283,15 +313,23 @@ class Engine:
                 on_finished(len(outputs))
         return sorted(outputs, key=lambda output: int(output.request_id))
 
-    def _check(self, folder: Path, *, is_finite: bool) -> None:
+    def _is_request(self, weights: WholeWeights | AdaptedWeights) -> TypeGuard[AdaptedWeights]:
+        """Return whether the weights are an adapter that this engine serves as a request."""
+        max_rank = self._worker_device.max_request_rank
+        return isinstance(weights, AdaptedWeights) and weights.adapter.rank <= max_rank and not weights.adapter.is_dora
+
+    def _check(self, weights: WholeWeights | AdaptedWeights, *, is_finite: bool) -> None:
         """Raise CheckpointError unless the checkpoint can take the place of the engine's weights."""
+        folder = weights.folder
         try:
-            shapes = self._read_shapes(folder)
+            shapes = self._known(weights.shapes())
             if shapes != self._shapes:
                 raise CheckpointError(
                     f"checkpoint {folder} does not fit the engine's model: {self._describe_misfit(shapes)}"
                 )
-            tensors = () if is_finite else self._read_tensors(folder)
+            # Of an adapter that is not merged, only its own tensors are loaded.
+            read = WholeWeights(folder).tensors() if self._is_request(weights) else self._known_tensors(weights)
+            tensors = () if is_finite else read
             bad_name = next((name for name, tensor in tensors if not self._is_finite(tensor)), None)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
@@ -311,15 +349,17 @@ class Engine:
         # The check comes after the cast, because a finite fp32 value may be infinite in bf16.
         return bool(extremes.to(getattr(torch, self._worker_device.engine_dtype)).isfinite().all())
 
-    def _reload(self, folder: Path) -> None:
+    def _reload(self, weights: WholeWeights | AdaptedWeights, expected_fingerprint: str) -> None:
         was_asleep = self.loaded_fingerprint is None
         if was_asleep:
             self._llm.wake_up(tags=["weights"])
-        if self._packs_weights:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._read_tensors(folder)})
+        if self._is_request(weights):
+            self._adapter = LoadedAdapter.added(self._llm, weights.folder, expected_fingerprint, self._adapter)
+        elif self._packs_weights:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._known_tensors(weights)})
             self._llm.apply_model(_repack_head)
         else:
-            self._llm.apply_model(lambda model: _load(model, self._read_tensors(folder)))
+            self._llm.apply_model(lambda model: _load(model, self._known_tensors(weights)))
         if was_asleep:
             self._llm.wake_up(tags=["kv_cache"])
         if was_asleep or self._has_overflowed:
@@ -328,19 +368,13 @@ class Engine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache still holds the old weights' keys and values")
 
-    def _read_shapes(self, folder: Path) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor by name, from the headers of the files."""
-        return {name: tuple(file.get_slice(name).get_shape()) for file, name in self._files_and_names(folder)}
+    def _known(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors that the engine reads."""
+        return {name: shape for name, shape in shapes.items() if name not in self._ignored_names}
 
-    def _read_tensors(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield name and values of each tensor, one at a time, so that there is never a second copy of all weights."""
-        return ((name, file.get_tensor(name)) for file, name in self._files_and_names(folder))
-
-    def _files_and_names(self, folder: Path) -> Iterator[tuple[Any, str]]:
-        """Yield the name of each tensor that the engine reads, with the open file that contains it."""
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                yield from ((file, name) for name in file.keys() if name not in self._ignored_names)  # noqa: SIM118
+    def _known_tensors(self, weights: WholeWeights | AdaptedWeights) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield name and values of each tensor that the engine reads, one at a time."""
+        return ((name, tensor) for name, tensor in weights.tensors() if name not in self._ignored_names)
 
 
 def _check_fingerprint(folder: Path, expected: str) -> None:

@@ -15,17 +15,19 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
 
-from mathsft.answers.grader import Completion, Grader
 from mathsft.config.schema import Experiment
 from mathsft.costs import ScoringCosts, Stopwatch
-from mathsft.data.examples import encode, load_template
+from mathsft.data.examples import encode
 from mathsft.data.pools import load_pools, select_pool
 from mathsft.errors import CheckpointError, UserError, disk_full_as_user_error
 from mathsft.evaluation.engine import Engine, Generation, HalfSwappedError
 from mathsft.evaluation.known_files import KnownFiles
 from mathsft.evaluation.logprob_difference import Difference, difference
 from mathsft.objective import Objective
+from mathsft.prompts.renderer import Renderer, make_renderer
+from mathsft.prompts.verdicts import Completion, grade
 from mathsft.records import Checkpoint, EngineCheck, Example, LogprobCheck, Problem, Response, Score, Scoring
+from mathsft.tasks.by_name import task_named
 from mathsft.worker_settings import WorkerSettings
 
 
@@ -40,7 +42,7 @@ class Evaluator:
         self._num_positions: int = config.max_position_embeddings
         self._model_kind: str = next(iter(config.architectures or ()), config.model_type)
         self._engine: Engine | None = None
-        self._grader, self._known_files = Grader(), KnownFiles()
+        self._grader, self._known_files = task_named(settings.experiment.task).grader(), KnownFiles()
         self._has_agreed = False
         """Whether the engine has agreed with the logprob check of at least one checkpoint."""
         self._load_pools = functools.cache(load_pools)
@@ -54,8 +56,9 @@ class Evaluator:
         check in an engine that has never passed it. Raises SystemExit if an engine has passed the check and fails it later,
         so that the driver starts a new engine. Raises UserError if prompts or responses are too long for the engine.
         """
-        problems = select_pool(self._load_pools(experiment.data), pool)
-        examples = self._encode(experiment, problems)
+        problems = select_pool(self._load_pools(experiment.data, experiment.task), pool)
+        renderer = make_renderer(experiment.prompt, self._tokenizer)
+        examples = encode(problems, renderer, sys.maxsize).examples
         room_tokens = self._room_tokens(experiment, examples)
         stopwatch = Stopwatch()
         with stopwatch.during("start_seconds" if self._engine is None else "swap_seconds"):
@@ -75,9 +78,9 @@ class Evaluator:
         num_responses = len(problems) * experiment.evaluation.num_samples
         progress_file = self._progress_file(checkpoint, pool, num_responses)
         with stopwatch.during("generate_seconds"), progress_file as on_finished:
-            generations = engine.generate(prompts_ids, experiment.evaluation, on_finished)
+            generations = engine.generate(prompts_ids, experiment.evaluation, renderer.stop, (renderer.end_id,), on_finished)
         with stopwatch.during("grade_seconds"):
-            responses = self._grade(problems, generations, gold_nlls)
+            responses = self._grade(problems, generations, gold_nlls, renderer)
 
         path = self._layout.responses(checkpoint.run, checkpoint.step, pool)
         _publish(path, responses)
@@ -100,15 +103,15 @@ class Evaluator:
             solved=objective.solved(responses),
         )
 
-    def check_engine(self, base: Checkpoint, changed: Checkpoint) -> EngineCheck:
-        """Load the base weights, then changed weights, then the base weights again, and compare each with the trainer.
+    def check_engine(self, base: Checkpoint, *others: Checkpoint) -> EngineCheck:
+        """Load the base weights, then the others, then the base weights again, and compare each with the trainer.
 
         Raises UserError if vLLM does not support this kind of model: it computes another function, or it keeps old weights
         after a swap.
         """
         started, experiment = time.perf_counter(), self._settings.experiment
         nats: list[float] = []
-        for checkpoint in (base, changed, base):
+        for checkpoint in (base, *others, base):
             try:
                 engine = self._engine_with(checkpoint, experiment)
             except HalfSwappedError as error:
@@ -141,10 +144,6 @@ class Evaluator:
         if self._engine is not None and self._settings.worker_device.sleep_mode:
             self._engine.sleep()
 
-    def _encode(self, experiment: Experiment, problems: Sequence[Problem]) -> tuple[Example, ...]:
-        """Return each problem's prompt and training target, tokenised as for training, without a limit of length."""
-        return encode(problems, self._tokenizer, load_template(experiment.prompt.template), sys.maxsize).examples
-
     def _engine_with(self, checkpoint: Checkpoint, experiment: Experiment) -> Engine:
         """Return an engine with the checkpoint's weights: a new engine, or the present one after a swap.
 
@@ -154,7 +153,7 @@ class Evaluator:
         if engine is not None:
             if engine.loaded_fingerprint == checkpoint.fingerprint:
                 return engine
-            if self._settings.experiment.evaluation.load == "swap":
+            if self._settings.experiment.evaluation.load == "swap" and engine.accepts(folder):
                 is_finite = checkpoint.finite_dtype == self._settings.worker_device.engine_dtype
                 with self._known_files.loading(checkpoint, folder) as is_known:
                     engine.swap(folder, checkpoint.fingerprint, is_known=is_known, is_finite=is_known and is_finite)
@@ -162,14 +161,16 @@ class Evaluator:
             self._engine = None
             engine.close()
         # The engine's length is enough for the logprob check and for all pools except train.
-        pools = self._load_pools(experiment.data)
+        pools = self._load_pools(experiment.data, experiment.task)
         problems = [problem for name, pool in pools.items() if name != "train" for problem in pool]
-        room_tokens = self._room_tokens(experiment, self._encode(experiment, problems))
+        examples = encode(problems, make_renderer(experiment.prompt, self._tokenizer), sys.maxsize).examples
+        room_tokens = self._room_tokens(experiment, examples)
         check_tokens = min(len(checkpoint.logprob_check.token_ids) + 1, self._num_positions)
         max_model_len = max(room_tokens, check_tokens)
+        worker_device, base_folder = self._settings.worker_device, self._layout.base_weights
         with self._known_files.loading(checkpoint, folder) as is_known:
             self._engine = Engine(
-                folder, checkpoint.fingerprint, self._settings.worker_device, max_model_len, is_known=is_known
+                folder, checkpoint.fingerprint, worker_device, max_model_len, base_folder, is_known=is_known
             )
         return self._engine
 
@@ -185,7 +186,11 @@ class Evaluator:
         return min(num_prompt_tokens + experiment.evaluation.max_tokens, self._num_positions)
 
     def _grade(
-        self, problems: Sequence[Problem], generations: Sequence[Generation], gold_nlls: Sequence[float | None]
+        self,
+        problems: Sequence[Problem],
+        generations: Sequence[Generation],
+        gold_nlls: Sequence[float | None],
+        renderer: Renderer,
     ) -> list[Response]:
         """Return a graded response for each generation, equally many per problem; the first has the gold NLL."""
         places = list(product(range(len(problems)), range(len(generations) // len(problems))))
@@ -193,6 +198,7 @@ class Evaluator:
             Completion(generation.text, generation.finish_reason, problems[place].answer)
             for (place, _), generation in zip(places, generations, strict=True)
         ]
+        all_graded = grade(completions, renderer.parse, self._grader)
         return [
             Response(
                 problem_id=problems[place].id,
@@ -206,7 +212,7 @@ class Evaluator:
                 entropy=_finite_or_none(generation.entropy),
                 gold_nll=gold_nlls[place] if sample == 0 else None,
             )
-            for (place, sample), generation, graded in zip(places, generations, self._grader.grade(completions), strict=True)
+            for (place, sample), generation, graded in zip(places, generations, all_graded, strict=True)
         ]
 
     def _check_logprobs(self, engine: Engine, checkpoint: Checkpoint) -> None:

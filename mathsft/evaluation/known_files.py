@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.publication import FileStamp, machine_id, stamps_of
 from mathsft.records import Checkpoint
 

@@ -6,41 +6,52 @@ from typing import Any
 
 import yaml
 
-from mathsft.data.examples import PLACEHOLDER, load_template
+from mathsft.config.schema import PromptSettings
 from mathsft.data.models import HUB_ID
+from mathsft.data.weights import Adapter, is_adapter, read_adapter
 from mathsft.layout import StudyLayout
+from mathsft.prompts.request import CHAT, answer_format, fill, request_template
 from mathsft.records import Checkpoint, Provenance, Run
 from mathsft.reporting import markdown
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.store.study_store import StudyStore
 
-SHOWN = ("model.path", "data.source", "data.test_source", "prompt.template")
-SHOWN_GROUPS = ("training.", "evaluation.")
+SHOWN = ("task", "model.path", "data.source", "data.test_source", "prompt.template")
+SHOWN_GROUPS = ("prompt.", "training.", "evaluation.")
 EXAMPLE = "What is 17 + 25?"
 
-SNIPPET = """\
+LOADING = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this folder
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-prompt = {prompt!r}
-inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-output = model.generate(
-    **inputs, do_sample=False, max_new_tokens={max_tokens}, stop_strings={stop!r}, tokenizer=tokenizer
-)
+"""
+LOADING_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base, folder = {base!r}, "."  # the base model, and this folder
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+"""
+SNIPPET = """\
+{prompt}
+inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False{options})
+output = model.generate(**inputs, do_sample=False, max_new_tokens={max_tokens}{stop})
 print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
 
 
-def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout) -> Path:
-    """Write README.md into the checkpoint's folder and return the folder, which transformers and vLLM can load."""
+def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: StudyLayout, folder: Path | None = None) -> Path:
+    """Write README.md into the checkpoint's folder, or the folder to which it was exported, and return the folder."""
     provenance = store.provenance(run.name)
     settings = {**(provenance.settings if provenance else store.settings() or {}), **run.overrides}
     base = _named(settings.get("model.path", "unknown"))
-    folder = layout / checkpoint.path
+    folder = folder or layout / checkpoint.path
+    adapter = read_adapter(folder) if is_adapter(folder) else None
     parts = [
-        _front_matter(settings),
+        _front_matter(settings, adapter),
         f"# {markdown.cell(base)}, fine-tuned on math",
         f"This is step {checkpoint.step} of the run {run.name} of the study {markdown.cell(store.study)}. It was trained "
         "with "
@@ -49,9 +60,10 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
         _scores(store, run, checkpoint),
         _pools(store, run, settings),
         "## Usage",
-        f"```python\n{_snippet(settings)}```",
+        _usage(settings, adapter),
+        f"```python\n{_snippet(settings, adapter)}```",
         "## Prompt",
-        _prompt(str(settings.get("prompt.template", ""))),
+        _prompt(_prompt_settings(settings)),
         "## Settings",
         markdown.table(("setting", "value"), _settings(settings), num_left=2),
         _provenance(provenance, checkpoint),
@@ -60,8 +72,9 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
     return folder
 
 
-def _front_matter(settings: Mapping[str, Any]) -> str:
-    tags: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
+def _front_matter(settings: Mapping[str, Any], adapter: Adapter | None = None) -> str:
+    library = "peft" if adapter else "transformers"
+    tags: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["math", "mathsft"]}
     path = str(settings.get("model.path", ""))
     if HUB_ID.fullmatch(path) and not Path(path).is_dir():
         tags["base_model"] = path
@@ -95,16 +108,58 @@ def _pools(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _snippet(settings: Mapping[str, Any]) -> str:
+def _usage(settings: Mapping[str, Any], adapter: Adapter | None) -> str:
+    """Return how to load the folder, with transformers or peft and with vLLM."""
+    if adapter is None:
+        return "This folder holds the whole model: transformers loads it, and `vllm serve .` serves it."
+    base = markdown.cell(_named(settings.get("model.path", "unknown")))
+    kind = "DoRA" if adapter.is_dora else "LoRA"
+    vllm = f"`vllm serve {base} --enable-lora --max-lora-rank {adapter.rank} --lora-modules math=.` serves it."
+    if adapter.is_dora:
+        vllm = "vLLM serves no DoRA adapters: `mathsft export --merge` writes the whole model."
+    return f"This folder holds a {kind} adapter of rank {adapter.rank} for {base}: peft loads it. {vllm}"
+
+
+def _snippet(settings: Mapping[str, Any], adapter: Adapter | None = None) -> str:
     """Return Python code that prompts the model in this folder in the same way as training and scoring."""
-    prompt = load_template(str(settings.get("prompt.template", ""))).replace(PLACEHOLDER, EXAMPLE)
-    stop = list(settings.get("evaluation.stop", ["</answer>"]))
-    return SNIPPET.format(prompt=prompt, max_tokens=settings.get("evaluation.max_tokens", 1024), stop=stop)
+    prompt = _prompt_settings(settings)
+    chosen, is_chat = answer_format(prompt), prompt.template == CHAT
+    text = fill(request_template(prompt), EXAMPLE)
+    loading = LOADING_ADAPTER.format(base=_named(settings.get("model.path", "unknown"))) if adapter else LOADING
+    return loading + SNIPPET.format(
+        prompt=_chat_lines(prompt, text, chosen.opening) if is_chat else f"prompt = {text!r}",
+        options=", add_special_tokens=False" if is_chat else "",
+        max_tokens=settings.get("evaluation.max_tokens", 1024),
+        stop=f", stop_strings={list(chosen.stop)!r}, tokenizer=tokenizer" if chosen.stop else "",
+    )
 
 
-def _prompt(template: str) -> str:
-    """Return the template as an indented block, in which Markdown has no markup."""
-    return "\n".join(f"    {line}" for line in load_template(template).splitlines())
+def _chat_lines(prompt: PromptSettings, text: str, opening: str) -> str:
+    """Return the lines of code that write the user's message in the chat template."""
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    messages.append({"role": "user", "content": text})
+    arguments = "".join(f", {name}={value!r}" for name, value in prompt.chat_arguments.items())
+    lines = [
+        f"messages = {messages!r}",
+        f"prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True{arguments})",
+    ]
+    if opening:
+        lines.append(f'prompt += "" if prompt.rstrip().endswith({opening!r}) else {opening!r}')
+    return "\n".join(lines)
+
+
+def _prompt_settings(settings: Mapping[str, Any]) -> PromptSettings:
+    """Return the recorded settings of the prompt, of which those of a chat template have names of their own."""
+    own = {name.removeprefix("prompt."): value for name, value in settings.items() if name.startswith("prompt.")}
+    prefix = "chat_arguments."
+    arguments = {name.removeprefix(prefix): own.pop(name) for name in list(own) if name.startswith(prefix)}
+    return PromptSettings(**own, chat_arguments=arguments)
+
+
+def _prompt(prompt: PromptSettings) -> str:
+    """Return the text around a problem as an indented block, in which Markdown has no markup."""
+    block = "\n".join(f"    {line}" for line in request_template(prompt).splitlines())
+    return f"The user's message in the tokenizer's chat template:\n\n{block}" if prompt.template == CHAT else block
 
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,9 @@ from mathsft.store.study_store import StudyStore
 MODEL = {
     "model.path": "model",
     "data.source": "data",
+    "task": "task",
     "prompt.template": "prompt",
+    "prompt.answer": "answer format",
     "training.precision": "training precision",
     "training.token_budget_tokens": "token budget of a micro-batch",
     "training.gradient_checkpointing": "gradient checkpointing",

@@ -33,7 +33,7 @@ def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], 
     fixed = promotion.overrides if promotion is not None else observed[0].settings
     columns = [_between(rates, (column + 0.5) / NUM_COLUMNS) for column in range(NUM_COLUMNS)]
     cells = [{**fixed, X_SETTING: rate, Y_SETTING: _choice(sizes, size)} for size in rows for rate in columns]
-    surface = predict(space, observed, [{name: cell[name] for name in space} for cell in cells])
+    surface = predict(space, observed, [{name: cell[name] for name in space if name in cell} for cell in cells])
     low, high = max(0.0, min(surface.means)), max(surface.means)
     edges = [_between(rates, column / NUM_COLUMNS) for column in range(NUM_COLUMNS + 1)]
     middles = [math.sqrt(lower * upper) for lower, upper in pairwise(rows)]

@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
 from mathsft.runs.pool_names import CONFIRM_POOL, SEARCH_POOL
 from mathsft.runs.results import TrialResult, recorded_results
-from mathsft.statistics.curves import predict_end
+from mathsft.statistics.curves import EarlyScore, predict_end
 from mathsft.statistics.intervals import effective_number
 from mathsft.statistics.paired import mean_correlation
-from mathsft.statistics.surface import Observation, smooth
+from mathsft.statistics.surface import Observation, embed, smooth
 from mathsft.store.study_store import StudyStore
 
 SMALLEST_DIFFERENCE = 1e-6
@@ -72,13 +72,13 @@ class Contest:
     next_pool: str | None = None
     """Slice of the confirm pool on which some entrants still have to be scored; None if there is none."""
 
-    def observe(self) -> list[Observed]:
+    def observe(self, space: Mapping[str, SearchRange]) -> list[Observed]:
         """Return the observations for the surface by which the entrants are ranked."""
-        return observe(self.results, self.entrants, self.pools)
+        return observe(space, self.results, self.entrants, self.pools)
 
     def ranking(self, rule: Rule) -> list[TrialResult]:
         """Return the entrants by smoothed accuracy, best first."""
-        return ranked(self.entrants, smoothed(self.observe(), rule))
+        return ranked(self.entrants, smoothed(self.observe(rule.space), rule))
 
 
 def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
@@ -112,7 +112,7 @@ def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange],
         # The number of problems that the rounds used; the pool may hold more.
         num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
     )
-    return rule.space, hold_contest(recorded_results(store), rule).observe() if ranges else []
+    return rule.space, hold_contest(recorded_results(store), rule).observe(rule.space) if ranges else []
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -123,7 +123,10 @@ def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def observe(
-    results: Sequence[TrialResult], entrants: Sequence[TrialResult] = (), pools: tuple[str, ...] = (SEARCH_POOL,)
+    space: Mapping[str, SearchRange],
+    results: Sequence[TrialResult],
+    entrants: Sequence[TrialResult] = (),
+    pools: tuple[str, ...] = (SEARCH_POOL,),
 ) -> list[Observed]:
     """Return an observation of each trial that has ended, as accuracy on the search pool.
 
@@ -143,7 +146,7 @@ def observe(
             observed.append(_measured(trial, pools if entrant else (SEARCH_POOL,), mean_loss if entrant else 0.0, own_share))
         elif trial.run.state == "diverged":
             observed.append(Observed(trial.run.overrides, 0.0, 0.0, trial, ()))
-        elif trial.run.state == "pruned" and (predicted := _predicted(trial, finished(results))):
+        elif trial.run.state == "pruned" and (predicted := _predicted(space, trial, finished(results))):
             observed.append(Observed(trial.run.overrides, *predicted, trial, ()))
     return observed
 
@@ -156,14 +159,19 @@ def _measured(trial: TrialResult, pools: tuple[str, ...], mean_loss: float, own_
     return Observed(trial.run.overrides, fmean(solved) + mean_loss, variance, trial, pools)
 
 
-def _predicted(trial: TrialResult, others: Sequence[TrialResult]) -> tuple[float, float] | None:
+def _predicted(
+    space: Mapping[str, SearchRange], trial: TrialResult, others: Sequence[TrialResult]
+) -> tuple[float, float] | None:
     """Return mean and variance of the accuracy at the end of a pruned trial, from its last score."""
     if not trial.curve:
         return None
     fraction, accuracy = trial.curve[-1]
+    own, *positions = map(tuple, embed(space, [one.run.overrides for one in (trial, *others)]).tolist())
     # Batch sizes differ, so that eval points round to different fractions of the steps.
-    pairs = [(min(other.curve, key=lambda point: abs(point[0] - fraction))[1], other.curve[-1][1]) for other in others]
-    return predict_end(accuracy, pairs)
+    early = [min(other.curve, key=lambda point: abs(point[0] - fraction))[1] for other in others]
+    scores = [EarlyScore(score, position) for score, position in zip(early, positions, strict=True)]
+    ends = [other.curve[-1][1] for other in others]
+    return predict_end(EarlyScore(accuracy, own), list(zip(scores, ends, strict=True)))
 
 
 def finished(results: Iterable[TrialResult]) -> list[TrialResult]:
@@ -195,7 +203,7 @@ def _shortlist(results: Sequence[TrialResult], rule: Rule) -> list[TrialResult]:
     contenders = _one_per_setting(results)
     if not contenders:
         return []
-    best = ranked(contenders, smoothed(observe(results), rule))[: rule.selection.num_smoothed]
+    best = ranked(contenders, smoothed(observe(rule.space, results), rule))[: rule.selection.num_smoothed]
     others = [trial for trial in contenders if trial not in best]
     best += ranked(others, {trial.run.name: _replicated_accuracy(results, trial) for trial in others})[
         : rule.selection.num_raw

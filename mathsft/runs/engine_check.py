@@ -20,10 +20,10 @@ async def check_engine(study: StudyContext) -> None:
     try:
         async with study.workers.trainers.lease() as trainer:
             with announcing_call(trainer, ENGINE_CHECK, 0, "", study.store):
-                pair: tuple[Checkpoint, Checkpoint] = await trainer.call("publish_for_check")
+                published: tuple[Checkpoint, ...] = await trainer.call("publish_for_check")
         async with TaskGroup() as checks:
             for evaluator in evaluators:
-                checks.create_task(_check(evaluator, pair, study))
+                checks.create_task(_check(evaluator, published, study))
     except* (Failed, RemoteError) as errors:
         raise StudyFailedError(f"the engine could not be checked: {errors.exceptions[0]}") from errors
     finally:
@@ -32,7 +32,7 @@ async def check_engine(study: StudyContext) -> None:
         pool.give(evaluator)  # only after all checks: an engine that failed must not score
 
 
-async def _check(evaluator: Worker, pair: tuple[Checkpoint, Checkpoint], study: StudyContext) -> None:
+async def _check(evaluator: Worker, published: tuple[Checkpoint, ...], study: StudyContext) -> None:
     with announcing_call(evaluator, ENGINE_CHECK, 0, ENGINE_CHECK, study.store):
-        check: EngineCheck = await evaluator.call("check_engine", *pair)
+        check: EngineCheck = await evaluator.call("check_engine", *published)
     study.store.announce(check)

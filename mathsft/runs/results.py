@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 from mathsft.objective import Objective
@@ -40,7 +41,7 @@ class TrialResult:
 
     def solved(self, pools: Sequence[str]) -> tuple[float, ...]:
         """Return the outcomes on these pools, concatenated."""
-        return tuple(outcome for pool in pools for outcome in self.outcomes[pool])
+        return tuple(chain.from_iterable(self.outcomes[pool] for pool in pools))
 
 
 def recorded_results(store: StudyStore) -> list[TrialResult]:

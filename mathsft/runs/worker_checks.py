@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mathsft.config.schema import Experiment, LimitSettings
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 from mathsft.records import Diverged, EngineCheck, Plan
 from mathsft.runs.context import StudyContext
@@ -16,6 +15,7 @@ from mathsft.runs.engine_check import check_engine
 from mathsft.runs.new_run import new_run
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import Notification, StudyStore
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import Placement
 from mathsft.workers.spawn import SpawnBackend

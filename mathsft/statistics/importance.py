@@ -24,10 +24,11 @@ def importance(space: Mapping[str, SearchRange], observations: Sequence[Observat
     total = float(means_N.var())
     shares = {}
     for name, given in space.items():
-        values = [point[name] for point in points]
+        has_value_N = np.array([name in point for point in points])  # it may apply to some of the settings only
+        values, applying_M = [point[name] for point in points if name in point], means_N[has_value_N]
         positions = [position(given, value) for value in values]
         bins = [value if at is None else int(at * NUM_BINS) for value, at in zip(values, positions, strict=True)]
-        groups = [means_N[[index for index, other in enumerate(bins) if other == each]] for each in set(bins)]
-        between = sum(len(group) * (group.mean() - means_N.mean()) ** 2 for group in groups) / len(means_N)
+        groups = [applying_M[[index for index, other in enumerate(bins) if other == each]] for each in set(bins)]
+        between = sum(len(group) * (group.mean() - applying_M.mean()) ** 2 for group in groups) / len(means_N)
         shares[name] = float(between) / total if total > 0 else 0.0
     return shares

@@ -1,26 +1,29 @@
 """Fits a smooth surface (a Gaussian process) to the noisy accuracies of trials, and predicts and maximises it."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mathsft.config.conditions import applicable
 from mathsft.config.schema import Choices, Scalar, SearchRange
 from mathsft.records import Overrides
-
-Floats = NDArray[np.float64]
+from mathsft.statistics.gaussian_process import Floats, fit
 
 NUM_CANDIDATES = 2048
 SAME_SETTING = 0.01
 """Distance in the unit cube of the searched ranges within which two settings are one."""
 LENGTH_SCALES = (0.15, 3.0)
 """Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
+HEIGHTS = (0.1, 10.0)
+"""Bounds of the surface's variance, as shares of the variance of the accuracies."""
 SEED_SDS = (0.005, 0.02)
 """Bounds of the standard deviation that a run's seed adds; larger differences are attributed to the settings."""
+LEAST_VARIANCE = 1e-9
+"""Of an observation, as a share of the variance of the accuracies: keeps the covariance matrix regular."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Surface:
     sds: tuple[float, ...]
     """Posterior standard deviations of the surface, without the seed's."""
 
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Posterior: TypeAlias = Callable[[Sequence[Overrides]], tuple[Floats, Floats]]
 """Settings -> means and standard deviations of the surface at these settings."""
@@ -64,10 +70,16 @@ def predict(space: Mapping[str, SearchRange], observations: Sequence[Observation
 
 def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
     """Return settings that fill the space evenly (a Sobol sequence); they are the same in every call."""
+    return [dict(settings) for settings in _candidates(tuple(space.items()))]
+
+
+@lru_cache(maxsize=8)
+def _candidates(space: tuple[tuple[str, SearchRange], ...]) -> list[dict[str, Scalar]]:
     from scipy.stats import qmc
 
     cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
-    return [{name: _value(given, share) for (name, given), share in zip(space.items(), row, strict=True)} for row in cube]
+    all_values = ({name: _value(given, share) for (name, given), share in zip(space, row, strict=True)} for row in cube)
+    return [applicable(values) for values in all_values]
 
 
 def new_optimum(
@@ -102,48 +114,52 @@ def position(given: SearchRange, value: Scalar) -> float | None:
 def _fit(
     space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
 ) -> Posterior:
-    from sklearn.exceptions import ConvergenceWarning  # takes seconds, which other commands do not need
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-    from threadpoolctl import threadpool_limits
-
-    points = embed(space, [observation.settings for observation in observations])
     accuracies = np.array([observation.accuracy for observation in observations])
     variances = np.array([observation.variance for observation in observations])
     centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
-
-    least, greatest = ((sd / scale) ** 2 for sd in SEED_SDS)
-    lengths = Matern(np.full(points.shape[1], 0.5), LENGTH_SCALES, nu=2.5)
-    kernel = ConstantKernel(1.0, (0.1, 10.0)) * lengths + WhiteKernel(math.sqrt(least * greatest), (least, greatest))
-    process = GaussianProcessRegressor(kernel, alpha=np.maximum(variances / scale**2, 1e-9))
     # Matrices are small: more threads than one only disturb the workers on this machine's cores.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter reached its bound
-        process.fit(points, (accuracies - centre) / scale)
-    seed_variance = process.kernel_.k2.noise_level
-    if pending:
-        more = embed(space, pending)
-        alpha = np.append(process.alpha, np.full(len(more), 1e-9))
-        values = np.append(process.y_train_, process.predict(more))
-        process = GaussianProcessRegressor(process.kernel_, alpha=alpha, optimizer=None)
-        process.fit(np.vstack([points, more]), values)
+    with _linear_algebra().limit(limits=1):
+        process = fit(
+            tuple(map(tuple, embed(space, [observation.settings for observation in observations]).tolist())),
+            tuple(((accuracies - centre) / scale).tolist()),
+            tuple(np.maximum(variances / scale**2, LEAST_VARIANCE).tolist()),
+            height=HEIGHTS,
+            length=LENGTH_SCALES,
+            noise=((SEED_SDS[0] / scale) ** 2, (SEED_SDS[1] / scale) ** 2),
+        )
+        if pending:
+            process = process.believe(embed(space, pending))
 
     def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
-        means, sds = process.predict(embed(space, settings), return_std=True)
-        return centre + scale * means, scale * np.sqrt(np.maximum(0.0, sds**2 - seed_variance))
+        means, sds = process.predict(embed(space, settings))
+        return centre + scale * means, scale * sds
 
     return posterior
 
 
+@lru_cache
+def _linear_algebra() -> "ThreadpoolController":
+    """Return the control over the threads of the linear algebra libraries; to find them takes as long as a fit."""
+    import scipy.linalg  # loads them  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def embed(space: Mapping[str, SearchRange], settings: Sequence[Overrides]) -> Floats:
-    """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension."""
+    """Return settings as points (N x D) of the unit cube; each choice without an order has its own dimension.
+
+    A setting that does not apply to a trial, as the rank to full fine-tuning, is in the middle of its dimension: the trials
+    to which it applies are equally far away on average, and their other settings decide.
+    """
     columns: list[Floats] = []
     for name, given in space.items():
-        values = [chosen[name] for chosen in settings]
+        values = [chosen.get(name) for chosen in settings]
         if isinstance(given, Choices) and not _are_numbers(given):
             columns += [np.array([value == choice for value in values], dtype=np.float64) for choice in given.choices]
         else:
-            columns.append(_positions(given, np.array(values, dtype=np.float64)))
+            numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+            columns.append(np.nan_to_num(_positions(given, numbers), nan=0.5))
     return np.column_stack(columns)
 
 

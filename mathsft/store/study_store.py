@@ -38,7 +38,7 @@ from mathsft.records import (
 from mathsft.store import tables
 from mathsft.store.database import Database, is_connection_lost
 from mathsft.store.lock import lock_connections
-from mathsft.store.schema import upgrade
+from mathsft.store.revisions import upgrade
 
 log = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ def edge_notes(overrides: Overrides, space: Mapping[str, SearchRange]) -> list[s
     """Return a note for each setting at an edge of its range: which edge, and which values to try."""
     notes = []
     for name, searched in space.items():
-        relative = position(searched, overrides[name])
+        relative = position(searched, overrides[name]) if name in overrides else None
         if relative is None or EDGE_SHARE < relative < 1 - EDGE_SHARE:
             continue
         is_low = relative <= EDGE_SHARE

@@ -2,21 +2,26 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from mathsft.config.conditions import applies, condition_of, conditions_first
 from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
+from mathsft.study.pruners import PredictedEndPruner
 
 REFUSED = {
     "CmaEsSampler": "it unpickles what it has stored in the database, which can run code; choose another one",
     "GridSampler": "the grid follows from the choices in `search`; choose BruteForceSampler",
     "PartialFixedSampler": "it needs another sampler; to try given settings, list them in `enqueue`",
 }
+OWN_PRUNER = "PredictedEndPruner"
 SEQUENCE_SAMPLERS = ("QMCSampler",)
 """Samplers whose trials are elements of one sequence; they need the same seed for every trial."""
 NUM_REHEARSED = 12
@@ -32,8 +37,14 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Make the pruner."""
-    pruner: optuna.pruners.BasePruner = make_component(optuna.pruners, "pruner", config.pruner)
+    """Make the pruner: one of Optuna's, or this project's own, which also needs the searched ranges."""
+    pruner: optuna.pruners.BasePruner
+    if config.pruner.name == OWN_PRUNER:
+        pruner = _with_arguments(
+            partial(PredictedEndPruner, config.search), "pruner", config.pruner, config.pruner.arguments
+        )
+    else:
+        pruner = make_component(optuna.pruners, "pruner", config.pruner)
     return pruner
 
 
@@ -51,9 +62,31 @@ def distribution(given: SearchRange) -> BaseDistribution:
     return IntDistribution(given.low, given.high, log=given.log)
 
 
+def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Return the trial's values of the searched settings that apply to it; those that it lacks are drawn."""
+    values: dict[str, Any] = {}
+    for name, given in conditions_first(space).items():
+        if applies(name, values):
+            values[name] = trial._suggest(name, given)
+    return values
+
+
+def is_complete(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether a trial has a value of every searched setting that applies to it."""
+    return all(name in values or not applies(name, values) for name in space)
+
+
 def num_settings(space: Mapping[str, SearchRange]) -> float:
     """Return how many settings the space holds; infinity if a range is continuous."""
-    return math.prod(_num_values(given) for given in space.values())
+    needed = {condition[0] for name in space if (condition := condition_of(name))}
+    owners = {name: given.choices for name, given in space.items() if name in needed and isinstance(given, Choices)}
+    total = 0.0
+    for values in product(*owners.values()):
+        chosen = dict(zip(owners, values, strict=True))
+        total += math.prod(
+            _num_values(given) for name, given in space.items() if name not in owners and applies(name, chosen)
+        )
+    return total
 
 
 def rehearse(config: StudyConfig) -> None:
@@ -67,7 +100,8 @@ def rehearse(config: StudyConfig) -> None:
     space = make_space(config)
     for number in range(int(min(config.num_trials, NUM_REHEARSED, num_settings(config.search)))):
         study.sampler = make_sampler(config, number)
-        trial = explained(lambda: study.ask(space), "sampler", config.sampler)
+        trial = explained(study.ask, "sampler", config.sampler)
+        explained(partial(suggest, trial, space), "sampler", config.sampler)
         for index, point in enumerate(config.trial.eval_points):
             trial.report(point / (number + 1), index)
             explained(trial.should_prune, "pruner", config.pruner)
@@ -107,10 +141,15 @@ def make_component(module: Any, kind: str, component: Component, **arguments: An
     if component.name in REFUSED:
         raise UserError(f"{kind}.name: {component.name} is refused: {REFUSED[component.name]}")
     if component.name not in available:
-        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(available)}")
-    own_arguments = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
+        choices = [*available, OWN_PRUNER] if kind == "pruner" else available
+        raise UserError(f"{kind}.name: {component.name!r} is not in Optuna; choose one of {', '.join(choices)}")
+    given = {name: _built(module, kind, name, value, available) for name, value in component.arguments.items()}
+    return _with_arguments(partial(getattr(module, component.name), **arguments), kind, component, given)
+
+
+def _with_arguments(make: Callable[..., Any], kind: str, component: Component, given: Mapping[str, Any]) -> Any:
     try:
-        return getattr(module, component.name)(**arguments, **own_arguments)
+        return make(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{kind}.arguments: {component.name} does not take {dict(component.arguments)}: {error}") from error
 

@@ -51,7 +51,7 @@ def propose(
     Krause, Kakade and Seeger, "Gaussian process optimization in the bandit setting", ICML (2010). `pending` are the settings
     of trials whose end is not known yet.
     """
-    observed = observe(sorted(results, key=lambda result: result.number))
+    observed = observe(space, sorted(results, key=lambda result: result.number))
     if not observed:
         return {}
     return new_optimum(space, observed, BOLDNESS, pending, [result.run.overrides for result in results])
@@ -89,7 +89,7 @@ def _evidence(trials: Sequence[TrialResult], winner: TrialResult, fresh: Sequenc
 
 def _finalists(contest: Contest, rule: Rule) -> tuple[Finalist, ...]:
     """Return the shortlist, best first, with each trial's result in the rounds that it took part in."""
-    means = smoothed(observe(contest.results), rule)
+    means = smoothed(observe(rule.space, contest.results), rule)
     return tuple(
         _finalist(trial, means[trial.run.name], [pool for _, pool in rule.rounds if pool in trial.outcomes])
         for trial in ranked(contest.shortlist, means)

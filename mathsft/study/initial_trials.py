@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from mathsft.config.conditions import applicable
 from mathsft.config.load import flatten
 from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
 from mathsft.records import Overrides, Promotion, Run
@@ -21,7 +22,7 @@ def initial_settings(
     """
     values = flatten(experiment)
     own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
-    return tuple(_distinct_within((own, *config.enqueue, *warm), config.search))
+    return tuple(_distinct_within((applicable(own), *config.enqueue, *warm), config.search))
 
 
 def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
@@ -30,7 +31,7 @@ def best_settings(store: StudyStore, space: Mapping[str, SearchRange]) -> list[d
     trials = [trial for trial in store.runs("trial") if trial.state == "finished"]
     ranked = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
     best: list[Promotion | Run] = [*([promotion] if promotion else []), *ranked]
-    shared = ({name: value for name, value in one.overrides.items() if name in space} for one in best)
+    shared = (applicable({name: value for name, value in one.overrides.items() if name in space}) for one in best)
     return _distinct_within(filter(None, shared), space)[:NUM_WARM]
 
 

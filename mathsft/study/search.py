@@ -28,7 +28,16 @@ from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
 from mathsft.store.study_store import StudyStore
-from mathsft.study.components import explained, make_pruner, make_sampler, make_space, num_settings, tell
+from mathsft.study.components import (
+    explained,
+    is_complete,
+    make_pruner,
+    make_sampler,
+    make_space,
+    num_settings,
+    suggest,
+    tell,
+)
 from mathsft.study.decide import propose
 
 MAX_FAILURES = 3
@@ -124,7 +133,7 @@ class Search:
         for trial in self._optuna_trials():
             if trial.state != TrialState.RUNNING:
                 self._told[trial.number].set()
-            elif len(trial.params) < len(self._space):
+            elif not is_complete(trial.params, self._space):
                 self._half_asked = trial.number
                 continue
             else:
@@ -144,18 +153,14 @@ class Search:
         if fixed := self._fixed(ask):
             # enqueue_trial would create a second trial, with another number.
             self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
-        if number < len(self._optuna_trials()):  # an earlier driver or attempt created it
-            params = explained(lambda: self._suggested(number), "sampler", self._config.sampler)
-        else:
-            params = explained(lambda: self.study.ask(self._space), "sampler", self._config.sampler).params
+        # An earlier driver or attempt may have created it.
+        is_new = number >= len(self._optuna_trials())
+        trial = explained(self.study.ask, "sampler", self._config.sampler) if is_new else self._trial(number)
+        params = explained(lambda: suggest(trial, self._space), "sampler", self._config.sampler)
         if self._half_asked == number:
             self._half_asked = None
         self._asked[number].set()
         return self._run(number, params)
-
-    def _suggested(self, number: int) -> dict[str, Any]:
-        trial = self._trial(number)
-        return {name: trial._suggest(name, given) for name, given in self._space.items()}
 
     def _fixed(self, ask: Ask) -> dict[str, Scalar]:
         """Return the parameters that the sampler must use: those given for the first trials, proposals for the last ones."""
@@ -208,7 +213,7 @@ class Search:
     # ---- records in the store
 
     def _run(self, number: int, params: Mapping[str, Any]) -> Run:
-        overrides: dict[str, Scalar] = {name: params[name] for name in self._space}
+        overrides: dict[str, Scalar] = {name: params[name] for name in self._space if name in params}
         return new_run(
             "trial",
             f"trial-{number}",

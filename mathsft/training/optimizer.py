@@ -1,4 +1,4 @@
-"""AdamW over fp32 master copies of a model's weights, and the learning rate schedule of a run."""
+"""AdamW over fp32 master copies of the weights that train."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,19 +17,6 @@ _ALIGNMENT = 64
 _NORM_BLOCK = 16_384
 """On a CPU torch adds the squares of a vector one after the other in fp32. This gives the norm of 135 million elements with
 an error of 1.5 %, and the norm of this many elements with an error of 1e-7."""
-
-
-def learning_rate_at(step: int, num_steps: int, training: TrainingSettings) -> float:
-    """Return the learning rate of step 1, 2, …, num_steps: linear warmup, then linear decay.
-
-    With W = warmup_fraction * num_steps (not rounded) it is
-    learning_rate * min(step / (W + 1), (num_steps + 1 - step) / (num_steps - W)). It rises from 0 at step 0 to learning_rate
-    at step W + 1 and falls to 0 at step num_steps + 1. Both zeros are outside the run, so every step changes the weights.
-    """
-    num_warmup_steps = training.warmup_fraction * num_steps
-    warmup = step / (num_warmup_steps + 1)
-    decay = (num_steps + 1 - step) / (num_steps - num_warmup_steps)
-    return training.learning_rate * min(warmup, decay)
 
 
 def apply_adamw(
@@ -83,20 +70,21 @@ class MasterAdamW:
     def __init__(
         self,
         model: nn.Module,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         training: TrainingSettings,
         dtype: torch.dtype,
         device: torch.device,
         buffers: HostBuffers,
     ) -> None:
-        """Start from the weights, by parameter name, and give the model a copy of them in the dtype on the device.
+        """Start from these weights, which train, by name; give the model a copy of them in the dtype on the device.
 
         The buffers are those of the model: its earlier optimizer must not be used any more.
         """
         self._model, self._training, self._dtype, self._buffers = model, training, dtype, buffers
         self._home = self._device = device
         """Where the model computes, and where it is now: the same device, or the host while it is parked."""
-        self._parameters = dict(sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2))
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = dict(sorted(trained, key=lambda item: item[1].ndim < 2))
         self._parts: dict[str, slice] = {}
         self._num_elements = self._num_decayed = 0
         for name, parameter in self._parameters.items():

@@ -49,7 +49,11 @@ class ShardedAdamW:
     ) -> None:
         """Start from the weights of the model."""
         self._training, self._device, self._ranks = training, device, ranks
-        self._parameters = {name: _as_dtensor(parameter) for name, parameter in loss_module.model.named_parameters()}
+        self._parameters = {
+            name: _as_dtensor(parameter)
+            for name, parameter in loss_module.model.named_parameters()
+            if parameter.requires_grad
+        }
         self._moments = {
             kind: {name: torch.zeros_like(parameter.detach()) for name, parameter in self._parameters.items()}
             for kind in ("moment1", "moment2")

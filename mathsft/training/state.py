@@ -4,7 +4,7 @@ It reads and writes safetensors only, and never runs code from a model's folder.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mathsft.data.weight_tensors import MODEL_FILE_SUFFIXES
 from mathsft.errors import UserError, disk_full_as_user_error
+from mathsft.footprint import ModelSize
 from mathsft.training.host_buffers import HostBuffers
 from mathsft.training.model.attention import choose_attention
 from mathsft.training.model.patches import apply_patches
-
-_COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-"""Suffixes of the files copied into a checkpoint: the configuration of the model and all files of its tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,12 @@ class BaseModel:
     weights: dict[str, Tensor]
     attention: str
     buffers: HostBuffers = field(default_factory=HostBuffers)
+
+    @property
+    def size(self) -> ModelSize:
+        """Return the sizes of the base model."""
+        shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        return ModelSize.of(self.model.config, shapes, sum(weight.nbytes for weight in self.weights.values()))
 
 
 def load_base(folder: Path, attention: str, *, numpy_products: bool = False) -> BaseModel:
@@ -113,18 +118,29 @@ def save_published(base: BaseModel, tensors: Mapping[str, Tensor], folder: Path)
 
     Raises UserError if the disk is full.
     """
+
+    def write(partial: Path) -> None:
+        base.model.save_pretrained(partial, state_dict=dict(tensors))
+        # This overwrites the config.json of save_pretrained, which names the training dtype.
+        for file in sorted(base.folder.iterdir()):
+            if file.suffix in MODEL_FILE_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
+                shutil.copyfile(file, partial / file.name)
+
+    publish_folder(write, folder, sum(tensor.nbytes for tensor in tensors.values()))
+
+
+def publish_folder(write: Callable[[Path], None], folder: Path, num_bytes: int) -> None:
+    """Make a folder visible as a whole: `write` fills another one, which is then renamed; an earlier one is replaced.
+
+    Raises UserError if the disk is full; num_bytes is what the folder needs.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     with disk_full_as_user_error(folder, f"{num_bytes:,} bytes for this checkpoint"):
         try:
-            base.model.save_pretrained(partial, state_dict=dict(tensors))
-            # This overwrites the config.json of save_pretrained, which names the training dtype.
-            for file in sorted(base.folder.iterdir()):
-                if file.suffix in _COPIED_SUFFIXES and not file.name.endswith(".safetensors.index.json"):
-                    shutil.copyfile(file, partial / file.name)
+            write(partial)
         except (OSError, SafetensorError):
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -29,10 +29,12 @@ from mathsft.training.model.attention import FLEX, TREE, with_masks
 from mathsft.training.model.block_mask import BLOCK_TOKENS
 from mathsft.training.model.loss import MicroBatchLoss
 from mathsft.training.offload import OffloadedAdamW
-from mathsft.training.optimizer import MasterAdamW, learning_rate_at
+from mathsft.training.optimizer import MasterAdamW
 from mathsft.training.rank_group import ALONE, RankGroup
+from mathsft.training.schedule import learning_rate_at
 from mathsft.training.sharded import ShardedAdamW, shard
 from mathsft.training.state import BaseModel, set_gradient_checkpointing
+from mathsft.training.trained import choose_trained
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +86,13 @@ class TrainingStep:
         max_fitting_tokens: int | None = None,
         *,
         offload: bool = False,
+        seed: int = 0,
     ) -> None:
         """Start from the base weights a run of num_steps steps whose prompts all begin with prefix_ids.
 
         max_fitting_tokens limits the tokens of a micro-batch, in addition to training.token_budget_tokens. With offload,
-        master weights and moments are in host memory; several ranks shard them instead. Raises OutOfMemoryError when
+        master weights and moments are in host memory; several ranks shard them instead. The seed decides an
+        adapter's initial values and dropout. Raises OutOfMemoryError when
         weights, gradients and moments do not fit into memory.
         """
         if device.type == "cpu":
@@ -97,15 +101,16 @@ class TrainingStep:
         self._num_steps = num_steps
         self._device = device
         self._base, self._prefix_ids, self._ranks = base, prefix_ids, ranks
-        set_gradient_checkpointing(base, training.gradient_checkpointing)
         dtype = DTYPES[training.precision]
+        self.trained = choose_trained(base, training, dtype, seed)
+        set_gradient_checkpointing(base, training.gradient_checkpointing)
         self._optimizer: MasterAdamW | ShardedAdamW
-        num_parameters = sum(weight.numel() for weight in base.weights.values())
+        num_parameters = sum(weight.numel() for weight in self.trained.initial().values())
         self._held = f"weights, gradients and AdamW's moments of {num_parameters:,} parameters"
         with explained_shortage(f"{self._held} do not fit into memory", "free some, or take a smaller model"):
             if ranks.size == 1:
                 adamw = OffloadedAdamW if offload else MasterAdamW
-                self._optimizer = adamw(base.model, base.weights, training, dtype, device, base.buffers)
+                self._optimizer = adamw(base.model, self.trained.initial(), training, dtype, device, base.buffers)
                 self._micro_batch_loss = MicroBatchLoss(base.model)
             else:
                 self._micro_batch_loss = shard(base, dtype, device, ranks)
@@ -123,7 +128,8 @@ class TrainingStep:
         """
         while True:
             try:
-                outcome = self._collect_gradient(batch, learning_rate_at(step, self._num_steps, self._training))
+                with self.trained.random_state(self._micro_batch_loss, step, self._ranks.rank):
+                    outcome = self._collect_gradient(batch, learning_rate_at(step, self._num_steps, self._training))
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -150,7 +156,7 @@ class TrainingStep:
         return max(self._micro_batches(longest), key=lambda micro_batch: micro_batch.ids_BT.numel())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the fp32 master weights by parameter name (tied ones once; DTensors with several ranks), not copied."""
+        """Return the fp32 master weights that train, by parameter name (tied ones once; DTensors with ranks), not copied."""
         return self._optimizer.master_weights()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,13 +23,15 @@ from transformers import AutoTokenizer
 from mathsft.config.schema import Experiment
 from mathsft.costs import Memory, Stopwatch, TrainingCosts
 from mathsft.data.encoded_cache import content_key, encode_cached
-from mathsft.data.examples import Encoded, check_ids, load_template
-from mathsft.data.models import fingerprint
+from mathsft.data.examples import Encoded, check_ids
 from mathsft.data.pools import load_pools
+from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.footprint import full_state_bytes
+from mathsft.prompts.renderer import make_renderer
 from mathsft.publication import stamps_of
 from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.training.base_copy import BaseCopy
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
 from mathsft.training.cpu.memory import status_bytes
@@ -38,8 +41,9 @@ from mathsft.training.meter.peak_memory import predicted_peak
 from mathsft.training.meter.utilization import Utilization
 from mathsft.training.publisher import Publisher
 from mathsft.training.rank_group import join_ranks
-from mathsft.training.state import are_finite, host_copy, load_base, publish, tensors_to_publish
+from mathsft.training.state import are_finite, host_copy, load_base
 from mathsft.training.step import StepOutcome, TrainingStep
+from mathsft.training.trained import choose_trained
 from mathsft.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -80,11 +84,14 @@ class Trainer:
         worker_device = settings.worker_device
         self._base = load_base(model_folder, worker_device.attention, numpy_products=worker_device.numpy_products)
         self._utilization = Utilization(self._base.model, self._device, self._ranks.size)
-        self._publisher = Publisher(self._base, self._layout)
+        self._publisher = Publisher(self._layout)
         self._encoded: tuple[object, str, Encoded] | None = None
         self._current: _CurrentRun | None = None
         self._base_fingerprint = fingerprint(model_folder)
-        self._save_pace = SavePace(full_state_bytes(sum(weight.numel() for weight in self._base.weights.values())))
+        self._base_copy = BaseCopy(self._layout.base_weights)
+        self._num_trained = self._base.size.num_parameters
+        self._state_bytes = full_state_bytes(self._num_trained)
+        self._save_pace = SavePace(self._state_bytes)
         self._max_fitting_tokens: int | None = None
         self._state_path: Path | None = None
         """The full state that this trainer saved or loaded last; it deletes this file when it saves another run's state."""
@@ -115,15 +122,14 @@ class Trainer:
             self._train(current, to_step)
         if current.diverged and to_step >= current.diverged.step:
             return current.diverged
+        trained = current.training_step.trained
         weights = self._ranks.gather(current.training_step.weights())
         logprob_check, cause = None, ""
         if self._ranks.is_first:
             with stopwatch.during("check_seconds"):
-                tensors = tensors_to_publish(
-                    self._base, weights
-                )  # where they are: on the device, unless ranks gathered them
-                token_ids = check_token_ids(current.examples)
-                logprob_check = make_logprob_check(self._base.model, tensors, token_ids, self._engine_dtype)
+                tensors = trained.published(weights)  # where they are: on the device, unless ranks gathered them
+                token_ids, loaded = check_token_ids(current.examples), trained.loaded(tensors)
+                logprob_check = make_logprob_check(self._base.model, loaded, token_ids, self._engine_dtype)
                 cause = self._infinity(tensors, logprob_check)
         if self._ranks.broadcast(bool(cause)):
             current.diverged = _diverged(current, to_step, cause)
@@ -131,7 +137,8 @@ class Trainer:
         if logprob_check is None:
             return None  # rank 0 answers
         with stopwatch.during("save_seconds"):
-            self._publisher.start(run.name, to_step, host_copy(tensors, weights))
+            publish = partial(trained.publish, base_copy=self._base_copy, model_path=run.experiment.model.path)
+            self._publisher.start(run.name, to_step, host_copy(tensors, weights), publish)
         own_bytes = status_bytes("VmHWM") - self._resident_bytes_before
         costs = TrainingCosts(
             **stopwatch.seconds,
@@ -150,22 +157,29 @@ class Trainer:
         return "" if are_finite(tensors.values(), self._engine_dtype) else "a weight is not finite"
 
     def publish_for_check(self) -> tuple[Checkpoint, ...]:
-        """Publish the base weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only)."""
+        """Publish untrained weights and a changed copy, with their logprob checks, to check an engine with (rank 0 only).
+
+        There is such a pair for each training.method of the study's runs.
+        """
         if not self._ranks.is_first:
             return ()
         self._publisher.wait()
         _, encoded = self._encode(self._settings.experiment, Stopwatch())
-        token_ids = check_token_ids(encoded.examples)
-        weights = {"base": self._base.weights, "changed": changed_copy(self._base.weights)}
-        published = []
-        if self._ranks.size == 1:  # the devices of several ranks are full of shards
-            self._base.model.to(self._device)
-        for name, tensors in weights.items():
-            folder = self._layout.engine_checks / name
-            logprob_check = make_logprob_check(self._base.model, tensors, token_ids, self._engine_dtype)
-            publish(self._base, tensors, folder)
-            path, stamps = self._layout.recorded(folder), stamps_of(folder)
-            published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check, stamps=stamps))
+        token_ids, published = check_token_ids(encoded.examples), []
+        if self._settings.methods != ("full",):
+            self._current = None  # adapters for the check take the place of a run's in the model
+        for method in self._settings.methods:
+            training = self._settings.experiment.training.model_copy(update={"method": method})
+            trained = choose_trained(self._base, training, self._engine_dtype, seed=0)
+            if self._ranks.size == 1:  # the devices of several ranks are full of shards
+                self._base.model.to(self._device)
+            initial = trained.published(trained.initial())
+            for name, tensors in {"base": initial, "changed": changed_copy(initial)}.items():
+                folder = self._layout.engine_checks / f"{method}-{name}"
+                logprob_check = make_logprob_check(self._base.model, trained.loaded(tensors), token_ids, self._engine_dtype)
+                trained.publish(tensors, folder, self._base_copy, self._settings.experiment.model.path)
+                path, stamps = self._layout.recorded(folder), stamps_of(folder)
+                published.append(Checkpoint(ENGINE_CHECK, 0, path, fingerprint(folder), logprob_check, stamps=stamps))
         self._base.model.to("cpu")
         self.park()
         return tuple(published)
@@ -209,6 +223,8 @@ class Trainer:
                     self._save_state(current)
 
     def _metrics_line(self, current: _CurrentRun, outcome: StepOutcome, seconds: float) -> str:
+        training = current.run.experiment.training
+        num_adapter_weights = None if training.method == "full" else self._num_trained
         metrics = StepMetrics(
             run=current.run.name,
             step=current.step,
@@ -218,7 +234,7 @@ class Trainer:
             num_tokens=outcome.num_tokens,
             num_computed_tokens=outcome.num_computed_tokens,
             seconds=seconds,
-            flop_utilization=self._utilization.share(outcome, current.run.experiment.training.precision, seconds),
+            flop_utilization=self._utilization.share(outcome, training.precision, seconds, num_adapter_weights),
         )
         return json.dumps(asdict(metrics)) + "\n"
 
@@ -241,6 +257,10 @@ class Trainer:
         determining = (run.seed, run.num_steps, given, self._base_fingerprint, examples_key)
         identity = hashlib.blake2b(json.dumps(determining, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._layout.run(run.name).mkdir(parents=True, exist_ok=True)
+        self._num_trained = self._base.size.num_trained(training)
+        state_bytes = full_state_bytes(self._num_trained)
+        if state_bytes != self._state_bytes:  # the seconds that a save of another size takes say little
+            self._state_bytes, self._save_pace = state_bytes, SavePace(state_bytes)
         prefix_ids = common_prefix(encoded.examples)
         training_step = TrainingStep(
             self._base,
@@ -251,6 +271,7 @@ class Trainer:
             self._ranks,
             self._max_fitting_tokens,
             offload=worker_device.offload,
+            seed=run.seed,
         )
         predicted = None
         if self._ranks.size == 1:
@@ -300,13 +321,13 @@ class Trainer:
     def _encode(self, experiment: Experiment, stopwatch: Stopwatch) -> tuple[str, Encoded]:
         """Return the content_key and the encoded training examples; reuse those of the last call for the same settings."""
         max_length_tokens = experiment.training.max_length_tokens
-        key = (experiment.data, experiment.prompt, max_length_tokens)
+        key = (experiment.task, experiment.data, experiment.prompt, max_length_tokens)
         if self._encoded is None or self._encoded[0] != key:
             with stopwatch.during("encode_seconds"):
-                problems = load_pools(experiment.data)["train"]
-                template = load_template(experiment.prompt.template)
-                examples_key = content_key(problems, template, max_length_tokens, self._base.folder)
-                encoded = encode_cached(examples_key, problems, self._tokenizer, template, max_length_tokens)
+                problems = load_pools(experiment.data, experiment.task)["train"]
+                renderer = make_renderer(experiment.prompt, self._tokenizer)
+                examples_key = content_key(problems, renderer, max_length_tokens, self._base.folder)
+                encoded = encode_cached(examples_key, problems, renderer, max_length_tokens)
             if not encoded.examples:
                 raise UserError(
                     f"data.source: {experiment.data.source} leaves no problem to train on; add more problems to it"

@@ -79,8 +79,8 @@ def plan_memory(
     # Checkpointing takes more time than turns do, and so does offload, which includes it.
     resident = [way for way in ways if not way.offload and way.gradient_checkpointing == checkpointing]
     if is_shared and (together := _together(device, experiment, model, engine_bytes, resident)):
-        return _fit_host(machine, model, together)
-    plan = _fit_host(machine, model, in_turns)
+        return _fit_host(machine, model, together, experiment.training)
+    plan = _fit_host(machine, model, in_turns, experiment.training)
     for scoring_device in machine.cuda[-num_evaluators:]:
         plan = replace(plan, engine_share=_fit_engine(scoring_device, experiment, model, engine_bytes, plan.engine_share))
     training_devices = machine.cuda[: plan.num_trainers * plan.num_ranks]
@@ -92,7 +92,7 @@ def plan_memory(
         return plan
     offloaded = [way for way in ways if way.offload]
     apart = _together(device, experiment, model, engine_bytes, offloaded) if is_shared else None
-    return _fit_host(machine, model, apart or plan)
+    return _fit_host(machine, model, apart or plan, experiment.training)
 
 
 def _usable_bytes(devices: Sequence[CudaDevice]) -> int | None:
@@ -156,7 +156,7 @@ def _fit_training(
         if fit.peak_bytes <= usable:
             return fit
     # Of a model of another kind only what it holds between its steps is known.
-    needed = min((fit.peak_bytes for fit in ways), default=held_bytes(model.num_parameters, training.precision) // num_ranks)
+    needed = min((fit.peak_bytes for fit in ways), default=held_bytes(model, training) // num_ranks)
     if needed <= usable:
         return None
     smallest = min(devices, key=lambda device: device.free_memory_bytes or 0)
@@ -181,10 +181,11 @@ def _remedy(model: ModelSize, training: TrainingSettings, usable: int, needed: i
     return f"up to about {most / 1e9:.1f} B parameters fit: take a smaller model or a larger device"
 
 
-def _fit_host(machine: Machine, model: ModelSize, plan: MemoryPlan) -> MemoryPlan:
+def _fit_host(machine: Machine, model: ModelSize, plan: MemoryPlan, training: TrainingSettings) -> MemoryPlan:
     """Return the plan with as many trainers or ranks as host memory allows; raise UserError if it has no room for one."""
     trainers, ranks, offload = plan.num_trainers, plan.num_ranks, plan.fit is not None and plan.fit.offload
-    while (needed := host_bytes(model, trainers, ranks, plan.num_evaluators, offload=offload)) > machine.free_memory_bytes:
+    free = machine.free_memory_bytes
+    while (needed := host_bytes(model, trainers, ranks, plan.num_evaluators, training, offload=offload)) > free:
         if trainers == ranks == 1:
             purpose = f"load and save {_words(model)}"
             if offload:
@@ -197,26 +198,42 @@ def _fit_host(machine: Machine, model: ModelSize, plan: MemoryPlan) -> MemoryPla
     return replace(plan, num_trainers=trainers, num_ranks=ranks)
 
 
-def host_bytes(model: ModelSize, num_trainers: int, num_ranks: int, num_evaluators: int, *, offload: bool) -> int:
-    """Return the host memory that these evaluators and trainers need at most.
+def host_bytes(
+    model: ModelSize,
+    num_trainers: int,
+    num_ranks: int,
+    num_evaluators: int,
+    training: TrainingSettings | None = None,
+    *,
+    offload: bool,
+) -> int:
+    """Return the host memory that these evaluators and trainers need at most; without training settings, all weights train.
 
     A trainer has the base weights there and, while it publishes, the weights of the checkpoint. It also has a full state:
     of a parked run, on its way to disk, or always with offload, which adds the gradient. A rank loads the model in fp32 and
     copies it before it is sharded, and rank 0 gathers the full state.
     """
-    num_parameters, state = model.num_parameters, full_state_bytes(model.num_parameters)
+    num_parameters = model.num_parameters
+    num_trained = model.num_trained(training) if training else num_parameters
+    state = full_state_bytes(num_trained)
     process = TRAINER_HOST_BYTES + model.weight_bytes
     if num_ranks > 1:
         return (
             num_evaluators * EVALUATOR_HOST_BYTES + num_ranks * (process + 8 * num_parameters) + state + model.weight_bytes
         )
-    held = offloaded_bytes(num_parameters) if offload else state
+    held = offloaded_bytes(num_trained) if offload else state
     return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + model.weight_bytes + held)
 
 
-def cpu_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_evaluators: int) -> int:
+def cpu_bytes(
+    experiment: Experiment,
+    model: ModelSize,
+    num_trainers: int,
+    num_evaluators: int,
+    training: TrainingSettings | None = None,
+) -> int:
     """Return the memory that these workers are predicted to need together on a CPU, without activations."""
-    held = held_bytes(model.num_parameters, experiment.training.precision)
+    held = held_bytes(model, training or experiment.training)
     trainer = CPU_TRAINER_BYTES + held + 2 * model.weight_bytes  # the base weights, and those that are being published
     evaluator = CPU_EVALUATOR_BYTES + model.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
     return num_trainers * trainer + num_evaluators * evaluator

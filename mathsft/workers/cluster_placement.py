@@ -1,11 +1,12 @@
 """Decides which workers a cluster gets and what each of them needs; the scheduler chooses the nodes. A pure function."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
@@ -20,6 +21,7 @@ from mathsft.workers.placement import (
     explained,
     place,
     place_on_cpu,
+    with_methods,
 )
 from mathsft.workers.split import CPU_GROUP_CORES, WorkEstimate, scoring_devices
 
@@ -60,6 +62,7 @@ def place_on_cluster(
     *,
     model: ModelSize | None = None,
     memory_is_short: bool = False,
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
     evaluators: int | None = None,
     work: WorkEstimate | None = None,
 ) -> Placement:
@@ -77,6 +80,7 @@ def place_on_cluster(
         purpose,
         model=model,
         memory_is_short=memory_is_short,
+        search=search,
         evaluators=evaluators,
         work=work,
     )
@@ -89,7 +93,7 @@ def place_on_cluster(
         share = min(1.0, len(machine.cpus) / num_used)  # below 1 if both workers use a single core
         placement = _with_needs(placement, lambda spec: Needs(len(spec.cpus) * share))
     else:
-        placement = _place_on_groups(nodes, machine, experiment, layout, purpose, ranks, model, evaluators, work)
+        placement = _place_on_groups(nodes, machine, experiment, layout, purpose, ranks, model, search, evaluators, work)
     for spec in (*placement.trainers, *placement.evaluators):
         _check(spec, nodes)
     return placement
@@ -117,12 +121,15 @@ def _place_on_groups(
     purpose: Purpose,
     ranks: int | None,
     model: ModelSize | None,
+    search: Mapping[str, SearchRange],
     evaluators: int | None,
     work: WorkEstimate | None,
 ) -> Placement:
     """Each worker has a group of cores of one size on all nodes, because the number of threads changes the rounding."""
     size = min(len(node.cpus) // max(1, len(node.cpus) // CPU_GROUP_CORES) for node in nodes)
-    needed_bytes = max(cpu_bytes(experiment, model, 1, 0), cpu_bytes(experiment, model, 0, 1)) if model is not None else 1
+    training, needed_bytes = heaviest(experiment.training, search), 1
+    if model is not None:
+        needed_bytes = max(cpu_bytes(experiment, model, *counts, training) for counts in ((1, 0), (0, 1)))
     num_groups = sum(min(len(node.cpus) // size, node.free_memory_bytes // needed_bytes) for node in nodes)
     num_scoring = evaluators or scoring_devices(work, num_groups, 1 if purpose == "final" else None)
     if num_groups - num_scoring < 1:
@@ -135,8 +142,16 @@ def _place_on_groups(
     groups = [tuple(range(index * size, (index + 1) * size)) for index in range(num_training + num_scoring)]
     max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
     num_ranks = 1 if purpose == "study" else ranks or 1
-    training, scoring = groups[:num_training], groups[num_training:]
-    placement = place_on_cpu(machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=False)
+    placement = place_on_cpu(
+        machine,
+        experiment,
+        layout,
+        max_unscored,
+        num_ranks,
+        groups[:num_training],
+        groups[num_training:],
+        in_turns=False,
+    )
     placement = _with_needs(placement, lambda spec: Needs(max(size, spec.ranks)))
     cores = f"{size} core{'s' if size > 1 else ''} each"
     numbers = ", ".join(
@@ -144,7 +159,7 @@ def _place_on_groups(
         for number, kind in ((num_training, "trainer"), (num_scoring, "evaluator"))
     )
     placement = replace(placement, description=f"{_counted(nodes)} without CUDA devices: {numbers}, {cores}")
-    return explained(placement, None if evaluators else work)
+    return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
 
 
 def _with_needs(placement: Placement, needs: Callable[[WorkerSpec], Needs]) -> Placement:

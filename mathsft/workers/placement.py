@@ -1,10 +1,11 @@
 """Decides which worker runs on which device, and all settings that follow from the device; a pure function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.config.schema import EvaluationSettings, Experiment, SearchRange
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
@@ -89,6 +90,7 @@ def place(
     memory_is_short: bool = False,
     evaluators: int | None = None,
     work: WorkEstimate | None = None,
+    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the workers for this machine: a study has as many trainers as fit, a final run one trainer with several ranks.
 
@@ -96,6 +98,7 @@ def place(
     number; None: the devices are split by the estimated work, and without an estimate there is one. If memory is short and
     there is no CUDA device, training and scoring take turns, and the evaluator's process ends when training begins.
     `model` has the sizes from which the memory of CUDA devices and of their host is planned; without it all is taken to fit.
+    `search` may let runs train other weights than the experiment's own; memory is planned for the largest.
     Raises UserError if no CUDA device can be used, if there are not enough for the ranks and evaluators, or if memory is
     too small.
     """
@@ -112,7 +115,7 @@ def place(
         placement = place_on_cpu(
             machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=memory_is_short
         )
-        return explained(placement, None if evaluators else work)
+        return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
     num_devices = len(machine.cuda)
     if evaluators is not None and evaluators > max(1, num_devices - 1):
         raise UserError(
@@ -127,16 +130,18 @@ def place(
             f"lower it to {num_free}, or set it to null"
         )
     wanted = evaluators or scoring_devices(work, num_devices, ranks if purpose == "final" else None)
+    largest = _with_training(_with_precision(experiment, machine), search)
     for num_evaluators in range(wanted, 0, -1):
         try:
-            plan = _planned(machine, experiment, purpose, ranks, num_evaluators, model)
+            plan = _planned(machine, largest, purpose, ranks, num_evaluators, model)
         except UserError:
             # Fewer evaluators leave devices for more ranks, which need less memory each.
             if evaluators or num_evaluators == 1 or purpose == "study":
                 raise
         else:
             break
-    return explained(_place_on_cuda(machine, experiment, layout, max_unscored, plan), None if evaluators else work)
+    placement = _place_on_cuda(machine, experiment, layout, max_unscored, plan, request_rank(experiment, search))
+    return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
 
 
 def _planned(
@@ -151,7 +156,7 @@ def _planned(
     num_free = max(1, len(machine.cuda) - num_evaluators)
     plan = plan_memory(
         machine,
-        _with_precision(experiment, machine),
+        experiment,
         model,
         num_free if purpose == "study" else 1,
         1 if purpose == "study" else ranks or num_free,
@@ -164,6 +169,30 @@ def _planned(
             f"final.ranks: {ranks}, but host memory has room for {plan.num_ranks}; lower it, or free some memory"
         )
     return plan
+
+
+def request_rank(experiment: Experiment, search: Mapping[str, SearchRange]) -> int:
+    """Return the largest rank of the study's adapters if vLLM can serve all of its checkpoints as LoRA requests, else 0.
+
+    It cannot swap all weights of an engine that serves requests, and it refuses DoRA.
+    """
+    largest = heaviest(experiment.training, search)
+    as_requests = largest.method == "lora" and not largest.lora.dora and experiment.evaluation.load == "swap"
+    return largest.lora.rank if as_requests else 0
+
+
+def with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
+    """Return the placement whose workers know the methods of all runs."""
+
+    def changed(specs: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+        return tuple(replace(spec, settings=replace(spec.settings, methods=methods)) for spec in specs)
+
+    return replace(placement, trainers=changed(placement.trainers), evaluators=changed(placement.evaluators))
+
+
+def _with_training(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
+    """Return the experiment with the training settings that need the most memory."""
+    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
 
 
 def engine_dtype(evaluation: EvaluationSettings, machine: Machine) -> EngineDtype:
@@ -233,7 +262,12 @@ def explained(placement: Placement, work: WorkEstimate | None) -> Placement:
 
 
 def _place_on_cuda(
-    machine: Machine, experiment: Experiment, layout: StudyLayout, max_unscored: int, plan: MemoryPlan
+    machine: Machine,
+    experiment: Experiment,
+    layout: StudyLayout,
+    max_unscored: int,
+    plan: MemoryPlan,
+    max_request_rank: int,
 ) -> Placement:
     """The evaluators have the last devices; trainers have the first ones, or the same one if it is the only one."""
     names, num_ranks = [device.name for device in machine.cuda], plan.num_ranks
@@ -249,6 +283,7 @@ def _place_on_cuda(
         gradient_checkpointing=plan.fit is not None and plan.fit.gradient_checkpointing,
         offload=plan.fit is not None and plan.fit.offload,
         cache_bytes=plan.cache_bytes,
+        max_request_rank=max_request_rank,
     )
     # Not for the evaluator: without OMP_NUM_THREADS vLLM loads weights with many threads and serves with one.
     trainer_env = CUDA_TRAINER_ENV | {"OMP_NUM_THREADS": str(num_threads)}

@@ -20,9 +20,9 @@ from mathsft.accounting.forecast import (
 )
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.load import load_settings
-from mathsft.data.quickstart import base_model_folder
 from mathsft.footprint import full_state_bytes
 from mathsft.store.study_store import StudyStore
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.workers.placement import Placement, place
 from tests.build import make_machine, make_plan, make_run, make_score, make_trial
 

@@ -14,9 +14,9 @@ from mathsft.accounting import measure
 from mathsft.accounting.measure import NotMeasuredError, measured_speeds
 from mathsft.config.load import load_settings
 from mathsft.data.pools import load_pools
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 from mathsft.records import Problem
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import place
 from tests.build import make_machine

@@ -7,7 +7,7 @@ import pytest
 from bench.fuzz_grader import fuzz
 from bench.grading import run_ours
 from bench.grading_workload import FORMAT_FAILURE_SHARE, WRONG_SHARE, make_responses
-from mathsft.answers.response_format import parse_response
+from mathsft.prompts.tags import parse_response
 
 
 def test_responses_are_made_in_the_shares_that_they_should_be() -> None:

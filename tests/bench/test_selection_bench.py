@@ -1,12 +1,15 @@
 import asyncio
 import json
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.measured_grids import add_step_law, add_tinker
 from bench.search_peers import PEERS, tpe, tpe_with_pruner
-from bench.selection import OURS, RULES, UNPRUNED, Outcome, Studies, result_line
+from bench.selection import OURS, RULES, UNPRUNED, Outcome, Studies, play, result_line, table_of_regrets
 from bench.simulated_study import EVAL_POINTS, NUM_TRIALS, SCORE_TIME, simulate_study
 from bench.surfaces import BATCH, FAMILIES, MEASURED, RATE
 from bench.virtual_time import run_in_virtual_time
@@ -15,10 +18,11 @@ from bench.worlds import SEED_SD, World
 
 def test_ratios_are_to_the_better_naive_of_each_family_and_to_the_best_peer() -> None:
     regrets = dict.fromkeys([*RULES, *PEERS], 0.09) | {OURS: 0.02, UNPRUNED: 0.02, "TPE": 0.04, "TPE, more problems": 0.05}
-    methods = {name: [Outcome(regret, 0.01, train_time=10.0)] * 3 for name, regret in regrets.items()}
-    methods[OURS] = [Outcome(0.01, 0.002, train_time=6.0, is_covered=True), Outcome(0.03, 0.0, train_time=9.0)]
-    methods = {name: outcomes[:2] for name, outcomes in methods.items()}
-    line = json.loads(result_line(Studies(dict.fromkeys(FAMILIES, methods))))
+    first = {name: Outcome(regret, 0.01, train_time=10.0) for name, regret in regrets.items()}
+    second = first | {OURS: Outcome(0.03, 0.0, train_time=9.0)}
+    first[OURS] = Outcome(0.01, 0.002, train_time=6.0, is_covered=True)
+    studies = Studies({family: [first, second] for family in FAMILIES})
+    line = json.loads(result_line(studies))
     assert line["regret_ratio_smooth"] == line["regret_ratio_rough"] == 0.5
     assert line["regret_ratio_measured"] is None
     assert (line["best_peer"], line["peer_ratio"]) == ("TPE", 0.5)
@@ -26,6 +30,28 @@ def test_ratios_are_to_the_better_naive_of_each_family_and_to_the_best_peer() ->
     assert line["pruner_training_saved"] == 0.25
     assert line["optimism_ratio"] == 0.1
     assert line["coverage"] == 0.5
+    assert studies.of(["ridge"]).difference("TPE", OURS) == (pytest.approx(0.02), pytest.approx(0.01))
+    assert "| ridge | 2.00 |" in table_of_regrets(studies) and "4.00 (+2.00 ± 1.00)" in table_of_regrets(studies)
+
+
+def test_a_slow_peer_is_compared_in_the_studies_that_it_played() -> None:
+    easy = {name: Outcome(0.01, 0.0) for name in [*RULES, *PEERS]}
+    hard = {name: Outcome(0.05, 0.0) for name in [*RULES, *PEERS] if name != "BoTorch"}
+    studies = Studies({"ridge": [easy, hard, hard]})
+    assert studies.ratio(OURS, ["BoTorch"]).value == 1.0
+    assert studies.difference("BoTorch", OURS)[0] == 0.0
+    assert studies.regrets(OURS).mean() == pytest.approx(0.11 / 3)
+
+
+def test_recorded_studies_are_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = Namespace(outcomes=tmp_path / "outcomes.jsonl", slow_every=1, steplaw=None, tinker=None, processes=1)
+    record = {"family": "ridge", "seed": 0, "outcomes": {OURS: {"regret": 0.02, "optimism": 0.0}}}
+    arguments.outcomes.write_text(json.dumps(record) + "\n")
+    monkeypatch.setattr("bench.selection.new_executor", lambda num: ThreadPoolExecutor(num))
+    monkeypatch.setattr("bench.selection.simulate", lambda study, **more: {OURS: Outcome(study[1] / 100, 0.0)})
+    for _ in range(2):
+        found = list(play([("ridge", seed) for seed in range(3)], arguments))
+        assert [outcomes[OURS].regret for _, outcomes in found] == [0.02, 0.01, 0.02]
 
 
 @pytest.mark.slow
@@ -71,7 +97,8 @@ def test_peers_spend_the_given_device_time(peer, monkeypatch: pytest.MonkeyPatch
         world, "train", lambda number, settings, at=1.0: (fractions.append(at), train(number, settings, at))[1]
     )
     peer(world, 2, 12.0)
-    assert 8 < len([at for at in fractions if at == 1.0]) + sum(at == 0.25 for at in fractions) <= 24
+    num_begun = max(fractions.count(1.0), fractions.count(EVAL_POINTS[0]))
+    assert 12 / (1 + SCORE_TIME * len(EVAL_POINTS)) - 1 < num_begun <= 24
 
 
 def test_measured_grids_become_surfaces_whose_best_is_a_grid_point(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

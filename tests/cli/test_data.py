@@ -11,11 +11,11 @@ from mathsft.commands.common import prepare
 from mathsft.commands.opening import CommandContext
 from mathsft.config.load import Loaded, load_settings
 from mathsft.data.pools import load_pools
-from mathsft.data.quickstart import base_model_folder
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.runs.provenance import ProvenanceRecorder
 from mathsft.store.study_store import StudyStore
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.tracking.heartbeat import Heartbeat
 from tests.build import make_machine, make_trial
 

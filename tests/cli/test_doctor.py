@@ -41,6 +41,7 @@ FOOTPRINT = Footprint(
     trainer_memory_bytes=2 * GIB,
     evaluator_memory_bytes=GIB,
     num_parameters=100,
+    num_trained=100,
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mathsft import cli
 
-CASES = Path(__file__).parents[1] / "answers" / "public_cases.jsonl"
+CASES = Path(__file__).parents[1] / "tasks" / "math" / "public_cases.jsonl"
 KEYS = ["id", "category", "correct", "format_ok", "reason", "seconds"]
 
 

@@ -14,7 +14,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
 from tests.build import make_experiment
 
-SHIPPED = ("quickstart", "qwen2.5-math-1.5b", "smollm2-135m-gsm8k")
+SHIPPED = ("quickstart", "quickstart-lora", "qwen2.5-math-1.5b", "qwen2.5-math-1.5b-lora", "smollm2-135m-gsm8k")
 MINIMAL = make_experiment()
 
 
@@ -22,9 +22,10 @@ MINIMAL = make_experiment()
 def test_shipped_studies_load_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = load_settings(name, None, [])
-    assert (loaded.study_name, loaded.experiment_name) == (name, name)
+    assert (loaded.study_name, loaded.experiment_name) == (name, "quickstart" if name == "quickstart-lora" else name)
     assert loaded.study_path == Path(__file__).parents[2] / "studies" / f"{name}.yaml"
-    assert set(loaded.study.search) == {"training.learning_rate", "training.batch_size"}
+    assert {"training.learning_rate", "training.batch_size"} <= set(loaded.study.search)
+    assert ("training.lora.rank" in loaded.study.search) == name.endswith("-lora")
     assert loaded.study.final.eval_points[0] == 0  # every final curve starts at the baseline
     assert loaded.overrides == {}
 
@@ -146,3 +147,11 @@ def test_numbers_and_words_are_read_as_they_are_meant(write: Callable[..., Path]
         assert load_settings("mine", None, [f"training.learning_rate={text}"]).experiment.training.learning_rate == 1e-5
     for text in ("off", "no", "2026-11-22", "1:30", "a/b#c.jsonl"):  # a bool, a date and a number in YAML 1.1
         assert load_settings("mine", None, [f"data.source={text}"]).experiment.data.source == text
+
+
+def test_arguments_of_a_chat_template_are_set_by_name() -> None:
+    given = ["prompt.template=chat", "prompt.answer=boxed", "prompt.chat_arguments.enable_thinking=false"]
+    loaded = load_settings("quickstart", None, given)
+    assert loaded.experiment.prompt.chat_arguments == {"enable_thinking": False}
+    assert loaded.overrides["prompt.chat_arguments.enable_thinking"] is False
+    assert apply_overrides(loaded.experiment, loaded.overrides) == loaded.experiment

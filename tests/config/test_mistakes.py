@@ -8,7 +8,9 @@ import pytest
 from mathsft.config.load import load_settings
 from mathsft.errors import UserError
 
-SHIPPED = {path.stem for path in (Path(__file__).parents[2] / "studies").glob("*.yaml")}
+CHECKOUT = Path(__file__).parents[2]
+SHIPPED = {path.stem for path in (CHECKOUT / "studies").glob("*.yaml")}
+SHIPPED_EXPERIMENTS = {path.stem for path in (CHECKOUT / "experiments").glob("*.yaml")}
 MISTAKES = {
     "unknown key": (
         "  learning_rate:",
@@ -241,7 +243,15 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("num_trials=many", "--set: num_trials: expected a whole number, got 'many'"),
         ("training.learning_rate=-1", "--set: training.learning_rate: must be above 0, got -1"),
         ("data.source=[", "--set: data.source: [: not valid YAML: expected the node content, but found '<stream end>'"),
-        ("evaluation.stop=[a]", "--set: evaluation.stop: cannot be set to ['a'] by name; write it in the experiment's file"),
+        ("training.beta1=[1]", "--set: training.beta1: cannot be set to [1] by name; write it in the experiment's file"),
+        ("evaluation.stop=x", "--set: evaluation.stop: follows from prompt.answer now; remove it"),
+        ("prompt.system=x", "--set: prompt: system: used in a chat only; set template to chat, or remove it"),
+        (
+            "prompt.template=boxed",
+            "--set: prompt: template boxed asks for another format than answer = tags; set answer to boxed, or choose "
+            "another template",
+        ),
+        ("prompt.message=So?", "--set: prompt: message contains {problem} 0 times; write it exactly once"),
         (
             "evaluation.num_samples=4",
             "--set: evaluation: num_samples = 4 at temperature = 0 gives the same response every time; set temperature "
@@ -264,17 +274,19 @@ def test_a_mistake_in_an_assignment_is_one_line(assignment: str, line: str, writ
 
 def test_files_that_cannot_be_read(write: Callable[..., Path]) -> None:
     folder = write()
-    known = f"give a YAML file or one of {', '.join(sorted({'mine', *SHIPPED}))}"
+    known, known_experiments = (
+        f"give a YAML file or one of {', '.join(sorted({'mine', *names}))}" for names in (SHIPPED, SHIPPED_EXPERIMENTS)
+    )
     assert complaint(study="quikstart") == f"--study: no study named 'quikstart'; did you mean quickstart? {known}"
     assert complaint(study="x/mine.yaml") == f"--study: x/mine.yaml: no such file; {known}"
     (folder / "studies" / "mine").mkdir()  # as it is once the study has run
     for wanted in ("studies/mine", "studies/mine/"):
         what = f"--study: {wanted}: a folder, not a YAML file; did you mean studies/mine.yaml? {known}"
         assert complaint(study=wanted) == what
-    assert complaint(experiment="nope") == f"--experiment: no experiment named 'nope'; {known}"
+    assert complaint(experiment="nope") == f"--experiment: no experiment named 'nope'; {known_experiments}"
     write(("experiment: mine", "experiment: mien"))
     where = "studies/mine.yaml:1: experiment"
-    assert complaint() == f"{where}: no experiment named 'mien'; did you mean mine? {known}"
+    assert complaint() == f"{where}: no experiment named 'mien'; did you mean mine? {known_experiments}"
     write()
     path = folder / "experiments" / "mine.yaml"
     path.write_bytes(path.read_bytes() + b"# caf\xe9\n")

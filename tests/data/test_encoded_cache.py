@@ -11,14 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mathsft.data import encoded_cache
 from mathsft.data.encoded_cache import content_key, encode_cached
-from mathsft.data.examples import encode, load_template
-from mathsft.data.quickstart import base_model_folder, generate
+from mathsft.data.examples import encode
 from mathsft.errors import UserError
+from mathsft.prompts import tags
+from mathsft.prompts.renderer import Renderer
+from mathsft.tasks.quickstart.generator import base_model_folder, generate
+from tests.build import plain_renderer, renderer_of
 
 LIMIT = 60
 PROBLEMS = generate(40, 0)
 PROBLEMS.insert(1, replace(PROBLEMS[0], solution="Another way to it."))
-TEMPLATE = load_template("short")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,11 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(base_model_folder())
 
 
+@pytest.fixture(scope="module")
+def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    return renderer_of(tokenizer)
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -40,24 +47,34 @@ def no_work(*args: Any) -> None:
     raise AssertionError("tokenised anew")
 
 
-def test_a_hit_equals_fresh_work_and_does_none(
-    tokenizer: PreTrainedTokenizerBase, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = encode(PROBLEMS, tokenizer, TEMPLATE, LIMIT)
+def test_a_hit_equals_fresh_work_and_does_none(renderer: Renderer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = encode(PROBLEMS, renderer, LIMIT)
     assert 0 < expected.num_dropped < len(PROBLEMS)
-    key = content_key(PROBLEMS, TEMPLATE, LIMIT, base_model_folder())
-    assert encode_cached(key, PROBLEMS, tokenizer, TEMPLATE, LIMIT) == expected
+    key = content_key(PROBLEMS, renderer, LIMIT, base_model_folder())
+    assert encode_cached(key, PROBLEMS, renderer, LIMIT) == expected
     assert list(files_in(cache)) == [f"{key}.safetensors"]
     monkeypatch.setattr(encoded_cache, "encode", no_work)
-    assert encode_cached(key, PROBLEMS, tokenizer, TEMPLATE, LIMIT) == expected
+    assert encode_cached(key, PROBLEMS, renderer, LIMIT) == expected
 
 
-def test_all_that_changes_an_example_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_changes_an_example_misses(
+    tokenizer: PreTrainedTokenizerBase, renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = shutil.copytree(base_model_folder(), tmp_path / "model")
     first, *others = PROBLEMS
 
-    def key(problems: Any = PROBLEMS, template: str = TEMPLATE, limit: int = LIMIT) -> str:
-        return content_key(problems, template, limit, folder)
+    chatting = AutoTokenizer.from_pretrained(base_model_folder())
+    chatting.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ tone }}{% endfor %}[assistant]"
+    chats: list[dict[str, Any]] = [
+        {},
+        {"answer": "boxed"},
+        {"system": "Be brief."},
+        {"message": "{problem}"},
+        {"chat_arguments": {"tone": "!"}},
+    ]
+
+    def key(problems: Any = PROBLEMS, renderer: Renderer = renderer, limit: int = LIMIT) -> str:
+        return content_key(problems, renderer, limit, folder)
 
     keys = [
         key(),
@@ -66,14 +83,17 @@ def test_all_that_changes_an_example_misses(tmp_path: Path, monkeypatch: pytest.
         key([replace(first, answer="1"), *others]),
         key([*others, first]),
         key(others),
-        key(template=TEMPLATE + " "),
+        key(renderer=plain_renderer(tokenizer, "User: {problem}\nAssistant: <think> ")),
+        *(key(renderer=renderer_of(chatting, "chat", **prompt)) for prompt in chats),
         key(limit=LIMIT + 1),
     ]
     with (folder / "tokenizer.json").open("a") as file:
         file.write(" ")
     keys.append(key())
-    monkeypatch.setattr(encoded_cache, "render_target", lambda solution, answer: f"{solution} {answer}")
+    (folder / "chat_template.jinja").write_text("another template")
     keys.append(key())
+    shouting = replace(tags.FORMAT, render=lambda solution, answer: f"{solution} {answer}!")
+    keys.append(key(renderer=Renderer(renderer._conversation, shouting, tokenizer)))
     monkeypatch.setattr(encoded_cache, "FORMAT", "another way to encode")
     keys.append(key())
     assert len(set(keys)) == len(keys)
@@ -83,11 +103,11 @@ def test_all_that_changes_an_example_misses(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "of other problems"])
 def test_a_damaged_file_is_ignored_and_written_anew(
-    tokenizer: PreTrainedTokenizerBase, cache: Path, caplog: pytest.LogCaptureFixture, damage: str
+    renderer: Renderer, cache: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    key, other_key = (content_key(problems, TEMPLATE, LIMIT, base_model_folder()) for problems in (PROBLEMS, PROBLEMS[5:]))
-    expected = encode_cached(key, PROBLEMS, tokenizer, TEMPLATE, LIMIT)
-    encode_cached(other_key, PROBLEMS[5:], tokenizer, TEMPLATE, LIMIT)
+    key, other_key = (content_key(problems, renderer, LIMIT, base_model_folder()) for problems in (PROBLEMS, PROBLEMS[5:]))
+    expected = encode_cached(key, PROBLEMS, renderer, LIMIT)
+    encode_cached(other_key, PROBLEMS[5:], renderer, LIMIT)
     whole = files_in(cache)
     path = cache / f"{key}.safetensors"
     content = whole[path.name]
@@ -100,21 +120,21 @@ def test_a_damaged_file_is_ignored_and_written_anew(
         }[damage]
     )
     caplog.set_level(logging.WARNING)
-    assert encode_cached(key, PROBLEMS, tokenizer, TEMPLATE, LIMIT) == expected
+    assert encode_cached(key, PROBLEMS, renderer, LIMIT) == expected
     assert "is not used, the problems are tokenised again" in caplog.text
     assert files_in(cache) == whole
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(
-    tokenizer: PreTrainedTokenizerBase, cache: Path, caplog: pytest.LogCaptureFixture
+    renderer: Renderer, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text("a file where the folder should be")
-    assert encode_cached("0", PROBLEMS, tokenizer, TEMPLATE, LIMIT) == encode(PROBLEMS, tokenizer, TEMPLATE, LIMIT)
+    assert encode_cached("0", PROBLEMS, renderer, LIMIT) == encode(PROBLEMS, renderer, LIMIT)
     assert "cannot be written" in caplog.text
 
 
-def test_users_mistakes_are_told_and_not_cached(tokenizer: PreTrainedTokenizerBase, cache: Path) -> None:
+def test_users_mistakes_are_told_and_not_cached(renderer: Renderer, cache: Path) -> None:
     with pytest.raises(UserError, match="max_length_tokens = 3"):
-        encode_cached("0", PROBLEMS, tokenizer, TEMPLATE, 3)
+        encode_cached("0", PROBLEMS, renderer, 3)
     assert not cache.exists()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.data.folding import pool_key, problem_key
-from mathsft.data.quickstart import generate
+from mathsft.tasks.quickstart.generator import generate
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.data import models
-from mathsft.data.models import fingerprint, progress_text, resolve_model
-from mathsft.data.quickstart import base_model_folder
+from mathsft.data.models import progress_text, resolve_model
+from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError
+from mathsft.tasks.quickstart.generator import base_model_folder
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mathsft.config.schema import DataSettings, PoolSizes
 from mathsft.data.folding import pool_key
 from mathsft.data.pools import MIN_POOL, load_data, load_pools, select_pool
-from mathsft.data.quickstart import is_held_out
 from mathsft.errors import UserError
 from mathsft.records import Quality
+from mathsft.tasks.quickstart.generator import is_held_out
 
 HELD_OUT = ("search", "confirm", "validation", "test")
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"

@@ -94,8 +94,8 @@ GOOD = {"problem": "p", "solution": r"\boxed{1}"}
         ({"question": "q", "answer": "There were 70.\nThen 72."}, "no gold answer.*neither"),
         ({"question": "q", "answer": "#### 72"}, "write the solution before"),
         ({**GOOD, "answer": True}, "answer is True"),
-        ({**GOOD, "answer": "1 </answer>"}, "no gold answer.*answer is '1 </answer>'"),
-        ({**GOOD, "solution": r"a </think> \boxed{1}"}, "no gold answer.*</think>"),
+        ({**GOOD, "answer": "1 </answer>"}, "the gold answer holds the tag </answer>"),
+        ({**GOOD, "solution": r"a </think> \boxed{1}"}, "the solution holds the tag </think>"),
         ('{"problem": "\\ud800", "solution": "\\\\boxed{1}"}', "half of a surrogate pair"),
     ],
 )

@@ -91,7 +91,8 @@ def test_the_wheel_holds_all_that_is_shipped(installed: Installed) -> None:
     def shipped(folder: Path, pattern: str) -> dict[Path, bytes]:
         return {path.relative_to(folder): path.read_bytes() for path in folder.glob(pattern) if path.is_file()}
 
-    assert shipped(installed.package / "data/assets", "**/*") == shipped(ROOT / "mathsft/data/assets", "**/*")
+    for name in ("tasks/quickstart/base_model", "prompts/templates"):
+        assert shipped(installed.package / name, "**/*") == shipped(ROOT / "mathsft" / name, "**/*")
     for name in ("studies", "experiments"):
         assert shipped(installed.package / "shipped" / name, "**/*") == shipped(ROOT / name, "*.yaml")
 

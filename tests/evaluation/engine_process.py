@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from adapted import check_adapters, train_adapters
 from exported import answers_of_export
 from taught import (
     BAD_CHECKPOINTS,
@@ -24,6 +25,7 @@ from taught import (
     teach,
     write_experiment,
 )
+from toy_task import score_of_exact_match
 
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings
@@ -54,10 +56,13 @@ def run_checks(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    adapted = train_adapters(folder / "adapted", HARDWARE)  # first: vLLM changes its process
     report = {
         "num_positions": NUM_POSITIONS,
         "head sizes": supported_head_sizes(),
-        "export": answers_of_export(folder / "export"),  # first: it trains, and vLLM changes its process
+        "export": answers_of_export(folder / "export"),  # it trains, too
+        "exact match": score_of_exact_match(folder / "toy"),  # and so does this
+        "adapters": check_adapters(*adapted),
         "tied": check_engine(folder / "tied", tied=True, hidden_size=PACKED_FROM_WIDTH),
         "untied": check_engine(folder / "untied", tied=False, hidden_size=64),
     }
@@ -75,7 +80,7 @@ def supported_head_sizes() -> list[int]:
 
 
 def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.evaluation.engine import Engine
 
     references, models = {}, {}
@@ -122,7 +127,7 @@ def check_engine(folder: Path, tied: bool, hidden_size: int) -> dict[str, Any]:
     report["sampled with another seed"] = texts(SAMPLED.model_copy(update={"seed": 2}))
     report["same prompt sampled"] = [one.text for one in engine.generate([prompts_ids[0]] * 2, SAMPLED)]
     finished: list[int] = []
-    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), finished.append)
+    three_times = engine.generate(prompts_ids, SAMPLED.model_copy(update={"num_samples": 3}), on_finished=finished.append)
     report["sampled three times"], report["finished"] = [one.text for one in three_times], finished
     engine.close()
     return report
@@ -258,7 +263,7 @@ def checkpoint_of(study_dir: Path, step: int) -> Checkpoint:
     """Return the checkpoint of a published folder as the trainer would."""
     import torch
 
-    from mathsft.data.models import fingerprint
+    from mathsft.data.weights import fingerprint
     from mathsft.training.logprob_check import make_logprob_check
     from mathsft.training.state import load_base
 

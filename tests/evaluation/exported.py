@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mathsft.config.load import load_settings
-from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
-from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
+from mathsft.prompts.request import fill, request_template
 from mathsft.records import Checkpoint
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from tests.build import make_final, make_plan
 
@@ -29,8 +29,8 @@ def answers_of_export(folder: Path) -> dict[str, list[list[int]]]:
     loaded = load_settings("quickstart", None, [*SMALL, f"model.path={base_model_folder()}"])
     hardware = WorkerDevice("cpu", 1, "tree", "float32", 0.5, False)
     checkpoint = train(WorkerSettings(loaded.experiment, hardware, StudyLayout(folder)))
-    template = load_template(loaded.experiment.prompt.template)
-    prompts = [render_prompt(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]
+    template = request_template(loaded.experiment.prompt)
+    prompts = [fill(template, problem.problem) for problem in load_pools(loaded.experiment.data)["search"]]
     exported = folder / checkpoint.path
     return {"transformers": by_transformers(exported, prompts), "vllm": by_vllm(exported, prompts)}
 

@@ -306,6 +306,16 @@ def test_transformers_and_vllm_generate_the_same_from_the_exported_folder(report
     assert len({tuple(tokens) for tokens in said["vllm"]}) >= 12, "answers differ from problem to problem"
 
 
+@pytest.mark.slow
+def test_another_task_in_a_chat_with_boxed_answers_is_learned_and_scored(report: dict[str, Any]) -> None:
+    seen = report["exact match"]
+    assert seen["score"]["counts"]["correct"] >= 20, "of 24"
+    for response in seen["responses"]:
+        body, category = response["verdict"]["body"], response["verdict"]["category"]
+        assert category != "correct" or response["text"] == rf"\boxed{{{body}}}", "the response ends with its turn"
+    assert {response["verdict"]["body"] for response in seen["responses"]} >= {"yes", "no"}
+
+
 def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mathsft.evaluation.engine import Engine
 
@@ -313,3 +323,55 @@ def test_an_engine_outside_its_process_is_refused(tmp_path: Path, monkeypatch: p
     hardware = WorkerDevice("cpu", 1, "sdpa", "float32", 0.5, sleep_mode=False)
     with pytest.raises(RuntimeError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"):
         Engine(tmp_path, "", hardware, max_model_len=16)
+
+
+# ---- adapters
+
+
+def largest_gap(one: dict[str, Any], other: dict[str, Any]) -> float:
+    pairs = zip(one["logprobs"], other["logprobs"], strict=True)
+    return max(abs(left - right) for lefts, rights in pairs for left, right in zip(lefts, rights, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_an_adapter_answers_alike_as_a_request_and_merged(report: dict[str, Any], name: str) -> None:
+    merged, requested = report["adapters"]["merged"], report["adapters"]["requests"]
+    assert largest_gap(merged[name], requested[name]) < 1e-4
+    assert merged[name]["texts"] == requested[name]["texts"]
+    for other in ("full-base", "A" if name == "B" else "B"):
+        assert largest_gap(merged[name], merged[other]) > 0.1
+
+
+@pytest.mark.slow
+def test_swapping_adapters_there_and_back_gives_the_first_outputs_exactly(report: dict[str, Any]) -> None:
+    for way in ("merged", "requests"):
+        answers = report["adapters"][way]
+        assert answers["A again"] == answers["A"]
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_rewritten_at_its_path_is_not_served_stale(report: dict[str, Any]) -> None:
+    seen = report["adapters"]
+    assert seen["rewritten"] == seen["requests"]["B"]
+    assert "lora_A.weight that are not finite" in seen["damaged"]
+    assert seen["after a refusal"] == seen["rewritten"]
+
+
+@pytest.mark.slow
+def test_dora_and_full_weights_are_not_served_as_requests(report: dict[str, Any]) -> None:
+    accepted = {name for name, is_accepted in report["adapters"]["accepts"].items() if is_accepted}
+    assert accepted == {"A", "B", "lora-base", "lora-changed"}
+    assert largest_gap(report["adapters"]["merged"]["dora"], report["adapters"]["merged"]["full-base"]) > 0.1
+
+
+@pytest.mark.slow
+def test_the_engine_check_and_the_scores_hold_for_adapters(report: dict[str, Any]) -> None:
+    seen = report["adapters"]
+    for check in ("check of both", "check of requests"):
+        assert 0 < seen[check]["nats"] < 1e-4
+    requested, merged, full = (seen[f"score of {kind}"] for kind in ("a request", "merged weights", "full weights"))
+    assert requested["counts"] == merged["counts"]
+    assert requested["gold_nll"] == pytest.approx(merged["gold_nll"], rel=1e-5)
+    assert requested["fingerprint"] == merged["fingerprint"] != full["fingerprint"]
+    assert abs(requested["gold_nll"] - full["gold_nll"]) > 0.1

@@ -138,3 +138,12 @@ def test_make_takes_an_interpreter_with_headers_for_cuda_and_none_too_new(folder
     run([str(shutil.which("make")), "install", "HARDWARE=cuda"], folder, {**FITTING, "touch": "exit 0"})
     [_, made, *_] = (folder / "bin" / "uv.calls").read_text().splitlines()
     assert made.split(maxsplit=1)[1] == "venv --python >=3.11,<3.15 --managed-python .venv"
+
+
+@pytest.mark.parametrize(("hardware", "is_examined"), [("cuda", True), ("cpu", False)])
+def test_make_study_examines_a_machine_with_a_cuda_device_before_its_first_study(
+    folder: Path, hardware: str, is_examined: bool
+) -> None:
+    make = [str(shutil.which("make")), "--dry-run", "study", f"HARDWARE={hardware}"]
+    planned = subprocess.run(make, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert ("-m mathsft doctor" in planned) == is_examined

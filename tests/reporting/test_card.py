@@ -1,16 +1,21 @@
+import shutil
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.layout import StudyLayout
-from mathsft.records import Provenance
-from mathsft.reporting.card import _front_matter, _snippet, write_card
+from mathsft.prompts.renderer import make_renderer
+from mathsft.records import Problem, Provenance
+from mathsft.reporting.card import EXAMPLE, _front_matter, _prompt_settings, _snippet, write_card
 from mathsft.store.study_store import StudyStore
+from mathsft.tasks.quickstart.generator import base_model_folder
 from tests.build import make_checkpoint, make_final, make_plan, make_score
+from tests.evaluation.toy_task import CHAT_TEMPLATE
 
 RUN = make_final(
     {"training.learning_rate": 1e-3, "training.batch_size": 16}, make_plan(640, (0.0, 1.0), "validation"), value=0.6
@@ -63,10 +68,19 @@ def test_a_base_model_from_the_hub_is_named_for_the_hub(tmp_path: Path) -> None:
     assert "base_model" not in yaml.safe_load(_front_matter({"model.path": str(tmp_path)}).strip("-"))
 
 
+CHAT = {"prompt.template": "chat", "prompt.answer": "boxed", "prompt.system": "Be brief.", "prompt.chat_arguments.tone": "!"}
+
+
 @pytest.mark.slow
-def test_the_code_in_the_card_uses_the_model(tmp_path: Path) -> None:
-    snippet = _snippet({"prompt.template": "short", "evaluation.max_tokens": 8, "evaluation.stop": ["</answer>"]})
-    command = [sys.executable, "-c", snippet.replace('folder = "."', f"folder = {str(base_model_folder())!r}")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+@pytest.mark.parametrize("prompt", [{"prompt.template": "short"}, CHAT, {"prompt.template": "chat"}])
+def test_the_code_in_the_card_uses_the_model_as_scoring_does(tmp_path: Path, prompt: dict[str, str]) -> None:
+    model = shutil.copytree(base_model_folder(), tmp_path / "model")
+    (model / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{{ tone }}")
+    snippet = _snippet({**prompt, "evaluation.max_tokens": 8}).replace('folder = "."', f"folder = {str(model)!r}")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{snippet}print(repr(prompt))"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    renderer = make_renderer(_prompt_settings(prompt), AutoTokenizer.from_pretrained(model))
+    assert literal_eval(done.stdout.splitlines()[-1]) == renderer.prompt(Problem("", EXAMPLE, "", ""))

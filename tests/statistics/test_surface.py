@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mathsft.config.schema import Choices, FloatRange, IntRange, Scalar, SearchRange
-from mathsft.statistics.surface import SAME_SETTING, Observation, embed, new_optimum, position, smooth
+from mathsft.statistics.importance import importance
+from mathsft.statistics.surface import SAME_SETTING, Observation, candidates, embed, new_optimum, position, smooth
 
 RATE = FloatRange(type="float", low=1e-5, high=1e-2, log=True)
 BATCH = Choices(type="categorical", choices=(8, 16, 32, 64, 128))
@@ -109,3 +110,25 @@ def test_choices_without_an_order_are_told_apart() -> None:
 )
 def test_a_value_lies_at_a_share_of_its_range(given: SearchRange, value: Scalar, expected: float | None) -> None:
     assert position(given, value) == pytest.approx(expected)
+
+
+def test_a_setting_that_applies_to_some_trials_only_has_no_place_in_the_others() -> None:
+    space: dict[str, SearchRange] = {
+        "training.method": Choices(type="categorical", choices=("full", "lora")),
+        "training.lora.rank": Choices(type="categorical", choices=(4, 16, 64)),
+        "training.lora.dropout": FloatRange(type="float", low=1e-3, high=0.5, log=True),
+    }
+    full = {"training.method": "full"}
+    lora = {"training.method": "lora", "training.lora.rank": 64, "training.lora.dropout": 1e-3}
+    assert embed(space, [full, lora]).tolist() == [[1, 0, 0.5, 0.5], [0, 1, 1, 0]]
+    proposed = candidates(space)
+    assert {len(settings) for settings in proposed} == {1, 3}
+    assert all((len(settings) == 3) == (settings["training.method"] == "lora") for settings in proposed)
+    # LoRA is better, the more the higher its rank; full fine-tuning lies between.
+    accuracies = {4: 0.2, 16: 0.5, 64: 0.8}
+    given = [Observation(full, 0.4, 1e-4)] * 3
+    for rank, accuracy in accuracies.items():
+        given += [Observation({**lora, "training.lora.rank": rank, "training.lora.dropout": 0.02}, accuracy, 1e-4)] * 3
+    assert new_optimum(space, given, boldness=0.0)["training.lora.rank"] == 64
+    shares = importance(space, given)
+    assert shares["training.lora.rank"] > 10 * shares["training.lora.dropout"]

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.store import schema, tables
+from mathsft.store import revisions, tables
 from mathsft.store.database import STORAGE_VARIABLE, Database
 from mathsft.store.study_store import StudyStore
 from tests.build import make_trial
@@ -129,14 +129,14 @@ def upgrade() -> None:
 
 def test_a_database_is_upgraded_by_a_later_revision_and_keeps_its_records(server: Server, tmp_path: Path) -> None:
     migrations = tmp_path / "migrations"
-    shutil.copytree(schema.MIGRATIONS, migrations)
+    shutil.copytree(revisions.MIGRATIONS, migrations)
     (migrations / "versions" / "0003_dummy.py").write_text(DUMMY)
     for url in (server.new_database(), make_url(f"sqlite:///{tmp_path / 'study.db'}")):
         store = StudyStore.open(Database(url), "demo")
         store.write(make_trial(0))
         with store.engine.begin() as connection:
-            schema.upgrade(connection, store.url, migrations, "0003")
-            schema.upgrade(connection, store.url, migrations, "0003")
+            revisions.upgrade(connection, store.url, migrations, "0003")
+            revisions.upgrade(connection, store.url, migrations, "0003")
         assert "colour" in {column["name"] for column in inspect(store.engine).get_columns("msft_run")}
         assert [run.name for run in store.runs()] == ["trial-0"]
         store.close()

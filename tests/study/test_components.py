@@ -8,7 +8,16 @@ import pytest
 
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
-from mathsft.study.components import make_pruner, make_sampler, make_space, num_settings, rehearse
+from mathsft.study.components import (
+    is_complete,
+    make_pruner,
+    make_sampler,
+    make_space,
+    num_settings,
+    rehearse,
+    suggest,
+    tell,
+)
 from tests.study.toys import Driver, Kills, study_config
 
 FLOAT = {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}
@@ -34,6 +43,12 @@ def config(sampler: str = "TPESampler", pruner: str = "NopPruner", **given: Any)
         (config("BruteForceSampler"), r"^sampler\.name: BruteForceSampler cannot work on this study: .*step"),
         (config("GridSampler"), r"^sampler\.name: GridSampler is refused: .*choose BruteForceSampler"),
         (config("BestSampler"), r"^sampler\.name: 'BestSampler' is not in Optuna; choose one of .*TPESampler"),
+        (config(pruner="BestPruner"), r"^pruner\.name: 'BestPruner' is not in Optuna; choose one of .*PredictedEndPruner"),
+        (config(pruner="PredictedEndPruner", pruner_arguments={"top": 2}), r"^pruner\.arguments: .*top 2 .*between 0 and 1"),
+        (
+            config(pruner="PredictedEndPruner", pruner_arguments={"best": 2}),
+            r"^pruner\.arguments: PredictedEndPruner .*best",
+        ),
         (config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner"}), r"PatientPruner.*patience"),
         (
             config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "WilcoxonPrunerr", "patience": 2}),
@@ -57,6 +72,7 @@ def test_what_a_component_cannot_do_is_told_before_the_study(study: StudyConfig,
         config(pruner="HyperbandPruner"),
         config(pruner="PercentilePruner", pruner_arguments={"percentile": 75.0}),
         config(pruner="PatientPruner", pruner_arguments={"wrapped_pruner": "MedianPruner", "patience": 2}),
+        config(pruner="PredictedEndPruner", pruner_arguments={"top": 0.2, "chance": 0.1, "n_startup_trials": 3}),
     ],
 )
 def test_what_works_passes(study: StudyConfig) -> None:
@@ -120,6 +136,7 @@ PRUNERS: dict[str, dict[str, Any] | None] = {
     "ThresholdPruner": {"lower": 0.01},
     "WilcoxonPruner": {},
 }
+OWN_PRUNERS: dict[str, dict[str, Any] | None] = {"PredictedEndPruner": {"n_startup_trials": 1}}
 
 
 def test_every_name_of_optuna_is_in_the_tables() -> None:
@@ -132,12 +149,12 @@ def test_every_name_of_optuna_is_in_the_tables() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "name"), [*(("sampler", name) for name in SAMPLERS), *(("pruner", name) for name in PRUNERS)]
+    ("kind", "name"), [*(("sampler", name) for name in SAMPLERS), *(("pruner", name) for name in PRUNERS | OWN_PRUNERS)]
 )
 def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
     kind: str, name: str, tmp_path: Path, experiment: Experiment
 ) -> None:
-    arguments = {"sampler": SAMPLERS, "pruner": PRUNERS}[kind][name]
+    arguments = {"sampler": SAMPLERS, "pruner": PRUNERS | OWN_PRUNERS}[kind][name]
     component = {kind: name, f"{kind}_arguments": arguments or {}}
     study = config(**component, search=GRID, num_trials=4)
     if arguments is None:
@@ -151,3 +168,31 @@ def test_every_sampler_and_pruner_runs_a_study_or_is_refused_before_it(
     trials = driver.store.runs("trial")
     assert len(trials) == 4 and {trial.state for trial in trials} <= {"finished", "pruned"}
     assert driver.store.promotion() is not None
+
+
+BOTH_METHODS = {
+    "training.lora.rank": {"type": "categorical", "choices": [4, 16]},
+    "training.method": {"type": "categorical", "choices": ["full", "lora"]},
+    "training.batch_size": {"type": "categorical", "choices": [8, 16, 32]},
+}
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "BruteForceSampler"])
+def test_a_setting_is_drawn_only_for_the_trials_to_which_it_applies(sampler: str) -> None:
+    study_file = config(sampler, search=BOTH_METHODS, num_trials=9)
+    rehearse(study_file)
+    study, space = optuna.create_study(sampler=make_sampler(study_file, 0)), make_space(study_file)
+    drawn = []
+    for number in range(9):
+        trial = study.ask()
+        assert not is_complete(trial.params, space)
+        drawn.append(suggest(trial, space))
+        assert trial.params == drawn[-1]
+        assert is_complete(trial.params, space)
+        tell(study, number, number / 9, optuna.trial.TrialState.COMPLETE)
+    assert {values["training.method"] for values in drawn} == {"full", "lora"}
+    for values in drawn:
+        assert ("training.lora.rank" in values) == (values["training.method"] == "lora")
+    assert num_settings(study_file.search) == 9
+    if sampler == "BruteForceSampler":
+        assert len({tuple(sorted(values.items())) for values in drawn}) == 9

@@ -394,3 +394,29 @@ def test_a_planted_bad_trial_is_pruned(tmp_path: Path, experiment: Experiment) -
     driver = Driver(tmp_path / "s", experiment, Kills())
     driver.study(study_config(search=bad, num_trials=5, selection=by_sampler))
     assert driver.store.runs("trial")[-1].state == "pruned"
+
+
+def test_a_study_of_both_methods_ends_with_kills_as_without(tmp_path: Path, experiment: Experiment) -> None:
+    methods = {
+        "training.lora.rank": {"type": "categorical", "choices": [4, 16]},
+        "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+        "training.method": {"type": "categorical", "choices": ["full", "lora"]},
+    }
+    config = study_config(search=methods)
+    whole = Driver(tmp_path / "whole", experiment, Kills())
+    whole.study(config)
+    trials = whole.store.runs("trial")
+    assert {trial.overrides["training.method"] for trial in trials} == {"full", "lora"}
+    for trial in trials:
+        is_lora = trial.overrides["training.method"] == "lora"
+        assert ("training.lora.rank" in trial.overrides) == is_lora
+        assert trial.experiment.training.method == trial.overrides["training.method"]
+    while True:
+        driver = Driver(tmp_path / "killed", experiment, Kills(after=CALLS_IN_A_LIFE))
+        try:
+            driver.study(config)
+            break
+        except BaseException as error:
+            if not any(isinstance(leaf, KilledError) for leaf in leaves(error)):
+                raise
+    assert [trial.overrides for trial in driver.store.runs("trial")] == [trial.overrides for trial in trials]

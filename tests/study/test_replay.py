@@ -17,10 +17,12 @@ from mathsft.study.decide import propose
 from tests.study.test_drive import leaves
 from tests.study.toys import Driver, KilledError, Kills, study_config
 
-CONFIG = study_config(
-    num_trials=14,
-    selection={"num_proposed": 4, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
-)
+SETTINGS: dict[str, Any] = {
+    "num_trials": 14,
+    "selection": {"num_proposed": 4, "num_smoothed": 1, "num_raw": 1, "round_trials": [2], "round_problems": [50]},
+}
+CONFIG = study_config(**SETTINGS)
+OWN_PRUNER = study_config(**SETTINGS, pruner={"name": "PredictedEndPruner", "arguments": {"n_startup_trials": 2}})
 
 
 def view(trials: list[FrozenTrial], told: tuple[int, ...], config: StudyConfig, number: int) -> optuna.Study:
@@ -64,26 +66,28 @@ def judged_again(verdict: PruneVerdict, trials: list[FrozenTrial], config: Study
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [(), (9, 21, 30), (4, 6, 8, 14)])
+@pytest.mark.parametrize(
+    ("config", "kills"), [(CONFIG, ()), (CONFIG, (9, 21, 30)), (CONFIG, (4, 6, 8, 14)), (OWN_PRUNER, (9, 21, 30))]
+)
 def test_an_interrupted_study_with_three_trainers_is_computed_again_from_its_records(
-    tmp_path: Path, experiment: Experiment, kills: tuple[int, ...]
+    tmp_path: Path, experiment: Experiment, config: StudyConfig, kills: tuple[int, ...]
 ) -> None:
     for after in kills:
         with pytest.raises(BaseException) as caught:
-            Driver(tmp_path / "s", experiment, Kills(after), num_trainers=3).study(CONFIG)
+            Driver(tmp_path / "s", experiment, Kills(after), num_trainers=3).study(config)
         assert any(isinstance(leaf, KilledError) for leaf in leaves(caught.value))
     driver = Driver(tmp_path / "s", experiment, Kills(), num_trainers=3)
-    driver.study(CONFIG)
+    driver.study(config)
 
     trials = optuna.load_study(study_name="toy", storage=driver.layout.database_url).trials
     asks, verdicts = driver.store.asks(), driver.store.prune_verdicts()
-    assert [ask.number for ask in asks] == list(range(len(trials))) and len(trials) == CONFIG.num_trials
+    assert [ask.number for ask in asks] == list(range(len(trials))) and len(trials) == config.num_trials
     assert any(verdict.is_pruned for verdict in verdicts)
     assert any(set(ask.told) != set(range(ask.number)) for ask in asks), "trainers work side by side"
     for ask in asks:
-        assert asked_again(ask, driver.store, trials, CONFIG) == trials[ask.number].params
+        assert asked_again(ask, driver.store, trials, config) == trials[ask.number].params
     for verdict in verdicts:
-        assert judged_again(verdict, trials, CONFIG) == verdict.is_pruned
+        assert judged_again(verdict, trials, config) == verdict.is_pruned
 
 
 @pytest.mark.slow

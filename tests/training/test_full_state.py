@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mathsft.data.quickstart import base_model_folder
 from mathsft.footprint import full_state_bytes
 from mathsft.layout import StudyLayout
+from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.training import full_state
 from mathsft.training.full_state import FullState, SavePace, discard_full_state, load_full_state, save_full_state
 from mathsft.worker_settings import WorkerSettings

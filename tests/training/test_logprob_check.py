@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.records import Diverged, Example
 from mathsft.training.logprob_check import NUM_CHECK_TOKENS, changed_copy, check_token_ids, make_logprob_check
 from mathsft.training.state import load_base, publish, tensors_to_publish

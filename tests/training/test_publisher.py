@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from mathsft.config.load import apply_overrides
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.errors import ErrorKind, UserError
 from mathsft.publication import Publication, heard, stamps_of
 from mathsft.records import Checkpoint, Diverged, Run
-from mathsft.training import publisher as publisher_module
+from mathsft.training import trained as trained_module
 from mathsft.training import trainer as trainer_module
-from mathsft.training.publisher import save_published
-from mathsft.training.state import are_finite
+from mathsft.training.state import are_finite, save_published
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
 from tests.build import make_plan, make_trial
@@ -50,7 +49,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert may_save.wait(60)
         save_published(*arguments)
 
-    monkeypatch.setattr(publisher_module, "save_published", save)
+    monkeypatch.setattr(trained_module, "save_published", save)
     try:
         yield may_save
     finally:
@@ -97,7 +96,7 @@ def test_an_error_of_saving_is_the_runs_next_error_and_no_other_runs(
             raise OSError(errno.EIO, "Input/output error")
         save_published(base, tensors, folder)
 
-    monkeypatch.setattr(publisher_module, "save_published", save)
+    monkeypatch.setattr(trained_module, "save_published", save)
     trainer.advance(run, 4)
     trainer._publisher.wait()
     with pytest.raises(UserError, match=r"step-000004: the disk is full; free 5 bytes"):

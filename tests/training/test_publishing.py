@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mathsft.config.schema import LimitSettings
-from mathsft.data.models import fingerprint
+from mathsft.data.weights import fingerprint
 from mathsft.errors import ErrorKind, UserError
 from mathsft.publication import Publication, tell
 from mathsft.records import Run, Score

@@ -140,6 +140,29 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
 
 
 @pytest.mark.slow
+def test_two_ranks_train_the_adapter_of_one(
+    make_model: Callable[..., Path], make_settings: Callable[..., WorkerSettings], hire: Hire
+) -> None:
+    alone = make_settings(make_model())
+    ours, lora = elsewhere(alone, "ranks"), {"training__method": "lora", "training__lora__rank": 4}
+    runs = [run_of("plain", **lora), run_of("dora", **lora, training__lora__dora=True)]
+    dropping = run_of("dropping", **lora, training__lora__dropout=0.2)
+    worker = hire(ours)
+
+    async def train() -> list[Checkpoint]:
+        found = [await worker.call("advance", run, NUM_STEPS) for run in (*runs, dropping)]
+        await worker.call("advance", run_of("full"), 1)
+        return [*found, await worker.call("advance", dropping, NUM_STEPS)]  # from its full state
+
+    *checkpoints, first, again = asyncio.run(train())
+    for run, checkpoint in zip(runs, checkpoints, strict=True):
+        expected = train_alone(alone, run)
+        assert_same(ours, alone, run, TOLERANCE, TOLERANCE)
+        assert checkpoint.logprob_check.logprobs == pytest.approx(expected.logprob_check.logprobs, rel=1e-4)
+    assert first.fingerprint == again.fingerprint
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_death_and_with_another_number_of_ranks(
     make_model: Callable[..., Path],
     make_settings: Callable[..., WorkerSettings],

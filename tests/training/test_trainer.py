@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mathsft.config.schema import Scalar, TrainingSettings
-from mathsft.data.examples import load_template, render_prompt
 from mathsft.data.pools import load_pools
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
@@ -35,8 +34,16 @@ CHANGED = {
     "max_gradient_norm": 1e3,
     "precision": "bf16",
     "max_length_tokens": 90,
+    "schedule": "cosine",
+    "decay_fraction": 0.95,
 }
 """Another value for each training setting that decides the weights."""
+
+NEEDS: dict[str, dict[str, Scalar]] = {"decay_fraction": {"schedule": "wsd"}}
+"""The values of other settings without which a setting has no effect."""
+
+OF_ADAPTERS = ("method", "lora")
+"""Settings of which test_adapters.py shows the effect."""
 
 CHANGES_NO_UPDATE = {"token_budget_tokens": 100, "gradient_checkpointing": True}
 """Settings of how the weights are computed: they decide time and memory, and change the update by rounding at most."""
@@ -96,12 +103,15 @@ def test_a_checkpoint_says_what_it_is_and_what_it_cost(settings: WorkerSettings,
 
 
 def test_no_training_setting_is_inert(settings: WorkerSettings, subtests: pytest.Subtests) -> None:
-    trainer = Trainer(settings)
-    base, before = (weights(settings.layout.root, trainer.advance(run_of(), step)) for step in (0, 3))
-    for number, name in enumerate(TrainingSettings.model_fields, start=1):
+    trainer, names = Trainer(settings), [name for name in TrainingSettings.model_fields if name not in OF_ADAPTERS]
+    base, plain = (weights(settings.layout.root, trainer.advance(run_of(), step)) for step in (0, 3))
+    for number, name in enumerate(names, start=1):
         if name == "precision" and not MULTIPLIES_BF16:
             continue
-        changed = run_of(f"trial-{number}", **{name: (CHANGED | CHANGES_NO_UPDATE)[name]})
+        before, needed = plain, NEEDS.get(name, {})
+        if needed:
+            before = weights(settings.layout.root, trainer.advance(run_of(f"before-{number}", **needed), 3))
+        changed = run_of(f"trial-{number}", **{**needed, name: (CHANGED | CHANGES_NO_UPDATE)[name]})
         share = distance(before, weights(settings.layout.root, trainer.advance(changed, 3))) / distance(before, base)
         with subtests.test(name):
             assert share < 1e-3 if name in CHANGES_NO_UPDATE else share > 1e-2
@@ -206,8 +216,7 @@ def test_the_end_of_a_response_is_learned(settings: WorkerSettings) -> None:
     folder = settings.layout.root / checkpoint.path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     problem = load_pools(settings.experiment.data)["train"][0]
-    prompt = render_prompt(load_template("short"), problem.problem)
-    text = f"{prompt} {problem.solution} </think> <answer> {problem.answer} </answer>"
+    text = f"User: {problem.problem}\nAssistant: <think> {problem.solution} </think> <answer> {problem.answer} </answer>"
     with torch.no_grad():
         next_token = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].argmax()
     assert next_token == tokenizer.eos_token_id

@@ -5,12 +5,13 @@ from typing import Literal
 
 import pytest
 
-from mathsft.config.schema import Experiment
+from mathsft.config.schema import Choices, Experiment, Scalar
 from mathsft.errors import UserError
+from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerDevice
 from mathsft.workers.placement import PACKED_FROM_WIDTH, Placement, engine_dtype, place
-from tests.build import make_machine
+from tests.build import GIB, make_experiment, make_machine
 
 STUDY_DIR = StudyLayout(Path("studies/demo"))
 
@@ -183,3 +184,38 @@ def test_description_names_the_devices(experiment: Experiment) -> None:
     assert description((0, 1), ()) == "no CUDA device: core 0 for training, core 1 for scoring"
     assert description((0,), ("4",)) == "CUDA device 4: training and scoring take turns"
     assert description((0,), ("0", "1", "2")) == "CUDA devices: 0, 1 for training, 2 for scoring"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "settings", "search", "methods", "max_request_rank"),
+    [
+        ((), {"method": "lora"}, {}, ("lora",), 0),  # requests cost twice on a CPU: adapters are merged
+        (("0", "1"), {}, {}, ("full",), 0),
+        (("0", "1"), {"method": "lora", "lora": {"rank": 32}}, {}, ("lora",), 32),
+        (("0", "1"), {"method": "lora"}, {"training.lora.rank": (8, 64)}, ("lora",), 64),
+        (("0", "1"), {"method": "lora"}, {"training.lora.dora": (False, True)}, ("lora",), 0),
+        (("0", "1"), {}, {"training.method": ("full", "lora")}, ("full", "lora"), 0),
+    ],
+)
+def test_adapters_are_requests_on_cuda_where_vllm_can_serve_all_checkpoints_so(
+    cuda: tuple[str, ...],
+    settings: dict[str, object],
+    search: dict[str, tuple[Scalar, ...]],
+    methods: tuple[str, ...],
+    max_request_rank: int,
+) -> None:
+    space = {name: Choices(type="categorical", choices=choices) for name, choices in search.items()}
+    placement = place(make_machine(cuda=cuda), make_experiment(**settings), STUDY_DIR, "study", search=space)
+    for spec in (*placement.trainers, *placement.evaluators):
+        assert spec.settings.methods == methods
+        assert spec.settings.worker_device.max_request_rank == max_request_rank
+
+
+def test_memory_is_planned_for_the_method_that_needs_the_most() -> None:
+    model = ModelSize(int(3e9), int(6e9), None)
+    machine = make_machine(tuple(range(16)), ("0", "1"), device_gb=24, free_memory_bytes=200 * GIB)
+    alone = place(machine, make_experiment(method="lora"), STUDY_DIR, "study", model=model)
+    assert alone.num_training == 1
+    both = {"training.method": Choices(type="categorical", choices=("full", "lora"))}
+    with pytest.raises(UserError, match=r"training a model of 3.00 B parameters needs"):
+        place(machine, make_experiment(method="lora"), STUDY_DIR, "study", model=model, search=both)

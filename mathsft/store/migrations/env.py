@@ -1,4 +1,4 @@
-"""Runs revisions on the connection that mathsft.store.schema gives to Alembic."""
+"""Runs revisions on the connection that mathsft.store.revisions gives to Alembic."""
 
 from typing import Any, Literal
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _FLOPS_PER_WEIGHT = 6
 """Per weight and token: 2 forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
 
+_FROZEN_FLOPS_PER_WEIGHT = 4
+"""Per weight and token: 2 forward, and 2 backward for the gradient of the layer's input."""
+
 
 @dataclass(frozen=True)
 class ModelFlops:
@@ -34,6 +37,20 @@ class ModelFlops:
             + num_attended_tokens * self.per_attended_token
             + num_predicted_tokens * self.per_predicted_token
         )
+
+
+def adapter_flops(config: "PretrainedConfig", num_trained: int) -> ModelFlops:
+    """Return the operations of a model whose own weights do not train, with an adapter of this many parameters.
+
+    A frozen weight needs no gradient of its own, which saves a third of its operations; a weight of the adapter costs as
+    much as one that trains.
+    """
+    whole = model_flops(config)
+    return ModelFlops(
+        per_token=whole.per_token * _FROZEN_FLOPS_PER_WEIGHT // _FLOPS_PER_WEIGHT + _FLOPS_PER_WEIGHT * num_trained,
+        per_attended_token=whole.per_attended_token,
+        per_predicted_token=whole.per_predicted_token * _FROZEN_FLOPS_PER_WEIGHT // _FLOPS_PER_WEIGHT,
+    )
 
 
 def model_flops(config: "PretrainedConfig") -> ModelFlops:

@@ -7,9 +7,8 @@ import torch
 
 from mathsft.config.schema import TrainingSettings
 from mathsft.costs import Memory
-from mathsft.footprint import Dimensions, MicroBatchSize, ModelSize, step_memory
+from mathsft.footprint import Dimensions, MicroBatchSize, step_memory
 from mathsft.training.batching.microbatches import MicroBatch
-from mathsft.training.meter.dimensions import dimensions_of
 from mathsft.training.model.attention import EAGER, TREE, SegmentTree
 from mathsft.training.state import BaseModel
 from mathsft.training.step import DTYPES
@@ -21,16 +20,17 @@ def predicted_peak(
     base: BaseModel, training: TrainingSettings, micro_batch: MicroBatch, device: torch.device, *, offload: bool = False
 ) -> Memory | None:
     """Return the memory at the peak of a step with this largest micro-batch, or None for a model of another kind."""
-    sizes, weight_bytes = dimensions_of(base.model), sum(weight.nbytes for weight in base.weights.values())
-    if sizes is None:
+    model = base.size
+    if (sizes := model.dimensions) is None:
         return None
-    model = ModelSize(sum(weight.numel() for weight in base.model.parameters()), weight_bytes, sizes)
     device_type: Literal["cpu", "cuda"] = "cpu" if device.type == "cpu" else "cuda"
     size = micro_batch_size(sizes, micro_batch, base.attention, DTYPES[training.precision])
     memory = step_memory(model, size, training, device_type, offload=offload)
     if memory is None or device_type == "cuda":
         return memory
-    return replace(memory, weights=memory.weights + weight_bytes)  # the base weights are in the same memory
+    # The base weights are in the same memory; frozen weights of the same number format are the base weights themselves.
+    is_same = training.method != "full" and all(one.dtype == DTYPES[training.precision] for one in base.weights.values())
+    return memory if is_same else replace(memory, weights=memory.weights + model.weight_bytes)
 
 
 def micro_batch_size(sizes: Dimensions, micro_batch: MicroBatch, attention: str, dtype: torch.dtype) -> MicroBatchSize:

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoTokenizer
 
 from mathsft.costs import Speeds
-from mathsft.data.examples import encode, load_template
+from mathsft.data.examples import encode
+from mathsft.prompts.renderer import make_renderer
 from mathsft.records import Example, Problem
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch
@@ -56,8 +57,8 @@ class Probe:
         The fixed cost of a step follows from steps with the smallest and the largest batch size; it is 0 if the largest
         would take too long. Raises OutOfMemoryError if a step does not fit into memory.
         """
-        template, training = load_template(self._experiment.prompt.template), self._training
-        examples = encode(problems, self._tokenizer, template, training.max_length_tokens).examples
+        renderer = make_renderer(self._experiment.prompt, self._tokenizer)
+        examples = encode(problems, renderer, self._training.max_length_tokens).examples
         step_seconds, example_seconds = self._train(examples, min(batch_sizes), max(batch_sizes))
         prompt_tokens = fmean(len(example.prompt_ids) for example in examples)
         self._base.model.to(self._device, self._engine_dtype)

@@ -54,15 +54,17 @@ class _ChunkedCrossEntropy(Function):
         hidden_grad_NE = torch.empty_like(hidden_NE)
         chunks = _slices(len(hidden_NE), chunk_tokens(len(weight_VE), len(hidden_NE)))
         # Of several chunks, which may be in bf16, the head's gradients are summed in fp32.
-        totals = [None if head is None or len(chunks) == 1 else _zeros_like(head) for head in (weight_VE, bias_V)]
+        trained = [head if ctx.needs_input_grad[place] else None for place, head in ((1, weight_VE), (2, bias_V))]
+        totals = [None if head is None or len(chunks) == 1 else _zeros_like(head) for head in trained]
         for chunk in chunks:
             hidden_CE, targets_C = hidden_NE[chunk], targets_N[chunk]
             logits_CV = products.linear(hidden_CE, weight_VE, bias_V)
             for block in _slices(len(logits_CV), block_tokens(len(weight_VE), logits_CV.device.type)):
                 loss += _loss_and_gradient_(logits_CV[block], targets_C[block], scale)
             products.mm(logits_CV, weight_VE, out=hidden_grad_NE[chunk])
-            totals[0] = _sum(totals[0], products.mm(logits_CV.t(), hidden_CE))
-            if bias_V is not None:
+            if trained[0] is not None:
+                totals[0] = _sum(totals[0], products.mm(logits_CV.t(), hidden_CE))
+            if trained[1] is not None:
                 totals[1] = _sum(totals[1], logits_CV.sum(0))
             del logits_CV  # the next chunk's logits would be computed while these are in memory
         # save_for_backward would keep another reference, and autograd accumulates in place only if it holds the only one.

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mathsft.data.examples import encode, load_template
+from mathsft.data.examples import encode
 from mathsft.data.pools import load_pools
 from mathsft.training.meter import probe
 from mathsft.training.meter.probe import ENOUGH_SECONDS, LEAST_REPEATS, TOO_LONG_SECONDS, Probe
 from mathsft.training.step import StepOutcome, TrainingStep
 from mathsft.worker_settings import WorkerSettings
+from tests.build import renderer_of
 
 MOMENT = 0.05
 
@@ -69,7 +70,7 @@ def test_lengths_are_those_of_the_examples_without_what_all_share(settings: Work
     problems = load_pools(settings.experiment.data)["train"]
     measuring = Probe(settings)
     speeds = measuring.measure(problems, [4], 20)
-    encoded = encode(problems, measuring._tokenizer, load_template("short"), 10_000).examples
+    encoded = encode(problems, renderer_of(measuring._tokenizer), 10_000).examples
     shortest = min(len(one.prompt_ids) for one in encoded)
     assert 0 < speeds.prompt_tokens < shortest
     assert speeds.response_tokens == pytest.approx(sum(len(one.response_ids) for one in encoded) / len(encoded))

@@ -1,0 +1,1 @@
+"""Prompts, training targets, and the reading of responses."""

@@ -1,0 +1,1 @@
+"""The embedded quickstart: generated problems and a base model of 0.9 million parameters."""
