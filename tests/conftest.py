@@ -25,6 +25,8 @@ LONGEST = (
     "cli/test_doctor.py",
     "training/test_rank_group.py",
     "end_to_end/test_two_evaluators.py",
+    "workers/test_worker.py",
+    "workers/test_ray_cluster.py",
 )
 """Files that take half a minute and more, the longest first."""
 

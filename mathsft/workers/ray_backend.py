@@ -47,7 +47,7 @@ PROBE_SECONDS = 120
 END_SECONDS = 10
 """Longest wait until the processes of a worker that is closed have ended."""
 USAGE_SECONDS = 5
-START_SECONDS = 60
+START_SECONDS = 180
 """A process that has not started after this time lacks a place, although no worker of this driver takes the room."""
 
 
@@ -92,6 +92,8 @@ class RayBackend:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
             place = f"--address {address}" if address else "--backend ray"
             raise UserError(f"{place}: Ray cannot be used: {_first_line(error)}") from None
+        # Else Ray prints a page for each lost node, which is in its logs, too. Ray's debugger silences it in the same way.
+        ray._private.worker._worker_logs_enabled = False
         self._host, self._probes = ray.remote(RayHost), dict[str, NodeProbe]()
         self.actors: list[Actor] = []
         """Those that have not been killed, in the order in which they were made."""
@@ -108,9 +110,15 @@ class RayBackend:
 
     def share(self, layout: StudyLayout) -> int:
         """Check that all nodes see the study's folder; nodes that join later are checked by their first worker."""
-        layout.root.mkdir(parents=True, exist_ok=True)
-        self._shared = SharedFile(layout.shared_file, secrets.token_hex(16))
-        self._shared.path.write_text(self._shared.nonce, encoding="ascii")
+        nonce = secrets.token_hex(16)
+        self._shared = SharedFile(layout.shared_file(nonce), nonce)
+        try:
+            layout.root.mkdir(parents=True, exist_ok=True)
+            self._shared.path.write_text(nonce, encoding="ascii")
+        except OSError as error:
+            raise UserError(
+                f"study folder {layout.root}: cannot be written ({error.strerror}); start in a folder that all nodes share"
+            ) from None
         refusals = [self._ask(node, folder_refusal, self._shared) for node in self._nodes()]
         if refusal := next(filter(None, refusals), None):
             raise UserError(refusal)

@@ -217,7 +217,7 @@ def test_no_sqlite_file_in_a_folder_that_computers_share(tmp_path: Path, monkeyp
 
 
 def test_a_study_loses_a_node_in_mid_trial_and_gets_another_one_and_its_result_is_that_of_one_machine(
-    cluster: Any, experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: Any, experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     expected = ClusterDriver(tmp_path / "spawn", experiment, SpawnBackend()).run()
     (tmp_path / "ray").mkdir()
@@ -242,6 +242,7 @@ def test_a_study_loses_a_node_in_mid_trial_and_gets_another_one_and_its_result_i
         losing.join()
     assert len(set(*lost)) == 2, "trainer and evaluator were on different nodes"
     assert joins.num_joined == 1
+    assert "raylet" not in "".join(capfd.readouterr())
     assert "evaluator-0: its process is ended, because another worker waits for a place" in caplog.text
     assert result == expected
     assert {run.state for run in result["runs"]} == {"finished"}
