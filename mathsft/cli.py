@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     replay.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
     _add_storage_option(replay)
+    _add_backend_options(replay)
     dashboard = commands.add_parser(
         "dashboard",
         help="show studies in the browser with optuna-dashboard, on this machine only",
@@ -94,6 +95,7 @@ def _add_study(commands: Commands) -> None:
     study.add_argument("--trials", type=_positive_int, metavar="N", help="total number of finished trials")
     study.add_argument("--hours", type=_positive_float, metavar="H", help="propose no new trial after this many hours")
     study.add_argument("--warm-from", metavar="STUDY", help="try another study's best settings first")
+    _add_backend_options(study)
     study.add_argument("--dry-run", action="store_true", help="print the plan and its predicted time, disk and memory")
 
 
@@ -115,6 +117,7 @@ def _add_final(commands: Commands) -> None:
         help="with --from-best: keep the winner's learning rate, or adjust it to this run's length by the study's horizon "
         "runs (default: keep)",
     )
+    _add_backend_options(final)
     final.add_argument("--learning-rate", metavar="X", help="short for --set training.learning_rate=X")
     final.add_argument("--batch-size", metavar="N", help="short for --set training.batch_size=N")
 
@@ -227,6 +230,20 @@ def _add_storage_option(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="keep the records in this PostgreSQL database, as postgresql+psycopg://USER@HOST/DATABASE; the password comes "
         "from PGPASSWORD or ~/.pgpass (default: MATHSFT_STORAGE, or an SQLite file in the study's folder)",
+    )
+
+
+def _add_backend_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("spawn", "ray"),
+        default="spawn",
+        help="where the workers run: in processes on this machine, or in Ray (default: spawn)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="with --backend ray: the running cluster (default: a Ray of its own on this machine)",
     )
 
 

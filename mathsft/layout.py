@@ -53,6 +53,10 @@ class StudyLayout:
         """Return the log file of the driver or of a worker."""
         return self.logs / f"{process}.log"
 
+    def shared_file(self, nonce: str) -> Path:
+        """Return the file by which the nodes of a cluster prove that they see this driver's folder."""
+        return self.root / f"shared-folder-{nonce}"
+
     artifacts = _Inside("artifacts")
     """The folder of the artifacts that optuna-dashboard shows for trials."""
     wandb = _Inside("wandb")

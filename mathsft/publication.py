@@ -47,6 +47,11 @@ class Publication:
 _ADAPTER = TypeAdapter(Publication)
 
 
+def machine_id() -> str:
+    """Return the name of this machine since its last start."""
+    return BOOT_ID.read_text(encoding="ascii").strip()
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold a folder's weights: its *.safetensors in the order of names, and an adapter's settings."""
     config = folder / ADAPTER_CONFIG
@@ -55,8 +60,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def stamps_of(folder: Path) -> tuple[FileStamp, ...]:
     """Return the stamps of the files that hold a folder's weights, in the order of `weight_files`."""
-    machine = BOOT_ID.read_text(encoding="ascii").strip()
-    stamps = []
+    machine, stamps = machine_id(), []
     for path in weight_files(folder):
         status = path.stat()
         stamp = FileStamp(path.name, machine, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)

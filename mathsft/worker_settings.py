@@ -57,6 +57,18 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a cluster reserves for a worker on one node: processor cores, and CUDA devices or a share of one."""
+
+    num_cpus: float
+    num_gpus: float = 0
+
+    def __str__(self) -> str:
+        gpus = f" and {self.num_gpus:g} GPUs" if self.num_gpus else ""
+        return f"{self.num_cpus:g} CPUs{gpus}"
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """How to start one worker: a process with this environment constructs the target "module:Class" from the settings."""
 
@@ -71,3 +83,5 @@ class WorkerSpec:
     """Number of processes that answer each call together; on CUDA all see the same devices, and rank n uses the n-th."""
     ends_when_parked: bool = False
     """The process ends when another worker gets the device, and the next turn starts a new process."""
+    needs: Needs | None = None
+    """None on this machine, where `cpus` and the environment name the cores and devices."""

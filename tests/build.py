@@ -81,6 +81,7 @@ def make_machine(
     free_memory_bytes: int = 24 * GIB,
     cpu_vendor: str = "",
     refused_devices: tuple[str, ...] = (),
+    name: str = "",
 ) -> Machine:
     """Return a machine with these cores and CUDA devices, all alike; without free_gb, all of their memory is free."""
     total = None if device_gb is None else int(device_gb * 1e9)
@@ -92,6 +93,7 @@ def make_machine(
         free_memory_bytes=free_memory_bytes,
         cpu_vendor=cpu_vendor,
         refused_devices=refused_devices,
+        name=name,
     )
 
 

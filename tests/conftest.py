@@ -26,6 +26,8 @@ LONGEST = (
     "training/test_rank_group.py",
     "end_to_end/test_two_evaluators.py",
     "browser/test_pages.py",
+    "workers/test_worker.py",
+    "workers/test_ray_cluster.py",
 )
 """Files that take half a minute and more, the longest first."""
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mathsft import publication
+from mathsft.data.weights import fingerprint
 from mathsft.errors import ErrorKind
+from mathsft.evaluation import known_files
 from mathsft.evaluation.known_files import KnownFiles
 from mathsft.publication import Publication, heard, stamps_of, tell
 from tests.build import make_checkpoint
@@ -67,8 +69,9 @@ def test_a_folder_that_is_renamed_stays_known_and_a_copy_is_not(folder: Path) ->
 def test_files_are_hashed_once_on_each_machine_and_after_each_start(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = make_checkpoint("trial-0", 4, stamps=stamps_of(folder))
-    known = KnownFiles()
+    checkpoint = make_checkpoint("trial-0", 4, stamps=stamps_of(folder), fingerprint=fingerprint(folder))
+    known, hashed = KnownFiles(), []
+    monkeypatch.setattr(known_files, "fingerprint", lambda path: hashed.append(path) or fingerprint(path))
 
     def is_known() -> bool:
         with known.loading(checkpoint, folder) as found:
@@ -77,7 +80,10 @@ def test_files_are_hashed_once_on_each_machine_and_after_each_start(
     assert is_known(), "the trainer hashed them on this machine"
     (tmp_path / "boot_id").write_text("another-machine\n")
     monkeypatch.setattr(publication, "BOOT_ID", tmp_path / "boot_id")
-    assert [is_known(), is_known()] == [False, True]
+    known = KnownFiles()  # the memory of another process
+    assert hashed == []
+    assert [is_known(), is_known()] == [True, True]
+    assert hashed == [folder]
     overwrite(folder / "model-1.safetensors")
     with pytest.raises(KeyError), known.loading(checkpoint, folder) as found:
         assert not found
@@ -85,6 +91,32 @@ def test_files_are_hashed_once_on_each_machine_and_after_each_start(
     assert not is_known(), "what did not have the fingerprint is not remembered"
     shutil.rmtree(folder)
     assert not is_known()
+
+
+def test_files_of_another_machine_are_waited_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = make_checkpoint("trial-0", 4, stamps=stamps_of(folder), fingerprint=fingerprint(folder))
+    arriving = [shutil.copytree(folder, tmp_path / "whole"), tmp_path / "missing", shutil.copytree(folder, tmp_path / "old")]
+    overwrite(arriving[2] / "model-1.safetensors")
+    (tmp_path / "boot_id").write_text("another-machine\n")
+    monkeypatch.setattr(publication, "BOOT_ID", tmp_path / "boot_id")
+
+    def look_again(_: float) -> None:
+        shutil.rmtree(folder)
+        if (following := arriving.pop()).exists():
+            shutil.copytree(following, folder)
+        else:
+            folder.mkdir()
+
+    monkeypatch.setattr(known_files.time, "sleep", look_again)
+    overwrite(folder / "model-2.safetensors")
+    with KnownFiles().loading(checkpoint, folder) as is_known:
+        assert is_known and not arriving and not caplog.records
+    overwrite(folder / "model-2.safetensors")
+    with KnownFiles(arrival_seconds=0).loading(checkpoint, folder) as is_known:
+        assert not is_known
+    assert "did not arrive in 0 s" in caplog.text
 
 
 def test_a_publication_is_heard_once(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from mathsft.errors import ErrorKind, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.worker_settings import WorkerSpec
+from mathsft.workers.backend import Backend, WorkerDied
 from mathsft.workers.host import Returned
-from mathsft.workers.spawn import SpawnProcess, WorkerDied
+from mathsft.workers.spawn import SpawnBackend
 
 PROBE = "mathsft.training.meter.probe:Probe"
 LENGTHS = "mathsft.data.lengths:Lengths"
@@ -27,27 +28,31 @@ class NotMeasuredError(Exception):
 
 
 async def measured_speeds(
-    trainer: WorkerSpec, problems: Sequence[Problem], batch_sizes: Sequence[int], num_responses: int
+    trainer: WorkerSpec,
+    problems: Sequence[Problem],
+    batch_sizes: Sequence[int],
+    num_responses: int,
+    backend: Backend | None = None,
 ) -> Speeds:
     """Return how fast the trainer's device trains on these problems and generates; raises NotMeasuredError, UserError."""
     problems = problems[: max(LEAST_PROBLEMS, 2 * max(batch_sizes))]
-    speeds: Speeds = await _asked(trainer, PROBE, "measure", (problems, batch_sizes, num_responses))
+    speeds: Speeds = await _asked(trainer, PROBE, (problems, batch_sizes, num_responses), backend)
     return speeds
 
 
 async def measured_lengths(trainer: WorkerSpec, problems: Sequence[Problem]) -> list[int]:
     """Return the tokens of each problem's training example, in order; raises NotMeasuredError, UserError."""
-    lengths: list[int] = await _asked(trainer, LENGTHS, "measure", (problems,))
+    lengths: list[int] = await _asked(trainer, LENGTHS, (problems,))
     return lengths
 
 
-async def _asked(trainer: WorkerSpec, target: str, method: str, arguments: tuple[object, ...]) -> Any:
-    """Return the answer of a new process with the trainer's settings, which runs another class."""
+async def _asked(trainer: WorkerSpec, target: str, arguments: tuple[object, ...], backend: Backend | None = None) -> Any:
+    """Return what `measure` of another class returns in a new process with the trainer's settings."""
     with TemporaryDirectory() as folder:
         settings = replace(trainer.settings, layout=StudyLayout(Path(folder)))
-        process = SpawnProcess(replace(trainer, target=target, settings=settings), "probe")
+        [process] = (backend or SpawnBackend()).start(replace(trainer, target=target, settings=settings, ranks=1), "probe")
         try:
-            reply = await asyncio.wait_for(process.request(method, arguments), LIMIT_SECONDS)
+            reply = await asyncio.wait_for(process.request("measure", arguments), LIMIT_SECONDS)
         except WorkerDied as death:
             raise NotMeasuredError(str(death).partition(" (log")[0]) from death
         except TimeoutError:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat, warnings_shown
 from mathsft.tracking.live import LiveProgress
 from mathsft.tracking.wandb import WandbObserver
+from mathsft.workers.cluster_placement import place_on_cluster
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 
@@ -70,7 +72,7 @@ def prepare(context: CommandContext, store: StudyStore, purpose: Purpose) -> Pre
     store.write(data.quality)
     store.record_problems(problem for name, pool in data.pools.items() if name != "train" for problem in pool)
     size = model_size(Path(local.model.path))
-    placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store)
+    placement = planned_workers(machine, loaded.study, local, size, layout, purpose, store, context.nodes)
     records = f"; records in {store.url}" if store.database.is_server else ""
     context.console.print(f"Study {loaded.study_name} in {layout.root}{records}; {placement.description}")
     for line in quality_lines(data.quality):
@@ -103,12 +105,14 @@ def placement_for(
     layout: StudyLayout,
     purpose: Purpose,
     ranks: int | None = None,
+    nodes: Sequence[Machine] = (),
     search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the placement for the memory that is free now; the experiment's model is a local folder."""
     model = model_size(Path(experiment.model.path))
     is_short = is_memory_short(experiment, model, machine.free_memory_bytes, search)
-    return place(machine, experiment, layout, purpose, ranks, model=model, memory_is_short=is_short, search=search)
+    placed = partial(place_on_cluster, nodes) if nodes else partial(place, machine)
+    return placed(experiment, layout, purpose, ranks, model=model, memory_is_short=is_short, search=search)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     with store_if_begun(layout, storage) as begun:
         if arguments.from_best and begun is None:
             raise no_winner
+    context.share()
     with locked_store(layout, storage) as store:
         promotion = store.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         console.print(_disk(settings, ready.model_folder, run.experiment.training, layout))
         with (
             observers_attached(context, store, ready),
-            StudyWorkers.started(ready.placement, loaded.study.limits) as workers,
+            StudyWorkers.started(ready.placement, loaded.study.limits, context.backend) as workers,
         ):
             study = StudyContext(store, workers, layout, loaded.experiment)
             run = run_to_end(run_final(run, promotion, study, settings.min_gain))

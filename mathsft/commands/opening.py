@@ -5,15 +5,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from mathsft.commands.backends import backend_options, nodes_of, opened_backend, share_study
 from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded, load_settings
 from mathsft.layout import StudyLayout
 from mathsft.tracking.heartbeat import Heartbeat
+from mathsft.workers.backend import Backend
+from mathsft.workers.cluster_placement import common_machine
 from mathsft.workers.machine import Machine, detect_machine
+from mathsft.workers.spawn import SpawnBackend
 
 WIDTH = 116
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
@@ -34,14 +38,22 @@ class CommandContext:
     """The machine, the settings, the study's folder and the heartbeat with which a study or a final run begins."""
 
     machine: Machine
+    """This machine, or what all nodes of a cluster have in common."""
     loaded: Loaded
     layout: StudyLayout
     heartbeat: Heartbeat
+    backend: Backend = field(default_factory=SpawnBackend)
+    nodes: tuple[Machine, ...] = ()
+    """The nodes of a cluster; none for this machine."""
 
     @property
     def console(self) -> Console:
         """Return the terminal."""
         return self.heartbeat.console
+
+    def share(self) -> None:
+        """Share the study's folder with the machines on which its workers will start."""
+        share_study(self.backend, self.layout, self.loaded.study.storage)
 
 
 @contextmanager
@@ -49,13 +61,15 @@ def open_command(arguments: argparse.Namespace) -> Iterator[CommandContext]:
     """Load the settings and write the first line; the heartbeat shows the activities while the body runs."""
     for name in NO_BARS:
         os.environ.setdefault(name, "1")
-    machine, heartbeat = detect_machine(), Heartbeat(open_console())
-    with heartbeat:
+    heartbeat = Heartbeat(open_console())
+    with heartbeat, opened_backend(arguments, heartbeat) as backend:
+        nodes = nodes_of(backend)
+        machine = common_machine(nodes) if nodes else detect_machine()
         loaded = load(arguments, machine, heartbeat.console)
         if arguments.study is not None:
             heartbeat.console.print(f"Study {loaded.study_name}, experiment {loaded.experiment_name}")
         with heartbeat.during("preparing"):
-            yield CommandContext(machine, loaded, layout_of(loaded), heartbeat)
+            yield CommandContext(machine, loaded, layout_of(loaded), heartbeat, backend, nodes)
 
 
 def layout_of(loaded: Loaded) -> StudyLayout:
@@ -93,4 +107,5 @@ def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[st
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
     options += ["--storage", arguments.storage] if arguments.storage else []
+    options += backend_options(arguments)
     return options + [word for assignment in arguments.set for word in ("--set", assignment)]

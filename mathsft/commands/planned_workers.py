@@ -1,4 +1,7 @@
-"""Chooses the workers of a study or a final run from its settings, the machine and the forecast."""
+"""Chooses the workers of a study or a final run from its settings, the machine or the cluster, and the forecast."""
+
+from collections.abc import Sequence
+from functools import partial
 
 from mathsft.accounting.forecast import is_memory_short
 from mathsft.accounting.work_estimate import estimated_work
@@ -6,6 +9,7 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore
+from mathsft.workers.cluster_placement import place_on_cluster
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import Placement, Purpose, place
 
@@ -18,11 +22,15 @@ def planned_workers(
     layout: StudyLayout,
     purpose: Purpose,
     store: StudyStore | None,
+    nodes: Sequence[Machine] = (),
 ) -> Placement:
-    """Return the placement for the memory that is free now; without a model's size nothing is planned by memory."""
+    """Return the placement for the memory that is free now; without a model's size nothing is planned by memory.
+
+    With the nodes of a cluster, the workers are for these; the machine is what they have in common.
+    """
     num_parameters = model.num_parameters if model is not None else None
-    return place(
-        machine,
+    placed = partial(place_on_cluster, nodes) if nodes else partial(place, machine)
+    return placed(
         experiment,
         layout,
         purpose,

@@ -38,8 +38,8 @@ def predicted(context: CommandContext, store: StudyStore | None) -> Prediction:
     data = checked_data(experiment, machine)
     pools, num_samples = data.pools, experiment.evaluation.num_samples
     size = forecast.model_size(Path(experiment.model.path))
-    placement = planned_workers(machine, config, experiment, size, layout, "study", store)
-    final_placement = planned_workers(machine, config, experiment, size, layout, "final", store)
+    placement = planned_workers(machine, config, experiment, size, layout, "study", store, context.nodes)
+    final_placement = planned_workers(machine, config, experiment, size, layout, "final", store, context.nodes)
     costs, basis = _costs(context, experiment, placement.trainers[0], pools, store)
     num_validation, num_test = (len(pools[name]) * num_samples for name in ("validation", "test"))
     worker_device = placement.evaluators[0].settings.worker_device
@@ -70,7 +70,9 @@ def _costs(
     try:
         with heartbeat.during("measuring"):
             speeds = run_to_end(
-                measured_speeds(trainer, pools["train"], study_costs.batch_sizes(config, experiment), num_at_once)
+                measured_speeds(
+                    trainer, pools["train"], study_costs.batch_sizes(config, experiment), num_at_once, context.backend
+                )
             )
         basis = (
             f"a measurement just now: training takes {speeds.step_seconds * 1e3:,.1f} ms per step plus "

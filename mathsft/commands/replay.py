@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from mathsft.commands.backends import nodes_of, opened_backend
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import find_run
@@ -24,6 +25,7 @@ from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.tracking.live import LiveProgress
+from mathsft.workers.cluster_placement import common_machine
 from mathsft.workers.machine import detect_machine
 
 
@@ -32,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = open_console()
     with (
         Heartbeat(console) as heartbeat,
+        opened_backend(arguments, heartbeat) as backend,
         heartbeat.during("preparing"),
         store_to_read(arguments.study, arguments.storage) as recorded,
     ):
@@ -40,22 +43,27 @@ def run(arguments: argparse.Namespace) -> int:
         if run.state in ("running", "failed") or provenance is None:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; choose an ended run that has a provenance")
         local = with_local_model(run.experiment, heartbeat)
-        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=named_layout(arguments.study).root) as scratch:
+        folder = named_layout(arguments.study).root
+        # The store of the replay is apart, because nodes of a cluster may share the study's folder.
+        with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch, TemporaryDirectory() as own:
             layout = StudyLayout(Path(scratch))
+            backend.share(layout)
             log_to(layout.log("driver"))
             # Placed as a final run, because a replay needs one trainer. A different number of ranks rounds sums differently.
-            machine, costs = detect_machine(), [checkpoint.costs for checkpoint in recorded.checkpoints(run.name)]
+            nodes = nodes_of(backend)
+            machine = common_machine(nodes) if nodes else detect_machine()
+            costs = [checkpoint.costs for checkpoint in recorded.checkpoints(run.name)]
             num_ranks = max((cost.num_ranks for cost in costs), default=1)
             ranks = min(num_ranks, max(1, len(machine.cuda) - 1)) if machine.cuda else num_ranks
-            placement = placement_for(machine, local, layout, "final", ranks)
+            placement = placement_for(machine, local, layout, "final", ranks, nodes)
             console.print(f"Replaying {run.name} of study {recorded.study}; {placement.description}")
             console.print(PROMISES[placement.trainers[0].settings.worker_device.device])
-            with closing(StudyStore.open(layout.database_url, recorded.study)) as store:
+            with closing(StudyStore.open(StudyLayout(Path(own)).database_url, recorded.study)) as store:
                 pools = load_pools(local.data, local.task)
                 store.observers.append(ProvenanceRecorder(store, Path(local.model.path), pools, placement.description))
                 with (
                     LiveProgress(heartbeat, store, 1) as live,
-                    StudyWorkers.started(placement, LimitSettings()) as workers,
+                    StudyWorkers.started(placement, LimitSettings(), backend) as workers,
                 ):
                     store.observers.append(live)
                     compared = run_to_end(replay(run, recorded, StudyContext(store, workers, layout, run.experiment)))

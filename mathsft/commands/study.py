@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     if arguments.dry_run:
         return _dry_run(context)
     config = loaded.study
+    context.share()
     with locked_store(layout, config.storage) as store:
         ready = prepare(context, store, "study")
         experiment, placement = ready.loaded.experiment, ready.placement
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         store.record_settings(identity(ready.loaded))
         with observers_attached(context, store, ready):
             if not is_over(config, experiment, search, store, rule):
-                with StudyWorkers.started(placement, config.limits) as workers:
+                with StudyWorkers.started(placement, config.limits, context.backend) as workers:
                     run_to_end(run_study(config, rule, search, StudyContext(store, workers, layout, experiment)))
             promotion = promote(rule, store, layout)
         with context.heartbeat.during("writing the report"):

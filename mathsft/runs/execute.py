@@ -3,6 +3,7 @@
 It looks up every result in the store first, so a restarted driver continues where the killed one stopped.
 """
 
+import asyncio
 import json
 import logging
 from asyncio import Event, Semaphore, TaskGroup
@@ -20,10 +21,13 @@ from mathsft.runs.progress import following, watching
 from mathsft.runs.publishing import Publishing, published
 from mathsft.runs.retention import delete_weights
 from mathsft.runs.worker_calls import recording_call
-from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.backend import WorkerDied
 from mathsft.workers.worker import ATTEMPTS, Attempts, Failed, RemoteError, Worker
 
 logger = logging.getLogger(__name__)
+
+ARRIVAL_SECONDS, ARRIVAL_LOOK_SECONDS = 60.0, 0.2
+"""Longest wait for a file that an evaluator on another machine has written, and the interval between looks for it."""
 
 
 class Source(Protocol):
@@ -117,11 +121,11 @@ async def advanced(run: Run, step: int, trainer: Worker, study: StudyContext) ->
     async with following(run, study), recording_call(trainer, run.name, step, "", study):
         progress = study.layout.metrics(run.name)
         outcome: Checkpoint | Diverged = await trainer.call("advance", run, step, progress=progress)
-        pids = trainer.pids
+        processes = trainer.processes
     if isinstance(outcome, Diverged):
         study.store.write(outcome)
         return outcome
-    return Publishing(outcome, trainer, pids)
+    return Publishing(outcome, trainer, processes)
 
 
 async def trained(run: Run, step: int, trainer: Worker, study: StudyContext) -> Checkpoint | Diverged:
@@ -203,11 +207,14 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
                 attempts.add(evaluator.name, death)
             else:
                 # Before the evaluator is given back, so that one evaluator's scores are recorded in order.
-                study.store.write(score, _read_responses(study.layout / score.responses_path))
+                study.store.write(score, await _read_responses(study.layout / score.responses_path))
                 return score
 
 
-def _read_responses(path: Path) -> list[Response]:
-    adapter = TypeAdapter(Response)
+async def _read_responses(path: Path) -> list[Response]:
+    """Return the responses in a file, which may take a moment to arrive if another machine wrote it to a shared disk."""
+    adapter, ends = TypeAdapter(Response), asyncio.get_running_loop().time() + ARRIVAL_SECONDS
+    while not path.exists() and asyncio.get_running_loop().time() < ends:
+        await asyncio.sleep(ARRIVAL_LOOK_SECONDS)
     with path.open(encoding="utf-8") as lines:
         return [adapter.validate_python(json.loads(line)) for line in lines]

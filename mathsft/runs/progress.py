@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,13 +65,14 @@ async def watching(checkpoint: Checkpoint, pool: str, study: StudyContext) -> As
 
 
 @asynccontextmanager
-async def polling(look: Callable[[], None], seconds: float) -> AsyncIterator[None]:
-    """Call `look` at this interval while the body runs, first after one interval."""
+async def polling(look: Callable[[], Awaitable[None] | None], seconds: float) -> AsyncIterator[None]:
+    """Call `look` at this interval while the body runs, first after one interval; if it is a coroutine, wait for it."""
 
     async def poll() -> None:
         while True:
             await asyncio.sleep(seconds)
-            look()
+            if (looking := look()) is not None:
+                await looking
 
     task = asyncio.create_task(poll())
     try:

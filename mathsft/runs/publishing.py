@@ -7,6 +7,7 @@ from mathsft.errors import ErrorKind, UserError
 from mathsft.publication import heard
 from mathsft.records import Checkpoint
 from mathsft.runs.context import StudyContext
+from mathsft.workers.backend import WorkerProcess
 from mathsft.workers.worker import Failed, RemoteError, Worker
 
 POLL_SECONDS = 0.05
@@ -20,7 +21,7 @@ class Publishing:
     checkpoint: Checkpoint
     """It has no fingerprint yet."""
     trainer: Worker
-    pids: tuple[int, ...]
+    processes: tuple[WorkerProcess, ...]
 
 
 async def published(publishing: Publishing, study: StudyContext) -> Checkpoint | None:
@@ -32,7 +33,7 @@ async def published(publishing: Publishing, study: StudyContext) -> Checkpoint |
     checkpoint, trainer, limit = publishing.checkpoint, publishing.trainer, study.workers.limits.hang_seconds
     path, began = study.layout.publication(checkpoint.run, checkpoint.step), asyncio.get_running_loop().time()
     while True:
-        is_served = trainer.is_served_by(publishing.pids)
+        is_served = trainer.is_served_by(publishing.processes)
         if (publication := heard(path)) is not None:
             break
         if not is_served:

@@ -12,7 +12,7 @@ from mathsft.records import OngoingCall, WorkerCall
 from mathsft.runs.context import StudyContext
 from mathsft.runs.progress import polling
 from mathsft.store.study_store import StudyStore
-from mathsft.workers.usage import UsageReading, read_processes
+from mathsft.workers.usage import UsageReading
 from mathsft.workers.worker import Worker
 
 READ_SECONDS = 2.0
@@ -39,7 +39,7 @@ def usage_fields(readings: Sequence[UsageReading]) -> dict[str, Any]:
             for before, after in steps
             for pid, now in after.cpu_seconds.items()
         ),
-        "resident_bytes": max(reading.resident_bytes for reading in readings),
+        "resident_bytes": max((reading.resident_bytes for reading in readings), default=0),
         "device_utilization": fmean(utilizations) if utilizations else None,
         "energy_joules": sum(joules) if joules else None,
         "device_bytes": max((device.used_bytes for device in devices if device.used_bytes is not None), default=None),
@@ -49,20 +49,21 @@ def usage_fields(readings: Sequence[UsageReading]) -> dict[str, Any]:
 @asynccontextmanager
 async def recording_call(worker: Worker, run: str, step: int, pool: str, study: StudyContext) -> AsyncIterator[None]:
     """Announce the worker's call while the body waits for it, and record the call unless the body raises."""
-    began, nvml = time.time(), study.workers.nvml
+    began = time.time()
     readings: list[UsageReading] = []
     visible = worker.spec.env.get("CUDA_VISIBLE_DEVICES")
 
-    def read() -> None:
+    async def read() -> None:
         # While the worker waits for its turn, a shared device works for another worker.
-        device = nvml.read(visible) if nvml is not None and visible and worker.has_device else None
-        readings.append(UsageReading(*read_processes(worker.pids), device))
+        reading = await study.workers.backend.usage(worker.processes, visible if worker.has_device else None)
+        if reading is not None:
+            readings.append(reading)
 
-    read()
+    await read()
     with announcing_call(worker, run, step, pool, study.store):
         async with polling(read, READ_SECONDS):
             yield
-    read()
+    await read()
     call = WorkerCall(
         worker=worker.name,
         run=run,

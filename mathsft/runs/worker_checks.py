@@ -18,6 +18,7 @@ from mathsft.store.study_store import Notification, StudyStore
 from mathsft.tasks.quickstart.generator import base_model_folder
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.placement import Placement
+from mathsft.workers.spawn import SpawnBackend
 from mathsft.workers.worker import Device, Worker
 
 DEVICE_CHECK = "mathsft.training.device_check:DeviceCheck"
@@ -70,9 +71,11 @@ class WorkerChecks:
         with ExitStack() as stack:
 
             def device_check(spec: WorkerSpec, name: str) -> Worker:
-                return stack.enter_context(closing(Worker(replace(spec, target=DEVICE_CHECK), name, Device(), limits)))
+                check = replace(spec, target=DEVICE_CHECK)
+                return stack.enter_context(closing(Worker(check, name, Device(), limits, backend)))
 
-            workers = stack.enter_context(StudyWorkers.started(few, limits))
+            backend = stack.enter_context(closing(SpawnBackend()))
+            workers = stack.enter_context(StudyWorkers.started(few, limits, backend))
             store = stack.enter_context(closing(StudyStore.open(layout.database_url, "doctor")))
             heard = _EngineChecks()
             store.observers.append(heard)
@@ -121,10 +124,10 @@ class WorkerChecks:
     async def sleep(self) -> str:
         """Let the engine sleep, wake it, and repeat the check `engine` in the same process."""
         async with self.study.workers.evaluators.lease() as evaluator:
-            pids = evaluator.pids
+            processes = evaluator.processes
             await evaluator.call("park")
         await check_engine(self.study)
-        if evaluator.pids != pids:
+        if evaluator.processes != processes:
             raise UserError(
                 "the engine did not wake: its process ended, and a new one took its place, which costs time at every "
                 f"checkpoint; the reason is in {self.study.layout.log(evaluator.name)}"

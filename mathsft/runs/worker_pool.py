@@ -8,8 +8,9 @@ from typing import Self
 
 from mathsft.config.schema import LimitSettings
 from mathsft.worker_settings import WorkerSpec
+from mathsft.workers.backend import Backend
 from mathsft.workers.placement import Placement
-from mathsft.workers.usage import Nvml
+from mathsft.workers.spawn import SpawnBackend
 from mathsft.workers.worker import Device, Worker
 
 
@@ -74,21 +75,23 @@ class StudyWorkers:
 
     trainers: WorkerPool
     evaluators: WorkerPool
-    nvml: Nvml | None = None
-    """Reads the usage of their CUDA devices; None on a CPU."""
     limits: LimitSettings = field(default_factory=LimitSettings)
+    backend: Backend = field(default_factory=SpawnBackend)
 
     @classmethod
     @contextmanager
-    def started(cls, placement: Placement, limits: LimitSettings) -> Iterator[Self]:
-        """Start the placement's workers; end them when the body ends, also after an error."""
+    def started(cls, placement: Placement, limits: LimitSettings, backend: Backend | None = None) -> Iterator[Self]:
+        """Start the placement's workers, on this machine or in another backend; end them when the body ends."""
+        backend = backend or SpawnBackend()
         devices = {spec.device: Device() for spec in (*placement.trainers, *placement.evaluators)}
         with ExitStack() as stack:
 
-            def start(kind: str, specs: Sequence[WorkerSpec]) -> WorkerPool:
-                started = (Worker(spec, f"{kind}-{index}", devices[spec.device], limits) for index, spec in enumerate(specs))
-                return WorkerPool([stack.enter_context(closing(worker)) for worker in started])
+            def start(kind: str, specs: Sequence[WorkerSpec]) -> list[Worker]:
+                named = ((f"{kind}-{index}", spec) for index, spec in enumerate(specs))
+                workers = (Worker(spec, name, devices[spec.device], limits, backend) for name, spec in named)
+                return [stack.enter_context(closing(worker)) for worker in workers]
 
-            on_cuda = placement.evaluators[0].settings.worker_device.device == "cuda"
-            nvml = stack.enter_context(closing(Nvml())) if on_cuda else None
-            yield cls(start("trainer", placement.trainers), start("evaluator", placement.evaluators), nvml, limits)
+            trainers, evaluators = start("trainer", placement.trainers), start("evaluator", placement.evaluators)
+            for worker in (*trainers, *evaluators):
+                worker.others = [other for other in (*trainers, *evaluators) if other is not worker]
+            yield cls(WorkerPool(trainers), WorkerPool(evaluators), limits, backend)

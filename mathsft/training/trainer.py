@@ -187,7 +187,11 @@ class Trainer:
         return tuple(published)
 
     def park(self) -> None:
-        """Free the device: move the run to host memory. An `advance` of the same run moves it back, to the same result."""
+        """Free the device: move the run to host memory. An `advance` of the same run moves it back, to the same result.
+
+        When it returns, nothing is being published, so that the process may end.
+        """
+        self._publisher.wait()
         if self._current is not None:
             self._current.training_step.move_to(torch.device("cpu"))
         if self._device.type == "cuda":

@@ -58,6 +58,8 @@ class Machine:
     """Main memory, not that of CUDA devices."""
     cpu_vendor: str = ""
     """Vendor of an x86 processor, as "AuthenticAMD"; empty for others."""
+    name: str = ""
+    """The name of a cluster's node; empty for this computer."""
     refused_devices: tuple[str, ...] = ()
     """A line for each visible CUDA device that cannot be used, or one for all of them: what is wrong, and what to change."""
 

@@ -112,10 +112,10 @@ def place(
         training, scoring = split_cores(machine, experiment, model, evaluators, None if memory_is_short else work)
         if purpose == "final":  # one run, with the cores of all groups
             training = [tuple(core for cores in training for core in cores)]
-        placement = _place_on_cpu(
+        placement = place_on_cpu(
             machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=memory_is_short
         )
-        return _with_methods(_explained(placement, None if evaluators else work), methods(experiment.training, search))
+        return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
     num_devices = len(machine.cuda)
     if evaluators is not None and evaluators > max(1, num_devices - 1):
         raise UserError(
@@ -141,7 +141,7 @@ def place(
         else:
             break
     placement = _place_on_cuda(machine, experiment, layout, max_unscored, plan, request_rank(experiment, search))
-    return _with_methods(_explained(placement, None if evaluators else work), methods(experiment.training, search))
+    return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
 
 
 def _planned(
@@ -181,7 +181,9 @@ def request_rank(experiment: Experiment, search: Mapping[str, SearchRange]) -> i
     return largest.lora.rank if as_requests else 0
 
 
-def _with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
+def with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
+    """Return the placement whose workers know the methods of all runs."""
+
     def changed(specs: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
         return tuple(replace(spec, settings=replace(spec.settings, methods=methods)) for spec in specs)
 
@@ -219,7 +221,7 @@ def packs_from_width(engine_dtype: EngineDtype) -> int:
     return PACKED_FROM_WIDTH if engine_dtype == "float32" else 0
 
 
-def _place_on_cpu(
+def place_on_cpu(
     machine: Machine,
     experiment: Experiment,
     layout: StudyLayout,
@@ -252,7 +254,7 @@ def _place_on_cpu(
     )
 
 
-def _explained(placement: Placement, work: WorkEstimate | None) -> Placement:
+def explained(placement: Placement, work: WorkEstimate | None) -> Placement:
     """Return the placement with the estimate in its description, if it decided how many devices score."""
     if work is None or len(placement.trainers) * placement.trainers[0].ranks + len(placement.evaluators) < LEAST_GROUPS:
         return placement

@@ -1,28 +1,74 @@
-"""Worker processes on this machine, started with multiprocessing's spawn method and called over a pipe."""
+"""The backend for this machine: processes that are started with multiprocessing's spawn method and called over a pipe."""
 
 import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any
 
+from mathsft.layout import StudyLayout
 from mathsft.worker_settings import WorkerSpec
+from mathsft.workers.backend import WorkerDied, WorkerProcess
 from mathsft.workers.host import Reply, serve
+from mathsft.workers.machine import Machine, detect_machine
+from mathsft.workers.usage import Nvml, UsageReading, read_processes
 
 EXIT_WAIT_SECONDS = 5
 """How long to wait for the exit code of a process that closed its pipe."""
 
 
-class WorkerDied(Exception):  # noqa: N818 - what happened, not an error of the code
-    """A process ended before it replied; log_path is its log."""
+class SpawnBackend:
+    """Starts processes on this machine."""
 
-    def __init__(self, ending: str, log_path: Path) -> None:
-        super().__init__(f"{ending} (log: {log_path})")
-        self.log_path = log_path
+    is_cluster = False
+
+    def __init__(self) -> None:
+        self._nvml: Nvml | None = None
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """Return this machine."""
+        return (detect_machine(),)
+
+    def share(self, layout: StudyLayout) -> int:
+        """Return 1: all processes are on this machine."""
+        return 1
+
+    def start(self, spec: WorkerSpec, name: str) -> "list[SpawnProcess]":
+        """Start the worker's processes, one for each rank, which find each other at a port of this machine."""
+        num_ranks = spec.ranks
+        group = {"WORLD_SIZE": str(num_ranks)}
+        if num_ranks > 1:
+            # A new port each time: the last group's may be in use. Loopback: the host's name may stand for another address.
+            group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        processes = []
+        for rank, rank_name in enumerate(rank_names(spec, name)):
+            rank_spec = replace(spec, env={**spec.env, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            processes.append(SpawnProcess(rank_spec, rank_name))
+        return processes
+
+    async def usage(self, processes: Sequence[WorkerProcess], visible: str | None) -> UsageReading:
+        """Return what processes of this machine, which need not be children, and CUDA devices use now."""
+        if visible and self._nvml is None:
+            self._nvml = Nvml()
+        device = self._nvml.read(visible) if self._nvml is not None and visible else None
+        return UsageReading(*read_processes([process.pid for process in processes]), device)
+
+    def close(self) -> None:
+        """Close NVIDIA's library, if it is open."""
+        if self._nvml is not None:
+            self._nvml.close()
+        self._nvml = None
+
+
+def rank_names(spec: WorkerSpec, name: str) -> list[str]:
+    """Return the names of a worker's processes, which are those of their logs."""
+    return [name] if spec.ranks == 1 else [f"{name}-rank{rank}" for rank in range(spec.ranks)]
 
 
 class SpawnProcess:
@@ -30,6 +76,8 @@ class SpawnProcess:
 
     The kernel kills the child when the thread that started it ends, not only when the driver ends.
     """
+
+    lacks_place = False
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
         self.log_path = spec.settings.layout.log(name)
@@ -81,6 +129,12 @@ class SpawnProcess:
             return f"process {self._process.pid} closed its pipe"
         ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
         return f"process {self._process.pid} {ending}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import ErrorKind, UserError
 from mathsft.worker_settings import WorkerSpec
+from mathsft.workers.backend import Backend, WorkerDied, WorkerProcess
 from mathsft.workers.host import Returned
 from mathsft.workers.progress_watch import ProgressWatch
-from mathsft.workers.spawn import SpawnProcess, WorkerDied
+from mathsft.workers.spawn import SpawnBackend
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +76,11 @@ class Device:
             self._awake = worker
             yield
 
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a worker holds the device."""
+        return self._lock.locked()
+
     def is_free_for(self, worker: "Worker") -> bool:
         """Return whether no other worker holds the device."""
         return not self._lock.locked() or self._awake is worker
@@ -85,11 +89,16 @@ class Device:
 class Worker:
     """One target in one process, or in several ranks; they start at once or, with ends_when_parked, at the first turn."""
 
-    def __init__(self, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings) -> None:
+    def __init__(
+        self, spec: WorkerSpec, name: str, device: Device, limits: LimitSettings, backend: Backend | None = None
+    ) -> None:
         self.spec, self.name, self._device, self._limits = spec, name, device, limits
+        self._backend = backend or SpawnBackend()
+        self.others: Sequence[Worker] = ()
+        """The workers that give way to this one, while they are idle, if no machine has room for its processes."""
         self.has_answered = False
         """Its present processes have answered a call; before that they import modules and load models."""
-        self._processes = [] if spec.ends_when_parked else self._start()
+        self._processes: Sequence[WorkerProcess] = () if spec.ends_when_parked else self._start()
 
     async def call(self, method: str, *args: Any, progress: Path | None = None) -> Any:
         """Call the target's method and return its value, rank 0's if there are ranks; methods must be idempotent.
@@ -125,13 +134,13 @@ class Worker:
         return await self._request(method, args, attempts.watch)
 
     @property
-    def pids(self) -> tuple[int, ...]:
-        """Return the ids of its processes, one per rank; empty while there are none and the next call will start them."""
-        return tuple(process.pid for process in self._processes)
+    def processes(self) -> tuple[WorkerProcess, ...]:
+        """Return its processes, one per rank; empty while there are none and the next call will start them."""
+        return tuple(self._processes)
 
-    def is_served_by(self, pids: tuple[int, ...]) -> bool:
-        """Return whether its processes are those with these ids, and alive."""
-        return self.pids == pids and all(process.is_alive for process in self._processes)
+    def is_served_by(self, processes: Sequence[WorkerProcess]) -> bool:
+        """Return whether these are its processes, and alive."""
+        return self.processes == tuple(processes) and all(process.is_alive for process in processes)
 
     @property
     def has_device(self) -> bool:
@@ -153,7 +162,18 @@ class Worker:
         """End the processes and wait until they are gone; must not be used during a call."""
         for process in self._processes:
             process.kill()
-        self._processes, self.has_answered = [], False
+        self._processes, self.has_answered = (), False
+
+    async def give_way(self) -> bool:
+        """End its processes, so that another worker's can start in their place; return False if it has none or is busy."""
+        if not self._processes or self._device.is_busy or any(process.lacks_place for process in self._processes):
+            return False
+        logger.warning("%s: its process is ended, because another worker waits for a place", self.name)
+        async with self._device.lent_to(self):
+            if self.has_answered:  # else there is nothing to save, and the target would be built for this request
+                await self.park()
+            self.close()
+        return True
 
     async def _request(self, method: str, args: tuple[Any, ...], watch: ProgressWatch) -> Any:
         """Ask all ranks and return rank 0's value; if a rank raises, dies or hangs, end all processes."""
@@ -184,10 +204,15 @@ class Worker:
             done, others = await asyncio.wait(tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
             if not others or any(task.exception() for task in done):
                 return done, others
-            if complaint := watch.complaint():
+            if any(process.lacks_place for process in self._processes):
+                watch.begin()
+                for other in self.others:
+                    if await other.give_way():
+                        break
+            elif complaint := watch.complaint():
                 raise WorkerDied(complaint, self._processes[0].log_path)
 
-    async def _ask(self, process: SpawnProcess, method: str, args: tuple[Any, ...]) -> Any:
+    async def _ask(self, process: WorkerProcess, method: str, args: tuple[Any, ...]) -> Any:
         reply = await process.request(method, args)
         if isinstance(reply, Returned):
             return reply.value
@@ -198,24 +223,8 @@ class Worker:
         error.add_note(reply.traceback)
         raise error
 
-    def _start(self) -> list[SpawnProcess]:
-        num_ranks = self.spec.ranks
-        group = {"WORLD_SIZE": str(num_ranks)}
-        if num_ranks > 1:
-            # A new port each time: the last group's may be in use. Loopback: the host's name may stand for another address.
-            group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-        processes = []
-        for rank in range(num_ranks):
-            spec = replace(self.spec, env={**self.spec.env, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            name = self.name if num_ranks == 1 else f"{self.name}-rank{rank}"
-            processes.append(SpawnProcess(spec, name))
-        return processes
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _start(self) -> Sequence[WorkerProcess]:
+        return self._backend.start(self.spec, self.name)
 
 
 def _last_lines(path: Path) -> str:

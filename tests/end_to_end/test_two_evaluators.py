@@ -36,7 +36,7 @@ class KillsScoring:
             self._step = record.step
         if isinstance(record, Scoring) and record.step == self._step and not self.num_kills:
             self.num_kills += 1
-            os.kill(self._evaluator.pids[0], signal.SIGKILL)
+            os.kill(self._evaluator.processes[0].pid, signal.SIGKILL)
 
 
 def test_two_evaluators_share_a_final_runs_checkpoints(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from mathsft.runs.context import StudyContext
 from mathsft.runs.worker_calls import recording_call, usage_fields
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
+from mathsft.workers.backend import Backend
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import place
+from mathsft.workers.spawn import SpawnBackend
 from mathsft.workers.usage import DeviceReading, UsageReading
 from tests.build import Listener, make_machine
 
@@ -47,12 +49,32 @@ def test_without_a_cuda_device_nothing_is_said_of_one() -> None:
 
 def worker(experiment: Experiment, folder: Path, machine: Machine) -> Any:
     [spec] = place(machine, experiment, StudyLayout(folder), "final").trainers
-    return SimpleNamespace(name="trainer-0", spec=spec, pids=(os.getpid(),), has_device=True, has_answered=True)
+    return SimpleNamespace(
+        name="trainer-0", spec=spec, processes=(SimpleNamespace(pid=os.getpid()),), has_device=True, has_answered=True
+    )
 
 
-def work(worker: Any, experiment: Experiment, folder: Path, store: StudyStore, error: Exception | None = None) -> None:
+class WithoutNvml(SpawnBackend):
+    async def usage(self, processes: Any, visible: str | None) -> UsageReading:
+        return await super().usage(processes, None)
+
+
+class Unreachable(SpawnBackend):
+    async def usage(self, processes: Any, visible: str | None) -> Any:
+        return None
+
+
+def work(
+    worker: Any,
+    experiment: Experiment,
+    folder: Path,
+    store: StudyStore,
+    error: Exception | None = None,
+    backend: Backend | None = None,
+) -> None:
     async def body() -> None:
-        study = StudyContext(store, StudyWorkers(WorkerPool([worker]), WorkerPool([])), StudyLayout(folder), experiment)
+        workers = StudyWorkers(WorkerPool([worker]), WorkerPool([]), backend=backend or WithoutNvml())
+        study = StudyContext(store, workers, StudyLayout(folder), experiment)
         async with recording_call(worker, "final-x", 4, "", study):
             if error is not None:
                 raise error
@@ -90,6 +112,15 @@ def test_who_works_at_what_is_announced_until_it_is_over(
         work(new_worker, experiment, tmp_path, store, error)
     call = OngoingCall("trainer-0", "final-x", 4, "", is_starting=True)
     assert [news for news in listener.heard if isinstance(news, OngoingCall)] == [call, replace(call, is_over=True)]
+
+
+def test_a_call_on_a_machine_that_tells_nothing_is_a_call_all_the_same(
+    store: StudyStore, experiment: Experiment, tmp_path: Path
+) -> None:
+    new_worker = worker(experiment, tmp_path, make_machine((0, 1), ()))
+    work(new_worker, experiment, tmp_path, store, backend=Unreachable())
+    [call] = store.worker_calls()
+    assert (call.cpu_seconds, call.resident_bytes, call.device_utilization) == (0, 0, None)
 
 
 def test_what_came_to_nothing_is_no_call(store: StudyStore, experiment: Experiment, tmp_path: Path) -> None:

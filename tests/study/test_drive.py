@@ -17,7 +17,7 @@ from mathsft.errors import ErrorKind, StudyFailedError, UserError
 from mathsft.records import Checkpoint, Run, Score
 from mathsft.runs.horizon_runs import recorded_horizon
 from mathsft.runs.retention import best_step
-from mathsft.workers.spawn import WorkerDied
+from mathsft.workers.backend import WorkerDied
 from mathsft.workers.worker import Attempts, RemoteError
 from tests.study.toys import CALLS_IN_A_LIFE, FAILS, Driver, KilledError, Kills, ToyEvaluator, leaves, study_config
 

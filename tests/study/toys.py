@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -65,10 +66,10 @@ class Toy:
     """What the loop asks of every worker; its process is this one."""
 
     has_answered = has_device = True
-    pids = (os.getpid(),)
+    processes: tuple[Any, ...] = (SimpleNamespace(pid=os.getpid()),)
 
-    def is_served_by(self, pids: tuple[int, ...]) -> bool:
-        return pids == self.pids
+    def is_served_by(self, processes: tuple[Any, ...]) -> bool:
+        return processes == self.processes
 
     def __init__(self, name: str, spec: WorkerSpec, kills: Kills) -> None:
         self.name, self.spec, self.kills = name, spec, kills

@@ -35,7 +35,8 @@ ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 class Scorer:
     """An evaluator that compares the fingerprint and gives every checkpoint the same score."""
 
-    name, pids, has_device, has_answered = "evaluator-0", (os.getpid(),), True, True
+    name, has_device, has_answered = "evaluator-0", True, True
+    processes = (SimpleNamespace(pid=os.getpid()),)
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec, self.layout = spec, spec.settings.layout
@@ -66,7 +67,7 @@ def train(settings: WorkerSettings, target: str) -> tuple[Run, dict[int, str], i
         while not (held.exists() and metrics.read_bytes().count(b"\n") == 2 * HELD_STEP):
             await asyncio.sleep(0.01)
         num_kills += 1
-        os.kill(trainer.pids[0], signal.SIGKILL)
+        os.kill(trainer.processes[0].pid, signal.SIGKILL)
 
     async def work() -> None:
         killing = asyncio.create_task(kill())
@@ -100,7 +101,7 @@ def test_a_trainer_that_is_killed_while_it_saves_loses_nothing(
 def waiting(tmp_path: Path, store: StudyStore, hang_seconds: float = 60.0) -> tuple[Publishing, StudyContext, list[bool]]:
     """Return a checkpoint that is being published, and whether its trainer is alive, as a list that a test may change."""
     is_alive = [True]
-    trainer: Any = SimpleNamespace(name="trainer-0", is_served_by=lambda pids: pids == (7,) and is_alive[0])
+    trainer: Any = SimpleNamespace(name="trainer-0", is_served_by=lambda processes: processes == (7,) and is_alive[0])
     layout: Any = SimpleNamespace(publication=lambda run, step: tmp_path / f"{run}-{step}.json")
     workers = StudyWorkers(WorkerPool([]), WorkerPool([]), limits=LimitSettings(hang_seconds=hang_seconds))
     experiment: Any = None

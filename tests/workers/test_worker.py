@@ -1,4 +1,4 @@
-"""The contract of Worker, with real processes and toy targets."""
+"""The contract of Worker, with real processes and toy targets, over every backend."""
 
 import asyncio
 import os
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Coroutine, Iterator
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import pytest
 from mathsft.config.schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
-from mathsft.workers.spawn import WorkerDied
+from mathsft.worker_settings import Needs, WorkerDevice, WorkerSettings, WorkerSpec
+from mathsft.workers.backend import Backend, WorkerDied
+from mathsft.workers.ray_backend import RayBackend
+from mathsft.workers.spawn import SpawnBackend
 from mathsft.workers.worker import Attempts, Device, Failed, RemoteError, Worker
 from tests.build import make_experiment
 
@@ -32,9 +36,10 @@ CORE = min(os.sched_getaffinity(0))
 class Team:
     """Makes workers that work in one folder, and closes them."""
 
-    def __init__(self, study_dir: Path) -> None:
-        self.study_dir = study_dir
+    def __init__(self, study_dir: Path, backend: Backend) -> None:
+        self.study_dir, self._backend = study_dir, backend
         self._workers: list[Worker] = []
+        backend.share(StudyLayout(study_dir))
 
     def hire(
         self,
@@ -48,8 +53,8 @@ class Team:
         limits: LimitSettings = LimitSettings(),  # noqa: B008 - frozen
     ) -> Worker:
         settings = WorkerSettings(EXPERIMENT, HARDWARE, StudyLayout(self.study_dir))
-        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked=ends_when_parked)
-        worker = Worker(spec, name, device or Device(), limits)
+        spec = WorkerSpec(f"toys:{target}", settings, "cpu:0", env or {}, cpus, ranks, ends_when_parked, Needs(0.1))
+        worker = Worker(spec, name, device or Device(), limits, self._backend)
         self._workers.append(worker)
         return worker
 
@@ -69,17 +74,26 @@ def environment() -> Iterator[None]:
         yield
 
 
+BACKENDS = ["spawn", pytest.param("ray", marks=pytest.mark.skipif(find_spec("ray") is None, reason="ray is missing"))]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest, environment: None) -> Iterator[Backend]:
+    with closing(SpawnBackend() if request.param == "spawn" else RayBackend(None)) as backend:
+        yield backend
+
+
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
-    team = Team(tmp_path)
+def team(tmp_path: Path, backend: Backend) -> Iterator[Team]:
+    team = Team(tmp_path, backend)
     yield team
     team.close()
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Team]]:
+def toy(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[tuple[Worker, Team]]:
     """One worker for all tests that leave it as it was: a start takes most of a test's time."""
-    team = Team(tmp_path_factory.mktemp("toy"))
+    team = Team(tmp_path_factory.mktemp("toy"), backend)
     before = dict(os.environ), os.sched_getaffinity(0)
     worker = team.hire(env={"CUDA_VISIBLE_DEVICES": "3", "HOME": "/nowhere"}, cpus=(CORE,))
     assert (dict(os.environ), os.sched_getaffinity(0)) == before
@@ -178,12 +192,12 @@ def test_a_request_that_may_move_is_asked_once_and_a_new_process_takes_the_dead_
 
     async def calls() -> int:
         for worker in (one, other):
-            before = worker.pids
+            pid, before = await worker.call("pid"), worker.processes
             with pytest.raises(WorkerDied) as died:
                 await worker.call_once(attempts, "die", 99)
             attempts.add(worker.name, died.value)
-            assert worker.pids and worker.pids != before and not worker.has_answered
-            assert has_ended(before[0])
+            assert worker.processes and worker.processes != before and not worker.has_answered
+            assert has_ended(pid)
         with pytest.raises(WorkerDied) as died:
             await one.call_once(attempts, "die", 99)
         with pytest.raises(Failed, match=r"^one\.die: the worker died 3 times without progress"):
@@ -270,14 +284,14 @@ def test_worker_that_ends_when_parked_has_a_process_in_its_turns_only(team: Team
     brief, other = team.hire(name="brief", device=device, ends_when_parked=True), team.hire(name="other", device=device)
 
     async def calls() -> None:
-        assert (brief.pids, len(other.pids)) == ((), 1)
+        assert (brief.processes, len(other.processes)) == ((), 1)
         assert not brief.has_answered and not other.has_answered
         assert await other.call("add", 1, 1) == 2
         pids = [await brief.call("pid"), await brief.call("pid")]
-        assert pids == [*brief.pids] * 2, "between two calls of its own it stays"
+        assert pids == [process.pid for process in brief.processes] * 2, "between two calls of its own it stays"
         assert brief.has_answered
         assert await other.call("add", 1, 2) == 3
-        assert (brief.pids, brief.has_answered) == ((), False)
+        assert (brief.processes, brief.has_answered) == ((), False)
         assert has_ended(pids[0])
         assert await brief.call("pid") != pids[0]
 
