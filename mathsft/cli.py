@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     report = commands.add_parser("report", help="write a study's report again from its database")
     _add_settings_options(report)
     _add_show(commands)
+    _add_compare(commands)
     replay = commands.add_parser(
         "replay",
         help="train a recorded run again and compare; the records do not change",
@@ -129,6 +130,24 @@ def _add_show(commands: Commands) -> None:
     show.add_argument("--responses", choices=categories, help="page through the responses of this category")
     show.add_argument("--search", metavar="TEXT", help="show only responses with this text in problem, gold or response")
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def _add_compare(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="say whether one checkpoint is better than another on the same problems",
+        description="Say whether checkpoint B is better than checkpoint A on the problems that both were scored on, and if "
+        "that is not proven, how many more problems would prove it. A and B may be of different studies.",
+        epilog='Exit codes: 0 if there is an answer, also if it is "not proven"; 2 if the two cannot be compared. The '
+        "comparison is of checkpoints: another seed of the same settings gives another checkpoint.",
+    )
+    named = "STUDY/RUN or STUDY/RUN@STEP: a study's name or folder, and a run's name, a trial's number, best, or final; "
+    default = "without a step a final run's best checkpoint, another run's last"
+    compare.add_argument("first", metavar="A", help=named + default)
+    compare.add_argument("second", metavar="B", help="the same, of the checkpoint that may be better")
+    compare.add_argument("--pool", help="compare on this pool (default: test if both were scored on it, else all problems)")
+    compare.add_argument("--json", action="store_true", help="print JSON for scripts; docs/programs.md explains it")
+    _add_storage_option(compare)
 
 
 def _add_data(commands: Commands) -> None:

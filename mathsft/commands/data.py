@@ -144,7 +144,8 @@ def _example_seconds(experiment: Experiment, trainer: WorkerSpec, train: tuple[P
 
 
 def _print(console: Console, page: DataPage) -> None:
-    for table in (pools_table(page), findings_table(page), *([lengths_table(page.lengths)] if page.lengths else [])):
+    lengths = [lengths_table(page.lengths).terminal()] if page.lengths else []
+    for table in (pools_table(page).terminal(), findings_table(page), *lengths):
         console.print(table)
     if page.speed is not None:
         console.print(speed_line(page.speed), markup=False)

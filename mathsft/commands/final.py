@@ -22,9 +22,10 @@ from mathsft.records import Promotion, Run
 from mathsft.reporting.answer import conclusion
 from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.reporting.card import write_card
+from mathsft.reporting.cost_section import ledger_table
 from mathsft.reporting.horizon_section import horizon_of
+from mathsft.reporting.score_tables import progression_table
 from mathsft.reporting.study_report import write_report
-from mathsft.reporting.terminal import ledger_table, progression_table
 from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final_run import final_plan, final_run, run_final
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             refresh_study(store)
             concluded, chosen = conclusion(store), best_checkpoint(store, run)
             exported = _exported(run, store, layout) if run.state == "finished" else None
-        console.print(progression_table(store, run), ledger_table(cost_ledger(store)))
+        console.print(progression_table(store, run).terminal(), ledger_table(cost_ledger(store)).terminal())
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nLogs of the workers: {layout.logs}")
         return FAILED

@@ -15,7 +15,7 @@ from mathsft.layout import StudyLayout
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.machine import Machine, detect_machine
 
-WIDTH = 110
+WIDTH = 116
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
 FLAGS = {
     "trials": "num_trials",

@@ -21,10 +21,11 @@ from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.invocation import command
 from mathsft.reporting import markdown
+from mathsft.reporting.cost_section import ledger_table
 from mathsft.reporting.horizon_section import horizon_words
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.reporting.study_report import write_report
-from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
+from mathsft.reporting.trial_tables import best_trials_table, finalists_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.weak_signal import weak_signal
@@ -67,14 +68,14 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             refresh_study(store)
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
-        console.print(study_table(store))
+        console.print(best_trials_table(store).terminal())
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
     served = ["--storage", arguments.storage] if arguments.storage else []
-    console.print(ledger_table(cost_ledger(store)), finalists_table(promotion))
+    console.print(ledger_table(cost_ledger(store)).terminal(), finalists_table(promotion).terminal())
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),

@@ -10,11 +10,11 @@ from mathsft.reporting import markdown
 from mathsft.reporting.findings import next_steps, paired, points
 from mathsft.runs.pool_names import CONFIRM_POOL, TEST_POOL
 from mathsft.runs.retention import best_step
-from mathsft.statistics.paired import PairedDifference, compare
+from mathsft.runs.verdict import PairedVerdict, StudyVerdict, study_verdict
+from mathsft.statistics.paired import compare
+from mathsft.statistics.power import PROVEN
 from mathsft.store.study_store import StudyStore
 
-PROOF = 20
-"""The e-value from which a gain counts as proven: without a gain it is reached with a probability of at most 1/20."""
 LARGEST_SHOWN = 1_000_000
 LATER_NOTES = ("tuning ", "the data do not show", "training.")
 """How the notes begin that follow the comparison with the second best: `study/choice_notes.py` writes them."""
@@ -22,10 +22,11 @@ LATER_NOTES = ("tuning ", "the data do not show", "training.")
 
 def answer(store: StudyStore) -> str:
     """Return the conclusion, and answers to the reader's first questions as a list, without those that lack records."""
+    verdict = study_verdict(store)
     items = {
         "Winner": _winner(store),
-        "Gain": _gain(store),
-        "Is it proven?": _proof(store),
+        "Gain": _gain(verdict),
+        "Is it proven?": _proof(store, verdict),
         "Cost": _cost(store),
         "Next step": _next(store),
     }
@@ -33,36 +34,17 @@ def answer(store: StudyStore) -> str:
     return "\n\n".join(part for part in (f"**{conclusion(store)}**", listed) if part)
 
 
-def tuning_gain(store: StudyStore, promotion: Promotion) -> PairedDifference | None:
-    """Return the promoted trial's gain over trial 0, the experiment's own settings, on the fresh problems that both solved.
-
-    Returns None if there are no such problems, and if trial 0 is promoted.
-    """
-    objective = Objective.of(store.settings())
-    of_winner, of_own = (
-        {score.pool: score for score in store.scores(run) if score.pool.startswith(f"{CONFIRM_POOL}:")}
-        for run in (promotion.run, "trial-0")
-    )
-    pools = [pool for pool in of_winner if pool in of_own]
-    if not pools or promotion.run == "trial-0":
-        return None
-    own, winner = (
-        [outcome for pool in pools for outcome in objective.outcomes(store.responses(scores[pool]))]
-        for scores in (of_own, of_winner)
-    )
-    return compare(own, winner)
-
-
-def verdict_on(gain: PairedDifference) -> str:
-    """Return whether a gain is proven, in words with its e-value or interval."""
-    if gain.e_value >= PROOF:
-        value = f"over {LARGEST_SHOWN:,}" if gain.e_value > LARGEST_SHOWN else f"{gain.e_value:,.0f}"
-        return f"yes (e-value {value}; proof needs {PROOF})"
-    if gain.low > 0:
-        return f"likely, not yet proven (the 95 % interval is above 0; e-value {gain.e_value:.1f}, proof needs {PROOF})"
-    if gain.high < 0:
+def words_of(verdict: PairedVerdict) -> str:
+    """Return whether a gain is proven, in words with its e-value or interval, and how many more problems would prove it."""
+    if verdict.decision == "better":
+        value = f"over {LARGEST_SHOWN:,}" if verdict.e_value > LARGEST_SHOWN else f"{verdict.e_value:,.0f}"
+        return f"yes (e-value {value}; proof needs {PROVEN})"
+    if verdict.high < 0:
         return "no, it is worse (the 95 % interval is below 0)"
-    return f"no (the 95 % interval of {gain.num_problems:,} problems contains 0; more problems would tell)"
+    more = f"about {verdict.more_problems:,} more problems" if verdict.more_problems else "more problems"
+    if verdict.low > 0:
+        return f"likely, not yet proven (the 95 % interval is above 0; e-value {verdict.e_value:.1f}; {more} would prove it)"
+    return f"no (the 95 % interval of {verdict.num_problems:,} problems contains 0; {more} would tell)"
 
 
 # ---- the items
@@ -75,38 +57,26 @@ def _winner(store: StudyStore) -> str:
     return f"{markdown.settings(promotion.overrides)} ({promotion.run})"
 
 
-def _final_gain(store: StudyStore) -> tuple[PairedDifference, str] | None:
-    """Return the latest final run's gain over the base model, and the pool."""
-    for run in reversed(store.runs("final")):
-        if validated := store.scores(run.name, run.plan.pool):
-            for pool in (TEST_POOL, run.plan.pool):
-                if gains := paired(store, run, pool, best_step(validated)):
-                    return gains[0], pool
-    return None
-
-
-def _gain(store: StudyStore) -> str:
+def _gain(verdict: StudyVerdict) -> str:
     parts = []
-    if found := _final_gain(store):
-        gain, pool = found
-        parts.append(f"Final run: {points(gain)} over the base model on {gain.num_problems:,} {pool} problems.")
-    promotion = store.promotion()
-    if promotion is not None and (tuned := tuning_gain(store, promotion)):
-        parts.append(
-            f"Tuning: {points(tuned)} over the experiment's own settings (trial-0) on {tuned.num_problems:,} fresh problems."
-        )
-    elif promotion is not None and promotion.run == "trial-0":
+    if (final := verdict.final) is not None:
+        pools = " and ".join(final.pools)
+        parts.append(f"Final run: {points(final)} over the base model on {final.num_problems:,} {pools} problems.")
+    if (tuning := verdict.tuning) is not None and CONFIRM_POOL in tuning.pools:
+        solved = f"{tuning.num_problems:,} fresh problems"
+        parts.append(f"Tuning: {points(tuning)} over the experiment's own settings (trial-0) on {solved}.")
+    elif verdict.promoted == "trial-0":
         parts.append("Tuning: nothing better than the experiment's own settings (trial-0) was found.")
     return " ".join(parts)
 
 
-def _proof(store: StudyStore) -> str:
+def _proof(store: StudyStore, verdict: StudyVerdict) -> str:
     parts = []
-    if found := _final_gain(store):
-        parts.append(f"Final run: {verdict_on(found[0])}.")
+    if verdict.final is not None:
+        parts.append(f"Final run: {words_of(verdict.final)}.")
+    if verdict.tuning is not None and CONFIRM_POOL in verdict.tuning.pools:
+        parts.append(f"Tuning: {words_of(verdict.tuning)}.")
     promotion = store.promotion()
-    if promotion is not None and (tuned := tuning_gain(store, promotion)):
-        parts.append(f"Tuning: {verdict_on(tuned)}.")
     if promotion is not None and (choice := _choice(promotion)):
         parts.append(f"Choice: {choice}.")
     return " ".join(parts)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from mathsft import formats
 from mathsft.records import Finding, Problem, Quality
 from mathsft.reporting.quality_section import TEXTS, count_text
-from mathsft.reporting.terminal import plain_table
+from mathsft.reporting.table import Cell, Number, Table, count
 
 NUM_BINS = 10
 _BAR_CHARACTERS = 40
@@ -90,16 +90,17 @@ def too_long(train: Sequence[Problem], lengths: Sequence[int], limit_tokens: int
 def pools_table(page: DataPage) -> Table:
     """Return the pools and their sizes."""
     title = f"{page.quality.num_rows:,} rows of {page.source}" + (f" and {page.test_source}" if page.test_source else "")
-    table = plain_table(title, ("pool", "problems", "rows"), left=("pool",))
-    for name in ("train", "search", "confirm", "validation", "test"):
-        num_rows = page.num_train_rows if name == "train" else page.num_problems[name]
-        table.add_row(name, f"{page.num_problems[name]:,}", f"{num_rows:,}")
-    return table
+    sizes = page.num_problems
+    num_rows = {**sizes, "train": page.num_train_rows}
+    pools = ("train", "search", "confirm", "validation", "test")
+    return Table.of(
+        ("pool", "problems", "rows"), ((name, count(sizes[name]), count(num_rows[name])) for name in pools), title
+    )
 
 
-def findings_table(page: DataPage) -> Table:
+def findings_table(page: DataPage) -> RichTable:
     """Return each kind of finding with its number and its first examples."""
-    table = Table(title="Found in the data", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = RichTable(title="Found in the data", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in page.quality.findings:
@@ -117,12 +118,13 @@ def lengths_table(lengths: LengthSummary) -> Table:
         f"Tokens of {lengths.num_examples:,} training examples: mean {lengths.mean_tokens:,.0f}, median "
         f"{lengths.median_tokens:,.0f}, longest {lengths.longest_tokens:,}; limit {lengths.limit_tokens:,}"
     )
-    table = plain_table(title, ("tokens", "examples", ""), left=("",))
     largest = max(one.num_examples for one in lengths.bins)
-    for one in lengths.bins:
-        bar = "█" * round(_BAR_CHARACTERS * one.num_examples / largest)
-        table.add_row(f"{one.low:,} – {one.high - 1:,}", f"{one.num_examples:,}", bar)
-    return table
+
+    def row(one: Bin) -> tuple[Cell, ...]:
+        tokens = Number(one.low, lambda low: f"{low:,} – {one.high - 1:,}")
+        return tokens, count(one.num_examples), "█" * round(_BAR_CHARACTERS * one.num_examples / largest)
+
+    return Table.of(("tokens", "examples", ""), map(row, lengths.bins), title)
 
 
 def speed_line(speed: PredictedSpeed) -> str:

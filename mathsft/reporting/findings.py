@@ -18,6 +18,7 @@ from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
+from mathsft.runs.verdict import PairedVerdict
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.study_store import StudyStore
 
@@ -311,6 +312,6 @@ def _verdict(gain: PairedDifference, better: str, worse: str, undecided: str) ->
     return better if gain.low > 0 else worse if gain.high < 0 else undecided
 
 
-def points(gain: PairedDifference) -> str:
+def points(gain: PairedDifference | PairedVerdict) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
     return f"{100 * gain.difference:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

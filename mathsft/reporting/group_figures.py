@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from mathsft.objective import Objective, Share
 from mathsft.records import Run
 from mathsft.reporting import markdown
-from mathsft.reporting.analysis import analyse
+from mathsft.reporting.analysis import analyse, base_and_best
 from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
-from mathsft.runs.pool_names import TEST_POOL
-from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 
 MOST_GROUPS = 12
@@ -23,18 +21,13 @@ def accuracy_by_group(store: StudyStore, run: Run) -> dict[str, Chart]:
 
     The pool is test if base model and best checkpoint have test scores, else the run's own pool.
     """
-    validated, objective, problems = store.scores(run.name, run.plan.pool), Objective.of(store.settings()), store.problems()
-    best = best_step(validated) if validated else 0
-    for pool in (TEST_POOL, run.plan.pool):
-        scores = [score for step in (0, best) if (score := store.score(run.name, step, pool)) is not None]
-        if best and len(scores) == 2:
-            break
-    else:
+    scores, objective, problems = base_and_best(store, run), Objective.of(store.settings()), store.problems()
+    if scores is None:
         return {}
     base, last = (analyse(score, store.responses(score), problems, None, objective) for score in scores)
     charts = {"level": (base.by_level, last.by_level), "subject": (base.by_subject, last.by_subject)}
     return {
-        kind: _chart(f"{run.name}: accuracy by {kind}", kind, before, after, best, pool)
+        kind: _chart(f"{run.name}: accuracy by {kind}", kind, before, after, last.step, last.pool)
         for kind, (before, after) in charts.items()
         if len(after) > 1 and before.keys() == after.keys()
     }

@@ -7,6 +7,7 @@ from mathsft.records import Run
 from mathsft.reporting import markdown
 from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
+from mathsft.reporting.table import Cell, Part, Table, count, setting
 from mathsft.runs.horizon_runs import recorded_horizon
 from mathsft.statistics.intervals import Interval
 from mathsft.statistics.rate_scaling import Bracket, Horizon, Tried, fit_horizon
@@ -51,7 +52,7 @@ def horizon_section(store: StudyStore) -> str:
     num_examples = finals[-1].plan.num_examples if finals else 2 * max(result.num_examples for result in tried)
     headers = ("learning rate", "examples", "correct", "accuracy (95 % interval)")
     rows = [_row(result) for result in _ordered(tried)]
-    parts = ["## Horizon", horizon_words(store, num_examples), markdown.table(headers, rows, num_left=0)]
+    parts = ["## Horizon", horizon_words(store, num_examples), Table.of(headers, rows).markdown()]
     parts += [_prediction(store, run) for run in finals]
     return "\n\n".join(part for part in parts if part)
 
@@ -104,9 +105,9 @@ def _ordered(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda result: (result.num_examples, result.learning_rate))
 
 
-def _row(result: Tried) -> tuple[str, ...]:
-    counts = f"{result.num_correct:,} of {result.num_problems:,}"
-    return f"{result.learning_rate:.3g}", f"{result.num_examples:,}", counts, markdown.share(_share(result))
+def _row(result: Tried) -> tuple[Cell, ...]:
+    counts = Part(result.num_correct, result.num_problems)
+    return setting(result.learning_rate), count(result.num_examples), counts, _share(result)
 
 
 def _share(result: Tried) -> Share:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from mathsft.records import Finding, FindingKind, Quality
 from mathsft.reporting import markdown
+from mathsft.reporting.table import Cell, Table, count, number
 from mathsft.store.study_store import StudyStore
 
 TEXTS: Mapping[FindingKind, str] = {
@@ -33,19 +34,22 @@ def data_section(store: StudyStore) -> str:
     quality = store.quality()
     if quality is None:
         return ""
-    rows = [("rows read", f"{quality.num_rows:,}")]
     # The trainer counts tokens, and a run may have a limit of its own: the report shows the largest count.
     checkpoints = [checkpoint for run in store.runs() for checkpoint in store.checkpoints(run.name)]
     num_too_long = max((checkpoint.costs.num_too_long for checkpoint in checkpoints), default=0)
     too_long = [Finding("too_long", num_too_long, num_too_long, ())] if num_too_long else []
-    rows += [(markdown.cell(_description(one)), count_text(one)) for one in (*quality.findings, *too_long)]
-    return "## Data\n\n" + markdown.table(("found in the data", "number"), rows)
+    rows = (("rows read", count(quality.num_rows)), *map(_row, (*quality.findings, *too_long)))
+    return markdown.section("## Data", Table.of(("found in the data", "number"), rows).markdown())
 
 
 def count_text(finding: Finding) -> str:
     """Return the count, with the number of rows if it is another one."""
     rows = f" (in {finding.num_rows:,} rows)" if finding.num_rows != finding.count else ""
     return f"{finding.count:,}{rows}"
+
+
+def _row(finding: Finding) -> tuple[str, Cell]:
+    return _description(finding), number(finding.count, lambda _: count_text(finding))
 
 
 def _description(finding: Finding) -> str:

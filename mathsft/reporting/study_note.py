@@ -6,6 +6,7 @@ from mathsft.reporting import markdown
 from mathsft.reporting.answer import answer
 from mathsft.reporting.findings import points
 from mathsft.reporting.study_section import last_scores
+from mathsft.reporting.table import Cell, Link, Table, accuracy
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
 
@@ -29,18 +30,18 @@ def _best(store: StudyStore) -> list[str]:
     outcomes = {name: objective.outcomes(store.responses(last[name])) for name in ranked}
     behind = {name: compare(outcomes[ranked[0]], outcomes[name]) for name in ranked[1:]}
     tied = [name for name, difference in behind.items() if difference.high >= 0]
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for name in ranked[:NUM_SHOWN]:
-        link = f"[{name}](/studies/{store.study}/trials/{trials[name].number})"
-        mark = "promoted" if promotion is not None and promotion.run == name else ""
+        link = Link(name, f"/studies/{store.study}/trials/{trials[name].number}")
+        mark = "promoted" if promotion is not None and promotion.run == name else None
         difference = points(behind[name]) if name in behind else "–"
-        rows.append((link, markdown.settings(trials[name].overrides), markdown.accuracy(last[name]), difference, mark))
+        rows.append((link, markdown.settings_text(trials[name].overrides), accuracy(last[name]), difference, mark))
     headers = ("trial", "settings", "accuracy (95 % interval)", "against the first, same problems", "")
     words = (
         f"{len(tied)} of the other {len(behind)} finished trials cannot be told apart from {ranked[0]} on these problems"
         + (f": {', '.join(tied)}." if tied else ".")
     )
-    return ["### Most accurate trials", markdown.table(headers, rows, num_left=2), *([words] if behind else [])]
+    return ["### Most accurate trials", Table.of(headers, rows).markdown(), *([words] if behind else [])]
 
 
 def _links(store: StudyStore) -> str:

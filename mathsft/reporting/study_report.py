@@ -15,6 +15,7 @@ from mathsft.reporting.html import render_html
 from mathsft.reporting.page import Figures, Section, markdown_of
 from mathsft.reporting.quality_section import data_section
 from mathsft.reporting.study_section import study_section, trials_table
+from mathsft.reporting.table import Table
 from mathsft.store.study_store import StudyStore
 
 INTERVALS = (
@@ -51,8 +52,5 @@ def _headed(headed: str, figure: str) -> Section:
 
 
 def _settings(store: StudyStore) -> str:
-    settings = store.settings()
-    if not settings:
-        return ""
-    rows = [(markdown.cell(name), markdown.cell(str(value))) for name, value in sorted(settings.items())]
-    return "## Settings of all runs\n\n" + markdown.table(("setting", "value"), rows, num_left=2)
+    rows = ((name, str(value)) for name, value in sorted((store.settings() or {}).items()))
+    return markdown.section("## Settings of all runs", Table.of(("setting", "value"), rows).markdown())

@@ -1,15 +1,13 @@
 """Writes the report's section on a study's trials and the choice of its winner."""
 
-from mathsft import formats
-from mathsft.objective import Share
-from mathsft.records import Finalist, Run, Score
+from mathsft.records import Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.page import Figures, Section
-from mathsft.reporting.surface_figures import importance_bars, short_name, surface_map
+from mathsft.reporting.surface_figures import importance_bars, surface_map
 from mathsft.reporting.trial_figures import study_map, trial_intervals
+from mathsft.reporting.trial_tables import all_trials_table, finalists_table
 from mathsft.runs.contest import recorded_observations
 from mathsft.runs.weak_signal import weak_signal
-from mathsft.statistics.intervals import Interval
 from mathsft.store.study_store import StudyStore
 
 
@@ -36,15 +34,7 @@ def study_section(store: StudyStore, figures: Figures) -> Section:
 
 def trials_table(store: StudyStore) -> Section:
     """Return the table of all trials, folded."""
-    trials = store.runs("trial")
-    if not trials:
-        return Section("", "")
-    names = sorted({name for trial in trials for name in trial.overrides})
-    last = last_scores(store, trials)
-    ranked = sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
-    headers = ("trial", *map(short_name, names), "accuracy (95 % interval)", "correct", "step", "state")
-    table = markdown.table(headers, [_trial_row(trial, names, last.get(trial.name)) for trial in ranked])
-    return Section.of("All trials", table, is_folded=True)
+    return Section.of("All trials", all_trials_table(store).without("format", "").markdown(), is_folded=True)
 
 
 def last_scores(store: StudyStore, trials: list[Run]) -> dict[str, Score]:
@@ -66,31 +56,13 @@ def _promotion(store: StudyStore) -> str:
     parts = [f"Promoted: **{promotion.run}** ({markdown.settings(promotion.overrides)}): {reason}."]
     if promotion.evidence:
         parts.append(markdown.expectation(promotion))
-    rows = [_finalist_row(finalist, finalist.run == promotion.run) for finalist in promotion.finalists]
-    if rows:
-        headers = ("finalist", "search", "smoothed", "fresh problems", "accuracy on fresh problems (95 % interval)", "")
-        parts.append(markdown.table(headers, rows))
+    if promotion.finalists:
+        finalists = finalists_table(promotion)
+        parts += [f"{finalists.title}:", finalists.markdown()]
     return "\n\n".join(parts)
-
-
-def _finalist_row(finalist: Finalist, is_promoted: bool) -> tuple[str, ...]:
-    measured = (markdown.percent(finalist.search_accuracy), markdown.percent(finalist.smoothed_accuracy))
-    mark = "promoted" if is_promoted else ""
-    if finalist.low is None or finalist.high is None:
-        return finalist.run, *measured, "", "", mark
-    confirmed = Share(finalist.num_correct, finalist.num_responses, Interval(finalist.low, finalist.high))
-    return finalist.run, *measured, f"{confirmed.num:,} of {confirmed.of:,}", markdown.share(confirmed), mark
 
 
 def _baseline(base: Score | None) -> str:
     if base is None:
         return ""
     return f"The base model solves {markdown.accuracy(base)} of the same {base.num_problems:,} {base.pool} problems."
-
-
-def _trial_row(trial: Run, names: list[str], last: Score | None) -> tuple[str, ...]:
-    values = (markdown.cell(formats.value(trial.overrides[name])) if name in trial.overrides else "" for name in names)
-    state = trial.state + (f": {markdown.cell(trial.reason)}" if trial.reason else "")
-    if last is None:
-        return trial.name, *values, "", "", "", state
-    return trial.name, *values, markdown.accuracy(last), markdown.num_correct(last), str(last.step), state

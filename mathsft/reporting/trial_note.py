@@ -9,6 +9,7 @@ from mathsft.objective import Objective
 from mathsft.records import Category, Problem, Response, Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.findings import points
+from mathsft.reporting.table import Table, accuracy, count, percent
 from mathsft.statistics.paired import compare
 from mathsft.store.study_store import StudyStore
 
@@ -50,18 +51,18 @@ def _against_base(store: StudyStore, last: Score, objective: Objective) -> str:
 
 
 def _progress(scores: Sequence[Score]) -> str:
-    rows = [(str(score.step), markdown.accuracy(score), markdown.percent(score.format_accuracy)) for score in scores]
-    return markdown.table(("step", "accuracy (95 % interval)", "format accuracy"), rows, num_left=0)
+    rows = ((score.step, accuracy(score), percent(score.format_accuracy)) for score in scores)
+    return Table.of(("step", "accuracy (95 % interval)", "format accuracy"), rows).markdown()
 
 
 def _categories(score: Score) -> str:
     total = sum(score.counts.values())
-    rows = [
-        (category.replace("_", " "), f"{score.counts[category]:,}", markdown.percent(score.counts[category] / total))
+    rows = (
+        (category.replace("_", " "), count(num), percent(num / total))
         for category in get_args(Category)
-        if score.counts.get(category)
-    ]
-    return markdown.table(("responses", "number", "share"), rows)
+        if (num := score.counts.get(category))
+    )
+    return Table.of(("responses", "number", "share"), rows).markdown()
 
 
 def _samples(responses: Sequence[Response], problems: Mapping[str, Problem], objective: Objective) -> list[str]:

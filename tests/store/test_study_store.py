@@ -1,24 +1,20 @@
 """The store: what is written is what is read back, once, whatever else goes wrong."""
 
-import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Finding, Problem, Quality
 from mathsft.store import database as database_module
-from mathsft.store import revisions
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
 from tests.build import (
@@ -70,32 +66,6 @@ def test_every_record_is_read_back_equal(store: StudyStore) -> None:
     assert sorted(store.responses(SCORE), key=lambda response: response.problem_id) == RESPONSES
     assert store.promotion() == promotion
     assert store.quality() == quality
-
-
-def test_earlier_counts_of_the_data_become_findings(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    gold = {"text": "Yes", "num_rows": 30, "num_all_rows": 900, "first": "rows.jsonl:1"}
-    earlier = {
-        **{"study": "demo", "num_rows": 900, "num_unreadable": 2, "first_unreadable": "rows.jsonl:7: no"},
-        **{"num_contradictory": 3, "num_contradictory_rows": 6, "num_variants": 0, "num_overlapping": 37},
-        **{"num_repeated": 5, "frequent_golds": json.dumps([gold])},
-    }
-    with create_engine(url).begin() as connection:
-        revisions.upgrade(connection, url, head="0002")
-        columns = ", ".join(earlier)
-        values = ", ".join(f":{name}" for name in earlier)
-        connection.execute(text(f"insert into msft_quality ({columns}) values ({values})"), earlier)
-    with closing(StudyStore.open(url, "demo")) as store:
-        assert store.quality() == Quality(
-            900,
-            (
-                Finding("unreadable", 2, 2, ("rows.jsonl:7: no",)),
-                Finding("contradictory", 3, 6, ()),
-                Finding("in_test", 37, 37, ()),
-                Finding("repeated", 5, 5, ()),
-                Finding("frequent", 1, 30, ("'Yes' in 30 of 900 rows, the first in rows.jsonl:1",)),
-            ),
-        )
 
 
 def test_a_mended_problem_replaces_what_was_recorded(store: StudyStore) -> None:
