@@ -185,7 +185,7 @@ class Chart:
 
         def draw(canvas: _Canvas) -> str:
             across, down = canvas.place(x, y)
-            if not canvas.is_free(across, down - above, len(text) * CHARACTER_WIDTH):
+            if not canvas.is_free(across, down - above, (len(text) + 1) * CHARACTER_WIDTH):
                 return ""
             return _text(across, down - above, text, size=11, color=color, anchor="middle")
 
