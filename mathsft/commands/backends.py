@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.store.database import Database
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.backend import Backend
 from mathsft.workers.machine import Machine
@@ -36,6 +35,8 @@ def nodes_of(backend: Backend) -> tuple[Machine, ...]:
 
 def share_study(backend: Backend, layout: StudyLayout, storage: str | None) -> None:
     """Check that all machines see the study's folder, and that no SQLite file would lie in a folder that computers share."""
+    from mathsft.store.database import Database  # slow to import, and the first line comes before
+
     num_computers = backend.share(layout)
     if num_computers > 1 and not Database.of(layout, storage).is_server:
         raise UserError(
