@@ -1,7 +1,8 @@
-# make study | final | test | install | bench. All packages are installed in .venv; uv is installed in .uv if it is missing.
+# make study | final | test | install | bench | pictures. All packages are installed in .venv; uv is installed in .uv if it is missing.
 TRIALS ?= 20
 ARGS ?=
 NAME ?= training
+STUDY ?= studies/quickstart
 HARDWARE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 
 PYTHON := .venv/bin/python
@@ -19,7 +20,7 @@ PREFLIGHT := $(if $(wildcard .venv/installed),,preflight)
 # Once per machine with a CUDA device: what its workers would meet is told before a study begins.
 DOCTOR := $(if $(filter cuda,$(HARDWARE)),.venv/examined)
 
-.PHONY: study final install test bench clean preflight
+.PHONY: study final install test bench pictures clean preflight
 
 study: .venv/installed $(DOCTOR)
 	$(PYTHON) run_study.py --trials $(TRIALS) $(ARGS)
@@ -34,6 +35,9 @@ test: .venv/installed-dev
 
 bench: .venv/installed-bench
 	$(PYTHON) -m bench.$(NAME) $(ARGS)
+
+pictures: .venv/installed-dev
+	PYTHONPATH=. $(PYTHON) tools/make_pictures.py $(STUDY)
 
 clean:
 	rm -rf .venv .uv

@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     report = commands.add_parser("report", help="write a study's report again from its database")
     _add_settings_options(report)
     _add_show(commands)
+    _add_compare(commands)
     replay = commands.add_parser(
         "replay",
         help="train a recorded run again and compare; the records do not change",
@@ -60,11 +61,22 @@ def main(argv: Sequence[str]) -> int:
     replay.add_argument("run", metavar="RUN", help="a run's name, a trial's number, best, or final")
     _add_storage_option(replay)
     _add_backend_options(replay)
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show studies in the browser with optuna-dashboard, on this machine only",
+        description="Serve optuna-dashboard on 127.0.0.1 for reading: notes, plots, trials, responses, reports.",
+        epilog="Ctrl-C stops it. A study that runs may be shown, too.",
+    )
+    dashboard.add_argument("studies", nargs="*", metavar="STUDY", help="names, files or folders (default: all studies)")
+    _add_storage_option(dashboard)
+    dashboard.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: 8080, or any free one)")
+    dashboard.add_argument("--open", action="store_true", help="open the page in the browser")
     _add_export(commands)
     clean = commands.add_parser("clean", help="show a study's disk use, and delete files that are no longer needed")
     clean.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
     _add_storage_option(clean)
     clean.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_data(commands)
     _add_grade(commands)
     _add_doctor(commands)
     return _run(parser, commands, argv)
@@ -123,6 +135,37 @@ def _add_show(commands: Commands) -> None:
     show.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 
+def _add_compare(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="say whether one checkpoint is better than another on the same problems",
+        description="Say whether checkpoint B is better than checkpoint A on the problems that both were scored on, and if "
+        "that is not proven, how many more problems would prove it. A and B may be of different studies.",
+        epilog='Exit codes: 0 if there is an answer, also if it is "not proven"; 2 if the two cannot be compared. The '
+        "comparison is of checkpoints: another seed of the same settings gives another checkpoint.",
+    )
+    named = "STUDY/RUN or STUDY/RUN@STEP: a study's name or folder, and a run's name, a trial's number, best, or final; "
+    default = "without a step a final run's best checkpoint, another run's last"
+    compare.add_argument("first", metavar="A", help=named + default)
+    compare.add_argument("second", metavar="B", help="the same, of the checkpoint that may be better")
+    compare.add_argument("--pool", help="compare on this pool (default: test if both were scored on it, else all problems)")
+    compare.add_argument("--json", action="store_true", help="print JSON for scripts; docs/programs.md explains it")
+    _add_storage_option(compare)
+
+
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser(
+        "data",
+        help="show what an experiment's data hold, and their defects, without training",
+        description="Read an experiment's data, and show the pools, what was found in them with examples, the lengths of "
+        "training examples, and the predicted speed of training.",
+        epilog="Exit codes: 0, or 2 if a study with these settings would stop at its data.",
+    )
+    data.add_argument("experiment", metavar="EXPERIMENT", help="a name in experiments/ or a YAML file")
+    _add_set_option(data)
+    data.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+
+
 def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="write a run's weights with a model card into a folder of their own")
     export.add_argument("study", metavar="STUDY", help="a study's name, file or folder")
@@ -167,6 +210,10 @@ def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME|FILE", help="the searched settings: a name in studies/ or a YAML file")
     parser.add_argument("--experiment", metavar="NAME|FILE", help="the fixed settings (default: named in the study's file)")
     _add_storage_option(parser)
+    _add_set_option(parser)
+
+
+def _add_set_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -203,6 +250,12 @@ def _add_backend_options(parser: argparse.ArgumentParser) -> None:
 def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
     return int(text)
 
 

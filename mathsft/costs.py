@@ -54,6 +54,8 @@ class TrainingCosts(_Costs):
     weights are written and hashed while training goes on."""
     num_tokens: int = 0
     """Prompt and response tokens of the examples."""
+    num_too_long: int = 0
+    """Rows of the train pool that are longer than training.max_length_tokens, so that the run does not train on them."""
     num_ranks: int = 1
     """Processes that trained together."""
     peak_memory_bytes: int = 0

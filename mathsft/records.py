@@ -16,6 +16,11 @@ RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
 
+FindingKind: TypeAlias = Literal[
+    "unreadable", "contradictory", "in_test", "near_copy", "wrong", "variant", "repeated", "system", "frequent", "too_long"
+]
+"""Kinds of defects in data; reporting/quality_section.py says what each is, and what happens to it."""
+
 STATES_WITH_RESULT: tuple[RunState, ...] = ("finished", "pruned", "diverged")
 """States of a run that ended with a result. A failed run has no result."""
 
@@ -34,36 +39,30 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class FrequentGold:
-    """A gold answer that is not a number and occurs in many rows of a data set."""
+class Finding:
+    """The rows or problems of a study's data that have one kind of defect."""
 
-    text: str
+    kind: FindingKind
+    count: int
+    """Rows, problems or texts, as the kind says."""
     num_rows: int
-    num_all_rows: int
-    first: str
-    """The first row with this answer, as "train.jsonl:12"."""
+    """Rows that have the defect."""
+    examples: tuple[str, ...]
+    """The first few, in words."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Counts of defects in a study's data, its own test split included."""
+    """What was found in a study's data, its own test split included."""
 
     num_rows: int
-    """Rows that were read."""
-    num_unreadable: int
-    """Rows left out because they could not be read."""
-    first_unreadable: str
-    """The place of the first unreadable row, and the reason."""
-    num_contradictory: int
-    """Problems left out because their rows have different gold answers."""
-    num_contradictory_rows: int
-    num_variants: int
-    """Problem texts that differ from another problem's text only in white space, case or notation."""
-    num_overlapping: int
-    """Problems removed from all other pools because the test split contains them."""
-    num_repeated: int
-    """Rows of the train pool that are exact copies of another row."""
-    frequent_golds: tuple[FrequentGold, ...]
+    """Rows that were read; each solution of a row with several counts as one."""
+    findings: tuple[Finding, ...]
+    """The kinds of defects that occur."""
+
+    def count(self, kind: FindingKind) -> int:
+        """Return the count of the finding of a kind; 0 without one."""
+        return sum(finding.count for finding in self.findings if finding.kind == kind)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ LONGEST = (
     "end_to_end/test_two_evaluators.py",
     "workers/test_worker.py",
     "workers/test_ray_cluster.py",
+    "browser/test_pages.py",
 )
 """Files that take half a minute and more, the longest first."""
 

@@ -10,6 +10,7 @@ from mathsft import formats
 from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
+from mathsft.commands.dashboard_pages import refresh_study
 from mathsft.commands.method_note import method_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.stores import locked_store, share_study, store_if_begun
@@ -18,11 +19,13 @@ from mathsft.config.schema import FinalSettings, TrainingSettings
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
+from mathsft.reporting.answer import conclusion
 from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.reporting.card import write_card
+from mathsft.reporting.cost_section import ledger_table
 from mathsft.reporting.horizon_section import horizon_of
-from mathsft.reporting.study_report import conclusion, write_report
-from mathsft.reporting.terminal import ledger_table, progression_table
+from mathsft.reporting.score_tables import progression_table
+from mathsft.reporting.study_report import write_report
 from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.context import StudyContext
 from mathsft.runs.final_run import final_plan, final_run, run_final
@@ -70,9 +73,10 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             run = run_to_end(run_final(run, promotion, study, settings.min_gain))
         with context.heartbeat.during("writing the report"):
             report = write_report(store, layout)
+            refresh_study(store)
             concluded, chosen = conclusion(store), best_checkpoint(store, run)
             exported = _exported(run, store, layout) if run.state == "finished" else None
-        console.print(progression_table(store, run), ledger_table(cost_ledger(store)))
+        console.print(progression_table(store, run).terminal(), ledger_table(cost_ledger(store)).terminal())
     if run.state != "finished":
         console.print(f"{run.name} {run.state}: {run.reason}\nLogs of the workers: {layout.logs}")
         return FAILED

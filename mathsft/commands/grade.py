@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from mathsft.data.raw_rows import parse_row
+from mathsft.data.file_rows import parse_row
 from mathsft.errors import OK, UserError, excerpt
 from mathsft.prompts.tags import parse_response
 from mathsft.prompts.verdicts import Completion, Graded, grade

@@ -19,7 +19,7 @@ from mathsft.workers.cluster_placement import common_machine
 from mathsft.workers.machine import Machine, detect_machine
 from mathsft.workers.spawn import SpawnBackend
 
-WIDTH = 110
+WIDTH = 116
 QUICKSTART, REAL = "quickstart", "qwen2.5-math-1.5b"
 FLAGS = {
     "trials": "num_trials",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from mathsft.config.load import AUTO, PRECISION, Loaded, apply_overrides
-from mathsft.config.schema import Choices
+from mathsft.config.schema import Choices, Experiment
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import engine_dtype
@@ -30,6 +30,13 @@ def with_precision(loaded: Loaded, machine: Machine, store: StudyStore | None) -
     if began_with:
         return _resolved(loaded, PRECISION, began_with, "the study began with it")
     return _resolved(loaded, PRECISION, machine.auto_precision, machine.bf16_evidence)
+
+
+def with_best_precision(experiment: Experiment, machine: Machine) -> Experiment:
+    """Return an experiment without a study with "auto" resolved to the best precision of this machine."""
+    if experiment.training.precision != AUTO:
+        return experiment
+    return apply_overrides(experiment, {PRECISION: machine.auto_precision})
 
 
 def with_engine_precision(loaded: Loaded, machine: Machine) -> Loaded:

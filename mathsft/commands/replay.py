@@ -5,9 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich import box
 from rich.console import Console
-from rich.table import Column, Table
 
 from mathsft.commands.backends import nodes_of, opened_backend
 from mathsft.commands.common import log_to, placement_for, run_to_end, with_local_model
@@ -19,6 +17,7 @@ from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
+from mathsft.reporting.table import Part, Table, percent
 from mathsft.runs.context import StudyContext
 from mathsft.runs.provenance import ProvenanceRecorder, changes
 from mathsft.runs.replay_run import PROMISES, Comparison, replay
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _conclude(run: Run, compared: Comparison, differing: list[str], console: Console) -> int:
-    console.print(_table(compared))
+    console.print(_table(compared).terminal())
     if differing:
         console.print("Differences from the recorded provenance:", *(f"  {line}" for line in differing), sep="\n")
     if compared.agrees:
@@ -90,13 +89,13 @@ def _conclude(run: Run, compared: Comparison, differing: list[str], console: Con
 
 def _table(compared: Comparison) -> Table:
     headers = ("step", "recorded accuracy", "replayed accuracy", "weights", "responses that differ")
-    table = Table(*(Column(header, justify="right") for header in headers), box=box.SIMPLE_HEAD)
-    for score in compared.scores:
-        table.add_row(
-            str(score.recorded.step),
-            f"{score.recorded.accuracy:.1%}",
-            f"{score.replayed.accuracy:.1%}",
+    rows = (
+        (
+            score.recorded.step,
+            *map(percent, (score.recorded.accuracy, score.replayed.accuracy)),
             "equal" if score.has_same_weights else "different",
-            f"{score.num_other_responses} of {score.num_responses}",
+            Part(score.num_other_responses, score.num_responses),
         )
-    return table
+        for score in compared.scores
+    )
+    return Table.of(headers, rows)

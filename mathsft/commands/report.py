@@ -3,6 +3,7 @@
 import argparse
 
 from mathsft.commands.common import no_winner_message
+from mathsft.commands.dashboard_pages import refresh_study
 from mathsft.commands.opening import layout_of, load, open_console, settings_options
 from mathsft.commands.stores import locked_store, store_if_begun
 from mathsft.errors import OK, UserError
@@ -20,5 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
         if begun is None:
             raise UserError(no_winner_message(loaded, settings_options(arguments, machine)))
     with locked_store(layout, loaded.study.storage) as store, heartbeat, heartbeat.during("writing the report"):
-        console.print(f"Report: {write_report(store, layout)}")
+        report = write_report(store, layout)
+        refresh_study(store)
+        console.print(f"Report: {report}")
     return OK

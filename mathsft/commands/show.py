@@ -22,10 +22,12 @@ from mathsft.objective import Objective
 from mathsft.records import Problem, Response, Run, Score
 from mathsft.reporting import markdown
 from mathsft.reporting.analysis import analyse_run
-from mathsft.reporting.show_pages import progress_table, response_panel, run_page, studies_table, summarise
-from mathsft.reporting.terminal import study_table
+from mathsft.reporting.score_tables import progress_table
+from mathsft.reporting.show_pages import response_panel, run_page
+from mathsft.reporting.trial_tables import best_trials_table, studies_table, study_row
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
+from mathsft.runs.verdict import study_verdict
 from mathsft.store.study_store import StudyStore
 from mathsft.streams import readable
 
@@ -57,17 +59,17 @@ def find_run(store: StudyStore, name: str) -> Run:
 
 
 def _show_studies(console: Console, storage: str | None, as_json: bool) -> int:
-    summaries = []
+    rows = []
     for layout in all_studies(storage):
         with store_to_read(str(layout.root), storage) as store:
-            summaries.append(summarise(store, layout.root))
+            rows.append(study_row(store, layout.root))
     if as_json:
-        return _print_json(console, summaries)
-    if not summaries:
+        return _print_json(console, studies_table(rows).json())
+    if not rows:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
-    console.print(studies_table(summaries))
-    console.print(f"Next: {command('show', summaries[0].study)}")
+    console.print(studies_table(rows).terminal())
+    console.print(f"Next: {command('show', str(rows[0][0]))}")
     return OK
 
 
@@ -75,8 +77,10 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
     runs, promotion = store.runs(), store.promotion()
     if arguments.json:
         listed = [{**asdict(run), "scores": [_score_facts(score) for score in store.scores(run.name)]} for run in runs]
-        return _print_json(console, {"study": store.study, "runs": listed, "promotion": promotion})
-    console.print(study_table(store, num_shown=len(runs)))
+        return _print_json(
+            console, {"study": store.study, "verdict": study_verdict(store), "runs": listed, "promotion": promotion}
+        )
+    console.print(best_trials_table(store, num_shown=len(runs)).terminal())
     if promotion is not None:
         console.print(f"Promoted: {promotion.run}, {promotion.reason}.")
     for final in store.runs("final"):
@@ -100,7 +104,7 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
     responses = store.responses(last) if last else []
     page = run_page(run, analyses, responses, store.problems(), Objective.of(store.settings()))
     tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
-    _print_long(console, [page, *([progress_table(tested)] if tested else [])])
+    _print_long(console, [page, *([progress_table(tested).without("responses").terminal()] if tested else [])])
     console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
     return OK
 

@@ -1,7 +1,6 @@
 """mathsft study: runs a study to its promotion, or predicts its costs (--dry-run)."""
 
 import argparse
-import shlex
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +10,7 @@ from mathsft import formats
 from mathsft.accounting.forecast import StudyTime
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import observers_attached, prepare, run_to_end
+from mathsft.commands.dashboard_pages import refresh_study, show_run
 from mathsft.commands.method_note import method_note, warm_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
@@ -19,18 +19,18 @@ from mathsft.commands.stores import locked_store, share_study, store_if_begun, s
 from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
-from mathsft.invocation import command, tool
+from mathsft.invocation import command
 from mathsft.reporting import markdown
+from mathsft.reporting.cost_section import ledger_table
 from mathsft.reporting.horizon_section import horizon_words
 from mathsft.reporting.quality_section import quality_lines
 from mathsft.reporting.study_report import write_report
-from mathsft.reporting.terminal import finalists_table, ledger_table, study_table
+from mathsft.reporting.trial_tables import best_trials_table, finalists_table
 from mathsft.runs.contest import Rule
 from mathsft.runs.context import StudyContext
 from mathsft.runs.weak_signal import weak_signal
 from mathsft.runs.worker_pool import StudyWorkers
 from mathsft.study.components import rehearse
-from mathsft.study.dashboard import show_trial
 from mathsft.study.initial_trials import best_settings, initial_settings
 from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         plan = trial_plan(config.trial, placement.max_unscored)
         given = initial_settings(config, experiment, _warm_settings(arguments.warm_from, context))
         rule = Rule(config.search, config.selection, len(ready.pools["confirm"]), config.seed)
-        show = partial(show_trial, store=store, layout=layout)
+        show = partial(show_run, store=store, layout=layout)
         search = Search(
             config, experiment, plan, given, store, open_optuna_study(config, store), show, len(placement.trainers)
         )
@@ -66,16 +66,17 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             promotion = promote(rule, store, layout)
         with context.heartbeat.during("writing the report"):
             report = write_report(store, layout)
+            refresh_study(store)
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
-        console.print(study_table(store))
-        address = store.url
+        console.print(best_trials_table(store).terminal())
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
-    console.print(ledger_table(cost_ledger(store)), finalists_table(promotion))
+    served = ["--storage", arguments.storage] if arguments.storage else []
+    console.print(ledger_table(cost_ledger(store)).terminal(), finalists_table(promotion).terminal())
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         f"Report: {report}",
         "Next:",
         f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",
-        f"  {shlex.join([tool('optuna-dashboard'), address, '--artifact-dir', str(layout.artifacts)])}",
+        f"  {command('dashboard', arguments.study or loaded.study_name, *served)}",
         sep="\n",
     )
     return OK

@@ -87,6 +87,15 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
 
 
+def load_experiment(name: str, assignments: Sequence[str]) -> Experiment:
+    """Load an experiment (a name or a file) without a study, and apply "dotted.name=value" assignments; raises UserError."""
+    of_experiment, of_study = _parse(assignments)
+    if of_study:
+        raise UserError(f"--set: {next(iter(of_study))}: a setting of a study, and this command reads only an experiment")
+    tree, places = read_document(find_yaml_file("experiment", name, None, "EXPERIMENT"))
+    return apply_overrides(check(Experiment, tree, places), of_experiment, "--set")
+
+
 def apply_overrides(settings: SettingsT, values: Mapping[str, Leaf], origin: str = "") -> SettingsT:
     """Return settings with some values replaced by dotted name.
 

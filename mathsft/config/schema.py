@@ -47,12 +47,25 @@ class PoolSizes(Settings):
     """Number of problems on which the baseline and the final run are reported. Nothing is chosen on them."""
 
 
+class ColumnSettings(Settings):
+    """The columns of a data set with names of its own. null: the names that are known (README, "Data")."""
+
+    problem: str | None = None
+    """The column with the problem's text."""
+    solution: str | None = None
+    """The column with the solution, or with a list of solutions, each of which becomes a training row."""
+    answer: str | None = None
+    """The column with the gold answer."""
+
+
 class DataSettings(Settings):
     source: str
-    """The problems: a JSONL file, a hub data set (org/name[/config][:split]), or "quickstart", which generates them."""
+    """The problems: a file (JSONL, JSON array, Parquet; JSON also with gzip), a folder or pattern (data/train-*.parquet) of
+    such files, a hub data set (org/name[/config][:split][@revision]), or "quickstart", which generates them."""
     test_source: str | None = None
-    """The data set's own test split, as a JSONL file or a hub data set. Set it where published results use that split.
+    """The data set's own test split, given as data.source is. Set it where published results use that split.
     null: the test pool is taken out of data.source."""
+    columns: ColumnSettings = ColumnSettings()
     pools: PoolSizes = PoolSizes()
     unreadable: Literal["error", "drop"] = "error"
     """What happens to rows without a readable problem, solution or gold answer. error: the command stops and names them.

@@ -8,15 +8,17 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 from mathsft.config.schema import DataSettings, TaskName
-from mathsft.data.problems import DataSetRows, load_problems
-from mathsft.data.quality import Solutions, distinct_problems, quality_of
-from mathsft.errors import UserError
-from mathsft.records import Problem, Quality
+from mathsft.data.problems import NUM_EXAMPLES, DataSetRows, load_problems
+from mathsft.data.quality import DistinctProblems, Solutions, distinct_problems, found, read_findings
+from mathsft.data.raw_rows import Place
+from mathsft.data.train_pool import select_train
+from mathsft.errors import UserError, excerpt
+from mathsft.records import Finding, Problem, Quality
 from mathsft.tasks.by_name import task_named
 from mathsft.tasks.quickstart.generator import generate
 
@@ -58,29 +60,42 @@ def load_data(data: DataSettings, task: TaskName = "math") -> LoadedData:
         sizes["test"], test_rows = data.pools.test, DataSetRows("", {})
     else:
         _refuse_one_source(data.source, data.test_source)
-        test_rows = load_problems(data.test_source, data.unreadable, task, need_solutions=False)
+        test_rows = load_problems(data.test_source, data.unreadable, task, data.columns, need_solutions=False)
     if data.source == _QUICKSTART:
         # The held-out problems have the lowest positions, so the held-out pools are cut from them.
         generated = generate(data.pools.train or _NUM_QUICKSTART_TRAIN, sum(sizes.values()))
-        rows = DataSetRows(data.source, dict(enumerate(generated, start=1)))
+        rows = DataSetRows(
+            data.source, {Place(data.source, number): problem for number, problem in enumerate(generated, start=1)}
+        )
     else:
-        rows = load_problems(data.source, data.unreadable, task)
+        rows = load_problems(data.source, data.unreadable, task, data.columns)
     chosen = task_named(task)
     source, test_split = (distinct_problems(one, data.contradictions, chosen) for one in (rows, test_rows))
 
     problems = [solutions for key, solutions in source.problems.items() if key not in test_split.problems]
-    num_overlapping = len(source.problems) - len(problems)
+    in_test = _in_test(source, test_split)
     if data.source != _QUICKSTART:
-        sizes = _fitting(sizes, len(problems), num_overlapping, data)
+        sizes = _fitting(sizes, len(problems), in_test.count, data)
     rest = iter(problems)
     pools: Pools = {name: _one_each(islice(rest, size)) for name, size in sizes.items()}
     if data.test_source is not None:
         pools["test"] = _one_each(islice(test_split.problems.values(), data.pools.test))
-    train = list(islice(rest, data.pools.train))
-    pools["train"] = tuple(chain.from_iterable(train))
+    # Generated problems may differ in a name only, which is no copy.
+    others = {} if data.source == _QUICKSTART else dict(pools)
+    train = select_train(rest, data.pools.train, others, chosen)
+    pools["train"] = train.rows
     held_out = ", ".join(f"{name} {len(pool)}" for name, pool in pools.items() if name != "train")
-    logger.info("pools of %s: train %d (%d solutions), %s", data.source, len(train), len(pools["train"]), held_out)
-    return LoadedData(pools, quality_of((rows, test_rows), (source, test_split), num_overlapping, pools["train"], chosen))
+    logger.info("pools of %s: train %d (%d solutions), %s", data.source, train.num_problems, len(train.rows), held_out)
+    findings = [finding for one in (rows, test_rows) for finding in read_findings(one, chosen)]
+    findings += [*source.findings, *test_split.findings, in_test, *train.findings]
+    return LoadedData(pools, Quality(len(rows.rows) + len(test_rows.rows), found(*findings)))
+
+
+def _in_test(source: DistinctProblems, test_split: DistinctProblems) -> Finding:
+    """Return the problems of the source that the test split has, too."""
+    both = [solutions for key, solutions in source.problems.items() if key in test_split.problems]
+    examples = tuple(excerpt(solutions[0].problem) for solutions in both[:NUM_EXAMPLES])
+    return Finding("in_test", len(both), sum(map(len, both)), examples)
 
 
 def select_pool(pools: Mapping[str, tuple[Problem, ...]], name: str) -> tuple[Problem, ...]:

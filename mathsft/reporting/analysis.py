@@ -7,7 +7,9 @@ from statistics import fmean
 from typing import get_args
 
 from mathsft.objective import Objective, Share
-from mathsft.records import Category, Problem, Response, Score
+from mathsft.records import Category, Problem, Response, Run, Score
+from mathsft.runs.pool_names import TEST_POOL
+from mathsft.runs.retention import best_step
 from mathsft.store.study_store import StudyStore
 
 UNKNOWN = "unknown"
@@ -57,6 +59,17 @@ def analyse_run(store: StudyStore, run: str, pool: str) -> list[Analysis]:
         analyses.append(analyse(score, responses, problems, before, objective))
         before = responses
     return analyses
+
+
+def base_and_best(store: StudyStore, run: Run) -> tuple[Score, Score] | None:
+    """Return the base model's and the best checkpoint's scores on test, else on the run's own pool; None without both."""
+    validated = store.scores(run.name, run.plan.pool)
+    step = best_step(validated) if validated else 0
+    for pool in (TEST_POOL, run.plan.pool):
+        base, best = store.score(run.name, 0, pool), store.score(run.name, step, pool)
+        if step and base is not None and best is not None:
+            return base, best
+    return None
 
 
 def analyse(

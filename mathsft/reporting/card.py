@@ -13,6 +13,7 @@ from mathsft.layout import StudyLayout
 from mathsft.prompts.request import CHAT, answer_format, fill, request_template
 from mathsft.records import Checkpoint, Provenance, Run
 from mathsft.reporting import markdown
+from mathsft.reporting.table import Table, accuracy, correct, percent
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.store.study_store import StudyStore
 
@@ -65,7 +66,7 @@ def write_card(store: StudyStore, run: Run, checkpoint: Checkpoint, layout: Stud
         "## Prompt",
         _prompt(_prompt_settings(settings)),
         "## Settings",
-        markdown.table(("setting", "value"), _settings(settings), num_left=2),
+        Table.of(("setting", "value"), _settings(settings)).markdown(),
         _provenance(provenance, checkpoint),
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -87,9 +88,8 @@ def _scores(store: StudyStore, run: Run, checkpoint: Checkpoint) -> str:
         by_step = {score.step: score for score in store.scores(run.name, pool)}
         for name, score in (("base model", by_step.get(0)), ("this model", by_step.get(checkpoint.step))):
             if score is not None:
-                shares = (markdown.accuracy(score), markdown.percent(score.format_accuracy))
-                rows.append((name, markdown.cell(pool), markdown.num_correct(score), *shares))
-    return markdown.table(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows, num_left=2)
+                rows.append((name, pool, correct(score), accuracy(score), percent(score.format_accuracy)))
+    return Table.of(("model", "pool", "correct", "accuracy (95 % interval)", "format accuracy"), rows).markdown()
 
 
 def _pools(store: StudyStore, run: Run, settings: Mapping[str, Any]) -> str:
@@ -164,10 +164,7 @@ def _prompt(prompt: PromptSettings) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [name for name in sorted(settings) if name in SHOWN or name.startswith(SHOWN_GROUPS)]
-    return [
-        (markdown.cell(name), markdown.cell(_named(settings[name]) if name in SHOWN else str(settings[name])))
-        for name in shown
-    ]
+    return [(name, _named(settings[name]) if name in SHOWN else str(settings[name])) for name in shown]
 
 
 def _named(value: Any) -> str:
@@ -187,5 +184,4 @@ def _provenance(provenance: Provenance | None, checkpoint: Checkpoint) -> str:
             "mathsft's commit": provenance.commit + (" and uncommitted changes" if provenance.diff else ""),
             **provenance.versions,
         }
-    rows = [(markdown.cell(name), markdown.cell(value)) for name, value in facts.items()]
-    return "## Provenance\n\n" + markdown.table(("", ""), rows, num_left=2)
+    return "## Provenance\n\n" + Table.of(("", ""), facts.items()).markdown()

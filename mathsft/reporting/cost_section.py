@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 
-from mathsft import formats
 from mathsft.accounting.concurrency import concurrency
-from mathsft.accounting.ledger import cost_ledger
+from mathsft.accounting.ledger import Ledger, cost_ledger
 from mathsft.costs import Memory, ScoringCosts, TrainingCosts
 from mathsft.records import StepMetrics, WorkerCall
 from mathsft.reporting import markdown
+from mathsft.reporting.table import Cell, Number, Table, number, percent, seconds, size
 from mathsft.store.study_store import StudyStore
 
 MEMORY_MEANING = (
@@ -43,16 +43,21 @@ WORKERS_MEANING = (
 def ledger_section(store: StudyStore) -> str:
     """Return the workers' time by activity, all runs together; empty if no worker was held."""
     ledger = cost_ledger(store)
-    rows = [
-        (account.worker, activity, formats.seconds(seconds), markdown.percent(seconds / account.held_seconds))
+    meaning = f"{markdown.device_hours(ledger)}. {LEDGER_MEANING}"
+    return markdown.section("## Cost", meaning, ledger_table(ledger).markdown())
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """Return the workers' time by activity, all runs together."""
+    rows = (
+        (account.worker, activity, seconds(spent), percent(spent / account.held_seconds))
         for account in ledger.worker_times
         if account.held_seconds
-        for activity, seconds in account.seconds.items()
-    ]
-    if not rows:
-        return ""
-    table = markdown.table(("worker", "activity", "time", "share"), rows, num_left=2)
-    return "\n\n".join(("## Cost", f"{markdown.device_hours(ledger)}. {LEDGER_MEANING}", table))
+        for activity, spent in account.seconds.items()
+    )
+    gain = ledger.points_per_device_hour
+    per_hour = "" if gain is None else f"; {gain:+.1f} points of accuracy per device-hour"
+    return Table.of(("worker", "activity", "time", "share"), rows, f"Cost: {markdown.device_hours(ledger)}{per_hour}")
 
 
 def cost_section(store: StudyStore) -> str:
@@ -75,44 +80,42 @@ def two_devices_section(store: StudyStore) -> str:
 
     Empty if no checkpoint is scored.
     """
-    rows = [
+    rows = (
         (
             label,
-            formats.seconds(busy.wall_seconds),
-            *(markdown.percent(part / busy.wall_seconds) for part in (busy.trainer_seconds, busy.evaluator_seconds)),
-            markdown.percent(busy.both_busy_share),
-            str(len(busy.waits)),
-            formats.seconds(busy.median_wait_seconds),
-            formats.seconds(busy.max_wait_seconds),
+            seconds(busy.wall_seconds),
+            *(percent(part / busy.wall_seconds) for part in (busy.trainer_seconds, busy.evaluator_seconds)),
+            percent(busy.both_busy_share),
+            len(busy.waits),
+            seconds(busy.median_wait_seconds),
+            seconds(busy.max_wait_seconds),
         )
         for label, runs in _groups(store).items()
         if (busy := concurrency(store, runs)) is not None
-    ]
-    if not rows:
-        return ""
+    )
     headers = ("", "wall time", "trainer busy", "evaluator busy", "both busy", "checkpoints", "median wait", "longest wait")
-    return "\n\n".join(("### Concurrency of trainer and evaluator", markdown.table(headers, rows), TWO_DEVICES_MEANING))
+    return markdown.section(
+        "### Concurrency of trainer and evaluator", Table.of(headers, rows).markdown(), TWO_DEVICES_MEANING
+    )
 
 
 def workers_section(store: StudyStore) -> str:
     """Return the device of each worker and its use of the machine; empty if no worker was called."""
     worker_calls = store.worker_calls()
-    rows = [
+    rows = (
         _use_row(label, worker, used)
         for label, runs in _groups(store).items()
         for worker in sorted({call.worker for call in worker_calls if call.run in runs}, reverse=True)  # trainers first
         if (used := [call for call in worker_calls if call.worker == worker and call.run in runs])
-    ]
-    if not rows:
-        return ""
+    )
     headers = ("", "worker", "device", "time in calls", "cores", "resident memory", "utilisation", "energy", "device memory")
-    return "\n\n".join(("### Resources that the workers used", markdown.table(headers, rows, num_left=3), WORKERS_MEANING))
+    return markdown.section("### Resources that the workers used", Table.of(headers, rows).markdown(), WORKERS_MEANING)
 
 
 def worker_place(call: WorkerCall) -> str:
     """Return where a call's processes worked: "CUDA_VISIBLE_DEVICES=1", "core 0", "all cores"."""
     if call.cuda_visible_devices is not None:
-        return markdown.cell(f"CUDA_VISIBLE_DEVICES={call.cuda_visible_devices}")
+        return f"CUDA_VISIBLE_DEVICES={call.cuda_visible_devices}"
     if not call.cpus:
         return "all cores"
     return f"core{'s' if len(call.cpus) > 1 else ''} {', '.join(map(str, call.cpus))}"
@@ -125,39 +128,37 @@ def _groups(store: StudyStore) -> dict[str, list[str]]:
     return {**{name: [name] for name in finals}, "study": others}
 
 
-def _use_row(label: str, worker: str, worker_calls: Sequence[WorkerCall]) -> tuple[str, ...]:
-    seconds = sum(call.ended - call.began for call in worker_calls)
+def _use_row(label: str, worker: str, worker_calls: Sequence[WorkerCall]) -> tuple[Cell, ...]:
+    held_seconds = sum(call.ended - call.began for call in worker_calls)
     joules = [call.energy_joules for call in worker_calls if call.energy_joules is not None]
     device_bytes = [call.device_bytes for call in worker_calls if call.device_bytes is not None]
     return (
         label,
         worker,
         "; ".join(sorted({worker_place(call) for call in worker_calls})),
-        formats.seconds(seconds),
-        f"{sum(call.cpu_seconds for call in worker_calls) / seconds:.2f}",
-        formats.size(max(call.resident_bytes for call in worker_calls)),
+        seconds(held_seconds),
+        Number(sum(call.cpu_seconds for call in worker_calls) / held_seconds, "{:.2f}".format),
+        size(max(call.resident_bytes for call in worker_calls)),
         _mean_share((call.device_utilization, call.ended - call.began) for call in worker_calls),
-        f"{sum(joules) / 3600:,.1f} Wh" if joules else "",
-        formats.size(max(device_bytes)) if device_bytes else "",
+        number(sum(joules) / 3600 if joules else None, "{:,.1f} Wh".format),
+        size(max(device_bytes, default=None)),
     )
 
 
-def _mean_share(shares: Iterable[tuple[float | None, float]]) -> str:
-    """Return the mean of the known shares, each weighted by its seconds; empty if none is known."""
-    known = [(share, seconds) for share, seconds in shares if share is not None]
-    if not known:
-        return ""
-    return markdown.percent(sum(share * seconds for share, seconds in known) / sum(seconds for _, seconds in known))
+def _mean_share(shares: Iterable[tuple[float | None, float]]) -> Cell:
+    """Return the mean of the known shares, each weighted by its seconds; None if none is known."""
+    known = [(share, weight) for share, weight in shares if share is not None]
+    return percent(sum(share * weight for share, weight in known) / sum(weight for _, weight in known)) if known else None
 
 
 def _components_table(trained: Mapping[str, Sequence[TrainingCosts]]) -> str:
     """Return the components of the trainer's predicted memory, a row per run; empty if nothing is predicted."""
-    rows = [
-        (run, *(formats.size(num_bytes) for num_bytes in asdict(predicted[-1]).values()))
+    rows = (
+        (run, *map(size, asdict(predicted[-1]).values()))
         for run, of_run in trained.items()
         if (predicted := [costs.predicted_memory for costs in of_run if costs.predicted_memory])
-    ]
-    return markdown.table(("predicted memory", *(field.name for field in fields(Memory))), rows) if rows else ""
+    )
+    return Table.of(("predicted memory", *(field.name for field in fields(Memory))), rows).markdown()
 
 
 def _worker_table(worker: str, costs: Mapping[str, Sequence[TrainingCosts | ScoringCosts]]) -> str:
@@ -167,18 +168,18 @@ def _worker_table(worker: str, costs: Mapping[str, Sequence[TrainingCosts | Scor
     if not activities:
         return ""
     columns = list(_memory(everything))
-    rows = [_cost_row(run, of_run, activities, columns) for run, of_run in costs.items() if of_run]
+    rows: list[tuple[Cell, ...]] = [_cost_row(run, of_run, activities, columns) for run, of_run in costs.items() if of_run]
     if len(rows) > 1:
         rows.append(_cost_row("**all**", everything, activities, columns))
-    return markdown.table((worker, *activities, *columns), rows)
+    return Table.of((worker, *activities, *columns), rows).markdown()
 
 
 def _cost_row(
     label: str, costs: Sequence[TrainingCosts | ScoringCosts], activities: Sequence[str], columns: Sequence[str]
-) -> tuple[str, ...]:
-    seconds = (formats.seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
+) -> tuple[Cell, ...]:
+    spent = (seconds(sum(cost.seconds.get(activity, 0.0) for cost in costs)) for activity in activities)
     memory = _memory(costs)
-    return label, *seconds, *(formats.size(memory[name]) if name in memory else "" for name in columns)
+    return label, *spent, *(size(memory.get(name)) for name in columns)
 
 
 def _memory(costs: Sequence[TrainingCosts | ScoringCosts]) -> dict[str, int]:
@@ -194,11 +195,11 @@ def _speed_table(steps: Mapping[str, Sequence[StepMetrics]]) -> str:
     rows = [_speed_row(run, of_run) for run, of_run in steps.items()]
     if len(rows) > 1:
         rows.append(_speed_row("**all**", [step for of_run in steps.values() for step in of_run]))
-    return markdown.table(("trainer", "useful tokens/s", "computed tokens/s", "FLOP utilisation"), rows)
+    return Table.of(("trainer", "useful tokens/s", "computed tokens/s", "FLOP utilisation"), rows).markdown()
 
 
-def _speed_row(label: str, steps: Sequence[StepMetrics]) -> tuple[str, ...]:
-    seconds = sum(step.seconds for step in steps)
+def _speed_row(label: str, steps: Sequence[StepMetrics]) -> tuple[Cell, ...]:
+    spent = sum(step.seconds for step in steps)
     tokens = (sum(step.num_tokens for step in steps), sum(step.num_computed_tokens for step in steps))
     utilization = _mean_share((step.flop_utilization, step.seconds) for step in steps)
-    return label, *(f"{count / seconds:,.0f}" for count in tokens), utilization
+    return label, *(Number(num / spent, "{:,.0f}".format) for num in tokens), utilization

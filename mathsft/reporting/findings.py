@@ -18,6 +18,7 @@ from mathsft.reporting.best_checkpoint_sentence import best_words
 from mathsft.runs.best_checkpoint import best_checkpoint
 from mathsft.runs.pool_names import TEST_POOL
 from mathsft.runs.retention import best_step
+from mathsft.runs.verdict import PairedVerdict
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.store.study_store import StudyStore
 
@@ -70,10 +71,18 @@ def findings_section(store: StudyStore) -> str:
     facts = _facts(store)
     sections = []
     for heading, rules in (("Key findings", FINDINGS), ("Next steps", NEXT_STEPS)):
-        sentences = [sentence for rule in rules if (sentence := rule(facts))]
-        if sentences:
+        if sentences := _sentences(rules, facts):
             sections += [f"## {heading}", "\n".join(f"- {sentence}" for sentence in sentences)]
     return "\n\n".join(sections)
+
+
+def next_steps(store: StudyStore) -> list[str]:
+    """Return what to do next, the most useful first; each begins with a sentence that can stand alone."""
+    return _sentences(NEXT_STEPS, _facts(store))
+
+
+def _sentences(rules: Sequence[Callable[[FinalRunFacts], str]], facts: FinalRunFacts) -> list[str]:
+    return [sentence for rule in rules if (sentence := rule(facts))]
 
 
 def paired(store: StudyStore, run: Run, pool: str, step: int) -> tuple[PairedDifference, PairedDifference] | None:
@@ -179,22 +188,30 @@ def _ungraded(facts: FinalRunFacts) -> str:
     )
 
 
+def _end_of_the_curve(facts: FinalRunFacts) -> str:
+    rise = _rise(facts)
+    return f"There is no evidence that longer training helps. {rise[1]}" if rise is not None and not rise[0] else ""
+
+
 # ---- next steps
 
 
 def _train_longer(facts: FinalRunFacts) -> str:
-    if facts.run is None or facts.run.state != "finished" or len(facts.validated) < 2 * NUM_COMPARED:
+    rise = _rise(facts)
+    if rise is None or not rise[0]:
         return ""
+    return f"Train longer (`final.num_examples`): the accuracy still rises. {rise[1]}"
+
+
+def _rise(facts: FinalRunFacts) -> tuple[bool, str] | None:
+    """Return whether the accuracy still rises at the end of the run, and the numbers; None if there are too few scores."""
+    if facts.run is None or facts.run.state != "finished" or len(facts.validated) < 2 * NUM_COMPARED:
+        return None
     late = facts.validated[-2 * NUM_COMPARED :]
     before, last = (fmean(score.accuracy for score in part) for part in (late[:NUM_COMPARED], late[NUM_COMPARED:]))
     gain = facts.gain(late[0], late[-1])
-    advice = (
-        "Train longer (`final.num_examples`): the accuracy still rises."
-        if gain.low > 0
-        else "There is no evidence that longer training helps."
-    )
-    return (
-        f"{advice} The mean of the last {NUM_COMPARED} scores is {markdown.percent(last)}, the mean of the {NUM_COMPARED} "
+    return gain.low > 0, (
+        f"The mean of the last {NUM_COMPARED} scores is {markdown.percent(last)}, the mean of the {NUM_COMPARED} "
         f"scores before them {markdown.percent(before)}. From step {late[0].step} to step {late[-1].step} the accuracy "
         f"changed by {points(gain)}."
     )
@@ -262,6 +279,7 @@ FINDINGS: tuple[Callable[[FinalRunFacts], str], ...] = (
     _main_error,
     _change_of_responses,
     _selection_bias,
+    _end_of_the_curve,
     _ungraded,
 )
 NEXT_STEPS: tuple[Callable[[FinalRunFacts], str], ...] = (
@@ -294,6 +312,6 @@ def _verdict(gain: PairedDifference, better: str, worse: str, undecided: str) ->
     return better if gain.low > 0 else worse if gain.high < 0 else undecided
 
 
-def points(gain: PairedDifference) -> str:
+def points(gain: PairedDifference | PairedVerdict) -> str:
     """Return "+8.1 points (+5.8 to +10.6)"."""
     return f"{100 * gain.difference:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

@@ -7,6 +7,7 @@ from mathsft.records import Run
 from mathsft.reporting import markdown
 from mathsft.reporting.figures import BLUE, GREY
 from mathsft.reporting.svg import Axis, Chart
+from mathsft.reporting.table import Cell, Part, Table, count, setting
 from mathsft.runs.horizon_runs import recorded_horizon
 from mathsft.statistics.intervals import Interval
 from mathsft.statistics.rate_scaling import Bracket, Horizon, Tried, fit_horizon
@@ -51,13 +52,13 @@ def horizon_section(store: StudyStore) -> str:
     num_examples = finals[-1].plan.num_examples if finals else 2 * max(result.num_examples for result in tried)
     headers = ("learning rate", "examples", "correct", "accuracy (95 % interval)")
     rows = [_row(result) for result in _ordered(tried)]
-    parts = ["## Horizon", horizon_words(store, num_examples), markdown.table(headers, rows, num_left=0)]
+    parts = ["## Horizon", horizon_words(store, num_examples), Table.of(headers, rows).markdown()]
     parts += [_prediction(store, run) for run in finals]
     return "\n\n".join(part for part in parts if part)
 
 
-def horizon_curves(store: StudyStore) -> str | None:
-    """Return an SVG of accuracy by learning rate, a curve for each length; None for fewer than two runs."""
+def horizon_curves(store: StudyStore) -> Chart | None:
+    """Return a chart of accuracy by learning rate, a curve for each length; None for fewer than two runs."""
     tried = recorded_horizon(store)
     lengths = sorted({result.num_examples for result in tried})
     if len(tried) < 2:
@@ -66,7 +67,7 @@ def horizon_curves(store: StudyStore) -> str | None:
     top = max(result.interval.high for result in tried)
     chart = Chart(
         "Accuracy by learning rate and length of the run",
-        Axis("learning rate", min(rates) / 1.2, max(rates) * 1.2, log=True, form="{:.0e}".format),
+        Axis("learning rate (log scale)", min(rates) / 1.2, max(rates) * 1.2, log=True, form="{:.0e}".format),
         Axis("accuracy", 0.0, min(1.0, top * 1.08), form="{:.0%}".format),
         f"on {tried[0].num_problems:,} problems; bars are 95 % intervals (Wilson)",
     )
@@ -74,9 +75,15 @@ def horizon_curves(store: StudyStore) -> str | None:
         curve = [(result.learning_rate, _share(result)) for result in _ordered(tried) if result.num_examples == length]
         chart.line([(rate, solved.share) for rate, solved in curve], color, f"{length:,} examples")
         for rate, solved in curve:
-            chart.line([(rate, solved.interval.low), (rate, solved.interval.high)], color, width=1)
-            chart.dot(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
-    return chart.render()
+            chart.interval(rate, solved.interval.low, solved.interval.high, color)
+            chart.mark(rate, solved.share, color, f"{rate:.3g}: {markdown.share(solved)}")
+    best = {length: max((t for t in tried if t.num_examples == length), key=lambda t: _share(t).share) for length in lengths}
+    chart.caption = (
+        "Most accurate: "
+        + ", ".join(f"learning rate {result.learning_rate:.3g} with {length:,} examples" for length, result in best.items())
+        + ". Where the intervals overlap, the order may be chance."
+    )
+    return chart
 
 
 def _prediction(store: StudyStore, run: Run) -> str:
@@ -98,9 +105,9 @@ def _ordered(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda result: (result.num_examples, result.learning_rate))
 
 
-def _row(result: Tried) -> tuple[str, ...]:
-    counts = f"{result.num_correct:,} of {result.num_problems:,}"
-    return f"{result.learning_rate:.3g}", f"{result.num_examples:,}", counts, markdown.share(_share(result))
+def _row(result: Tried) -> tuple[Cell, ...]:
+    counts = Part(result.num_correct, result.num_problems)
+    return setting(result.learning_rate), count(result.num_examples), counts, _share(result)
 
 
 def _share(result: Tried) -> Share:

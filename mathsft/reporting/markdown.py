@@ -1,6 +1,4 @@
-"""Formats numbers, tables, records and untrusted text as Markdown."""
-
-from collections.abc import Sequence
+"""Formats numbers, records and untrusted text as Markdown."""
 
 from mathsft import formats
 from mathsft.accounting.ledger import Ledger
@@ -11,10 +9,9 @@ from mathsft.statistics.intervals import Interval
 MAX_CELL_CHARACTERS = 160
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """Return a Markdown table; the first num_left columns are left-aligned, the others right-aligned."""
-    rules = ["---" if index < num_left else "---:" for index in range(len(headers))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headers, rules, *rows))
+def section(heading: str, *parts: str) -> str:
+    """Return the parts below a heading; empty if one of them is."""
+    return "\n\n".join((heading, *parts)) if all(parts) else ""
 
 
 def percent(share: float) -> str:
@@ -37,11 +34,6 @@ def share(counted: Share) -> str:
     return f"{percent(counted.share)} ({bounds(counted.interval)})"
 
 
-def num_correct(score: Score) -> str:
-    """Return "49 of 200": the score's correct responses and all its responses."""
-    return f"{score.counts['correct']:,} of {sum(score.counts.values()):,}"
-
-
 def expectation(promotion: Promotion) -> str:
     """Return the promoted settings' expected accuracy, and the best search score as measured and corrected."""
     evidence = promotion.evidence
@@ -57,8 +49,13 @@ def expectation(promotion: Promotion) -> str:
 
 def settings(overrides: Overrides) -> str:
     """Return "learning_rate 0.0012, batch_size 16"."""
+    return cell(settings_text(overrides))
+
+
+def settings_text(overrides: Overrides) -> str:
+    """Return the same as plain text, in which nothing is escaped."""
     pairs = [f"{name.removeprefix('training.')} {formats.value(setting)}" for name, setting in sorted(overrides.items())]
-    return cell(", ".join(pairs) or "the experiment's own settings")
+    return ", ".join(pairs) or "the experiment's own settings"
 
 
 def cell(text: str) -> str:

@@ -4,6 +4,7 @@ from mathsft import formats
 from mathsft.records import Provenance, Run, WorkerCall
 from mathsft.reporting import markdown
 from mathsft.reporting.cost_section import worker_place
+from mathsft.reporting.table import Table
 from mathsft.store.study_store import StudyStore
 
 MODEL = {
@@ -33,17 +34,14 @@ def architecture_section(store: StudyStore, run: Run) -> str:
             "One driver process alone writes to the database. Each worker has its own process: the trainer publishes "
             "checkpoints on disk, and the evaluator scores them. Devices were assigned before the processes started."
         )
-        parts.append(markdown.table(("worker", "device", "work"), workers, num_left=3))
+        parts.append(Table.of(("worker", "device", "work"), workers).markdown())
     if provenance is not None:
-        rows = [(name, markdown.cell(value)) for name, value in _environment(provenance).items()]
-        parts.append(markdown.table(("", ""), rows, num_left=2))
+        parts.append(Table.of(("", ""), _environment(provenance).items()).markdown())
     return "\n\n".join(parts)
 
 
 def settings_section(store: StudyStore, run: Run) -> str:
     """Return the settings that the run overrides, with the source of each; empty if it overrides none."""
-    if not run.overrides:
-        return ""
     promotion, settings = store.promotion(), store.settings() or {}
     rows = []
     for name, value in sorted(run.overrides.items()):
@@ -53,10 +51,9 @@ def settings_section(store: StudyStore, run: Run) -> str:
             source = f"promoted by the study ({promotion.run})"
             if promoted != value:
                 source = f"set by the user or by --horizon adjust; the promoted value is {formats.value(promoted)}"
-        cells = (name, formats.value(value), _searched(name, settings))
-        rows.append((*map(markdown.cell, cells), source))
+        rows.append((name, formats.value(value), _searched(name, settings), source))
     headers = ("setting", "value", "searched range", "source")
-    return "### Settings and their sources\n\n" + markdown.table(headers, rows, num_left=4)
+    return markdown.section("### Settings and their sources", Table.of(headers, rows).markdown())
 
 
 def _workers(worker_calls: list[WorkerCall]) -> list[tuple[str, str, str]]:

@@ -1,18 +1,20 @@
-"""Draws the report's figures of the surface fitted to a study's trials: a map, and the importance of each setting."""
+"""Draws the report's figures of the surface fitted to a study's trials: a map, and the effect of each setting alone."""
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
+from mathsft import formats
 from mathsft.config.schema import Choices, FloatRange, SearchRange
-from mathsft.records import Promotion
+from mathsft.records import Promotion, Run
 from mathsft.reporting import markdown
-from mathsft.reporting.figures import AMBER, BLUE, X_SETTING, Y_SETTING, shade
+from mathsft.reporting.figures import BLUE
 from mathsft.reporting.svg import PAPER, Axis, Chart
+from mathsft.reporting.trial_figures import X_SETTING, Y_SETTING, draw_trials, is_placed, shade
 from mathsft.runs.contest import Observed
 from mathsft.statistics.importance import importance
-from mathsft.statistics.surface import predict
+from mathsft.statistics.surface import Surface, predict
 
 NUM_COLUMNS = 48
 MIN_TRIALS = 5
@@ -20,11 +22,14 @@ MIN_TRIALS = 5
 Z_95 = NormalDist().inv_cdf(0.975)
 
 
-def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], promotion: Promotion | None) -> str | None:
-    """Return an SVG of the surface over learning rate and batch size with the trials on it; None for too few trials.
+def surface_map(
+    space: Mapping[str, SearchRange], observed: Sequence[Observed], promotion: Promotion | None, trials: Sequence[Run] = ()
+) -> Chart | None:
+    """Return a chart of the surface over learning rate and batch size with all trials on it; None for too few observations.
 
     The other searched settings have their promoted values. A cell's colour is the surface's mean, and its note has the 95 %
-    interval. A dot's colour is the accuracy that the surface was fitted to; its note has the trial's measured accuracy.
+    interval. A mark's colour is the accuracy that the surface was fitted to; its note has the trial's measured accuracy.
+    `trials` are all trials of the study; a trial without an observation has no colour.
     """
     rates, sizes = space.get(X_SETTING), space.get(Y_SETTING)
     if len(observed) < MIN_TRIALS or not isinstance(rates, FloatRange) or not isinstance(sizes, Choices):
@@ -40,37 +45,78 @@ def surface_map(space: Mapping[str, SearchRange], observed: Sequence[Observed], 
     heights = [rows[0] / math.sqrt(2), *middles, rows[-1] * math.sqrt(2)]
     chart = Chart(
         "Smoothed accuracy by learning rate and batch size",
-        Axis("learning rate", rates.low, rates.high, log=rates.log, form="{:.0e}".format),
-        Axis("batch size", heights[0], heights[-1], log=True, marks=tuple(rows)),
-        f"fitted to {len(observed)} trials, from {low:.1%} (light) to {high:.1%} (dark); hover to see 95 % intervals",
+        Axis("learning rate" + " (log scale)" * rates.log, rates.low, rates.high, log=rates.log, form="{:.0e}".format),
+        Axis("batch size in sequences (log scale)", heights[0], heights[-1], log=True, marks=tuple(rows)),
+        f"fitted to {len(observed)} trials, from {low:.1%} (light) to {high:.1%} (dark)",
     )
     for place, (mean, sd) in enumerate(zip(surface.means, surface.sds, strict=True)):
         row, column = divmod(place, NUM_COLUMNS)
-        note = f"{mean:.1%} ({max(0.0, mean - Z_95 * sd):.1%} – {min(1.0, mean + Z_95 * sd):.1%})"
-        chart.cell(edges[column], edges[column + 1], heights[row], heights[row + 1], shade(mean, low, high), note)
-    for observation in observed:
-        ring = AMBER if promotion is not None and promotion.run == observation.trial.run.name else PAPER
-        rate, size = float(observation.settings[X_SETTING]), float(observation.settings[Y_SETTING])
-        chart.dot(rate, size, shade(observation.accuracy, low, high), _measured(observation), radius=6, ring=ring)
-    return chart.render()
+        chart.cell(
+            edges[column], edges[column + 1], heights[row], heights[row + 1], shade(mean, low, high), _estimate(mean, sd)
+        )
+    by_name = {observation.trial.run.name: observation for observation in observed}
+
+    def described(trial: Run) -> tuple[str, str]:
+        observation = by_name.get(trial.name)
+        return (
+            (PAPER, "not in the fit")
+            if observation is None
+            else (shade(observation.accuracy, low, high), _measured(observation))
+        )
+
+    shown = [trial for trial in trials or [observation.trial.run for observation in observed] if is_placed(trial)]
+    draw_trials(chart, shown, promotion.run if promotion is not None else "", described)
+    best = max(range(len(cells)), key=lambda place: surface.means[place])
+    chart.caption = (
+        f"The fitted accuracy is highest at learning rate {formats.value(cells[best][X_SETTING])} and batch size "
+        f"{formats.value(cells[best][Y_SETTING])}: {_estimate(surface.means[best], surface.sds[best])}. "
+        f"{_similar(surface, best)} Point at a cell to see its 95 % interval."
+    )
+    return chart
 
 
-def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observed]) -> str | None:
-    """Return an SVG of each searched setting's share of the surface's variance; None for too few trials."""
+def importance_bars(space: Mapping[str, SearchRange], observed: Sequence[Observed]) -> Chart | None:
+    """Return a chart of each searched setting's share of the surface's variance, with intervals; None for too few trials."""
     if len(observed) < MIN_TRIALS:
         return None
-    shares = importance(space, observed)
-    names = sorted(shares, key=lambda name: shares[name])
+    effects = importance(space, observed)
+    names = sorted(effects, key=lambda name: effects[name].share)
     chart = Chart(
         "Effect of each setting alone on the accuracy",
-        Axis("share of the smoothed surface's variance over the searched ranges", 0.0, 1.0, form="{:.0%}".format),
-        Axis("", 0.0, float(len(names)), form=lambda _: "", marks=(0.0,)),
-        f"from {len(observed)} trials; interactions between settings are not included",
+        Axis("share of the surface's variance", 0.0, 1.0, form="{:.0%}".format),
+        Axis.of_names("", [short_name(name) for name in names]),
+        f"from {len(observed)} trials, with 95 % intervals; interactions between settings are not included",
     )
     for place, name in enumerate(names):
-        chart.cell(0.0, max(shares[name], 0.002), place + 0.3, place + 0.7, BLUE, f"{shares[name]:.0%}")
-        chart.text(0.5, place + 0.75, f"{name.removeprefix('training.')}: {shares[name]:.0%}", above=2)
-    return chart.render()
+        effect = effects[name]
+        note = f"{short_name(name)}: {effect.share:.0%} ({effect.low:.0%} – {effect.high:.0%})"
+        chart.interval(place, effect.low, effect.high, BLUE, is_across=True)
+        chart.mark(effect.share, place, BLUE, note, radius=6)
+        chart.text(effect.share, place, f"{effect.share:.0%}", above=13)
+    top, rest = names[-1], names[:-1]
+    is_clear = all(effects[top].low > effects[name].high for name in rest)
+    chart.caption = (
+        f"Of the settings alone, {short_name(top)} explains most of the fitted accuracy's variation."
+        if is_clear
+        else "The intervals overlap: these trials do not show which setting matters most."
+    )
+    return chart
+
+
+def short_name(setting: str) -> str:
+    """Return "learning_rate" for "training.learning_rate"."""
+    return setting.removeprefix("training.")
+
+
+def _estimate(mean: float, sd: float) -> str:
+    return f"{mean:.1%} ({max(0.0, mean - Z_95 * sd):.1%} – {min(1.0, mean + Z_95 * sd):.1%})"
+
+
+def _similar(surface: Surface, best: int) -> str:
+    """Return which share of the map cannot be told apart from its highest point by the interval at that point."""
+    floor = surface.means[best] - Z_95 * surface.sds[best]
+    share = sum(mean >= floor for mean in surface.means) / len(surface.means)
+    return f"{share:.0%} of the area is within the interval of this point."
 
 
 def _measured(observation: Observed) -> str:

@@ -96,23 +96,34 @@ def hold_contest(results: Iterable[TrialResult], rule: Rule) -> Contest:
     return contest
 
 
-def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange], list[Observed]]:
-    """Return the searched ranges and the observations that the promotion was based on; both may be empty.
-
-    Before the promotion these are the observations on the search pool, which determine the shortlist.
-    """
+def recorded_contest(store: StudyStore) -> tuple[Rule, Contest] | None:
+    """Return the rule and the confirm stage that a study's records show; None if the study searched no setting."""
     settings, promotion = store.settings() or {}, store.promotion()
     ranges: dict[str, dict[str, Any]] = {}
     for name, value in _section(settings, "search").items():
         setting, _, field = name.rpartition(".")
         ranges.setdefault(setting, {})[field] = value
+    if not ranges:
+        return None
     rule = Rule(
         space=TypeAdapter(dict[str, SearchRange]).validate_python(ranges),
         selection=SelectionSettings.model_validate(_section(settings, "selection")),
         # The number of problems that the rounds used; the pool may hold more.
         num_confirm=int(promotion.evidence.get("num_problems", 0)) if promotion is not None else 0,
     )
-    return rule.space, hold_contest(recorded_results(store), rule).observe(rule.space) if ranges else []
+    return rule, hold_contest(recorded_results(store), rule)
+
+
+def recorded_observations(store: StudyStore) -> tuple[Mapping[str, SearchRange], list[Observed]]:
+    """Return the searched ranges and the observations that the promotion was based on; both may be empty.
+
+    Before the promotion these are the observations on the search pool, which determine the shortlist.
+    """
+    recorded = recorded_contest(store)
+    if recorded is None:
+        return {}, []
+    rule, contest = recorded
+    return rule.space, contest.observe(rule.space)
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

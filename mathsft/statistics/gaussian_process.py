@@ -51,6 +51,15 @@ class GaussianProcess:
         variances_M = self.kernel.height - np.einsum("nm,nm->m", explained_NM, explained_NM)
         return covariance_MN @ self._weights_N, np.sqrt(np.maximum(0.0, variances_M))
 
+    def posterior_covariance(self, points_MD: Floats) -> Floats:
+        """Return the covariances (M x M) of the process at M points, without noise."""
+        from scipy.linalg import solve_triangular
+
+        covariance_NM = self.kernel.covariance(self.points_ND, points_MD)
+        explained_NM = solve_triangular(self._lower_NN, covariance_NM, lower=True, check_finite=False)
+        covariance_MM: Floats = self.kernel.covariance(points_MD, points_MD) - explained_NM.T @ explained_NM
+        return covariance_MM
+
     def believe(self, points_MD: Floats) -> "GaussianProcess":
         """Return the process that also has its own means at these points as observations without variance."""
         return given(

@@ -11,7 +11,7 @@ import numpy as np
 from mathsft.config.conditions import applicable
 from mathsft.config.schema import Choices, Scalar, SearchRange
 from mathsft.records import Overrides
-from mathsft.statistics.gaussian_process import Floats, fit
+from mathsft.statistics.gaussian_process import Floats, GaussianProcess, fit
 
 NUM_CANDIDATES = 2048
 SAME_SETTING = 0.01
@@ -20,6 +20,8 @@ LENGTH_SCALES = (0.15, 3.0)
 """Bounds of the kernel's length scales, as shares of a setting's range: shorter scales would follow single trials."""
 HEIGHTS = (0.1, 10.0)
 """Bounds of the surface's variance, as shares of the variance of the accuracies."""
+JITTER = 1e-5
+"""Added to the variances of drawn surfaces, as a share of the accuracies' variance, since rounding makes some negative."""
 SEED_SDS = (0.005, 0.02)
 """Bounds of the standard deviation that a run's seed adds; larger differences are attributed to the settings."""
 LEAST_VARIANCE = 1e-9
@@ -68,16 +70,37 @@ def predict(space: Mapping[str, SearchRange], observations: Sequence[Observation
     return Surface(tuple(means.tolist()), tuple(sds.tolist()))
 
 
-def candidates(space: Mapping[str, SearchRange]) -> list[dict[str, Scalar]]:
+def draw(
+    space: Mapping[str, SearchRange],
+    observations: Sequence[Observation],
+    settings: Sequence[Overrides],
+    num_draws: int,
+    seed: int,
+) -> Floats:
+    """Return random surfaces (num_draws x N) that agree with the observations, at N settings; the same seed gives the same.
+
+    They are draws from the posterior of `smooth`, with its fitted parameters held fixed.
+    """
+    process, centre, scale = _process(space, observations)
+    points_ND = embed(space, settings)
+    means_N, _ = process.predict(points_ND)
+    covariance_NN = process.posterior_covariance(points_ND) + JITTER * np.eye(len(points_ND))
+    normal = np.random.default_rng(seed).standard_normal((num_draws, len(points_ND)))
+    with _linear_algebra().limit(limits=1):
+        drawn: Floats = centre + scale * (means_N + normal @ np.linalg.cholesky(covariance_NN).T)
+    return drawn
+
+
+def candidates(space: Mapping[str, SearchRange], num: int = NUM_CANDIDATES) -> list[dict[str, Scalar]]:
     """Return settings that fill the space evenly (a Sobol sequence); they are the same in every call."""
-    return [dict(settings) for settings in _candidates(tuple(space.items()))]
+    return [dict(settings) for settings in _candidates(tuple(space.items()), num)]
 
 
 @lru_cache(maxsize=8)
-def _candidates(space: tuple[tuple[str, SearchRange], ...]) -> list[dict[str, Scalar]]:
+def _candidates(space: tuple[tuple[str, SearchRange], ...], num: int) -> list[dict[str, Scalar]]:
     from scipy.stats import qmc
 
-    cube = qmc.Sobol(len(space), scramble=False).random(NUM_CANDIDATES).tolist()
+    cube = qmc.Sobol(len(space), scramble=False).random(num).tolist()
     all_values = ({name: _value(given, share) for (name, given), share in zip(space, row, strict=True)} for row in cube)
     return [applicable(values) for values in all_values]
 
@@ -114,6 +137,20 @@ def position(given: SearchRange, value: Scalar) -> float | None:
 def _fit(
     space: Mapping[str, SearchRange], observations: Sequence[Observation], pending: Sequence[Overrides] = ()
 ) -> Posterior:
+    process, centre, scale = _process(space, observations)
+    if pending:
+        with _linear_algebra().limit(limits=1):
+            process = process.believe(embed(space, pending))
+
+    def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
+        means, sds = process.predict(embed(space, settings))
+        return centre + scale * means, scale * sds
+
+    return posterior
+
+
+def _process(space: Mapping[str, SearchRange], observations: Sequence[Observation]) -> tuple[GaussianProcess, float, float]:
+    """Return the fitted process of the scaled accuracies, and the centre and the scale of the accuracies."""
     accuracies = np.array([observation.accuracy for observation in observations])
     variances = np.array([observation.variance for observation in observations])
     centre, scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
@@ -127,14 +164,7 @@ def _fit(
             length=LENGTH_SCALES,
             noise=((SEED_SDS[0] / scale) ** 2, (SEED_SDS[1] / scale) ** 2),
         )
-        if pending:
-            process = process.believe(embed(space, pending))
-
-    def posterior(settings: Sequence[Overrides]) -> tuple[Floats, Floats]:
-        means, sds = process.predict(embed(space, settings))
-        return centre + scale * means, scale * sds
-
-    return posterior
+    return process, centre, scale
 
 
 @lru_cache

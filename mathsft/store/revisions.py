@@ -7,7 +7,7 @@ from sqlalchemy import Connection, inspect, select, text
 from mathsft.errors import UserError
 from mathsft.store.tables import versions
 
-HEAD = "0002"
+HEAD = "0001"
 """The revision that this version of mathsft reads and writes."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK = 77_114

@@ -11,17 +11,13 @@ from mathsft import formats
 from mathsft.config.schema import Choices, IntRange, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.paired import PairedDifference, compare
-from mathsft.statistics.power import minimum_detectable_difference
+from mathsft.statistics.power import MIN_PROBLEMS, PROVEN, minimum_detectable_difference
 from mathsft.statistics.surface import position
 
 NumberedOutcomes: TypeAlias = tuple[int, tuple[float, ...]]
 
-E_VALUE_FOR_PROOF = 20
-"""Two equally good trials reach this e-value with a probability of at most 1/20, however often they are compared."""
 EDGE_SHARE = 0.05
 """A value is at an edge of its range when its distance from an end is at most this share of the range."""
-MIN_PROBLEMS = 6
-"""On fewer problems no difference can be detected."""
 
 
 def runner_up_note(winner: NumberedOutcomes, others: Sequence[NumberedOutcomes]) -> str:
@@ -31,14 +27,14 @@ def runner_up_note(winner: NumberedOutcomes, others: Sequence[NumberedOutcomes])
         return f"trial {number} promoted: no other settings were trained to the end"
     second, comparison = others[0][0], compare(others[0][1], solved)
     problems = f"on {comparison.num_problems:,} problems"
-    if comparison.e_value >= E_VALUE_FOR_PROOF:
+    if comparison.e_value >= PROVEN:
         return f"trial {number} beats trial {second} {problems}: {_gain(comparison)}"
     if comparison.low <= 0 <= comparison.high:
         first, last = sorted((number, second))
         return f"trials {first} and {last} cannot be told apart {problems}; {number} promoted: higher smoothed mean"
     return (
         f"trial {number} promoted: higher smoothed mean; {_gain(comparison)} against trial {second} {problems}; the "
-        f"interval is for a single comparison; repeated ones need an e-value of {E_VALUE_FOR_PROOF}, and it is "
+        f"interval is for a single comparison; repeated ones need an e-value of {PROVEN}, and it is "
         f"{comparison.e_value:.1f}"
     )
 

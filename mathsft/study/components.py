@@ -14,6 +14,7 @@ from mathsft.config.conditions import applies, condition_of, conditions_first
 from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
+from mathsft.study.parameters import short_names
 from mathsft.study.pruners import PredictedEndPruner
 
 REFUSED = {
@@ -62,12 +63,15 @@ def distribution(given: SearchRange) -> BaseDistribution:
     return IntDistribution(given.low, given.high, log=given.log)
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Return the trial's values of the searched settings that apply to it; those that it lacks are drawn."""
+def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the trial's values of the searched settings that apply to it; those that it lacks are drawn.
+
+    `names` has the parameter of each setting.
+    """
     values: dict[str, Any] = {}
     for name, given in conditions_first(space).items():
         if applies(name, values):
-            values[name] = trial._suggest(name, given)
+            values[name] = trial._suggest(names[name], given)
     return values
 
 
@@ -101,7 +105,7 @@ def rehearse(config: StudyConfig) -> None:
     for number in range(int(min(config.num_trials, NUM_REHEARSED, num_settings(config.search)))):
         study.sampler = make_sampler(config, number)
         trial = explained(study.ask, "sampler", config.sampler)
-        explained(partial(suggest, trial, space), "sampler", config.sampler)
+        explained(partial(suggest, trial, space, short_names(space)), "sampler", config.sampler)
         for index, point in enumerate(config.trial.eval_points):
             trial.report(point / (number + 1), index)
             explained(trial.should_prune, "pruner", config.pruner)

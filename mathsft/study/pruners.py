@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mathsft.config.schema import SearchRange
 from mathsft.statistics.curves import EarlyScore, predict_end
 from mathsft.statistics.surface import embed
+from mathsft.study.parameters import settings_of
 
 
 class PredictedEndPruner(BasePruner):
@@ -46,5 +47,5 @@ class PredictedEndPruner(BasePruner):
         return NormalDist(mean, math.sqrt(variance)).cdf(goal) > 1 - self._chance
 
     def _score(self, trial: FrozenTrial, step: int) -> EarlyScore:
-        (position,) = embed(self._space, [trial.params]).tolist()
+        (position,) = embed(self._space, [settings_of(self._space, trial.params)]).tolist()
         return EarlyScore(trial.intermediate_values[step], tuple(position))

@@ -27,6 +27,7 @@ from mathsft.runs.final_run import closed
 from mathsft.runs.new_run import new_run
 from mathsft.runs.results import recorded_results
 from mathsft.seeds import derive_seed
+from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
 from mathsft.study.components import (
     explained,
@@ -39,6 +40,7 @@ from mathsft.study.components import (
     tell,
 )
 from mathsft.study.decide import propose
+from mathsft.study.parameters import parameter_names, settings_of
 
 MAX_FAILURES = 3
 
@@ -81,6 +83,7 @@ class Search:
         self._deadline = math.inf if config.max_hours is None else time.monotonic() + config.max_hours * 3600
         self._space = make_space(config)
         self.study = optuna_study
+        self._parameters = parameter_names(self._space, {name for trial in self._optuna_trials() for name in trial.params})
         self._asked, self._told = TrialEvents(), TrialEvents()
         self._num_failed = 0
         self._unfinished: list[Run] = []  # trials that an earlier driver began and did not end
@@ -133,11 +136,11 @@ class Search:
         for trial in self._optuna_trials():
             if trial.state != TrialState.RUNNING:
                 self._told[trial.number].set()
-            elif not is_complete(trial.params, self._space):
+            elif not is_complete(settings := settings_of(self._space, trial.params), self._space):
                 self._half_asked = trial.number
                 continue
             else:
-                run = self._run(trial.number, trial.params)
+                run = self._run(trial.number, settings)
                 self._unfinished.append(recorded.get(run.name, run))
             self._asked[trial.number].set()
         if self._half_asked is not None and not self._is_alone:
@@ -152,15 +155,16 @@ class Search:
         self.study.sampler = make_sampler(self._config, number)
         if fixed := self._fixed(ask):
             # enqueue_trial would create a second trial, with another number.
-            self.study.sampler = PartialFixedSampler(fixed, self.study.sampler)
+            named = {self._parameters[setting]: value for setting, value in fixed.items()}
+            self.study.sampler = PartialFixedSampler(named, self.study.sampler)
         # An earlier driver or attempt may have created it.
         is_new = number >= len(self._optuna_trials())
         trial = explained(self.study.ask, "sampler", self._config.sampler) if is_new else self._trial(number)
-        params = explained(lambda: suggest(trial, self._space), "sampler", self._config.sampler)
+        settings = explained(lambda: suggest(trial, self._space, self._parameters), "sampler", self._config.sampler)
         if self._half_asked == number:
             self._half_asked = None
         self._asked[number].set()
-        return self._run(number, params)
+        return self._run(number, settings)
 
     def _fixed(self, ask: Ask) -> dict[str, Scalar]:
         """Return the parameters that the sampler must use: those given for the first trials, proposals for the last ones."""
@@ -212,8 +216,8 @@ class Search:
 
     # ---- records in the store
 
-    def _run(self, number: int, params: Mapping[str, Any]) -> Run:
-        overrides: dict[str, Scalar] = {name: params[name] for name in self._space if name in params}
+    def _run(self, number: int, settings: Mapping[str, Any]) -> Run:
+        overrides: dict[str, Scalar] = {name: settings[name] for name in self._space if name in settings}
         return new_run(
             "trial",
             f"trial-{number}",
@@ -250,16 +254,19 @@ def _number(run: Run) -> int:
 # ---- Optuna's study
 
 
+def optuna_storage(database: Database) -> optuna.storages.RDBStorage:
+    """Return Optuna's records in a study's database."""
+    return optuna.storages.RDBStorage(
+        database.url.render_as_string(hide_password=False),
+        engine_kwargs={"connect_args": database.connect_arguments, "pool_pre_ping": True},
+    )
+
+
 def open_optuna_study(config: StudyConfig, store: StudyStore) -> optuna.Study:
     """Open Optuna's study in the store's database; create it on first use."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = store.waiting(
-        lambda: optuna.storages.RDBStorage(
-            store.database.url.render_as_string(hide_password=False),
-            engine_kwargs={"connect_args": store.database.connect_arguments, "pool_pre_ping": True},
-        )
-    )
+    storage = store.waiting(lambda: optuna_storage(store.database))
     study = store.waiting(
         lambda: optuna.create_study(
             study_name=store.study,

@@ -24,6 +24,9 @@ class ExactMatch:
     def is_same(self, first: str, second: str) -> bool:
         return first.split() == second.split()
 
+    def other_answer(self, solution: str, gold: str) -> None:
+        return None
+
     def may_repeat(self, gold: str) -> bool:
         return True
 

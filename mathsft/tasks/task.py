@@ -55,6 +55,10 @@ class Task(Protocol):
         """Return whether two gold answers of one problem agree; this is quick and starts no process."""
         ...
 
+    def other_answer(self, solution: str, gold: str) -> str | None:
+        """Return the answer that a solution ends with if it surely differs from the gold answer; starts no process."""
+        ...
+
     def may_repeat(self, gold: str) -> bool:
         """Return whether many rows of a sound data set may have this gold answer."""
         ...

@@ -58,6 +58,7 @@ class _CurrentRun:
     training_step: TrainingStep
     identity: str
     """Hash of everything that determines the run's weights."""
+    num_too_long: int
     predicted_memory: Memory | None
     """Predicted peak; None for several ranks and for a model whose memory cannot be predicted."""
     step: int = 0
@@ -143,6 +144,7 @@ class Trainer:
         costs = TrainingCosts(
             **stopwatch.seconds,
             num_tokens=current.num_tokens - num_tokens_before,
+            num_too_long=current.num_too_long,
             num_ranks=self._ranks.size,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if self._device.type == "cuda" else own_bytes,
             predicted_memory=current.predicted_memory,
@@ -277,7 +279,7 @@ class Trainer:
         if self._ranks.size == 1:
             micro_batch = training_step.largest_micro_batch(encoded.examples)
             predicted = predicted_peak(self._base, training, micro_batch, self._device, offload=worker_device.offload)
-        current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, predicted)
+        current = _CurrentRun(_identity(run), encoded.examples, training_step, identity, encoded.num_dropped, predicted)
         self._resume(current, to_step)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -85,10 +85,10 @@ def test_a_study_that_is_named_has_a_first_line_too(
             ["study", "--set", "data.source=twice.jsonl"],
             r"twice\.jsonl: .*'2' in row 1 and '3' in row 2.*contradictions",
         ),
-        (["study", "--set", "data.source=experiments"], r"'experiments' is a folder"),
+        (["study", "--set", "data.source=experiments"], r"'experiments' has no file that ends in"),
         (["study", "--set", "prompt.template=unknown"], r"unknown"),
         (["study", "--set", "sampler.name=BestSampler"], r"sampler\.name.*BestSampler.*TPESampler"),
-        (["study", "--set", "pruner.arguments.percentile=300"], r"pruner\.arguments.*PercentilePruner"),
+        (["study", "--set", "pruner.arguments.chance=300"], r"pruner\.arguments.*PredictedEndPruner"),
         (["study", "--set", "pruner.arguments.sharpness=1"], r"pruner\.arguments.*sharpness"),
         (["final", "--from-best"], r"no winner yet; run first: \S*python\S* -m mathsft study$"),
         (
@@ -100,6 +100,8 @@ def test_a_study_that_is_named_has_a_first_line_too(
         (["final", "--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
         (["final", "--batch-size", "0"], r"training\.batch_size.*0"),
         (["report"], r"run first: \S*python\S* -m mathsft study$"),
+        (["dashboard"], r"there is no study with results in \S+ yet; start with: \S*python\S* -m mathsft study$"),
+        (["dashboard", "nowhere"], r"nowhere: there is no study with results"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

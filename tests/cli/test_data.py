@@ -56,11 +56,11 @@ def test_faults_are_told_before_anything_starts(tmp_path: Path, measured: None, 
         f"Data: rows left out because they cannot be read (the first: {source}:301: no gold answer can be read ('proof' "
         "means that there is no answer); answer is 'proof'; correct the row: the gold answer is read from answer, or from "
         "the last \\boxed{...} or `#### ...` of solution): 1",
+        "Data: frequent gold answers that are not numbers and may mean that there is no answer (the first: 'see [b]' in 12 "
+        f"of 315 rows, the first in {source}:305): 1 (in 12 rows)",
         "Data: problems left out because their rows have different gold answers: 1 (in 2 rows)",
-        "Data: problems removed from all other pools because the test split has them: 19",
         "Data: problem texts that are another spelling of a problem and stay in its pool: 1",
-        f"Data: frequent gold answers that are not numbers and may mean that there is no answer: 'see [b]' (the first in "
-        f"{source}:305): 12 of 315",
+        "Data: problems removed from all other pools because the test split has them: 19 (in 21 rows)",
     ]
 
 
@@ -85,9 +85,14 @@ def test_what_was_found_is_in_the_book_and_on_the_terminal(tmp_path: Path, store
     printed = place(tmp_path, loaded_with(tmp_path, ROWS + FAULTS), store)
     quality = store.quality()
     assert quality is not None
-    assert (quality.num_unreadable, quality.num_contradictory, quality.num_overlapping) == (1, 1, 19)
-    assert [(gold.text, gold.num_rows) for gold in quality.frequent_golds] == [("see [b]", 12)]
-    assert "Data: problems removed from all other pools because the test split has them: 19\n" in printed
+    assert [(finding.kind, finding.count, finding.num_rows) for finding in quality.findings] == [
+        ("unreadable", 1, 1),
+        ("frequent", 1, 12),
+        ("contradictory", 1, 2),
+        ("variant", 1, 1),
+        ("in_test", 19, 21),
+    ]
+    assert "Data: problems removed from all other pools because the test split has them: 19 (in 21 rows)\n" in printed
 
 
 def test_a_study_does_not_go_on_with_other_problems(tmp_path: Path, store: StudyStore) -> None:

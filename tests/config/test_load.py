@@ -14,7 +14,14 @@ from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.errors import UserError
 from tests.build import make_experiment
 
-SHIPPED = ("quickstart", "quickstart-lora", "qwen2.5-math-1.5b", "qwen2.5-math-1.5b-lora", "smollm2-135m-gsm8k")
+SHIPPED = (
+    "published-recipe",
+    "quickstart",
+    "quickstart-lora",
+    "qwen2.5-math-1.5b",
+    "qwen2.5-math-1.5b-lora",
+    "smollm2-135m-gsm8k",
+)
 MINIMAL = make_experiment()
 
 

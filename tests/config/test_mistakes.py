@@ -25,8 +25,8 @@ MISTAKES = {
     "unknown key without a likeness": (
         "  source:",
         "  xyzzy: 1\n  source:",
-        "experiments/mine.yaml:3: data.xyzzy: unknown; known are data.source, data.test_source, data.pools, "
-        "data.unreadable, data.contradictions",
+        "experiments/mine.yaml:3: data.xyzzy: unknown; known are data.source, data.test_source, "
+        "data.columns, data.pools, data.unreadable, data.contradictions",
     ),
     "study's key in an experiment": (
         "model:",

@@ -132,7 +132,7 @@ def test_an_overlap_with_the_test_split_is_removed_and_counted(tmp_path, caplog)
     )
     with caplog.at_level(logging.INFO):
         loaded = load_data(data)
-    assert loaded.quality.num_overlapping == 40
+    assert loaded.quality.count("in_test") == 40
     assert "train 185 (185 solutions), search 25, confirm 25, validation 25, test 10" in caplog.text
     assert not texts(loaded.pools["train"]) & {f"problem {i}" for i in range(40)}
 
@@ -165,7 +165,7 @@ def test_near_duplicates_never_cross_from_train_into_a_scored_pool(tmp_path):
     assert {name: len(keys[name]) for name in HELD_OUT} == sizes.model_dump(exclude={"train"})
     assert sum(map(len, keys.values())) == len(set().union(*keys.values())) == len(plain)
     assert len(loaded.pools["train"]) == 2 * len(keys["train"]), "both spellings are trained on"
-    assert loaded.quality.num_variants == len(plain)
+    assert loaded.quality.count("variant") == len(plain)
 
 
 def test_near_duplicates_of_test_problems_are_taken_out_of_the_source(tmp_path):
@@ -179,7 +179,7 @@ def test_near_duplicates_of_test_problems_are_taken_out_of_the_source(tmp_path):
         pools=PoolSizes(search=50, confirm=50, validation=50, test=400),
     )
     loaded = load_data(data)
-    assert loaded.quality.num_overlapping == 225
+    assert loaded.quality.count("in_test") == 225
     assert len(loaded.pools["test"]) == 400
     tested = {pool_key(problem.problem) for problem in loaded.pools["test"]}
     others = [problem for name, pool in loaded.pools.items() if name != "test" for problem in pool]
@@ -200,7 +200,8 @@ def test_contradictory_problems_stop_the_start_or_are_left_out(tmp_path):
         "'2.5' in row 903; …; correct the rows, or leave all of them out with data.contradictions: drop"
     )
     loaded = load_data(DataSettings(source=source, pools=sizes, contradictions="drop"))
-    assert (loaded.quality.num_contradictory, loaded.quality.num_contradictory_rows) == (266, 532)
+    (finding,) = loaded.quality.findings
+    assert (finding.kind, finding.count, finding.num_rows) == ("contradictory", 266, 532)
     left = [problem for pool in loaded.pools.values() for problem in pool]
     assert sorted(problem.problem for problem in left) == sorted(f"problem {i}" for i in range(266, 900))
 
@@ -218,7 +219,7 @@ def test_a_contradiction_in_the_test_split_counts_too(tmp_path):
     ):
         load_data(data)
     loaded = load_data(data.model_copy(update={"contradictions": "drop"}))
-    assert (len(loaded.pools["test"]), loaded.quality.num_contradictory) == (29, 1)
+    assert (len(loaded.pools["test"]), loaded.quality.count("contradictory")) == (29, 1)
 
 
 def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_path):
@@ -230,22 +231,23 @@ def test_unreadable_rows_of_both_sources_are_left_out_where_that_is_wanted(tmp_p
         unreadable="drop",
     )
     quality = load_data(data).quality
-    assert (quality.num_rows, quality.num_unreadable) == (330, 3)
+    assert (quality.num_rows, quality.count("unreadable")) == (330, 3)
     reason = "no gold answer can be read ('proof' means that there is no answer)"
-    assert quality.first_unreadable.startswith(f"{data.source}:301: {reason}")
+    (finding,) = quality.findings
+    assert finding.examples[0].startswith(f"{data.source}:301: {reason}")
 
 
 def test_exact_duplicates_in_train_are_counted(tmp_path):
     given = [*rows(300, num_solutions=2), *rows(300)]  # of three rows of each problem two are equal
     sizes = PoolSizes(search=25, confirm=25, validation=25, test=25)
     loaded = load_data(DataSettings(source=write(tmp_path / "source.jsonl", given), pools=sizes))
-    assert (len(loaded.pools["train"]), loaded.quality.num_repeated) == (600, 200)
-    assert loaded.quality.num_variants == 0
+    assert (len(loaded.pools["train"]), loaded.quality.count("repeated")) == (600, 200)
+    assert loaded.quality.count("variant") == 0
 
 
 def test_a_file_without_fault_has_nothing_to_tell():
     quality = load_data(DataSettings(source="quickstart", pools=PoolSizes(train=300))).quality
-    assert quality == Quality(quality.num_rows, 0, "", 0, 0, 0, 0, 0, ())
+    assert quality == Quality(quality.num_rows, ())
 
 
 def test_quickstart_holds_out_what_its_base_model_never_saw():

@@ -4,13 +4,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +67,6 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
         if re.search(pattern, line):
             return seen
     raise AssertionError(f"the process ended before {pattern!r}:\n{seen}")
-
-
-def wait_for_server(port: int) -> None:
-    for _ in range(600):
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"nothing listens on port {port}")
 
 
 def end(process: subprocess.Popen[str], with_signal: int) -> tuple[int, str]:
@@ -156,7 +146,7 @@ def test_a_killed_study_ends_with_exactly_its_trials_each_scored_once(finished: 
     study = optuna.load_study(study_name="quickstart", storage=finished.layout.database_url)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     for trial, ours in zip(study.trials, trials, strict=True):
-        assert trial.params == ours.overrides
+        assert {f"training.{name}": value for name, value in trial.params.items()} == ours.overrides
         assert trial.value == ours.value
         scores = store.scores(ours.name, "search")
         assert trial.intermediate_values == {index: score.accuracy for index, score in enumerate(scores)}
@@ -213,11 +203,10 @@ def test_the_commands_say_what_to_do_next_and_the_report_is_there(finished: Fini
     assert "--study qwen2.5-math-1.5b" in finished.study_output.splitlines()[0]
     # As the user has to type it: without a path where the shell finds this very interpreter.
     assert re.search(rf"(^|\s)({sys.executable}|python) {ROOT}/run_final.py --from-best", finished.study_output)
-    dashboard = rf"({Path(sys.executable).parent}/)?optuna-dashboard {finished.layout.database_url}"
-    assert re.search(dashboard, finished.study_output)
+    assert re.search(r"-m mathsft dashboard quickstart$", finished.study_output, re.MULTILINE)
     figures = {path.stem for path in finished.layout.root.glob("*.svg")}
     assert {name.partition("-final-")[0] for name in figures} >= {"study", "ledger", "accuracy", "loss", "learning-rate"}
-    assert finished.layout.report_page.read_text().count("<svg") == len(figures)
+    assert finished.layout.report_page.read_text().count("<svg") == 2 * len(figures), "for wide and for narrow screens"
     report = finished.layout.report_markdown.read_text()
     for heading in (
         "Base model and final run",
@@ -265,29 +254,17 @@ def test_wandb_has_one_offline_run_each(finished: Finished) -> None:
 
 
 def test_the_dashboard_shows_the_trials(finished: Finished) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    binary = Path(sys.executable).parent / "optuna-dashboard"
-    command = [
-        str(binary),
-        finished.layout.database_url,
-        "--artifact-dir",
-        str(finished.layout.artifacts),
-        "--port",
-        str(port),
-    ]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "mathsft", "dashboard", str(finished.layout.root)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as dashboard:
         try:
-            read_until(dashboard, "Listening on")
-
-            wait_for_server(port)  # it says so before it listens
+            shown = re.search(r"http://127\.0\.0\.1:\d+/", read_until(dashboard, "Ctrl-C"))
+            assert shown is not None
 
             def get(path: str) -> Any:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=60) as answer:
+                with urllib.request.urlopen(f"{shown[0]}api/{path}", timeout=60) as answer:
                     return json.load(answer)
 
             [summary] = get("studies")["study_summaries"]
@@ -300,4 +277,6 @@ def test_the_dashboard_shows_the_trials(finished: Finished) -> None:
     assert all(len(trial["intermediate_values"]) == 3 for trial in trials)
     assert all({"interval_low", "format_accuracy"} <= {attr["key"] for attr in trial["user_attrs"]} for trial in trials)
     assert all(trial["note"]["body"].startswith("## trial-") for trial in trials)
+    assert all("Gold answer:" in trial["note"]["body"] and "Base model: " in trial["note"]["body"] for trial in trials)
+    assert detail["note"]["body"].startswith("## quickstart") and len(detail["plotly_graph_objects"]) == 1
     assert all(len(trial["artifacts"]) == 1 for trial in trials)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mathsft.costs import Memory
 from mathsft.reporting.cost_section import cost_section, two_devices_section, workers_section
-from mathsft.reporting.terminal import progression_table
+from mathsft.reporting.score_tables import progression_table
 from mathsft.store.study_store import StudyStore
 from tests.build import GIB, make_checkpoint, make_final, make_score, make_session, make_worker_call
 
@@ -96,7 +96,7 @@ def test_the_table_after_a_final_run_marks_the_best_and_the_last(
     for pool in ("validation", "test"):
         store.write(make_score(FINAL.name, 4, pool, last_correct, 100))
     output = io.StringIO()
-    Console(file=output, width=150).print(progression_table(store, FINAL))
+    Console(file=output, width=150).print(progression_table(store, FINAL).terminal())
     found = re.findall(r"final-x +(validation|test) +100 +(\d+) .*?(best, last|best|last)? *\n", output.getvalue())
     assert [(pool, int(step), mark) for pool, step, mark in found] == [
         *(("validation", step, marks.get(step, "")) for step in (0, 2, 4)),

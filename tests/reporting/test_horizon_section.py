@@ -56,4 +56,4 @@ def test_the_section_holds_what_was_predicted_against_what_was_reached(store: St
     assert "solves 65.0% (61.6% – 68.2%) of the validation problems. This is inside the interval" in section
     assert "solves 10.0% (8.1% – 12.3%) of the validation problems. This is outside the interval" in section
     curves = horizon_curves(store)
-    assert curves is not None and "2,048 examples" in curves
+    assert curves is not None and "2,048 examples" in curves.render()

@@ -8,7 +8,7 @@ import pytest
 
 from mathsft.costs import Memory
 from mathsft.layout import StudyLayout
-from mathsft.records import Finalist, FrequentGold, Quality, Run
+from mathsft.records import Finalist, Finding, Quality, Run
 from mathsft.reporting.study_report import write_report
 from mathsft.store.study_store import StudyStore
 from tests.build import (
@@ -95,20 +95,24 @@ def section(report: str, title: str) -> list[list[str]]:
 
 def test_what_was_found_in_the_data(store: StudyStore, tmp_path: Path) -> None:
     assert "## Data" not in markdown_of(store, tmp_path)
-    golds = (FrequentGold("see | *b*", 31, 1400, "train.jsonl:7"),)
-    store.write(Quality(1400, 2, "train.jsonl:3: answer is 'proof'", 133, 266, 4, 37, 5, golds))
+    unreadable = Finding("unreadable", 2, 2, ("train.jsonl:3: answer is 'proof'", "train.jsonl:9: no"))
+    golds = Finding("frequent", 1, 31, ("'see | *b*' in 31 of 1,400 rows, the first in train.jsonl:7",))
+    store.write(
+        Quality(1400, (unreadable, Finding("contradictory", 133, 266, ("a",)), Finding("repeated", 5, 5, ()), golds))
+    )
+    store.write(trial(0))
+    store.write(make_checkpoint("trial-0", 1, num_too_long=11))
     assert section(markdown_of(store, tmp_path), "## Data")[1:] == [
         ["rows read", "1,400"],
         ["rows left out because they cannot be read (the first: train.jsonl:3: answer is 'proof')", "2"],
         ["problems left out because their rows have different gold answers", "133 (in 266 rows)"],
-        ["problems removed from all other pools because the test split has them", "37"],
-        ["problem texts that are another spelling of a problem and stay in its pool", "4"],
         ["training rows that are exact copies of another row", "5"],
         [
-            r"frequent gold answers that are not numbers and may mean that there is no answer: 'see \| *b*' (the first in "
-            "train.jsonl:7)",
-            "31 of 1,400",
+            r"frequent gold answers that are not numbers and may mean that there is no answer (the first: 'see \| *b*' in "
+            "31 of 1,400 rows, the first in train.jsonl:7)",
+            "1 (in 31 rows)",
         ],
+        ["training examples left out because they are longer than training.max_length_tokens", "11"],
     ]
 
 
@@ -120,6 +124,17 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
     conclusion = report.splitlines()[2]
     assert "the model solves 60.0% (53.1% – 66.5%) of 200 test problems at step 20" in conclusion
     assert "the base model solves 5.0% (2.7% – 9.0%). On the same problems the fine-tuned model is better" in conclusion
+    assert "- **Winner** batch_size 8, learning_rate 0.001 (trial-0)" in report
+    gain = conclusion.rpartition("base model: ")[2].removesuffix(".**")
+    assert f"- **Gain** Final run: {gain} over the base model on 200 test problems." in report
+    assert (
+        "- **Is it proven?** Final run: yes (e-value over 1,000,000; proof needs 20). Choice: trials 0 and 1 cannot"
+        in report
+    )
+    assert (
+        "- **Next step** Use the checkpoint of step 20, not the last one (step 40): between them the accuracy changed"
+        in report
+    )
     models = [(row[0], row[1], row[3]) for row in section(report, "### Base model and final run")[1:]]
     assert models[:3] == [
         ("base model", "test", "10 of 200"),
@@ -127,13 +142,13 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
         ("last", "test", "115 of 200"),
     ]
 
-    progress = section(report, "### Progress on the pool validation")
+    progress = section(report, "## Progress on the pool validation")
     assert progress[2] == ["20", "60.0% (53.1% – 66.5%)", "90.0%", "30.0% (60)", "10.0% (20)", "0", "200"]
-    failures = section(report, "### Format failures")
+    failures = section(report, "## Format failures")
     assert failures[0] == ["step", "incomplete_generation", "missing_think_close", "responses"]
     assert failures[1] == ["0", "90", "90", "200"]
     assert failures[5] == ["0", "180", "180", "200"], "flags overlap: more of them than failures"
-    assert section(report, "### Response lengths")[2] == ["20", "18.0", "10.0", "30.0", "10", "200"]
+    assert section(report, "## Response lengths")[2] == ["20", "18.0", "10.0", "30.0", "10", "200"]
 
     assert "**trial-0** (batch_size 8, learning_rate 0.001): trials 0 and 1 cannot be told apart; 0 promoted" in report
     assert "Accuracy on 500 fresh problems: 31.0% (27.0% – 35.0%). The best search score is 30.0% as measured" in report
@@ -144,7 +159,7 @@ def test_a_finished_study_and_final_run(store: StudyStore, tmp_path: Path) -> No
     assert ["trainer", "train", "18.0 s", "30.0%"] in ledger
     assert ["evaluator", "idle", "35.0 s", "58.3%"] in ledger
 
-    trials = section(report, "## The study: 4 trials")[3:]
+    trials = section(report, "## All trials")
     assert trials[1] == ["trial-0", "8", "0.001", "30.0% (24.1% – 36.7%)", "60 of 200", "4", "finished"]
     assert trials[4][-1] == r"failed: three deaths \| \!\[x\](http://evil)"
     assert "The base model solves 5.0%" in report
@@ -209,9 +224,9 @@ def test_the_figures_show_every_score_and_trial_and_are_linked(store: StudyStore
         "step 40: 57.5% (50.6% – 64.1%)",
     ]
     assert sorted(notes["study.svg"]) == [
-        "trial-0: 30.0%, finished",
-        "trial-1: 25.0%, finished",
-        "trial-2: 10.0%, finished",
+        "trial-0: 30.0% (24.1% – 36.7%), finished",
+        "trial-1: 25.0% (19.5% – 31.4%), finished",
+        "trial-2: 10.0% (6.6% – 14.9%), finished",
         "trial-3: no score, failed",
     ]
 
@@ -224,28 +239,39 @@ def test_the_page_holds_its_figures_and_asks_for_nothing_outside(store: StudySto
     page = write_report(store, StudyLayout(tmp_path))
     assert page.name == "report.html"
     html = page.read_text()
-    titles = re.findall(r'<svg [^>]*aria-label="([^"]*)"', html)
-    assert titles == [
+    titles = re.findall(r'<div class="(?:wide|narrow)"><svg [^>]*aria-label="([^"]*)"', html)
+    assert titles[::2] == titles[1::2], "each is drawn for both widths"
+    assert titles[::2] == [
         "final-0123abcd: accuracy by optimizer step",
         "final-0123abcd: categories of the responses",
-        "final-0123abcd: training loss by optimizer step",
-        "final-0123abcd: learning rate by optimizer step",
+        "Accuracy of each trial",
         "Trials by learning rate and batch size",
         "The workers' time by activity",
+        "final-0123abcd: training loss by optimizer step",
+        "final-0123abcd: learning rate by optimizer step",
     ]
+    assert len(re.findall(r"<figcaption>[A-Z][^<]{30,}\.</figcaption>", html)) == 7, "a sentence under each"
+    shown, *folded = html.split("<details>")
+    assert "<h2>Cost</h2>" in shown and "<h2>All trials</h2>" not in shown
+    assert len(folded) == html.count("</details>") and any("<h2>Settings of all runs</h2>" in part for part in folded)
     assert "<td>120 of 200</td>" in html.replace(' style="text-align:right"', "")
     assert not re.search(r"<(img|script|link|iframe)|\b(src|href)=", html)
     assert "default-src 'none'" in html
     assert "![x](http://evil)" in html, "shown as text"
 
 
-def test_stacked_shares_end_at_all_responses(store: StudyStore, tmp_path: Path) -> None:
+def test_stacked_bars_add_up_to_all_responses(store: StudyStore, tmp_path: Path) -> None:
     write_final(store)
     write_report(store, StudyLayout(tmp_path))
-    tree = ElementTree.parse(tmp_path / f"responses-{FINAL.name}.svg")
-    areas = [area.attrib["points"].split() for area in tree.iter("{http://www.w3.org/2000/svg}polygon")]
-    heights = [[float(point.split(",")[1]) for point in area] for area in areas]
-    assert len(areas) == 3  # nothing was ungraded
-    for below, above in pairwise(heights):
-        assert above[: len(above) // 2] == below[len(below) // 2 :][::-1], "each begins where the one below it ends"
-    assert max(heights[0]) == 420 - 56 and min(heights[-1]) == 90
+    root = ElementTree.parse(tmp_path / f"responses-{FINAL.name}.svg").getroot()
+    bars: dict[str, list[tuple[float, float]]] = {}
+    for cell in root.iter("{http://www.w3.org/2000/svg}rect"):
+        if (note := cell.find("{http://www.w3.org/2000/svg}title")) is not None:
+            bars.setdefault(cell.attrib["x"], []).append((float(cell.attrib["y"]), float(cell.attrib["height"])))
+            assert note.text is not None and note.text.startswith("step ")
+    assert len(bars) == 3, "one for each score"
+    for parts in bars.values():
+        assert len(parts) == 3  # nothing was ungraded
+        for (above, _), (below, height) in pairwise(parts):
+            assert below + height == pytest.approx(above, abs=0.2), "each begins where the one below it ends"
+        assert sum(height for _, height in parts) == pytest.approx(274, abs=0.3)

@@ -142,13 +142,16 @@ def test_a_surface_needs_enough_trials_and_diverged_and_pruned_ones_are_on_the_m
     for number in (4, 5, 6):
         write_trial(store, number)
     space, observed = recorded_observations(store)
-    drawn, bars = surface_map(space, observed, None), importance_bars(space, observed)
-    assert drawn is not None and drawn.count("<rect") > 3 * 48
-    assert "trial-5: diverged" in drawn and "trial-6" not in drawn and " of 40 problems" in drawn
+    trials = store.runs("trial")
+    surface, bars = surface_map(space, observed, None, trials), importance_bars(space, observed)
+    assert surface is not None and bars is not None
+    drawn = surface.render()
+    assert drawn.count("<rect") > 3 * 48
+    assert "trial-5: diverged" in drawn and "trial-6: not in the fit, failed" in drawn and " of 40 problems" in drawn
     # Pruned at 13 %, where finished trials have half of what they reach.
     [predicted] = re.findall(r"trial-3: pruned, predicted to end at ([\d.]+)%", drawn)
     assert float(predicted) / 100 == pytest.approx(2 * store.scores("trial-3")[0].accuracy, abs=0.06)
-    assert bars is not None and "learning_rate: " in bars
+    assert "learning_rate: " in bars.render() and bars.render().count("<path") == 2, "an interval for each setting"
 
 
 def test_a_study_without_recorded_ranges_has_no_surface(store: StudyStore) -> None:

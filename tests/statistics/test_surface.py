@@ -131,4 +131,4 @@ def test_a_setting_that_applies_to_some_trials_only_has_no_place_in_the_others()
         given += [Observation({**lora, "training.lora.rank": rank, "training.lora.dropout": 0.02}, accuracy, 1e-4)] * 3
     assert new_optimum(space, given, boldness=0.0)["training.lora.rank"] == 64
     shares = importance(space, given)
-    assert shares["training.lora.rank"] > 10 * shares["training.lora.dropout"]
+    assert shares["training.lora.rank"].share > 10 * shares["training.lora.dropout"].share

@@ -111,14 +111,14 @@ def test_the_revisions_make_the_tables_of_the_code(server: Server, tmp_path: Pat
         store.close()
 
 
-DUMMY = '''
+DUMMY = f'''
 """A column that no version has."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "9000"
+down_revision = "{revisions.HEAD}"
 
 
 def upgrade() -> None:
@@ -130,13 +130,13 @@ def upgrade() -> None:
 def test_a_database_is_upgraded_by_a_later_revision_and_keeps_its_records(server: Server, tmp_path: Path) -> None:
     migrations = tmp_path / "migrations"
     shutil.copytree(revisions.MIGRATIONS, migrations)
-    (migrations / "versions" / "0003_dummy.py").write_text(DUMMY)
+    (migrations / "versions" / "9000_dummy.py").write_text(DUMMY)
     for url in (server.new_database(), make_url(f"sqlite:///{tmp_path / 'study.db'}")):
         store = StudyStore.open(Database(url), "demo")
         store.write(make_trial(0))
         with store.engine.begin() as connection:
-            revisions.upgrade(connection, store.url, migrations, "0003")
-            revisions.upgrade(connection, store.url, migrations, "0003")
+            revisions.upgrade(connection, store.url, migrations, "9000")
+            revisions.upgrade(connection, store.url, migrations, "9000")
         assert "colour" in {column["name"] for column in inspect(store.engine).get_columns("msft_run")}
         assert [run.name for run in store.runs()] == ["trial-0"]
         store.close()

@@ -13,7 +13,7 @@ import pytest
 
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.records import FrequentGold, Problem, Quality
+from mathsft.records import Finding, Problem, Quality
 from mathsft.store import database as database_module
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
@@ -54,7 +54,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StudyStore
 def test_every_record_is_read_back_equal(store: StudyStore) -> None:
     metrics = make_metrics(loss=2.5, learning_rate=1e-4, num_tokens=812, num_computed_tokens=640, flop_utilization=0.5)
     promotion = make_promotion("trial-0", RUN.overrides, "highest", evidence={"accuracy": 0.5})
-    quality = Quality(900, 2, "rows.jsonl:7: no", 3, 6, 4, 37, 5, (FrequentGold("Yes", 30, 900, "rows.jsonl:1"),))
+    quality = Quality(900, (Finding("unreadable", 2, 2, ("rows.jsonl:7: no",)), Finding("variant", 4, 4, ())))
     assert store.quality() is None
     for record in (RUN, metrics, CHECKPOINT, promotion, quality):
         store.write(record)

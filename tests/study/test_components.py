@@ -18,6 +18,7 @@ from mathsft.study.components import (
     suggest,
     tell,
 )
+from mathsft.study.parameters import settings_of, short_names
 from tests.study.toys import Driver, Kills, study_config
 
 FLOAT = {"type": "float", "low": 1e-5, "high": 5e-3, "log": True}
@@ -186,9 +187,9 @@ def test_a_setting_is_drawn_only_for_the_trials_to_which_it_applies(sampler: str
     for number in range(9):
         trial = study.ask()
         assert not is_complete(trial.params, space)
-        drawn.append(suggest(trial, space))
-        assert trial.params == drawn[-1]
-        assert is_complete(trial.params, space)
+        drawn.append(suggest(trial, space, short_names(space)))
+        assert settings_of(space, trial.params) == drawn[-1]
+        assert is_complete(drawn[-1], space)
         tell(study, number, number / 9, optuna.trial.TrialState.COMPLETE)
     assert {values["training.method"] for values in drawn} == {"full", "lora"}
     for values in drawn:

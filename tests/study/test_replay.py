@@ -14,6 +14,7 @@ from mathsft.runs.results import recorded_results
 from mathsft.store.study_store import StudyStore
 from mathsft.study.components import make_pruner, make_sampler, make_space
 from mathsft.study.decide import propose
+from mathsft.study.parameters import short_names
 from tests.study.test_drive import leaves
 from tests.study.toys import Driver, KilledError, Kills, study_config
 
@@ -43,14 +44,14 @@ def view(trials: list[FrozenTrial], told: tuple[int, ...], config: StudyConfig, 
 
 
 def asked_again(ask: Ask, store: StudyStore, trials: list[FrozenTrial], config: StudyConfig) -> dict[str, Any]:
-    study = view(trials, ask.told, config, ask.number)
+    study, names = view(trials, ask.told, config, ask.number), short_names(config.search)
     if ask.number >= config.num_trials - config.selection.num_proposed:
         before = [result for result in recorded_results(store) if result.number < ask.number]
         known = [result for result in before if result.number in ask.told]
         pending = [result.run.overrides for result in before if result.number not in ask.told]
         if fixed := propose(known, config.search, pending):
-            study.sampler = PartialFixedSampler(fixed, study.sampler)
-    return study.ask(make_space(config)).params
+            study.sampler = PartialFixedSampler({names[name]: value for name, value in fixed.items()}, study.sampler)
+    return study.ask({names[name]: given for name, given in make_space(config).items()}).params
 
 
 def judged_again(verdict: PruneVerdict, trials: list[FrozenTrial], config: StudyConfig) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from sqlalchemy import URL, make_url
 
+from mathsft.commands.dashboard_pages import show_run
 from mathsft.config.schema import Experiment, StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.publication import Publication, tell
@@ -23,7 +24,6 @@ from mathsft.runs.final_run import final_plan, final_run, run_final
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
-from mathsft.study.dashboard import show_trial
 from mathsft.study.search import Search, open_optuna_study
 from mathsft.study.stages import is_over, promote, run_study, trial_plan
 from mathsft.worker_settings import WorkerSpec
@@ -39,6 +39,8 @@ NUM_CONFIRM = 100
 
 SLOW_TURNS = 20
 """How often other tasks get their turn while the slow evaluator scores."""
+TEXT = "6 * 7 = 42 <img src=http://example.com/a.png> | `![x](http://example.com/b.png)`\n\n</think> <answer> 42 </answer>"
+"""Of every response: a browser that takes it for markup asks another machine."""
 CALLS_IN_A_LIFE = 5
 """Of workers, before a driver that is to be killed is."""
 
@@ -124,7 +126,7 @@ class ToyEvaluator(Toy):
         num_correct = round(NUM_PROBLEMS * math.exp(-distance) * (1 - math.exp(-(checkpoint.step + 1) / 4)))
         path = self.layout.responses(checkpoint.run, checkpoint.step, pool)
         path.parent.mkdir(exist_ok=True)
-        responses = make_responses(make_categories(num_correct, NUM_PROBLEMS))
+        responses = make_responses(make_categories(num_correct, NUM_PROBLEMS), text=TEXT)
         path.write_text("".join(json.dumps(asdict(response)) + "\n" for response in responses))
         self.kills.strike(is_end=True)
         where = {"fingerprint": checkpoint.fingerprint, "responses_path": self.layout.recorded(path)}
@@ -186,7 +188,7 @@ class Driver:
             self.given,
             self.store,
             open_optuna_study(config, self.store),
-            partial(show_trial, store=self.store, layout=self.layout),
+            partial(show_run, store=self.store, layout=self.layout),
             self.num_trainers,
         )
         rule = Rule(config.search, config.selection, NUM_CONFIRM, config.seed)

@@ -41,7 +41,7 @@ def test_its_gold_answers_may_be_frequent_and_contradict_as_texts(tmp_path: Path
     rows = [{"question": f"Is {n} even?", "answer": "no" if n % 2 else "yes"} for n in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataSettings(source=str(path), pools=LEAST)
-    assert load_data(data, "exact_match").quality.frequent_golds == ()
+    assert load_data(data, "exact_match").quality.findings == ()
     path.write_text(path.read_text() + json.dumps({"question": "Is 2 even?", "answer": "Yes"}) + "\n")
     with pytest.raises(UserError, match="'yes' in row 3 and 'Yes' in row 61"):
         load_data(data, "exact_match")

@@ -10,7 +10,7 @@ import re
 from mathsft.errors import excerpt
 from mathsft.records import Problem
 from mathsft.tasks.math.equality import normalise
-from mathsft.tasks.math.gold import GOLD_MARKER, extract_gold
+from mathsft.tasks.math.gold import FINAL_SENTENCE, GOLD_MARKER, extract_gold
 from mathsft.tasks.rows import is_blank, problem_id, problem_key, subject_of, text_of
 from mathsft.tasks.task import Row, UnreadableRowError
 
@@ -68,7 +68,7 @@ def _solution_and_gold(answer: str) -> tuple[str, str]:
     if marker:
         return _CALCULATOR.sub("", reasoning).strip(), _gold(None, answer)
     is_prose = ("\n" in answer or len(answer) > _MAX_BARE_ANSWER_CHARS) and "\\begin{" not in answer
-    if is_prose or "\\boxed" in answer:
+    if is_prose or "\\boxed" in answer or FINAL_SENTENCE.search(answer):
         return answer, _gold(None, answer)
     return "", _gold(answer, "")
 
