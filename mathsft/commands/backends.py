@@ -1,11 +1,10 @@
-"""Opens the backend that the command line names, and shares the study's folder with its machines."""
+"""Opens the backend that the command line names."""
 
 import argparse
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from mathsft.errors import UserError
-from mathsft.layout import StudyLayout
 from mathsft.tracking.heartbeat import Heartbeat
 from mathsft.workers.backend import Backend
 from mathsft.workers.machine import Machine
@@ -31,18 +30,6 @@ def opened_backend(arguments: argparse.Namespace, heartbeat: Heartbeat) -> Itera
 def nodes_of(backend: Backend) -> tuple[Machine, ...]:
     """Return the nodes of a cluster; none for this machine."""
     return backend.machines if backend.is_cluster else ()
-
-
-def share_study(backend: Backend, layout: StudyLayout, storage: str | None) -> None:
-    """Check that all machines see the study's folder, and that no SQLite file would lie in a folder that computers share."""
-    from mathsft.store.database import Database  # slow to import, and the first line comes before
-
-    num_computers = backend.share(layout)
-    if num_computers > 1 and not Database.of(layout, storage).is_server:
-        raise UserError(
-            f"{layout.root}: {num_computers} computers share this folder, where an SQLite file is not safe; give a database "
-            "server: --storage postgresql+psycopg://USER@HOST:5432/DATABASE"
-        )
 
 
 def backend_options(arguments: argparse.Namespace) -> list[str]:

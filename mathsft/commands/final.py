@@ -13,7 +13,7 @@ from mathsft.commands.common import no_winner_message, observers_attached, prepa
 from mathsft.commands.dashboard_pages import refresh_study
 from mathsft.commands.method_note import method_note
 from mathsft.commands.opening import CommandContext, settings_options
-from mathsft.commands.stores import locked_store, store_if_begun
+from mathsft.commands.stores import locked_store, share_study, store_if_begun
 from mathsft.config.load import identity
 from mathsft.config.schema import FinalSettings, TrainingSettings
 from mathsft.errors import FAILED, OK, UserError
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     with store_if_begun(layout, storage) as begun:
         if arguments.from_best and begun is None:
             raise no_winner
-    context.share()
+    share_study(context.backend, layout, storage)
     with locked_store(layout, storage) as store:
         promotion = store.promotion() if arguments.from_best else None
         if arguments.from_best and promotion is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from mathsft.commands.backends import backend_options, nodes_of, opened_backend, share_study
+from mathsft.commands.backends import backend_options, nodes_of, opened_backend
 from mathsft.config.files import results_folder
 from mathsft.config.load import Loaded, load_settings
 from mathsft.layout import StudyLayout
@@ -50,10 +50,6 @@ class CommandContext:
     def console(self) -> Console:
         """Return the terminal."""
         return self.heartbeat.console
-
-    def share(self) -> None:
-        """Share the study's folder with the machines on which its workers will start."""
-        share_study(self.backend, self.layout, self.loaded.study.storage)
 
 
 @contextmanager

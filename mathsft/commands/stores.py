@@ -11,6 +11,7 @@ from mathsft.layout import StudyLayout
 from mathsft.store.database import Database
 from mathsft.store.lock import locked
 from mathsft.store.study_store import StudyStore
+from mathsft.workers.backend import Backend
 
 
 @contextmanager
@@ -18,6 +19,16 @@ def locked_store(layout: StudyLayout, storage: str | None) -> Iterator[StudyStor
     """Lock the study's folder and open its store; with a database server, lock the study there, too."""
     with locked(layout), _opened(layout, Database.of(layout, storage), is_driver=True) as store:
         yield store
+
+
+def share_study(backend: Backend, layout: StudyLayout, storage: str | None) -> None:
+    """Check that all machines see the study's folder, and that no SQLite file would lie in a folder that computers share."""
+    num_computers = backend.share(layout)
+    if num_computers > 1 and not Database.of(layout, storage).is_server:
+        raise UserError(
+            f"{layout.root}: {num_computers} computers share this folder, where an SQLite file is not safe; give a database "
+            "server: --storage postgresql+psycopg://USER@HOST:5432/DATABASE"
+        )
 
 
 def store_if_begun(layout: StudyLayout, storage: str | None) -> AbstractContextManager[StudyStore | None]:

@@ -15,7 +15,7 @@ from mathsft.commands.method_note import method_note, warm_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.predict import predicted
-from mathsft.commands.stores import locked_store, store_if_begun, store_to_read
+from mathsft.commands.stores import locked_store, share_study, store_if_begun, store_to_read
 from mathsft.config.load import PRECISION, identity
 from mathsft.config.schema import Scalar
 from mathsft.errors import FAILED, OK, UserError
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     if arguments.dry_run:
         return _dry_run(context)
     config = loaded.study
-    context.share()
+    share_study(context.backend, layout, config.storage)
     with locked_store(layout, config.storage) as store:
         ready = prepare(context, store, "study")
         experiment, placement = ready.loaded.experiment, ready.placement

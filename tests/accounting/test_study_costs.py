@@ -41,7 +41,7 @@ def test_an_example_costs_the_mean_over_the_batch_sizes_that_are_searched() -> N
 def test_scoring_costs_what_is_read_and_generated_and_the_targets_once() -> None:
     costs = expect(SPEEDS, "pruner.name=NopPruner")
     assert costs.response == pytest.approx(20 * 5e-5 + 40 * (1e-4 + ENGINE_TOKEN_SECONDS))
-    assert costs.score == pytest.approx(3 * 200 * costs.response + 200 * 60 * 5e-5)
+    assert costs.score == pytest.approx(4 * 200 * costs.response + 200 * 60 * 5e-5)  # four eval points
     shorter = expect(SPEEDS, "evaluation.max_tokens=10")  # a response is cut there
     assert shorter.response == pytest.approx(20 * 5e-5 + 10 * (1e-4 + ENGINE_TOKEN_SECONDS))
     sampled = expect(SPEEDS, "evaluation.num_samples=4", "evaluation.temperature=1.0")

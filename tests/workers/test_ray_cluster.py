@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mathsft.commands.backends import share_study
+from mathsft.commands.stores import share_study
 from mathsft.config.schema import Experiment, LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
