@@ -297,7 +297,7 @@ def test_wandb_needs_a_key_only_online(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1x80", "CUDA device 0: training and scoring at the same time", "CUDA device 0: training and scoring"),
         (
             "8x80",
-            "0, 1, 2, 3, 4, 5 for training, 6, 7 for scoring; on one device a trial takes about",
+            "0, 1, 2, 3, 4 for training, 5, 6, 7 for scoring; on one device a trial takes about",
             "in 4 ranks, 4, 5, 6, 7",
         ),
     ],
