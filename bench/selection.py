@@ -35,7 +35,6 @@ from bench.search_peers import NAIVE, PEERS, SLOW
 from bench.simulated_study import SimulatedStudy, simulate_study
 from bench.surfaces import FAMILIES, MEASURED, ROUGH, SMOOTH
 from bench.worlds import World
-from mathsft.reporting.markdown import table
 from mathsft.statistics.surface import SAME_SETTING, embed
 
 NUM_BOOTSTRAPS = 1000
@@ -220,7 +219,8 @@ def table_of_regrets(studies: Studies) -> str:
         coverage = f"{group.mean(OURS, 'is_covered'):.1%}"
         saved = 1 - group.mean(OURS, "train_time") / group.mean(UNPRUNED, "train_time")
         rows.append([family, *cells, f"{ratio.value:.2f} ± {ratio.error:.2f}", coverage, f"{saved:.0%}"])
-    return table(["surface", OURS, *methods, "to naive", "coverage", "training saved"], rows)
+    headers = ["surface", OURS, *methods, "to naive", "coverage", "training saved"]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headers, ["---", *["---:"] * (len(headers) - 1)], *rows))
 
 
 # ---- the command
