@@ -57,6 +57,7 @@ def asked_again(ask: Ask, store: StudyStore, trials: list[FrozenTrial], config: 
 def judged_again(verdict: PruneVerdict, trials: list[FrozenTrial], config: StudyConfig) -> bool:
     number = int(verdict.run.removeprefix("trial-"))
     study = view(trials, verdict.told, config, number)
+    study.sampler = PartialFixedSampler(trials[number].params, study.sampler)  # a proposal's were not drawn
     trial = study.ask(trials[number].distributions)
     for later in trials[number + 1 :]:
         if later.number in verdict.told:
