@@ -48,7 +48,7 @@ def engine(context: Context) -> Iterator[Figures]:
 
     generator = random.Random(0)
     prompts_ids = [[generator.randrange(1, 250) for _ in range(100)] for _ in range(num_texts)]
-    settings = EvaluationSettings(max_tokens=num_tokens, stop=())
+    settings = EvaluationSettings(max_tokens=num_tokens)
     bare = [SamplingParams(temperature=0, max_tokens=num_tokens) for _ in prompts_ids]
     rates: dict[str, list[float]] = {"with": [], "without": []}
     llm.generate(prompts_ids, settings)  # the first call compiles and captures what is left
@@ -161,8 +161,10 @@ def _workers(context: Context, kind: str) -> Iterator[Figures]:
 async def _cycles(placement: Any, experiment: Any, layout: Any, num_cycles: int, *, at_once: bool) -> AsyncIterator[Figures]:
     """Advance a run to each checkpoint and score it; at once, advance to the next one while the last one is scored."""
     from mathsft.config.schema import LimitSettings
+    from mathsft.publication import heard
     from mathsft.records import Checkpoint, Plan, Score
     from mathsft.runs.new_run import new_run
+    from mathsft.runs.publishing import POLL_SECONDS
     from mathsft.runs.worker_pool import StudyWorkers
 
     batch_size, steps_per_cycle = experiment.training.batch_size, 2
@@ -174,7 +176,10 @@ async def _cycles(placement: Any, experiment: Any, layout: Any, num_cycles: int,
             async with workers.trainers.lease() as trainer:
                 started = time.perf_counter()
                 checkpoint = await trainer.call("advance", run, cycle * steps_per_cycle)
-                return checkpoint, time.perf_counter() - started
+                while (publication := heard(layout.publication(run.name, checkpoint.step))) is None:
+                    await asyncio.sleep(POLL_SECONDS)
+                complete = replace(checkpoint, fingerprint=publication.fingerprint, stamps=publication.stamps)
+                return complete, time.perf_counter() - started
 
         async def score(checkpoint: Checkpoint) -> tuple[Score, float]:
             async with workers.evaluators.lease() as evaluator:

@@ -8,7 +8,7 @@ from mathsft.reporting.dashboard_plot import accuracy_plot
 from mathsft.reporting.study_note import study_note
 from mathsft.reporting.trial_note import trial_note
 from mathsft.store.study_store import StudyStore
-from mathsft.study.dashboard import StudyPage, recorded_study, show_study, show_trial
+from mathsft.study.trial_page import StudyPage, recorded_study, show_study, show_trial
 
 
 def show_run(trial: Trial, run: Run, store: StudyStore, layout: StudyLayout) -> None:

@@ -57,6 +57,8 @@ class Database:
     @property
     def shown(self) -> str:
         """Return the address without its password."""
+        if not self.is_server:  # as it is: a path may have characters that a URL cannot encode
+            return f"sqlite:///{self.url.database}"
         return self.url._replace(password=None).render_as_string()  # set() ignores None
 
     @property

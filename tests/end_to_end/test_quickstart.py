@@ -274,7 +274,7 @@ def test_the_dashboard_shows_the_trials(finished: Finished) -> None:
     assert summary["study_name"] == "quickstart"
     trials = detail["trials"]
     assert [trial["state"] for trial in trials] == ["Complete"] * 3
-    assert all(len(trial["intermediate_values"]) == 3 for trial in trials)
+    assert all(len(trial["intermediate_values"]) == 4 for trial in trials)
     assert all({"interval_low", "format_accuracy"} <= {attr["key"] for attr in trial["user_attrs"]} for trial in trials)
     assert all(trial["note"]["body"].startswith("## trial-") for trial in trials)
     assert all("Gold answer:" in trial["note"]["body"] and "Base model: " in trial["note"]["body"] for trial in trials)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mathsft.training import publisher
+from mathsft.training import trained
 from mathsft.training.state import save_published
 from mathsft.training.trainer import Trainer
 from mathsft.worker_settings import WorkerSettings
@@ -21,7 +21,7 @@ def partial_of(folder: Path) -> Path:
 
 class HeldTrainer(Trainer):
     def __init__(self, settings: WorkerSettings) -> None:
-        publisher.save_published = _save  # type: ignore[attr-defined]
+        trained.save_published = _save
         super().__init__(settings)
 
 

@@ -173,7 +173,7 @@ def test_saving_takes_at_most_a_fiftieth_of_the_training() -> None:
         ("mathsft.training.full_state.save_file", 4, "step 3"),
         ("pathlib.Path.replace", 4, "step 3"),
         ("mathsft.training.full_state.save_file", 1, "the base weights"),
-        ("mathsft.training.trainer.publish", 1, "step 10"),
+        ("mathsft.training.publisher.Publisher.start", 1, "step 10"),
     ],
 )
 def test_a_run_that_breaks_off_goes_on_to_the_same_bits(
