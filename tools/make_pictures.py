@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 
-from mathsft.study.trial_page_server import Shown, dashboard_server
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 from playwright.sync_api import Browser
@@ -25,6 +24,7 @@ from mathsft.reporting.study_report import write_report
 from mathsft.reporting.trial_note import trial_note
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
+from mathsft.study.dashboard_server import Shown, dashboard_server
 from mathsft.study.trial_page import recorded_study
 from tests.browser.chromium import NARROW, PROGRAM, WIDE, chromium, visit
 

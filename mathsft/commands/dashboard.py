@@ -10,7 +10,7 @@ from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
 from mathsft.store.database import Database
-from mathsft.study.trial_page_server import Shown, dashboard_server
+from mathsft.study.dashboard_server import Shown, dashboard_server
 
 
 def run(arguments: argparse.Namespace) -> int:

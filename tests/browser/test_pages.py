@@ -6,13 +6,13 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
-from mathsft.study.trial_page_server import Shown, dashboard_server
 
 from mathsft.commands.dashboard_pages import refresh_study
 from mathsft.config.schema import Experiment
 from mathsft.layout import StudyLayout
 from mathsft.records import Problem
 from mathsft.reporting.study_report import write_report
+from mathsft.study.dashboard_server import Shown, dashboard_server
 from tests.study.toys import Driver, Kills, study_config
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

@@ -14,7 +14,6 @@ from urllib.error import HTTPError
 
 import optuna
 import pytest
-from mathsft.study.trial_page_server import Shown, dashboard_server
 from optuna.storages import InMemoryStorage
 from optuna_dashboard import save_note
 
@@ -23,6 +22,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Ask
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
+from mathsft.study.dashboard_server import Shown, dashboard_server
 from mathsft.study.search import optuna_storage
 from mathsft.study.studies_storage import SPAN, StudiesStorage
 from tests.postgresql import Server
