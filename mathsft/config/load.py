@@ -15,7 +15,8 @@ from mathsft.config.conditions import inert_settings
 from mathsft.config.document import read_document, read_value
 from mathsft.config.files import find_yaml_file
 from mathsft.config.names import unknown_name_message
-from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig, TrainingSettings
+from mathsft.config.schema import Experiment, Scalar, TrainingSettings
+from mathsft.config.study_schema import Choices, StudyConfig
 from mathsft.errors import UserError
 
 Leaf: TypeAlias = Scalar | list[Scalar] | None

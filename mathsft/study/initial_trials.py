@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from mathsft.config.conditions import applicable
 from mathsft.config.load import flatten
-from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.study_schema import SearchRange, StudyConfig
 from mathsft.records import Overrides, Promotion, Run
 from mathsft.store.study_store import StudyStore
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from mathsft.config.schema import WandbSettings
+from mathsft.config.study_schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run, Score, StepMetrics, WorkerCall
 from mathsft.store.study_store import StudyStore

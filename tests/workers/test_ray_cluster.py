@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from mathsft.commands.stores import share_study
-from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Run

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Needs, WorkerDevice, WorkerSettings, WorkerSpec
