@@ -22,7 +22,7 @@ def initial_settings(
     the searched ranges are left out, the experiment's own, too.
     """
     values = flatten(experiment)
-    own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
+    own = {name: value for name in config.search if isinstance(value := values.get(name), bool | int | float | str)}
     return tuple(_distinct_within((applicable(own), *config.enqueue, *warm), config.search))
 
 
