@@ -119,7 +119,7 @@ LOCAL = """
     import asyncio, sys
     from pathlib import Path
     import psutil
-    from mathsft.config.schema import LimitSettings
+    from mathsft.config.study_schema import LimitSettings
     from mathsft.layout import StudyLayout
     from mathsft.worker_settings import Needs, WorkerDevice, WorkerSettings, WorkerSpec
     from mathsft.workers.ray_backend import RayBackend
