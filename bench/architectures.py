@@ -23,7 +23,8 @@ from rich.table import Table
 from bench.processes import start_bench
 from mathsft.commands.common import run_to_end
 from mathsft.config.load import apply_overrides
-from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import LimitSettings
 from mathsft.data.model_check import check_model
 from mathsft.data.models import resolve_model
 from mathsft.errors import StudyFailedError, UserError

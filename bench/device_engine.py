@@ -160,7 +160,7 @@ def _workers(context: Context, kind: str) -> Iterator[Figures]:
 
 async def _cycles(placement: Any, experiment: Any, layout: Any, num_cycles: int, *, at_once: bool) -> AsyncIterator[Figures]:
     """Advance a run to each checkpoint and score it; at once, advance to the next one while the last one is scored."""
-    from mathsft.config.schema import LimitSettings
+    from mathsft.config.study_schema import LimitSettings
     from mathsft.publication import heard
     from mathsft.records import Checkpoint, Plan, Score
     from mathsft.runs.new_run import new_run

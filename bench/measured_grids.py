@@ -17,7 +17,7 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from bench.surfaces import BATCH, MEASURED, RATE, Surface
-from mathsft.config.schema import Choices, FloatRange, SearchRange
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.surface import position
 

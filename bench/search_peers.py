@@ -13,7 +13,7 @@ import optuna
 
 from bench.simulated_study import EVAL_POINTS, NUM_TRIALS, SCORE_TIME
 from bench.worlds import MAX_SEARCH, NUM_SEARCH, Trained, World
-from mathsft.config.schema import Component
+from mathsft.config.study_schema import Component
 from mathsft.statistics.surface import candidates, embed
 from mathsft.study.components import distribution, make_component
 

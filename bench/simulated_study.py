@@ -14,17 +14,8 @@ import optuna
 
 from bench.virtual_time import run_in_virtual_time
 from bench.worlds import NUM_CONFIRM, NUM_SEARCH, Trained, World
-from mathsft.config.schema import (
-    Component,
-    DataSettings,
-    Experiment,
-    FinalSettings,
-    ModelSettings,
-    RunSettings,
-    SelectionSettings,
-    StudyConfig,
-    TrainingSettings,
-)
+from mathsft.config.schema import DataSettings, Experiment, ModelSettings, TrainingSettings
+from mathsft.config.study_schema import Component, FinalSettings, RunSettings, SelectionSettings, StudyConfig
 from mathsft.records import Ask, Promotion, PruneVerdict, Response, Run, RunKind, RunState, Score, Verdict
 from mathsft.runs.contest import Rule
 from mathsft.runs.results import recorded_results

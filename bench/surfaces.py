@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.special import expit
 
-from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.surface import position
 

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
-from mathsft.config.schema import Experiment, FinalSettings, SearchRange, StudyConfig, TrainingSettings
+from mathsft.config.schema import Experiment, TrainingSettings
+from mathsft.config.study_schema import FinalSettings, SearchRange, StudyConfig
 from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.footprint import ModelSize, checkpoint_bytes, full_state_bytes, held_bytes
 from mathsft.records import STATES_WITH_RESULT

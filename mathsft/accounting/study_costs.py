@@ -7,7 +7,8 @@ from statistics import fmean
 
 import numpy as np
 
-from mathsft.config.schema import Choices, Experiment, IntRange, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import Choices, IntRange, StudyConfig
 from mathsft.costs import Speeds
 from mathsft.prompts.request import fill, request_template
 from mathsft.records import STATES_WITH_RESULT, Problem

@@ -4,7 +4,8 @@ Only the ratio of the two times matters. The constants are estimates for large G
 """
 
 from mathsft.accounting.study_costs import MeanCosts, expected_costs, past_costs
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.costs import Speeds
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.placement import Purpose

@@ -17,7 +17,8 @@ from mathsft.commands.opening import CommandContext
 from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
-from mathsft.config.schema import Experiment, SearchRange
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import SearchRange
 from mathsft.config.variants import NOTHING_SEARCHED
 from mathsft.data.model_check import check_model
 from mathsft.data.models import progress_text, resolve_model

@@ -15,7 +15,8 @@ from mathsft.commands.method_note import method_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.stores import locked_store, share_study, store_if_begun
 from mathsft.config.load import identity
-from mathsft.config.schema import FinalSettings, TrainingSettings
+from mathsft.config.schema import TrainingSettings
+from mathsft.config.study_schema import FinalSettings
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run

@@ -23,7 +23,8 @@ from mathsft.commands.precision import with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import store_if_begun
 from mathsft.config.load import identity
-from mathsft.config.schema import Experiment, WandbSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import WandbSettings
 from mathsft.data.models import bytes_to_download
 from mathsft.data.pools import load_data
 from mathsft.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from mathsft.config.load import Loaded, load_settings
-from mathsft.config.schema import FloatRange
+from mathsft.config.study_schema import FloatRange
 from mathsft.config.variants import METHOD, methods
 from mathsft.errors import UserError
 

@@ -5,7 +5,8 @@ from functools import partial
 
 from mathsft.accounting.forecast import is_memory_short
 from mathsft.accounting.work_estimate import estimated_work
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore

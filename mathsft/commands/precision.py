@@ -9,7 +9,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from mathsft.config.load import AUTO, PRECISION, Loaded, apply_overrides
-from mathsft.config.schema import Choices, Experiment
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import Choices
 from mathsft.store.study_store import StudyStore
 from mathsft.workers.machine import Machine
 from mathsft.workers.placement import engine_dtype

@@ -12,7 +12,7 @@ from mathsft.commands.common import log_to, placement_for, run_to_end, with_loca
 from mathsft.commands.opening import open_console
 from mathsft.commands.show import find_run
 from mathsft.commands.stores import named_layout, store_to_read
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.data.pools import load_pools
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from mathsft.config.schema import Choices, Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import Choices, SearchRange
 
 _CONDITIONS: Mapping[str, tuple[str, Scalar]] = {
     "training.lora.": ("training.method", "lora"),

@@ -11,7 +11,8 @@ from pydantic_core import PydanticUndefined
 from mathsft.config.check import as_yaml
 from mathsft.config.load import Loaded, flatten
 from mathsft.config.names import settings_of
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 
 _WORDS: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
 

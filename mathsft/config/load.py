@@ -5,17 +5,19 @@ Precedence: --set, then the file, then the schema's default. All mistakes are re
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TypeAlias, cast
 
 from pydantic import BaseModel
 
 from mathsft.config.check import SettingsT, as_yaml, check
-from mathsft.config.conditions import inert_settings
+from mathsft.config.conditions import applicable, inert_settings
 from mathsft.config.document import read_document, read_value
 from mathsft.config.files import find_yaml_file
 from mathsft.config.names import unknown_name_message
-from mathsft.config.schema import Choices, Experiment, Scalar, StudyConfig, TrainingSettings
+from mathsft.config.schema import Experiment, Scalar, TrainingSettings
+from mathsft.config.study_schema import Choices, StudyConfig
 from mathsft.errors import UserError
 
 Leaf: TypeAlias = Scalar | list[Scalar] | None
@@ -74,15 +76,15 @@ def load_settings(study: str, experiment: str | None, assignments: Sequence[str]
     experiment_path = find_yaml_file("experiment", experiment or config.experiment, study_path, origin)
     experiment_tree, experiment_places = read_document(experiment_path)
     resolved = apply_overrides(check(Experiment, experiment_tree, experiment_places), of_experiment, "--set")
-    _check_search(config, resolved, study_places)
-    _check_conditions(config, resolved, {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")})
+    places = {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")}
+    _check_search(config, resolved, places)
+    _check_conditions(config, resolved, places)
 
     if experiment:
         config = apply_overrides(config, {"experiment": experiment}, "--experiment")
-        study_places["experiment"] = "--experiment"
+        places["experiment"] = "--experiment"
     values = flatten(resolved)
     overrides = {name: cast(Scalar, values[name]) for name in of_experiment}
-    places = {**experiment_places, **study_places, **dict.fromkeys(of_experiment, "--set")}
     sources = {name: places[name] for name in [*values, *flatten(config)] if name in places}
     return Loaded(study_path.stem, study_path, config, experiment_path.stem, resolved, overrides, sources)
 
@@ -165,6 +167,8 @@ def _parse(assignments: Sequence[str]) -> tuple[dict[str, Scalar], dict[str, Lea
 
 
 def _complain(name: str, known: Mapping[str, Leaf]) -> str:
+    if f"{name}." in _FREE:
+        return f"{name}: is a section; set one of its arguments, {name}.NAME"
     inside = [setting for setting in known if setting.startswith(f"{name}.")]
     return f"{name}: is a section; set one of {', '.join(inside)}" if inside else unknown_name_message(name)
 
@@ -180,11 +184,17 @@ def _assign(tree: dict[str, object], name: str, value: object) -> None:
 
 def _check_search(config: StudyConfig, experiment: Experiment, places: Mapping[str, str]) -> None:
     """Raise UserError unless every searched setting exists, may differ between trials and accepts the ends of its range."""
-    problems = []
-    for name, bounds in config.search.items():
-        values = bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
-        if problem := _search_problem(name, values, experiment):
-            problems.append(f"{places[f'search.{name}']}: search: {problem}")
+    ends = {
+        name: bounds.choices if isinstance(bounds, Choices) else (bounds.low, bounds.high)
+        for name, bounds in config.search.items()
+    }
+    problems = [
+        f"{places[f'search.{name}']}: search: {problem}"
+        for name, values in ends.items()
+        if (problem := _search_problem(name, values, experiment))
+    ]
+    if not problems and (problem := _joint_problem(ends, experiment)):
+        problems = [f"{places['search']}: search: {problem}"]
     if problems:
         raise UserError("\n".join(problems))
 
@@ -201,6 +211,23 @@ def _check_conditions(config: StudyConfig, experiment: Experiment, places: Mappi
     ]
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _joint_problem(ends: Mapping[str, Sequence[Scalar]], experiment: Experiment) -> str | None:
+    """Return why the experiment refuses values of the searched settings together: a trial with them could not be made.
+
+    Tried are all lowest and all highest numbers, with each combination of texts.
+    """
+    texts = {name: values for name, values in ends.items() if any(isinstance(value, str) for value in values)}
+    numbers = {name: cast(Sequence[float], values) for name, values in ends.items() if name not in texts}
+    for extreme in (min, max):
+        for chosen in product(*texts.values()):
+            values = {name: extreme(given) for name, given in numbers.items()} | dict(zip(texts, chosen, strict=True))
+            try:
+                apply_overrides(experiment, applicable(values))
+            except UserError as error:
+                return f"its values do not fit together: {error}"
+    return None
 
 
 def _search_problem(name: str, values: Sequence[Scalar], experiment: Experiment) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mathsft.config.schema import Choices, Experiment, FloatRange, IntRange, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import Choices, FloatRange, IntRange, StudyConfig
 
 _SEARCHED = "search.SETTING"
 """Placeholder for the dotted name of a searched setting in the names of StudyConfig."""

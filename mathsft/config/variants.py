@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mathsft.config.schema import Choices, LoraSettings, Scalar, SearchRange, TrainingSettings
+from mathsft.config.schema import LoraSettings, Scalar, TrainingSettings
+from mathsft.config.study_schema import Choices, SearchRange
 
 NOTHING_SEARCHED: Mapping[str, SearchRange] = MappingProxyType({})
 METHOD, _LORA = "training.method", "training.lora."

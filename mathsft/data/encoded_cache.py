@@ -37,10 +37,14 @@ _Arrays: TypeAlias = Mapping[str, _Array]
 
 
 def content_key(problems: Sequence[Problem], renderer: Renderer, max_length_tokens: int, tokenizer_folder: Path) -> str:
-    """Return the examples' cache key, 32 hex digits: a hash of rendered texts, limit, tokenizer files and versions."""
+    """Return the examples' cache key, 32 hex digits: a hash of all that determines them.
+
+    It covers the rendered texts, the special tokens around them, the limit, the tokenizer's files and versions.
+    """
     texts = renderer.texts(problems)
     code = [version("tokenizers"), version("transformers")]
-    parts = [FORMAT, texts, renderer.end_id, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
+    ends = [renderer.adds_special_tokens, renderer.end_id]
+    parts = [FORMAT, texts, ends, max_length_tokens, code, tokenizer_hash(tokenizer_folder)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -28,7 +28,7 @@ _BATCH_TEXTS = 256
 def check_model(folder: Path, experiment: Experiment, problems: Sequence[Problem], *, on_cpu: bool) -> None:
     """Raise UserError if the base model in `folder` cannot be trained or served with the experiment's settings."""
     config = _read(folder / "config.json")
-    config |= config.get("text_config", {})  # the language model of a model that has another part for images
+    config |= config.get("text_config") or {}  # the language model of a model that has another part for images
     num_positions = _first(config, "max_position_embeddings", "n_positions")
     max_length_tokens = experiment.training.max_length_tokens
     if num_positions is not None and max_length_tokens > num_positions:

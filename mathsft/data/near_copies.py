@@ -40,6 +40,8 @@ class NearCopies:
 
     def of(self, text: str) -> NearCopy | None:
         """Return the text of the index that shares the largest share of grams, at least LEAST_SHARE; None without one."""
+        if not self._texts:
+            return None
         grams = _grams(text)
         shared = Counter(place for gram in grams for place in self._places.get(gram, ()))
         shares = {place: num / min(len(grams), self._nums_grams[place]) for place, num in shared.items()}

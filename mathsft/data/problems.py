@@ -57,16 +57,26 @@ def load_problems(
     unreadable_places: list[Place] = []
     unreadable_texts: list[str] = []
     system_turns: list[str] = []
+
+    def leave_out(place: Place, error: UnreadableRowError) -> None:
+        unreadable_places.append(place)
+        if len(unreadable_texts) < NUM_EXAMPLES:
+            unreadable_texts.append(f"{place}: {error}")
+
     for place, raw_row in read_rows(source):
         try:
-            for number, row in enumerate(_common_rows(raw_row, columns)):
-                rows[place._replace(solution=number)] = _problem(row, reader, need_solutions)
-                if system := row.get(SYSTEM_KEY):
-                    system_turns.append(f"{place}: {excerpt(system)}")
+            solutions = _common_rows(raw_row, columns)
         except UnreadableRowError as error:
-            unreadable_places.append(place)
-            if len(unreadable_texts) < NUM_EXAMPLES:
-                unreadable_texts.append(f"{place}: {error}")
+            leave_out(place, error)
+            continue
+        for number, row in enumerate(solutions):
+            try:
+                rows[place._replace(solution=number)] = _problem(row, reader, need_solutions)
+            except UnreadableRowError as error:
+                leave_out(place, error)
+                continue
+            if system := row.get(SYSTEM_KEY):
+                system_turns.append(f"{place}: {excerpt(system)}")
     if unreadable_places and (unreadable == "error" or not rows):
         raise UserError(unreadable_texts[0] + _others(unreadable_places, len(rows)))
     if not rows:
@@ -85,8 +95,8 @@ def _others(places: list[Place], num_readable: int) -> str:
     """Return the part of the message with the unreadable rows after the first, and the setting that leaves them out."""
     counts, first, others = "", places[0], places[1:]
     if others:
-        names = [str(place.number if place.file == first.file else place) for place in others[:_MAX_SHOWN]]
-        shown = ", ".join(names) + (", …" if len(others) > _MAX_SHOWN else "")
+        names = list(dict.fromkeys(str(place.number if place.file == first.file else place) for place in others))
+        shown = ", ".join(names[:_MAX_SHOWN]) + (", …" if len(names) > _MAX_SHOWN else "")
         counts = f"; {len(places):,} of {len(places) + num_readable:,} rows cannot be read, also {shown}"
     return f"{counts}; data.unreadable: drop leaves such rows out" if num_readable else counts
 

@@ -37,7 +37,7 @@ def distinct_problems(data_set: DataSetRows, contradictions: Literal["error", "d
     groups = _grouped(data_set.rows, pool_key)
     contradictory = list(chain.from_iterable(_contradictory(group, task) for group in groups.values()))
     left_out = {place for rows, _ in contradictory for place in rows}
-    examples = [_contradiction_text(data_set.source, *found) for found in contradictory[:NUM_EXAMPLES]]
+    examples = [_contradiction_text(data_set.source, rows, other) for rows, other in contradictory[:NUM_EXAMPLES]]
     if contradictory and contradictions == "error":
         examples += ["…"] if len(contradictory) > NUM_EXAMPLES else []
         raise UserError(

@@ -73,19 +73,19 @@ class Chat:
 
     def _refusal(self, problem_text: str, error: Exception) -> UserError:
         start = f"prompt.template chat: the chat template of {self._folder!r} refuses"
-        if self._settings.system:
-            try:
-                self._apply(self._messages(problem_text, None))
-            except Exception:  # the template refuses more than the system prompt
-                pass
-            else:
-                return UserError(
-                    f"{start} a system prompt ({error}); remove prompt.system, or put its text into prompt.message"
-                )
+        if self._settings.system and self._accepts(self._messages(problem_text, None)):
+            return UserError(f"{start} a system prompt ({error}); remove prompt.system, or put its text into prompt.message")
         return UserError(
             f"{start} a conversation of one question ({type(error).__name__}: {error}); correct the template or "
             "prompt.chat_arguments, or choose another prompt.template"
         )
+
+    def _accepts(self, messages: list[dict[str, str]]) -> bool:
+        try:
+            self._apply(messages)
+        except Exception:  # a template is code, and may raise anything
+            return False
+        return True
 
     def _check_arguments(self) -> None:
         template = str(self._tokenizer.get_chat_template())

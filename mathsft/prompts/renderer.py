@@ -68,6 +68,11 @@ class Renderer:
         """Return the id of the token that ends a response: EOS, or the end of a turn in a chat."""
         return self._conversation.end_id
 
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Return whether the tokenizer adds its special tokens, such as BOS, to a prompt."""
+        return self._conversation.adds_special_tokens
+
     def prompt(self, problem: Problem) -> str:
         """Return the text that generation continues."""
         return self._conversation.prompt(problem.problem)
@@ -115,7 +120,7 @@ class Renderer:
 
     def _ids(self, problems: Sequence[Problem], texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Return the ids of each prompt and target, tokenised apart unless they then read differently."""
-        adds, prompt_frame = self._conversation.adds_special_tokens, self._conversation.prompt("1")
+        adds, prompt_frame = self.adds_special_tokens, self._conversation.prompt("1")
         target_frame = self._format.render("", "")
         prompts, targets = ([text[part] for text in texts] for part in (0, 1))
         prompts_ids = token_ids(problems, prompts, prompt_frame, self._tokenizer, add_special_tokens=adds)

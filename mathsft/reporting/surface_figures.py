@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import NormalDist
 
 from mathsft import formats
-from mathsft.config.schema import Choices, FloatRange, SearchRange
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange
 from mathsft.records import Promotion, Run
 from mathsft.reporting import markdown
 from mathsft.reporting.figures import BLUE

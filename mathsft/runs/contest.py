@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mathsft.config.schema import Scalar, SearchRange, SelectionSettings
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import SearchRange, SelectionSettings
 from mathsft.runs.pool_names import CONFIRM_POOL, SEARCH_POOL
 from mathsft.runs.results import TrialResult, recorded_results
 from mathsft.statistics.curves import EarlyScore, predict_end

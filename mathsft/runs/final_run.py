@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from mathsft.config.schema import Experiment, FinalSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import FinalSettings
 from mathsft.objective import Objective
 from mathsft.records import STATES_WITH_RESULT, Overrides, Plan, Promotion, Run, RunState, Score
 from mathsft.runs.context import StudyContext

@@ -5,7 +5,8 @@ They start after the promotion and do not affect it.
 
 from asyncio import TaskGroup
 
-from mathsft.config.schema import Experiment, HorizonSettings, RunSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import HorizonSettings, RunSettings
 from mathsft.objective import independent_responses
 from mathsft.records import Overrides, Plan, Run, Score
 from mathsft.runs.context import StudyContext

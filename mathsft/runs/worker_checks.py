@@ -7,7 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
-from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.records import Diverged, EngineCheck, Plan
 from mathsft.runs.context import StudyContext

@@ -6,7 +6,7 @@ from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.worker_settings import WorkerSpec
 from mathsft.workers.backend import Backend
 from mathsft.workers.placement import Placement

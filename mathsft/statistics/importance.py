@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mathsft.config.schema import Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import SearchRange
 from mathsft.statistics.gaussian_process import Floats
 from mathsft.statistics.surface import Observation, candidates, draw, position, predict
 

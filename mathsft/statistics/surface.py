@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mathsft.config.conditions import applicable
-from mathsft.config.schema import Choices, Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import Choices, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.gaussian_process import Floats, GaussianProcess, fit
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from mathsft import formats
-from mathsft.config.schema import Choices, IntRange, SearchRange
+from mathsft.config.study_schema import Choices, IntRange, SearchRange
 from mathsft.records import Overrides
 from mathsft.statistics.paired import PairedDifference, compare
 from mathsft.statistics.power import MIN_PROBLEMS, PROVEN, minimum_detectable_difference

@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mathsft.config.conditions import applies, condition_of, conditions_first
-from mathsft.config.schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
+from mathsft.config.study_schema import Choices, Component, FloatRange, IntRange, SearchRange, StudyConfig
 from mathsft.errors import UserError
 from mathsft.seeds import derive_seed
 from mathsft.study.parameters import short_names

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from mathsft.config.schema import Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import SearchRange
 from mathsft.records import Finalist, Overrides, Promotion
 from mathsft.runs.contest import Contest, Rule, finished, hold_contest, observe, ranked, smoothed
 from mathsft.runs.pool_names import SEARCH_POOL

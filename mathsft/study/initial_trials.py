@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from mathsft.config.conditions import applicable
 from mathsft.config.load import flatten
-from mathsft.config.schema import Experiment, Scalar, SearchRange, StudyConfig
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.study_schema import SearchRange, StudyConfig
 from mathsft.records import Overrides, Promotion, Run
 from mathsft.store.study_store import StudyStore
 
@@ -21,7 +22,7 @@ def initial_settings(
     the searched ranges are left out, the experiment's own, too.
     """
     values = flatten(experiment)
-    own = {name: value for name in config.search if isinstance(value := values[name], bool | int | float | str)}
+    own = {name: value for name in config.search if isinstance(value := values.get(name), bool | int | float | str)}
     return tuple(_distinct_within((applicable(own), *config.enqueue, *warm), config.search))
 
 

@@ -9,7 +9,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from mathsft.config.schema import SearchRange
+from mathsft.config.study_schema import SearchRange
 from mathsft.statistics.curves import EarlyScore, predict_end
 from mathsft.statistics.surface import embed
 from mathsft.study.parameters import settings_of

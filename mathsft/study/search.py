@@ -20,7 +20,8 @@ import optuna
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mathsft.config.schema import Experiment, Scalar, StudyConfig
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.study_schema import StudyConfig
 from mathsft.errors import StudyFailedError
 from mathsft.records import STATES_WITH_RESULT, Ask, Overrides, Plan, PruneVerdict, Run, RunState, Score
 from mathsft.runs.final_run import closed

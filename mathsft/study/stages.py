@@ -2,7 +2,8 @@
 
 from asyncio import TaskGroup
 
-from mathsft.config.schema import Experiment, RunSettings, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import RunSettings, StudyConfig
 from mathsft.errors import StudyFailedError
 from mathsft.layout import StudyLayout
 from mathsft.records import Plan, Promotion, Run

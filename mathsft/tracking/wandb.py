@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import psutil
 
 from mathsft.config.load import flatten
-from mathsft.config.schema import WandbSettings
+from mathsft.config.study_schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import STATES_WITH_RESULT, Run, Score, StepMetrics, WorkerCall
 from mathsft.store.study_store import Notification, StudyStore

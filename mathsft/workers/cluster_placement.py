@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from mathsft.config.schema import Experiment, SearchRange
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import SearchRange
 from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize

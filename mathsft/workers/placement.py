@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from mathsft.config.schema import EvaluationSettings, Experiment, SearchRange
+from mathsft.config.schema import EvaluationSettings, Experiment
+from mathsft.config.study_schema import SearchRange
 from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize

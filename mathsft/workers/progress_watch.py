@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 
 
 class ProgressWatch:

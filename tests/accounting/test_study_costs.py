@@ -16,7 +16,7 @@ from mathsft.accounting.study_costs import (
     past_costs,
 )
 from mathsft.config.load import load_settings
-from mathsft.config.schema import IntRange
+from mathsft.config.study_schema import IntRange
 from mathsft.costs import Speeds
 from mathsft.data.pools import load_pools
 from mathsft.records import RunState

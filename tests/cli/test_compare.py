@@ -10,7 +10,7 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from mathsft.cli import main
-from mathsft.config.schema import Choices, FloatRange, SearchRange, SelectionSettings
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange, SelectionSettings
 from mathsft.errors import OK, USER_ERROR
 from mathsft.runs.contest import Rule
 from mathsft.runs.results import recorded_results

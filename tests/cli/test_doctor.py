@@ -22,7 +22,7 @@ from mathsft.commands import host_checks
 from mathsft.commands.check_results import Findings
 from mathsft.commands.examination import CHECKS, applicable, check_placement
 from mathsft.commands.opening import CommandContext
-from mathsft.config.schema import WandbSettings
+from mathsft.config.study_schema import WandbSettings
 from mathsft.errors import OK, USER_ERROR, UserError
 from mathsft.layout import StudyLayout
 from mathsft.runs.worker_checks import check_experiment

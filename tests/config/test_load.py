@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathsft.config.load import apply_overrides, differences, flatten, identity, load_settings
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.errors import UserError
 from tests.build import make_experiment
 

@@ -168,6 +168,14 @@ MISTAKES = {
         "model.path: {",
         "studies/mine.yaml:4: search: model.path: cannot be searched: all trials share its value; set it in the experiment",
     ),
+    "searched values that do not fit together": (
+        "training.batch_size: {type: categorical, choices: [8, 16]}",
+        "training.schedule: {type: categorical, choices: [linear, wsd]}\n"
+        "  training.warmup_fraction: {type: float, low: 0.0, high: 0.5}\n"
+        "  training.decay_fraction: {type: categorical, choices: [0.8, 0.2]}",
+        "studies/mine.yaml:2: search: its values do not fit together: training: warmup_fraction = 0.5 and decay_fraction = "
+        "0.8 make more than the whole run with schedule = wsd; lower one of them",
+    ),
     "settings that do not go together": (
         "final:",
         "horizon: {num_examples: 64}\nfinal:",
@@ -238,6 +246,7 @@ def test_two_mistakes_are_two_lines(write: Callable[..., Path]) -> None:
         ("data.pools.watch=9", "--set: data.pools.watch: unknown; it is called data.pools.validation now"),
         ("wandb.x=1", "--set: wandb.x: unknown; known are wandb.mode, wandb.project"),
         ("model=x", "--set: model: is a section; set one of model.path"),
+        ("sampler.arguments=5", "--set: sampler.arguments: is a section; set one of its arguments, sampler.arguments.NAME"),
         ("num_trials", "--set: num_trials: has no value; write NAME=VALUE, as in training.batch_size=32"),
         ("num_trials=", "--set: num_trials=: has no value; write NAME=VALUE, as in training.batch_size=32"),
         ("num_trials=many", "--set: num_trials: expected a whole number, got 'many'"),

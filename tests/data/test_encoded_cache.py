@@ -94,6 +94,9 @@ def test_all_that_changes_an_example_misses(
     keys.append(key())
     shouting = replace(tags.FORMAT, render=lambda solution, answer: f"{solution} {answer}!")
     keys.append(key(renderer=Renderer(renderer._conversation, shouting, tokenizer)))
+    bare = renderer_of(tokenizer)
+    bare._conversation.adds_special_tokens = False  # as in a chat, whose template writes BOS itself
+    keys.append(key(renderer=bare))
     monkeypatch.setattr(encoded_cache, "FORMAT", "another way to encode")
     keys.append(key())
     assert len(set(keys)) == len(keys)

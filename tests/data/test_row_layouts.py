@@ -1,5 +1,6 @@
 """The heads of data sets, in their true layouts with other texts, are read as problems; other conversations are refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_columns_of_other_names_and_lists_of_solutions() -> None:
     assert [str(place).rpartition(":")[2] for place in several.rows] == ["1", "1"], "both solutions are of row 1"
     with pytest.raises(UserError, match=r"no column 'gold', which data\.columns\.answer names; its columns are \['exp"):
         head("open_math_instruct_2", answer="gold")
+
+
+def test_a_solution_that_cannot_be_read_leaves_the_others_of_its_row(tmp_path: Path) -> None:
+    row = {"problem": "What is 1 + 1?", "solution": [BOXED, "So it is two.", BOXED, None]}
+    (path := tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    rows = load_problems(str(path), "drop")
+    assert [place.solution for place in rows.rows] == [0, 2]
+    assert (rows.num_unreadable, len(rows.unreadable)) == (2, 2)
+    with pytest.raises(UserError, match=r"2 of 4 rows cannot be read, also 1; data\.unreadable"):
+        load_problems(str(path))
 
 
 def test_prose_without_a_marked_answer_has_no_gold() -> None:

@@ -9,7 +9,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.data.models import resolve_model
 from mathsft.layout import StudyLayout
 from mathsft.records import OngoingCall, Run, Score, Scoring

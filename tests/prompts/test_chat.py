@@ -114,6 +114,8 @@ def test_the_message_may_be_ones_own() -> None:
         (QWEN2_5.replace("messages[0]['content']", "''"), {"system": SYSTEM}, "leaves the system prompt out"),
         (QWEN2_5.replace("message.content", "message.content | upper"), {}, "changes the user's message"),
         ("{{ 1 / 0 }}", {}, "refuses a conversation of one question .ZeroDivisionError"),
+        ("{{ 1 / 0 }}", {"system": SYSTEM}, "refuses a conversation of one question .ZeroDivisionError"),
+        (QWEN2_5 + "{{ 1 / (messages[0].role != 'system') }}", {"system": SYSTEM}, "refuses a system prompt .*message"),
         ("{{ messages[0].content }}{{ ''.__class__.__mro__ }}", {}, "refuses a conversation of one question .SecurityError"),
         ("{% for message in %}", {}, "refuses a conversation of one question .TemplateSyntaxError"),
     ],

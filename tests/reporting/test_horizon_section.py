@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from mathsft.config.schema import HorizonSettings, RunSettings
+from mathsft.config.study_schema import HorizonSettings, RunSettings
 from mathsft.records import Run
 from mathsft.reporting.horizon_section import horizon_curves, horizon_of, horizon_section, horizon_words
 from mathsft.runs.horizon_runs import horizon_runs

@@ -11,7 +11,7 @@ import pytest
 import mathsft.reporting.surface_figures as drawing
 import mathsft.runs.contest as contest
 import mathsft.study.decide as decision
-from mathsft.config.schema import Choices, FloatRange, SearchRange, SelectionSettings
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange, SelectionSettings
 from mathsft.layout import StudyLayout
 from mathsft.objective import Objective
 from mathsft.records import Overrides, Promotion, RunState

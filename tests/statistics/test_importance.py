@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mathsft.config.schema import Choices, FloatRange
+from mathsft.config.study_schema import Choices, FloatRange
 from mathsft.statistics.importance import importance
 from mathsft.statistics.surface import Observation, candidates, draw, predict
 

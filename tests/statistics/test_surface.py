@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mathsft.config.schema import Choices, FloatRange, IntRange, Scalar, SearchRange
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import Choices, FloatRange, IntRange, SearchRange
 from mathsft.statistics.importance import importance
 from mathsft.statistics.surface import SAME_SETTING, Observation, candidates, embed, new_optimum, position, smooth
 

@@ -6,7 +6,8 @@ from typing import Any
 import optuna
 import pytest
 
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.errors import UserError
 from mathsft.study.components import (
     is_complete,

@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from mathsft.config.schema import Choices, FloatRange, Scalar, SearchRange, SelectionSettings
+from mathsft.config.schema import Scalar
+from mathsft.config.study_schema import Choices, FloatRange, SearchRange, SelectionSettings
 from mathsft.records import Promotion
 from mathsft.runs.contest import Rule
 from mathsft.runs.results import TrialResult

@@ -22,6 +22,13 @@ def test_own_settings_outside_of_the_ranges_are_no_trial(experiment: Experiment)
     assert initial_settings(study_config(search=narrow), experiment, []) == ()
 
 
+def test_a_searched_argument_that_the_experiment_does_not_give_is_left_to_the_sampler(experiment: Experiment) -> None:
+    thinking = {"type": "categorical", "choices": (True, False)}
+    sizes = {"type": "categorical", "choices": (8, 16)}
+    search = {SIZE: sizes, "prompt.chat_arguments.enable_thinking": thinking}
+    assert initial_settings(study_config(search=search), experiment, []) == ({SIZE: 16},)
+
+
 @pytest.mark.parametrize(
     ("enqueued", "complaint"),
     [

@@ -8,7 +8,8 @@ import pytest
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.records import Ask, PruneVerdict
 from mathsft.runs.results import recorded_results
 from mathsft.store.study_store import StudyStore

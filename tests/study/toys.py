@@ -14,7 +14,8 @@ import optuna
 from sqlalchemy import URL, make_url
 
 from mathsft.commands.dashboard_pages import show_run
-from mathsft.config.schema import Experiment, StudyConfig
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import StudyConfig
 from mathsft.layout import StudyLayout
 from mathsft.publication import Publication, tell
 from mathsft.records import Checkpoint, Diverged, EngineCheck, Run, Score

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from mathsft.config.schema import WandbSettings
+from mathsft.config.study_schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Run, Score, StepMetrics, WorkerCall
 from mathsft.store.study_store import StudyStore
@@ -165,7 +165,7 @@ def test_what_wandb_raises_is_logged_once_and_dropped(
 HUNG = """
 import os, psutil, signal, sys, time
 from pathlib import Path
-from mathsft.config.schema import WandbSettings
+from mathsft.config.study_schema import WandbSettings
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore
 from mathsft.tracking.wandb import WandbObserver

@@ -10,7 +10,7 @@ import pytest
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mathsft.commands.common import placement_for
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.layout import StudyLayout
 from mathsft.runs.worker_checks import DEVICE_CHECK, MAX_ATTENTION_ERROR, check_experiment
 from mathsft.training.batching.microbatches import MicroBatch

@@ -15,7 +15,8 @@ import torch
 import torch.nn.attention.flex_attention as flex_module
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from mathsft.config.schema import LimitSettings, TrainingSettings
+from mathsft.config.schema import TrainingSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Example
 from mathsft.training.batching.microbatches import MicroBatch

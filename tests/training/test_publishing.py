@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.data.weights import fingerprint
 from mathsft.errors import ErrorKind, UserError
 from mathsft.publication import Publication, tell

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.layout import StudyLayout
 from mathsft.records import Checkpoint, Example, Run
 from mathsft.training.full_state import SavePace

@@ -5,7 +5,8 @@ from typing import Literal
 
 import pytest
 
-from mathsft.config.schema import Choices, Experiment, Scalar
+from mathsft.config.schema import Experiment, Scalar
+from mathsft.config.study_schema import Choices
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout

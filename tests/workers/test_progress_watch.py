@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.workers.progress_watch import ProgressWatch
 from tests.build import Clock
 

@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from mathsft.commands.stores import share_study
-from mathsft.config.schema import Experiment, LimitSettings
+from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Run
@@ -118,7 +119,7 @@ LOCAL = """
     import asyncio, sys
     from pathlib import Path
     import psutil
-    from mathsft.config.schema import LimitSettings
+    from mathsft.config.study_schema import LimitSettings
     from mathsft.layout import StudyLayout
     from mathsft.worker_settings import Needs, WorkerDevice, WorkerSettings, WorkerSpec
     from mathsft.workers.ray_backend import RayBackend

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mathsft.config.schema import LimitSettings
+from mathsft.config.study_schema import LimitSettings
 from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Needs, WorkerDevice, WorkerSettings, WorkerSpec
@@ -348,7 +348,7 @@ DRIVER = """
     import asyncio, sys
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
-    from mathsft.config.schema import LimitSettings
+    from mathsft.config.study_schema import LimitSettings
     from mathsft.layout import StudyLayout
     from mathsft.worker_settings import WorkerDevice, WorkerSettings, WorkerSpec
     from mathsft.workers.worker import Device, Worker
