@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from mathsft.cli import main
+from mathsft.commands.stores import storage_of
 from mathsft.errors import OK, USER_ERROR
 from mathsft.records import Problem
 from mathsft.store.study_store import StudyStore
@@ -96,3 +97,12 @@ def test_clean_frees_only_what_nobody_asks_for(study: Path, capsys: pytest.Captu
     left = sorted(path.parent.relative_to(study).as_posix() for path in study.glob("runs/**/model.safetensors"))
     assert left == ["runs/trial-0/step-000002"]  # the promoted trial's last
     assert "Nothing to free" in shown(capsys, "clean", "demo")
+
+
+def test_a_study_is_found_where_its_file_says(study: Path) -> None:
+    url = "postgresql+psycopg://me@host/all"
+    (study.parent / "model-1.5b.yaml").write_text(f"storage: {url}\n")
+    (study.parent / "model-1.yaml").write_text("storage: another\n")
+    assert storage_of("model-1.5b", None) == storage_of("studies/model-1.5b.yaml", None) == url
+    assert storage_of("model-1.5b", "given") == "given"
+    assert storage_of("demo", None) is None
