@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mathsft.cli import main
-from mathsft.commands.method_note import method_note, warm_note
+from mathsft.commands.method_note import method_note, promoted_note, warm_note
 from mathsft.config.load import load_settings
 from mathsft.data.weights import ADAPTER_FILE, fingerprint
 from mathsft.layout import StudyLayout
@@ -95,6 +95,9 @@ def test_what_cannot_be_exported_is_one_line(study: StudyLayout, capsys: pytest.
         2,
         "python -m mathsft export: trial-0: no weights of step 7 are on disk; steps with weights: 1\n",
     )
+    Path("file").touch()
+    code, said = export("0", "--to", "file/folder", capsys=capsys)
+    assert code == 2 and "file/folder: cannot be made (File exists); give another folder with --to" in said
     folder = study.checkpoint("trial-1", 1)
     tensors = load_file(folder / ADAPTER_FILE)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / ADAPTER_FILE)
@@ -134,6 +137,17 @@ def test_learning_rates_of_the_other_method_get_one_line() -> None:
     assert narrow == (
         f"The study searches both values of training.method with learning rates of 0.01 to 0.1: {FACT}; widen the range"
     )
+
+
+def test_a_final_run_is_told_if_its_trial_trained_with_the_other_method() -> None:
+    with_lora = load_settings("quickstart", None, ["training.method=lora"])
+    training = with_lora.experiment.training
+    assert promoted_note(with_lora, training, "lora") is None
+    assert promoted_note(with_lora, training, "full") == (
+        f"training.method is lora, but the promoted trial's was full: {FACT}; try --set training.learning_rate=0.01"
+    )
+    with_rate = load_settings("quickstart", None, ["training.method=lora", "training.learning_rate=0.02"])
+    assert promoted_note(with_rate, with_rate.experiment.training, "full") is None
 
 
 def test_settings_of_a_study_with_the_other_method_get_one_line() -> None:
