@@ -43,7 +43,8 @@ def promoted_note(loaded: Loaded, final: TrainingSettings, chosen_with: str) -> 
 
 def warm_note(loaded: Loaded, other: Mapping[str, object], study: str) -> str | None:
     """Return the line for a study whose first trials have the settings of another study; `other` are its settings."""
-    theirs, ours = str(other.get(METHOD, "full")), loaded.experiment.training.method
+    searched, ours = other.get(f"search.{METHOD}.choices"), loaded.experiment.training.method
+    theirs = " and ".join(map(str, searched if isinstance(searched, list) else [other.get(METHOD, "full")]))
     if METHOD in loaded.study.search or theirs == ours:
         return None
     return f"--warm-from {study}: its learning rates were searched with {METHOD} = {theirs}, this study has {ours}: {_FACT}"

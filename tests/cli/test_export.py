@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mathsft.cli import main
 from mathsft.commands.method_note import method_note, promoted_note, warm_note
-from mathsft.config.load import load_settings
+from mathsft.config.load import identity, load_settings
 from mathsft.data.weights import ADAPTER_FILE, fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore
@@ -156,5 +156,10 @@ def test_settings_of_a_study_with_the_other_method_get_one_line() -> None:
     assert warm_note(loaded, {}, "old") is None
     assert warm_note(loaded, {"training.method": "lora"}, "other") == (
         f"--warm-from other: its learning rates were searched with training.method = lora, this study has full: {FACT}"
+    )
+    searched_both = identity(load_settings("quickstart-lora", None, []))
+    assert warm_note(loaded, searched_both, "other") == (
+        "--warm-from other: its learning rates were searched with training.method = full and lora, this study has full: "
+        f"{FACT}"
     )
     assert warm_note(load_settings("quickstart-lora", None, []), {"training.method": "lora"}, "other") is None
