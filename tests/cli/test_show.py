@@ -1,4 +1,6 @@
 import json
+import shlex
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from mathsft.errors import OK, USER_ERROR
 from mathsft.records import Problem
 from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
+from tests.postgresql import Server
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +109,22 @@ def test_a_study_is_found_where_its_file_says(study: Path) -> None:
     assert storage_of("model-1.5b", None) == storage_of("studies/model-1.5b.yaml", None) == url
     assert storage_of("model-1.5b", "given") == "given"
     assert storage_of("demo", None) is None
+
+
+@pytest.mark.slow
+def test_studies_on_a_server_are_found_and_advised_with_their_address(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = server.new_database().render_as_string()
+    with closing(StudyStore.open(url, "there")) as store:
+        store.write(make_trial(0, {"training.learning_rate": 0.01}, value=0.5))
+        assert main(("show", "there", "--storage", url)) == USER_ERROR  # only a study with settings has begun
+        store.record_settings({"training.method": "full"})
+    assert "studies with results: none yet" in capsys.readouterr().err
+    advised = shlex.join(["--storage", url])
+    for words in (("show",), ("show", "there"), ("show", "there", "0")):
+        assert advised in shown(capsys, *words, "--storage", url).rpartition("Next:")[2]
+    assert main(("show", "demo", "--storage", url)) == USER_ERROR
+    assert "studies with results: there" in capsys.readouterr().err
+    assert main(("dashboard", "there", "--storage", url)) == USER_ERROR
+    assert advised in capsys.readouterr().err
