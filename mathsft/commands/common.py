@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,6 @@ from mathsft.commands.planned_workers import planned_workers
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import Experiment
-from mathsft.config.study_schema import SearchRange
-from mathsft.config.variants import NOTHING_SEARCHED
 from mathsft.data.model_check import check_model
 from mathsft.data.models import progress_text, resolve_model
 from mathsft.data.pools import LoadedData, Pools, load_data
@@ -107,13 +105,12 @@ def placement_for(
     purpose: Purpose,
     ranks: int | None = None,
     nodes: Sequence[Machine] = (),
-    search: Mapping[str, SearchRange] = NOTHING_SEARCHED,
 ) -> Placement:
     """Return the placement for the memory that is free now; the experiment's model is a local folder."""
     model = model_size(Path(experiment.model.path))
-    is_short = is_memory_short(experiment, model, machine.free_memory_bytes, search)
+    is_short = is_memory_short(experiment, model, machine.free_memory_bytes)
     placed = partial(place_on_cluster, nodes) if nodes else partial(place, machine)
-    return placed(experiment, layout, purpose, ranks, model=model, memory_is_short=is_short, search=search)
+    return placed(experiment, layout, purpose, ranks, model=model, memory_is_short=is_short)
 
 
 @contextmanager

@@ -3,23 +3,23 @@
 import argparse
 import webbrowser
 
-from mathsft.commands.opening import open_console
-from mathsft.commands.stores import all_studies, named_layout, storage_of, store_to_read
+from mathsft.commands.opening import open_console, storage_options
+from mathsft.commands.stores import all_studies, named_layout, store_to_read
 from mathsft.config.files import STUDIES
 from mathsft.errors import OK, UserError
 from mathsft.interrupts import raising
 from mathsft.invocation import command
-from mathsft.store.database import Database
 from mathsft.study.dashboard_server import Shown, dashboard_server
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the dashboard until Ctrl-C."""
     console = open_console()
-    shown = [_shown(study, arguments.storage) for study in arguments.studies or _all(arguments.storage)]
+    storage = arguments.storage
+    shown = [_named(study, storage) for study in arguments.studies] if arguments.studies else _all(storage)
     with dashboard_server(shown, arguments.port) as server:
         names = ", ".join(study.layout.root.name for study in shown)
-        address = f"{server.address}studies/{names}" if len(shown) == 1 else server.address
+        address = server.address_of(names) if len(shown) == 1 else server.address
         console.print(f"optuna-dashboard of {names}, for reading: {address}", "Ctrl-C stops it.", sep="\n", markup=False)
         if arguments.open:
             webbrowser.open(address)
@@ -31,16 +31,23 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _all(storage: str | None) -> list[str]:
-    studies = [str(layout.root) for layout in all_studies(storage)]
-    if not studies:
-        raise UserError(f"there is no study with results in {STUDIES.absolute()} yet; start with: {command('study')}")
-    return studies
+def _all(storage: str | None) -> list[Shown]:
+    """Return all studies with trials; raise UserError if there is none."""
+    shown = [study for layout in all_studies(storage) if (study := _shown(str(layout.root), storage))]
+    if not shown:
+        raise UserError(f"there is no study with trials in {STUDIES.absolute()} yet; start with: {command('study')}")
+    return shown
 
 
-def _shown(study: str, storage: str | None) -> Shown:
-    """Return a study with its database; raise UserError if it has no trials."""
+def _named(study: str, storage: str | None) -> Shown:
+    """Return a study; raise UserError if it has no trials."""
+    if (shown := _shown(study, storage)) is None:
+        show = command("show", study, *storage_options(storage))
+        raise UserError(f"{study}: has no trials, which the dashboard would show; see: {show}")
+    return shown
+
+
+def _shown(study: str, storage: str | None) -> Shown | None:
+    """Return a study with its database; None if it has no trials, as after a final run alone."""
     with store_to_read(study, storage) as store:
-        if not store.asks():
-            raise UserError(f"{study}: has no trials, which the dashboard would show; see: {command('show', study)}")
-        return Shown(named_layout(study), Database.of(named_layout(study), storage_of(study, storage)))
+        return Shown(named_layout(study), store.database) if store.asks() else None

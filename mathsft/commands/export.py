@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,19 +32,30 @@ def run(arguments: argparse.Namespace) -> int:
         if target.exists():
             raise UserError(f"{target} exists already; remove it, or give another folder with --to")
         source, merges = layout / checkpoint.path, arguments.merge and is_adapter(layout / checkpoint.path)
-        with disk_full_as_user_error(target, "space for the exported weights"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".partial") as partial:
-                folder = Path(partial, target.name)
-                if merges:
-                    _merge(layout.base_weights, source, folder)
-                else:
-                    shutil.copytree(source, folder)
-                write_card(store, run, checkpoint, layout, folder)
-                folder.rename(target)
+        with _new_folder(target) as folder:
+            if merges:
+                _merge(layout.base_weights, source, folder)
+            else:
+                shutil.copytree(source, folder)
+            write_card(store, run, checkpoint, layout, folder)
     kind = "an adapter beside the base model" if is_adapter(target) else "a Hugging Face folder"
     console.print(f"{run.name}, step {checkpoint.step}: {kind} with a model card, which says how to load it, in {target}")
     return OK
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Give the body the path of a folder to make, which becomes `target` when the body is done."""
+    with disk_full_as_user_error(target, "space for the exported weights"):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+        except OSError as error:
+            raise UserError(f"{target}: cannot be made ({error.strerror}); give another folder with --to") from error
+        with partial:
+            folder = Path(partial.name, target.name)
+            yield folder
+            folder.rename(target)
 
 
 def _checkpoint(store: StudyStore, run: Run, layout: StudyLayout, step: int | None) -> Checkpoint:

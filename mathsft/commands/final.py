@@ -11,12 +11,13 @@ from mathsft.accounting.forecast import final_disk, model_size
 from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import no_winner_message, observers_attached, prepare, run_to_end
 from mathsft.commands.dashboard_pages import refresh_study
-from mathsft.commands.method_note import method_note
+from mathsft.commands.method_note import method_note, promoted_note
 from mathsft.commands.opening import CommandContext, settings_options
 from mathsft.commands.stores import locked_store, share_study, store_if_begun
-from mathsft.config.load import identity
+from mathsft.config.load import Loaded, identity
 from mathsft.config.schema import TrainingSettings
 from mathsft.config.study_schema import FinalSettings
+from mathsft.config.variants import METHOD
 from mathsft.errors import FAILED, OK, UserError
 from mathsft.layout import StudyLayout
 from mathsft.records import Promotion, Run
@@ -41,8 +42,6 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
     console, layout = context.console, context.layout
     if arguments.horizon == "adjust" and not arguments.from_best:
         raise UserError("--horizon adjust changes the learning rate of the study's winner: use it with --from-best")
-    if note := method_note(context.loaded, is_search=False):
-        console.print(note, markup=False)
     no_winner = UserError(no_winner_message(context.loaded, settings_options(arguments, context.machine)))
     storage = context.loaded.study.storage
     with store_if_begun(layout, storage) as begun:
@@ -63,6 +62,8 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         overrides |= loaded.overrides
         plan = final_plan(settings, ready.placement.max_unscored)
         run = final_run(loaded.experiment, overrides, plan, loaded.study.seed)
+        if note := _rate_note(loaded, run, promotion, store):
+            console.print(note, markup=False)
         if resumed := _resumed(store, run.name):
             console.print(resumed)
         console.print(_disk(settings, ready.model_folder, run.experiment.training, layout))
@@ -105,6 +106,14 @@ def _adjusted_rate(settings: FinalSettings, promotion: Promotion, store: StudySt
         f"the promoted trial had {promotion.overrides[LEARNING_RATE]:.3g}"
     )
     return rate.middle
+
+
+def _rate_note(loaded: Loaded, run: Run, promotion: Promotion | None, store: StudyStore) -> str | None:
+    """Return the line for a learning rate that was chosen for the other training.method, if it was."""
+    if promotion is None:
+        return method_note(loaded, is_search=False)
+    chosen_with = {METHOD: "full", **(store.settings() or {}), **promotion.overrides}[METHOD]
+    return promoted_note(loaded, run.experiment.training, str(chosen_with))
 
 
 def _resumed(store: StudyStore, name: str) -> str:

@@ -98,10 +98,14 @@ def _default_study(machine: Machine) -> str:
     return REAL if machine.cuda else QUICKSTART
 
 
+def storage_options(storage: str | None) -> list[str]:
+    """Return the options that give another command the same database; none for the default one."""
+    return ["--storage", storage] if storage else []
+
+
 def settings_options(arguments: argparse.Namespace, machine: Machine) -> list[str]:
     """Return the options that give another command the same settings; empty for the default settings."""
     options = [] if arguments.study in (None, _default_study(machine)) else ["--study", arguments.study]
     options += ["--experiment", arguments.experiment] if arguments.experiment else []
-    options += ["--storage", arguments.storage] if arguments.storage else []
-    options += backend_options(arguments)
+    options += storage_options(arguments.storage) + backend_options(arguments)
     return options + [word for assignment in arguments.set for word in ("--set", assignment)]

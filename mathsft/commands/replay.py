@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{run.name} cannot be replayed: it is {run.state}; choose an ended run that has a provenance")
         local = with_local_model(run.experiment, heartbeat)
         folder = named_layout(arguments.study).root
+        folder.mkdir(parents=True, exist_ok=True)  # it may be missing where the records are on a server
         # The store of the replay is apart, because nodes of a cluster may share the study's folder.
         with TemporaryDirectory(prefix=f"replay-{run.name}-", dir=folder) as scratch, TemporaryDirectory() as own:
             layout = StudyLayout(Path(scratch))

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console, RenderableType
 from rich.pager import SystemPager
 
-from mathsft.commands.opening import open_console
+from mathsft.commands.opening import open_console, storage_options
 from mathsft.commands.stores import all_studies, store_to_read
 from mathsft.config.files import STUDIES
 from mathsft.errors import OK, UserError
@@ -69,7 +69,7 @@ def _show_studies(console: Console, storage: str | None, as_json: bool) -> int:
         console.print(f"There is no study with results in {STUDIES.absolute()} yet. Start with: {command('study')}")
         return OK
     console.print(studies_table(rows).terminal())
-    console.print(f"Next: {command('show', str(rows[0][0]))}")
+    console.print(f"Next: {command('show', str(rows[0][0]), *storage_options(storage))}")
     return OK
 
 
@@ -89,7 +89,7 @@ def _show_study(store: StudyStore, arguments: argparse.Namespace, console: Conso
         solved = f", {markdown.accuracy(best)} of {best.num_problems:,} test problems at step {best.step}" if best else ""
         console.print(f"Final run: {final.name}, {final.state}{solved}")
     example = promotion.run if promotion else runs[-1].name if runs else "RUN"
-    console.print(f"Next: {command('show', arguments.study, example)}")
+    console.print(f"Next: {command('show', arguments.study, example, *storage_options(arguments.storage))}")
     return OK
 
 
@@ -105,7 +105,8 @@ def _show_run(store: StudyStore, run: Run, pool: str, arguments: argparse.Namesp
     page = run_page(run, analyses, responses, store.problems(), Objective.of(store.settings()))
     tested = analyse_run(store, run.name, TEST_POOL) if pool != TEST_POOL else []
     _print_long(console, [page, *([progress_table(tested).without("responses").terminal()] if tested else [])])
-    console.print(f"Next: {command('show', arguments.study, run.name, '--responses', 'wrong_answer')}")
+    options = ("--responses", "wrong_answer", *storage_options(arguments.storage))
+    console.print(f"Next: {command('show', arguments.study, run.name, *options)}")
     return OK
 
 

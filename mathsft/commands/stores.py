@@ -1,7 +1,7 @@
 """Opens the store of a study: locked by the driver that writes to it, or unlocked for a reader."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mathsft.config.document import read_document
@@ -31,11 +31,15 @@ def share_study(backend: Backend, layout: StudyLayout, storage: str | None) -> N
         )
 
 
-def store_if_begun(layout: StudyLayout, storage: str | None) -> AbstractContextManager[StudyStore | None]:
+@contextmanager
+def store_if_begun(layout: StudyLayout, storage: str | None) -> Iterator[StudyStore | None]:
     """Open the store without a lock, since a driver may be running there; None if the study has not begun."""
     database = Database.of(layout, storage)
-    is_there = layout.root.name in StudyStore.studies(database) if database.is_server else layout.database.exists()
-    return _opened(layout, database) if is_there else nullcontext()
+    if not database.is_server and not layout.database.exists():
+        yield None
+        return
+    with _opened(layout, database) as store:
+        yield None if database.is_server and store.settings() is None else store
 
 
 @contextmanager
@@ -61,7 +65,8 @@ def all_studies(storage: str | None) -> list[StudyLayout]:
 
 def storage_of(study: str, given: str | None) -> str | None:
     """Return the storage given on the command line, else that of the study's file, if there is one and it names any."""
-    file = named_layout(study).root.with_suffix(".yaml")
+    root = named_layout(study).root
+    file = root.with_name(f"{root.name}.yaml")  # with_suffix would cut "qwen2.5" at its dot
     if given is not None or not file.is_file():
         return given
     storage = read_document(file)[0].get("storage")

@@ -12,7 +12,7 @@ from mathsft.accounting.ledger import cost_ledger
 from mathsft.commands.common import observers_attached, prepare, run_to_end
 from mathsft.commands.dashboard_pages import refresh_study, show_run
 from mathsft.commands.method_note import method_note, warm_note
-from mathsft.commands.opening import CommandContext, settings_options
+from mathsft.commands.opening import CommandContext, settings_options, storage_options
 from mathsft.commands.precision import warn_if_emulated, with_precision
 from mathsft.commands.predict import predicted
 from mathsft.commands.stores import locked_store, share_study, store_if_begun, store_to_read
@@ -70,13 +70,13 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
             notes = [f"{weakness}."] if (weakness := weak_signal(store)) else []
             notes += [advice] if (advice := horizon_words(store, config.final.num_examples)) else []
         console.print(best_trials_table(store).terminal())
+        ledger = ledger_table(cost_ledger(store)).terminal()
     if promotion is None:
         console.print(
             "No trial was trained to its end, so there is no winner: widen `search` in the study file or raise --trials."
         )
         return FAILED
-    served = ["--storage", arguments.storage] if arguments.storage else []
-    console.print(ledger_table(cost_ledger(store)).terminal(), finalists_table(promotion).terminal())
+    console.print(ledger, finalists_table(promotion).terminal())
     console.print(
         f"Promoted: {promotion.run}: {promotion.reason}.",
         markdown.expectation(promotion),
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, context: CommandContext) -> int:
         f"Report: {report}",
         "Next:",
         f"  {command('final', '--from-best', *settings_options(arguments, context.machine))}",
-        f"  {command('dashboard', arguments.study or loaded.study_name, *served)}",
+        f"  {command('dashboard', arguments.study or loaded.study_name, *storage_options(config.storage))}",
         sep="\n",
     )
     return OK

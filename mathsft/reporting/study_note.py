@@ -1,5 +1,7 @@
 """Writes the note of a study in optuna-dashboard: the verdict, the best trials with what is tied with them, and links."""
 
+from urllib.parse import quote
+
 from mathsft.invocation import command
 from mathsft.objective import Objective
 from mathsft.reporting import markdown
@@ -32,7 +34,7 @@ def _best(store: StudyStore) -> list[str]:
     tied = [name for name, difference in behind.items() if difference.high >= 0]
     rows: list[tuple[Cell, ...]] = []
     for name in ranked[:NUM_SHOWN]:
-        link = Link(name, f"/studies/{store.study}/trials/{trials[name].number}")
+        link = Link(name, f"/studies/{quote(store.study)}/trials/{trials[name].number}")
         mark = "promoted" if promotion is not None and promotion.run == name else None
         difference = points(behind[name]) if name in behind else "–"
         rows.append((link, markdown.settings_text(trials[name].overrides), accuracy(last[name]), difference, mark))
@@ -46,4 +48,4 @@ def _best(store: StudyStore) -> list[str]:
 
 def _links(store: StudyStore) -> str:
     served = command("dashboard", markdown.cell(store.study))
-    return f"The links of this note, and the [report](/studies/{store.study}/report), are served by `{served}`."
+    return f"The links of this note, and the [report](/studies/{quote(store.study)}/report), are served by `{served}`."

@@ -47,7 +47,7 @@ class Database:
             return cls(url)
         if from_environment := os.environ.get(STORAGE_VARIABLE):
             return cls(_checked(from_environment, STORAGE_VARIABLE))
-        return cls(make_url(layout.database_url))
+        return cls(URL.create("sqlite", database=str(layout.database)))  # a text would be decoded: "%20" is a space
 
     @property
     def is_server(self) -> bool:

@@ -7,6 +7,7 @@ logged and does not stop the study.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, delete, insert, make_url, select, update
@@ -121,10 +122,9 @@ class StudyStore:
     @classmethod
     def studies(cls, database: Database) -> list[str]:
         """Return the names of all studies with settings in a database."""
-        store = cls.open(database, "")
-        names = store._within(lambda connection: connection.scalars(select(tables.studies.c.study).order_by("study")).all())
-        store.close()
-        return list(names)
+        query = select(tables.studies.c.study).order_by("study")
+        with closing(cls.open(database, "")) as store:
+            return store._within(lambda connection: list(connection.scalars(query)))
 
     def close(self) -> None:
         self.engine.dispose()

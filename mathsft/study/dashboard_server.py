@@ -1,12 +1,15 @@
 """Serves optuna-dashboard for the studies of one or several databases, on loopback and only for reading."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import UnsupportedOperation
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, BinaryIO, NoReturn, TypeAlias
+from urllib.parse import quote
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
@@ -48,6 +51,10 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
         """Return the address of the front page."""
         return f"http://{HOST}:{self.server_port}/"
 
+    def address_of(self, study: str) -> str:
+        """Return the address of a study's page."""
+        return f"{self.address}studies/{quote(study)}"
+
 
 def dashboard_server(studies: Sequence[Shown], port: int | None = None) -> DashboardServer:
     """Return a server that listens on loopback; `serve_forever` answers requests.
@@ -86,11 +93,10 @@ class _Artifacts:
                 continue
         raise ArtifactNotFound(f"there is no artifact {artifact_id}")
 
-    def write(self, artifact_id: str, content_body: BinaryIO) -> NoReturn:
-        raise NotImplementedError("artifacts can only be read")
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise UnsupportedOperation("the artifacts of a study can only be read here")
 
-    def remove(self, artifact_id: str) -> NoReturn:
-        raise NotImplementedError("artifacts can only be read")
+    write = remove = _refuse
 
 
 class _Page:
@@ -108,7 +114,7 @@ class _Page:
 
     def __call__(self, environ: Environment, start: Start) -> Iterable[bytes]:
         host = str(environ.get("HTTP_HOST", "")).rpartition(":")[0] or str(environ.get("HTTP_HOST", ""))
-        path = str(environ.get("PATH_INFO", ""))
+        path = str(environ.get("PATH_INFO", "")).encode("latin-1").decode(errors="replace")  # WSGI gives bytes as latin-1
         if host not in LOCAL_NAMES:
             return _answer(start, HTTPStatus.FORBIDDEN, "text/plain", b"mathsft answers only on this machine")
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
@@ -126,7 +132,7 @@ class _Page:
             page = self._layouts[name].report_page.read_bytes()
             return _answer(start, HTTPStatus.OK, "text/html; charset=utf-8", page, REPORT_POLICY)
         kind, _, number = rest.partition("/")
-        if name not in self._layouts or kind not in ("", "trials") or not (number or "0").isdecimal():
+        if name not in self._layouts or kind not in ("", "trials") or not re.fullmatch("[0-9]*", number):
             return _answer(start, HTTPStatus.NOT_FOUND, "text/plain", b"there is no such study, trial or report")
         study = f"/dashboard/studies/{self._storage.get_study_id_from_name(name)}"
         start("302 Found", [("Location", f"{study}/trials?numbers={number}" if number else study)])

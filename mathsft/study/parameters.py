@@ -14,10 +14,12 @@ def short_names(space: Iterable[str]) -> dict[str, str]:
 def parameter_names(space: Iterable[str], taken: Collection[str]) -> dict[str, str]:
     """Return the parameter of each searched setting in a study whose trials have the parameters `taken`.
 
-    If these include dotted names, an earlier version began the study, and it keeps the dotted names.
+    If these include a dotted name where a short one is possible, an earlier version began the study, and it keeps the
+    dotted names.
     """
     short = short_names(space)
-    return short if short.keys().isdisjoint(taken) else {setting: setting for setting in short}
+    is_dotted = any(setting in taken for setting, name in short.items() if name != setting)
+    return {setting: setting for setting in short} if is_dotted else short
 
 
 def settings_of(space: Iterable[str], parameters: Mapping[str, Any]) -> dict[str, Any]:

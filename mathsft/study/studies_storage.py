@@ -7,6 +7,7 @@ its own number`, also in the names of the attributes that contain a trial's numb
 import re
 from collections.abc import Container, Sequence
 from copy import copy
+from io import UnsupportedOperation
 from typing import Any, NoReturn
 
 from optuna.storages import BaseStorage
@@ -20,7 +21,7 @@ _NUMBERED = re.compile(r"^(dashboard|artifacts):(\d+):")
 
 
 class StudiesStorage(BaseStorage):
-    """The studies of several storages; with `names`, only those. Writing raises NotImplementedError."""
+    """The studies of several storages; with `names`, only those. Writing raises UnsupportedOperation."""
 
     def __init__(self, storages: Sequence[BaseStorage], names: Container[str] | None = None) -> None:
         self._storages, self._names = storages, names
@@ -81,7 +82,7 @@ class StudiesStorage(BaseStorage):
         }
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError("this storage can only be read")
+        raise UnsupportedOperation("the records of a study can only be read here")
 
     create_new_study = delete_study = set_study_user_attr = set_study_system_attr = _refuse
     create_new_trial = set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse

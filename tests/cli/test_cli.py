@@ -100,7 +100,7 @@ def test_a_study_that_is_named_has_a_first_line_too(
         (["final", "--learning-rate", "fast"], r"training\.learning_rate.*'fast'"),
         (["final", "--batch-size", "0"], r"training\.batch_size.*0"),
         (["report"], r"run first: \S*python\S* -m mathsft study$"),
-        (["dashboard"], r"there is no study with results in \S+ yet; start with: \S*python\S* -m mathsft study$"),
+        (["dashboard"], r"there is no study with trials in \S+ yet; start with: \S*python\S* -m mathsft study$"),
         (["dashboard", "nowhere"], r"nowhere: there is no study with results"),
     ],
 )

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mathsft.cli import main
-from mathsft.commands.method_note import method_note, warm_note
-from mathsft.config.load import load_settings
+from mathsft.commands.method_note import method_note, promoted_note, warm_note
+from mathsft.config.load import identity, load_settings
 from mathsft.data.weights import ADAPTER_FILE, fingerprint
 from mathsft.layout import StudyLayout
 from mathsft.store.study_store import StudyStore
@@ -95,6 +95,9 @@ def test_what_cannot_be_exported_is_one_line(study: StudyLayout, capsys: pytest.
         2,
         "python -m mathsft export: trial-0: no weights of step 7 are on disk; steps with weights: 1\n",
     )
+    Path("file").touch()
+    code, said = export("0", "--to", "file/folder", capsys=capsys)
+    assert code == 2 and "file/folder: cannot be made (File exists); give another folder with --to" in said
     folder = study.checkpoint("trial-1", 1)
     tensors = load_file(folder / ADAPTER_FILE)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / ADAPTER_FILE)
@@ -136,11 +139,27 @@ def test_learning_rates_of_the_other_method_get_one_line() -> None:
     )
 
 
+def test_a_final_run_is_told_if_its_trial_trained_with_the_other_method() -> None:
+    with_lora = load_settings("quickstart", None, ["training.method=lora"])
+    training = with_lora.experiment.training
+    assert promoted_note(with_lora, training, "lora") is None
+    assert promoted_note(with_lora, training, "full") == (
+        f"training.method is lora, but the promoted trial's was full: {FACT}; try --set training.learning_rate=0.01"
+    )
+    with_rate = load_settings("quickstart", None, ["training.method=lora", "training.learning_rate=0.02"])
+    assert promoted_note(with_rate, with_rate.experiment.training, "full") is None
+
+
 def test_settings_of_a_study_with_the_other_method_get_one_line() -> None:
     loaded = load_settings("quickstart", None, [])
     assert warm_note(loaded, {"training.method": "full"}, "other") is None
     assert warm_note(loaded, {}, "old") is None
     assert warm_note(loaded, {"training.method": "lora"}, "other") == (
         f"--warm-from other: its learning rates were searched with training.method = lora, this study has full: {FACT}"
+    )
+    searched_both = identity(load_settings("quickstart-lora", None, []))
+    assert warm_note(loaded, searched_both, "other") == (
+        "--warm-from other: its learning rates were searched with training.method = full and lora, this study has full: "
+        f"{FACT}"
     )
     assert warm_note(load_settings("quickstart-lora", None, []), {"training.method": "lora"}, "other") is None

@@ -1,13 +1,17 @@
 import json
+import shlex
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mathsft.cli import main
+from mathsft.commands.stores import storage_of
 from mathsft.errors import OK, USER_ERROR
 from mathsft.records import Problem
 from mathsft.store.study_store import StudyStore
 from tests.build import make_checkpoint, make_promotion, make_response, make_trial, score_of
+from tests.postgresql import Server
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +100,31 @@ def test_clean_frees_only_what_nobody_asks_for(study: Path, capsys: pytest.Captu
     left = sorted(path.parent.relative_to(study).as_posix() for path in study.glob("runs/**/model.safetensors"))
     assert left == ["runs/trial-0/step-000002"]  # the promoted trial's last
     assert "Nothing to free" in shown(capsys, "clean", "demo")
+
+
+def test_a_study_is_found_where_its_file_says(study: Path) -> None:
+    url = "postgresql+psycopg://me@host/all"
+    (study.parent / "model-1.5b.yaml").write_text(f"storage: {url}\n")
+    (study.parent / "model-1.yaml").write_text("storage: another\n")
+    assert storage_of("model-1.5b", None) == storage_of("studies/model-1.5b.yaml", None) == url
+    assert storage_of("model-1.5b", "given") == "given"
+    assert storage_of("demo", None) is None
+
+
+@pytest.mark.slow
+def test_studies_on_a_server_are_found_and_advised_with_their_address(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = server.new_database().render_as_string()
+    with closing(StudyStore.open(url, "there")) as store:
+        store.write(make_trial(0, {"training.learning_rate": 0.01}, value=0.5))
+        assert main(("show", "there", "--storage", url)) == USER_ERROR  # only a study with settings has begun
+        store.record_settings({"training.method": "full"})
+    assert "studies with results: none yet" in capsys.readouterr().err
+    advised = shlex.join(["--storage", url])
+    for words in (("show",), ("show", "there"), ("show", "there", "0")):
+        assert advised in shown(capsys, *words, "--storage", url).rpartition("Next:")[2]
+    assert main(("show", "demo", "--storage", url)) == USER_ERROR
+    assert "studies with results: there" in capsys.readouterr().err
+    assert main(("dashboard", "there", "--storage", url)) == USER_ERROR
+    assert advised in capsys.readouterr().err

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from io import UnsupportedOperation
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,7 +24,7 @@ from mathsft.layout import StudyLayout
 from mathsft.records import Ask
 from mathsft.store.database import Database
 from mathsft.store.study_store import StudyStore
-from mathsft.study.dashboard_server import Shown, dashboard_server
+from mathsft.study.dashboard_server import DashboardServer, Shown, dashboard_server
 from mathsft.study.search import optuna_storage
 from mathsft.study.studies_storage import SPAN, StudiesStorage
 from tests.postgresql import Server
@@ -54,38 +56,50 @@ def test_studies_of_several_storages_keep_their_trials_and_notes_apart() -> None
         for trial in study.trials:
             assert attributes[f"dashboard:{trial._trial_id}:note_str:0"] == f"note {name} {trial.number}"
         assert attributes["dashboard:note_str:0"] == f"note of {name}"
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(UnsupportedOperation, match="can only be read"):
             study.set_user_attr("a", 1)
     assert [study.study_name for study in StudiesStorage(storages, ["two"]).get_all_studies()] == ["two"]
     with pytest.raises(KeyError):
         both.get_trial(2 * SPAN)
 
 
+def make_study(folder: Path, name: str) -> Shown:
+    """Make a study with two trials and a report in studies/ of a folder."""
+    layout = StudyLayout(folder / "studies" / name)
+    layout.artifacts.mkdir(parents=True)
+    database = Database.of(layout, None)
+    with closing(StudyStore.open(database, name)) as store:
+        store.write(Ask(0, ()))
+    fill(optuna.create_study(study_name=name, storage=optuna_storage(database), direction="maximize"), [0.1, 0.3])
+    layout.report_page.write_text(f"<html>report of {name}</html>", encoding="utf-8")
+    return Shown(layout, database)
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
-    """Two studies in folders of their own."""
-    folder, shown = tmp_path_factory.mktemp("work"), []
-    for name in ("one", "two"):
-        layout = StudyLayout(folder / "studies" / name)
-        layout.artifacts.mkdir(parents=True)
-        database = Database.of(layout, None)
-        store = StudyStore.open(database, name)
-        store.write(Ask(0, ()))
-        store.close()
-        fill(optuna.create_study(study_name=name, storage=layout.database_url, direction="maximize"), [0.1, 0.3])
-        layout.report_page.write_text(f"<html>report of {name}</html>")
-        shown.append(Shown(layout, database))
-    return shown
+    """Two studies in folders of their own, beside one without trials."""
+    folder = tmp_path_factory.mktemp("work")
+    without_trials = StudyLayout(folder / "studies" / "none")
+    without_trials.root.mkdir(parents=True)
+    StudyStore.open(Database.of(without_trials, None), "none").close()
+    return [make_study(folder, name) for name in ("one", "two")]
+
+
+@contextmanager
+def answering(server: DashboardServer) -> Iterator[DashboardServer]:
+    """Answer requests while the body runs."""
+    with server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
 def address(studies: list[Shown]) -> Iterator[str]:
-    with dashboard_server(studies, 0) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
+    with answering(dashboard_server(studies, 0)) as server:
         yield server.address
-        server.shutdown()
-        thread.join()
 
 
 def get(address: str, **headers: str) -> Any:
@@ -105,6 +119,13 @@ def test_all_studies_are_on_one_page_and_links_lead_to_trials_and_reports(addres
     for wrong in ("studies/three", "studies/two/../one/study.db", "studies/two/trials/x", "studies/two/driver.lock"):
         with pytest.raises(HTTPError, match="404"):
             get(f"{address}{wrong}")
+
+
+def test_names_with_any_characters_have_addresses(tmp_path: Path) -> None:
+    with answering(dashboard_server([make_study(tmp_path, "größe 50%25?")], 0)) as server:
+        page = server.address_of("größe 50%25?")
+        assert get(f"{page}/report")[0] == "<html>report of größe 50%25?</html>"
+        assert get(f"{page}/trials/1")[1].endswith("/trials?numbers=1")
 
 
 def test_nothing_can_be_changed_and_no_other_machine_is_answered(address: str) -> None:
@@ -129,13 +150,9 @@ def test_studies_on_a_database_server_are_shown(server: Server, tmp_path: Path) 
         storage = optuna_storage(Database(url))
         fill(optuna.create_study(study_name=name, storage=storage, direction="maximize"), [0.1, 0.3])
         shown.append(Shown(StudyLayout(tmp_path / name), Database(url)))
-    with dashboard_server(shown[:2], 0) as serving:
-        thread = Thread(target=serving.serve_forever)
-        thread.start()
+    with answering(dashboard_server(shown[:2], 0)) as serving:
         summaries = json.loads(get(f"{serving.address}api/studies")[0])["study_summaries"]
         details = [json.loads(get(f"{serving.address}api/studies/{summary['study_id']}")[0]) for summary in summaries]
-        serving.shutdown()
-        thread.join()
     assert [detail["note"]["body"] for detail in details] == ["note of one", "note of two"]
 
 

@@ -13,6 +13,8 @@ SEARCHED = ["training.learning_rate", "training.seed", "data.seed"]
 def test_a_parameter_has_the_last_word_of_its_setting_where_it_is_the_only_one() -> None:
     short = dict(zip(SEARCHED, ["learning_rate", "training.seed", "data.seed"], strict=True))
     assert short_names(SEARCHED) == parameter_names(SEARCHED, ()) == parameter_names(SEARCHED, {"learning_rate"}) == short
+    assert parameter_names(SEARCHED, set(short.values())) == short
+    assert parameter_names(SEARCHED, {"training.learning_rate"}) == {setting: setting for setting in SEARCHED}
     assert settings_of(SEARCHED, {"learning_rate": 1, "data.seed": 2}) == {"training.learning_rate": 1, "data.seed": 2}
     assert settings_of(SEARCHED, {"training.learning_rate": 1}) == {"training.learning_rate": 1}
 
