@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mathsft.config.schema import Choices, LoraSettings, Scalar, SearchRange, TrainingSettings
+from mathsft.config.schema import Choices, Experiment, LoraSettings, Scalar, SearchRange, TrainingSettings
 
 NOTHING_SEARCHED: Mapping[str, SearchRange] = MappingProxyType({})
 METHOD, _LORA = "training.method", "training.lora."
@@ -24,6 +24,11 @@ def heaviest(training: TrainingSettings, search: Mapping[str, SearchRange]) -> T
         largest["targets"] = LoraSettings().targets  # all linear layers
     lora = training.lora.model_copy(update=largest)
     return training.model_copy(update={"method": method, "lora": lora})
+
+
+def with_heaviest(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
+    """Return the experiment with the training settings of the runs that need the most memory."""
+    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
 
 
 def _largest(given: SearchRange) -> Scalar:
