@@ -28,8 +28,8 @@ from mathsft.config.study_schema import LimitSettings
 from mathsft.data.model_check import check_model
 from mathsft.data.models import resolve_model
 from mathsft.errors import StudyFailedError, UserError
-from mathsft.layout import StudyLayout
-from mathsft.records import ENGINE_CHECK, EngineCheck
+from mathsft.layout import ENGINE_CHECK, StudyLayout
+from mathsft.records import EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.engine_check import check_engine
 from mathsft.runs.worker_pool import StudyWorkers

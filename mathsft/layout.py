@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+ENGINE_CHECK = "engine-check"
+"""Name of the folder, and of the run, of the checkpoints with which the engine is checked."""
+
 
 class _Inside:
     """A path inside a study's folder that is the same in every study."""
@@ -114,7 +117,7 @@ class StudyLayout:
         """Return the folder to which a run's weights are exported if the user names none."""
         return self.exports / run
 
-    engine_checks = _Inside("engine-check")
+    engine_checks = _Inside(ENGINE_CHECK)
     """The folder of the checkpoints with which the engine is checked."""
 
     # ---- existing files, for cleaning up

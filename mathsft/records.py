@@ -15,7 +15,6 @@ Overrides: TypeAlias = Mapping[str, Scalar]
 RunKind: TypeAlias = Literal["baseline", "trial", "final", "horizon"]
 RunState: TypeAlias = Literal["running", "finished", "pruned", "diverged", "failed"]
 Category: TypeAlias = Literal["correct", "wrong_answer", "format_failure", "ungraded"]
-
 FindingKind: TypeAlias = Literal[
     "unreadable", "contradictory", "in_test", "near_copy", "wrong", "variant", "repeated", "system", "frequent", "too_long"
 ]
@@ -107,8 +106,7 @@ class Run:
     overrides: dict[str, Scalar]
     """Settings that replace those of the study's experiment."""
     experiment: Experiment
-    """The study's experiment with the overrides, resolved once when the run is made. model.path is the name that the user
-    gave, not the local folder."""
+    """The study's experiment with the overrides, resolved once. model.path is what the user gave, not the local folder."""
     plan: Plan
     seed: int
     number: int | None = None
@@ -205,10 +203,6 @@ class Diverged:
     run: str
     step: int
     reason: str
-
-
-ENGINE_CHECK = "engine-check"
-"""Name of the run, and of the folder, of the two checkpoints with which the engine is checked."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mathsft import formats
 from mathsft.accounting.study_costs import MeanCosts
 from mathsft.config.schema import Experiment, TrainingSettings
 from mathsft.config.study_schema import FinalSettings, SearchRange, StudyConfig
-from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods, with_heaviest
 from mathsft.footprint import ModelSize, checkpoint_bytes, full_state_bytes, held_bytes
 from mathsft.records import STATES_WITH_RESULT
 from mathsft.runs.contest import Rule
@@ -186,7 +186,7 @@ def is_memory_short(
     experiment: Experiment, size: ModelSize, free_bytes: int, search: Mapping[str, SearchRange] = NOTHING_SEARCHED
 ) -> bool:
     """Return whether a trainer and an evaluator on a CPU are predicted to need more than free_bytes of memory together."""
-    return free_bytes < cpu_bytes(experiment, size, 1, 1, heaviest(experiment.training, search))
+    return free_bytes < cpu_bytes(with_heaviest(experiment, search), size, 1, 1)
 
 
 def model_size(folder: Path) -> ModelSize:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mathsft.config.schema import LoraSettings, Scalar, TrainingSettings
+from mathsft.config.schema import Experiment, LoraSettings, Scalar, TrainingSettings
 from mathsft.config.study_schema import Choices, SearchRange
 
 NOTHING_SEARCHED: Mapping[str, SearchRange] = MappingProxyType({})
@@ -25,6 +25,11 @@ def heaviest(training: TrainingSettings, search: Mapping[str, SearchRange]) -> T
         largest["targets"] = LoraSettings().targets  # all linear layers
     lora = training.lora.model_copy(update=largest)
     return training.model_copy(update={"method": method, "lora": lora})
+
+
+def with_heaviest(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
+    """Return the experiment with the training settings of the runs that need the most memory."""
+    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
 
 
 def _largest(given: SearchRange) -> Scalar:

@@ -4,7 +4,8 @@ import shutil
 from asyncio import TaskGroup
 
 from mathsft.errors import StudyFailedError
-from mathsft.records import ENGINE_CHECK, Checkpoint, EngineCheck
+from mathsft.layout import ENGINE_CHECK
+from mathsft.records import Checkpoint, EngineCheck
 from mathsft.runs.context import StudyContext
 from mathsft.runs.worker_calls import announcing_call
 from mathsft.workers.worker import Failed, RemoteError, Worker

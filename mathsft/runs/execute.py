@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from mathsft.errors import ErrorKind
+from mathsft.errors import ErrorKind, UserError
 from mathsft.records import Checkpoint, Diverged, Response, Run, RunState, Score
 from mathsft.runs.context import StudyContext
 from mathsft.runs.pool_names import TEST_POOL
@@ -194,17 +194,14 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
     with_gold_nll = pool == TEST_POOL or (pool == run.plan.pool and checkpoint.step == run.eval_steps[-1])
     attempts, dead = Attempts("score", study.workers.limits, progress), None
     while True:
-        async with study.workers.evaluators.lease(avoided=dead) as evaluator:
+        async with study.workers.evaluators.lease(avoided=dead) as evaluator, watching(checkpoint, pool, study):
             try:
-                async with (
-                    watching(checkpoint, pool, study),
-                    recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study),
-                ):
+                async with recording_call(evaluator, checkpoint.run, checkpoint.step, pool, study):
                     arguments = checkpoint, run.experiment, pool, with_gold_nll
                     score: Score = await evaluator.call_once(attempts, "score", *arguments)
             except WorkerDied as death:
                 dead = evaluator
-                attempts.add(evaluator.name, death)
+                attempts.add(evaluator.name, death)  # while there is the file that shows whether this one got further
             else:
                 # Before the evaluator is given back, so that one evaluator's scores are recorded in order.
                 study.store.write(score, await _read_responses(study.layout / score.responses_path))
@@ -212,9 +209,17 @@ async def _score(run: Run, checkpoint: Checkpoint, pool: str, study: StudyContex
 
 
 async def _read_responses(path: Path) -> list[Response]:
-    """Return the responses in a file, which may take a moment to arrive if another machine wrote it to a shared disk."""
+    """Return the responses in a file, which may take a moment to arrive if another machine wrote it to a shared disk.
+
+    Raises UserError if it does not arrive.
+    """
     adapter, ends = TypeAdapter(Response), asyncio.get_running_loop().time() + ARRIVAL_SECONDS
     while not path.exists() and asyncio.get_running_loop().time() < ends:
         await asyncio.sleep(ARRIVAL_LOOK_SECONDS)
+    if not path.exists():
+        raise UserError(
+            f"{path}: an evaluator wrote this file, and it is not there after {ARRIVAL_SECONDS:g} s; check the disk of the "
+            "study's folder, then run the same command again: no record is lost"
+        )
     with path.open(encoding="utf-8") as lines:
         return [adapter.validate_python(json.loads(line)) for line in lines]

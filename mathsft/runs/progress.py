@@ -15,7 +15,7 @@ POLL_SECONDS = 0.5
 
 
 class MetricsTail:
-    """Reads the complete lines that a metrics file gained since the last read.
+    """Passes on the complete lines that a metrics file gained since the last time.
 
     It counts lines, not bytes: a run that starts again writes the same steps to the same lines.
     """
@@ -24,12 +24,11 @@ class MetricsTail:
         self._path, self._num_read = path, 0
         self._adapter = TypeAdapter(StepMetrics)
 
-    def read(self) -> list[StepMetrics]:
-        """Return the new steps."""
+    def pass_on(self, write: Callable[[list[StepMetrics]], None]) -> None:
+        """Call `write` with the new steps; they stay new if it raises."""
         lines = _complete_lines(self._path)
-        new = lines[self._num_read :]
+        write([self._adapter.validate_python(json.loads(line)) for line in lines[self._num_read :]])
         self._num_read = len(lines)
-        return [self._adapter.validate_python(json.loads(line)) for line in new]
 
 
 def _complete_lines(path: Path) -> list[bytes]:
@@ -41,10 +40,10 @@ async def following(run: Run, study: StudyContext) -> AsyncIterator[None]:
     """Write the run's new steps to the store while the body runs, and the last ones when it ends."""
     tail = MetricsTail(study.layout.metrics(run.name))
     try:
-        async with polling(lambda: study.store.write_metrics(tail.read()), POLL_SECONDS):
+        async with polling(lambda: tail.pass_on(study.store.write_metrics), POLL_SECONDS):
             yield
     finally:
-        study.store.write_metrics(tail.read())
+        tail.pass_on(study.store.write_metrics)
 
 
 @asynccontextmanager

@@ -24,18 +24,17 @@ def deletable(
 
     def is_needed(checkpoint: Checkpoint) -> bool:
         run = by_name[checkpoint.run]
-        own_steps = sorted(other.step for other in checkpoints if other.run == run.name)
         own_scores = [score for score in scores if score.run == run.name and score.pool == run.plan.pool]
-        is_last = checkpoint.step == own_steps[-1]
+        is_last = checkpoint.step == max(other.step for other in checkpoints if other.run == run.name)
         if (run.name, checkpoint.step, run.plan.pool) not in scored or (is_last and run.state == "running"):
             return True
         if run.plan.keep == "last":
             return is_last and run.kind == "trial" and (promotion is None or promotion.run == run.name)
         if checkpoint.step == 0:
             return (run.name, 0, TEST_POOL) not in scored
-        # A final run's first checkpoint is its baseline, so a step's index in the list is the number of its eval point.
+        # The first eval point is the baseline. Checkpoints do not count: one that was lost may be recorded after later ones.
         every = run.plan.keep_every
-        is_kept = every is not None and own_steps.index(checkpoint.step) % every == 0
+        is_kept = every is not None and checkpoint.step in run.eval_steps[::every]
         return is_last or is_kept or checkpoint.step == best_step(own_scores)
 
     return [checkpoint for checkpoint in checkpoints if not is_needed(checkpoint)]

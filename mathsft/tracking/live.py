@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Self
 
 from mathsft import formats
+from mathsft.layout import ENGINE_CHECK
 from mathsft.objective import accuracy_interval
 from mathsft.records import (
-    ENGINE_CHECK,
     STATES_WITH_RESULT,
     Checkpoint,
     EngineCheck,

@@ -28,9 +28,10 @@ from mathsft.data.pools import load_pools
 from mathsft.data.weights import fingerprint
 from mathsft.errors import UserError, disk_full_as_user_error
 from mathsft.footprint import full_state_bytes
+from mathsft.layout import ENGINE_CHECK
 from mathsft.prompts.renderer import make_renderer
 from mathsft.publication import stamps_of
-from mathsft.records import ENGINE_CHECK, Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
+from mathsft.records import Checkpoint, Diverged, Example, LogprobCheck, Run, StepMetrics
 from mathsft.training.base_copy import BaseCopy
 from mathsft.training.batching.microbatches import common_prefix
 from mathsft.training.batching.order import optimizer_batch

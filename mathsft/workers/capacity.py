@@ -225,15 +225,9 @@ def host_bytes(
     return num_evaluators * EVALUATOR_HOST_BYTES + num_trainers * (process + model.weight_bytes + held)
 
 
-def cpu_bytes(
-    experiment: Experiment,
-    model: ModelSize,
-    num_trainers: int,
-    num_evaluators: int,
-    training: TrainingSettings | None = None,
-) -> int:
+def cpu_bytes(experiment: Experiment, model: ModelSize, num_trainers: int, num_evaluators: int) -> int:
     """Return the memory that these workers are predicted to need together on a CPU, without activations."""
-    held = held_bytes(model, training or experiment.training)
+    held = held_bytes(model, experiment.training)
     trainer = CPU_TRAINER_BYTES + held + 2 * model.weight_bytes  # the base weights, and those that are being published
     evaluator = CPU_EVALUATOR_BYTES + model.num_parameters * (2 if experiment.evaluation.precision == "bf16" else 4)
     return num_trainers * trainer + num_evaluators * evaluator

@@ -7,23 +7,14 @@ from typing import TypeVar
 
 from mathsft.config.schema import Experiment
 from mathsft.config.study_schema import SearchRange
-from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
+from mathsft.config.variants import NOTHING_SEARCHED, with_heaviest
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.worker_settings import Needs, WorkerSpec
 from mathsft.workers.capacity import cpu_bytes
 from mathsft.workers.machine import CudaDevice, Machine
-from mathsft.workers.placement import (
-    MAX_UNSCORED_FINAL,
-    MAX_UNSCORED_STUDY,
-    Placement,
-    Purpose,
-    explained,
-    place,
-    place_on_cpu,
-    with_methods,
-)
+from mathsft.workers.placement import Placement, Purpose, completed, most_unscored, place, place_on_cpu
 from mathsft.workers.split import CPU_GROUP_CORES, WorkEstimate, scoring_devices
 
 Value = TypeVar("Value", int, tuple[int, int])
@@ -128,9 +119,9 @@ def _place_on_groups(
 ) -> Placement:
     """Each worker has a group of cores of one size on all nodes, because the number of threads changes the rounding."""
     size = min(len(node.cpus) // max(1, len(node.cpus) // CPU_GROUP_CORES) for node in nodes)
-    training, needed_bytes = heaviest(experiment.training, search), 1
+    largest, needed_bytes = with_heaviest(experiment, search), 1
     if model is not None:
-        needed_bytes = max(cpu_bytes(experiment, model, *counts, training) for counts in ((1, 0), (0, 1)))
+        needed_bytes = max(cpu_bytes(largest, model, *counts) for counts in ((1, 0), (0, 1)))
     num_groups = sum(min(len(node.cpus) // size, node.free_memory_bytes // needed_bytes) for node in nodes)
     num_scoring = evaluators or scoring_devices(work, num_groups, 1 if purpose == "final" else None)
     if num_groups - num_scoring < 1:
@@ -141,13 +132,12 @@ def _place_on_groups(
         )
     num_training = num_groups - num_scoring if purpose == "study" else 1
     groups = [tuple(range(index * size, (index + 1) * size)) for index in range(num_training + num_scoring)]
-    max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
     num_ranks = 1 if purpose == "study" else ranks or 1
     placement = place_on_cpu(
         machine,
         experiment,
         layout,
-        max_unscored,
+        most_unscored(purpose),
         num_ranks,
         groups[:num_training],
         groups[num_training:],
@@ -160,7 +150,7 @@ def _place_on_groups(
         for number, kind in ((num_training, "trainer"), (num_scoring, "evaluator"))
     )
     placement = replace(placement, description=f"{_counted(nodes)} without CUDA devices: {numbers}, {cores}")
-    return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
+    return completed(placement, experiment, search, None if evaluators else work)
 
 
 def _with_needs(placement: Placement, needs: Callable[[WorkerSpec], Needs]) -> Placement:

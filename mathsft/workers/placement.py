@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from mathsft.config.schema import EvaluationSettings, Experiment
 from mathsft.config.study_schema import SearchRange
-from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods
+from mathsft.config.variants import NOTHING_SEARCHED, heaviest, methods, with_heaviest
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
@@ -103,20 +103,20 @@ def place(
     Raises UserError if no CUDA device can be used, if there are not enough for the ranks and evaluators, or if memory is
     too small.
     """
-    max_unscored = MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
+    max_unscored, largest = most_unscored(purpose), with_heaviest(_with_precision(experiment, machine), search)
     if machine.refused_devices and not machine.cuda:
         raise UserError("; ".join(machine.refused_devices))
     if not machine.cuda:
         num_ranks = 1 if purpose == "study" else ranks or 1
         if memory_is_short and evaluators not in (None, 1):
             raise UserError(f"evaluators: {evaluators}, but memory has room for one, in turns; set it to 1 or null")
-        training, scoring = split_cores(machine, experiment, model, evaluators, None if memory_is_short else work)
+        training, scoring = split_cores(machine, largest, model, evaluators, None if memory_is_short else work)
         if purpose == "final":  # one run, with the cores of all groups
             training = [tuple(core for cores in training for core in cores)]
         placement = place_on_cpu(
             machine, experiment, layout, max_unscored, num_ranks, training, scoring, in_turns=memory_is_short
         )
-        return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
+        return completed(placement, experiment, search, None if evaluators else work)
     num_devices = len(machine.cuda)
     if evaluators is not None and evaluators > max(1, num_devices - 1):
         raise UserError(
@@ -131,7 +131,6 @@ def place(
             f"lower it to {num_free}, or set it to null"
         )
     wanted = evaluators or scoring_devices(work, num_devices, ranks if purpose == "final" else None)
-    largest = _with_training(_with_precision(experiment, machine), search)
     for num_evaluators in range(wanted, 0, -1):
         try:
             plan = _planned(machine, largest, purpose, ranks, num_evaluators, model)
@@ -142,7 +141,7 @@ def place(
         else:
             break
     placement = _place_on_cuda(machine, experiment, layout, max_unscored, plan, request_rank(experiment, search))
-    return with_methods(explained(placement, None if evaluators else work), methods(experiment.training, search))
+    return completed(placement, experiment, search, None if evaluators else work)
 
 
 def _planned(
@@ -182,18 +181,27 @@ def request_rank(experiment: Experiment, search: Mapping[str, SearchRange]) -> i
     return largest.lora.rank if as_requests else 0
 
 
-def with_methods(placement: Placement, methods: tuple[str, ...]) -> Placement:
-    """Return the placement whose workers know the methods of all runs."""
+def most_unscored(purpose: Purpose) -> int:
+    """Return max_unscored of workers that do not take turns."""
+    return MAX_UNSCORED_STUDY if purpose == "study" else MAX_UNSCORED_FINAL
+
+
+def completed(
+    placement: Placement, experiment: Experiment, search: Mapping[str, SearchRange], work: WorkEstimate | None
+) -> Placement:
+    """Return the placement whose workers know the methods of all runs, with the estimate that split them, if one did."""
+    all_methods = methods(experiment.training, search)
 
     def changed(specs: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
-        return tuple(replace(spec, settings=replace(spec.settings, methods=methods)) for spec in specs)
+        return tuple(replace(spec, settings=replace(spec.settings, methods=all_methods)) for spec in specs)
 
-    return replace(placement, trainers=changed(placement.trainers), evaluators=changed(placement.evaluators))
-
-
-def _with_training(experiment: Experiment, search: Mapping[str, SearchRange]) -> Experiment:
-    """Return the experiment with the training settings that need the most memory."""
-    return experiment.model_copy(update={"training": heaviest(experiment.training, search)})
+    is_split = work is not None and placement.num_training + len(placement.evaluators) >= LEAST_GROUPS
+    return replace(
+        placement,
+        trainers=changed(placement.trainers),
+        evaluators=changed(placement.evaluators),
+        description=f"{placement.description}; {work}" if is_split else placement.description,
+    )
 
 
 def engine_dtype(evaluation: EvaluationSettings, machine: Machine) -> EngineDtype:
@@ -253,13 +261,6 @@ def place_on_cpu(
         description=f"no CUDA device: {_cores(training)} for training{_in_ranks(ranks)}, {_cores(scoring)} for "
         f"scoring{reason}",
     )
-
-
-def explained(placement: Placement, work: WorkEstimate | None) -> Placement:
-    """Return the placement with the estimate in its description, if it decided how many devices score."""
-    if work is None or len(placement.trainers) * placement.trainers[0].ranks + len(placement.evaluators) < LEAST_GROUPS:
-        return placement
-    return replace(placement, description=f"{placement.description}; {work}")
 
 
 def _place_on_cuda(

@@ -119,10 +119,11 @@ class RayBackend:
             raise UserError(
                 f"study folder {layout.root}: cannot be written ({error.strerror}); start in a folder that all nodes share"
             ) from None
-        refusals = [self._ask(node, folder_refusal, self._shared) for node in self._nodes()]
+        nodes = self._nodes()
+        refusals = [self._ask(node, folder_refusal, self._shared) for node in nodes]
         if refusal := next(filter(None, refusals), None):
             raise UserError(refusal)
-        return len({self._probe(node).computer for node in self._nodes()})
+        return len({self._probe(node).computer for node in nodes})
 
     def start(self, spec: WorkerSpec, name: str) -> "list[RayProcess]":
         """Ask Ray for an actor; it starts on the node that Ray chooses as soon as one has room for it."""

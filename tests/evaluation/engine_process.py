@@ -30,8 +30,8 @@ from toy_task import score_of_exact_match
 from mathsft.config.load import apply_overrides
 from mathsft.config.schema import EvaluationSettings
 from mathsft.errors import CheckpointError, UserError
-from mathsft.layout import StudyLayout
-from mathsft.records import ENGINE_CHECK, Checkpoint
+from mathsft.layout import ENGINE_CHECK, StudyLayout
+from mathsft.records import Checkpoint
 from mathsft.worker_settings import WorkerDevice, WorkerSettings
 from mathsft.workers.placement import PACKED_FROM_WIDTH
 from tests.build import make_checkpoint

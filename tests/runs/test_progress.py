@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from mathsft.errors import UserError
 from mathsft.layout import StudyLayout
-from mathsft.records import Scoring
+from mathsft.records import Scoring, StepMetrics
 from mathsft.runs import progress
 from mathsft.runs.context import StudyContext
-from mathsft.runs.progress import MetricsTail, watching
+from mathsft.runs.progress import MetricsTail, following, watching
 from mathsft.runs.worker_pool import StudyWorkers, WorkerPool
 from mathsft.store.study_store import StudyStore
-from tests.build import Listener, make_checkpoint, make_experiment, make_metrics
+from tests.build import Listener, make_checkpoint, make_experiment, make_metrics, make_trial
+
+NOBODY = StudyWorkers(WorkerPool([]), WorkerPool([]))
 
 
 def line(step: int, seconds: float = 0.1) -> str:
@@ -24,18 +28,47 @@ def line(step: int, seconds: float = 0.1) -> str:
 def test_whole_lines_once_and_a_run_that_begins_anew_tells_only_what_is_new(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = MetricsTail(path)
-    assert tail.read() == []
+
+    def read() -> list[StepMetrics]:
+        new: list[StepMetrics] = []
+        tail.pass_on(new.extend)
+        return new
+
+    assert read() == []
     path.write_text(line(1) + line(2)[:20])
-    assert [metrics.step for metrics in tail.read()] == [1]
+    assert [metrics.step for metrics in read()] == [1]
     path.write_text(line(1) + line(2))
-    assert [metrics.step for metrics in tail.read()] == [2]
+    assert [metrics.step for metrics in read()] == [2]
     path.write_text(line(1, 0.123456789))
-    assert tail.read() == []
+    assert read() == []
     path.write_text("".join(line(step, 0.123456789) for step in (1, 2, 3)))
-    assert [metrics.step for metrics in tail.read()] == [2, 3]
+    assert [metrics.step for metrics in read()] == [2, 3]
 
 
-NOBODY = StudyWorkers(WorkerPool([]), WorkerPool([]))
+def test_steps_that_could_not_be_recorded_are_recorded_later(
+    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0)
+    run, study = make_trial(), StudyContext(store, NOBODY, StudyLayout(tmp_path), make_experiment())
+    path, refused = study.layout.metrics(run.name), list[int]()
+    path.parent.mkdir(parents=True)
+    path.write_text(line(1))
+
+    def refuse(metrics: Sequence[StepMetrics]) -> None:
+        refused.append(len(metrics))
+        raise UserError("the database is locked")
+
+    async def trained() -> None:
+        async with following(run, study):
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "write_metrics", refuse)
+                while not refused:
+                    await asyncio.sleep(0)
+            path.write_text(line(1) + line(2))
+
+    asyncio.run(trained())
+    assert refused == [1]
+    assert [metrics.step for metrics in store.metrics(run.name)] == [1, 2]
 
 
 def test_a_scoring_is_announced_while_it_is_waited_for(

@@ -55,15 +55,20 @@ def test_a_final_run_keeps_best_and_last_and_its_baseline_until_it_is_tested() -
 
 
 def test_a_final_run_keeps_every_so_many_eval_points_the_baseline_not_counted() -> None:
-    every_second = replace(FINAL, plan=replace(FINAL.plan, keep_every=2), state="finished")
+    eighths = make_plan(128, tuple(point / 8 for point in range(9)), "validation", keep="best_and_last", keep_every=2)
+    every_second = make_final(plan=eighths, state="finished")
+    assert every_second.eval_steps == tuple(range(9))
     scores = [score(FINAL, step, 9 if step == 1 else 5) for step in range(8)] + [score(FINAL, 0, 1, pool="test")]
     published = checkpoints(FINAL, *reversed(range(8)))
     kept = {0, 1, 2, 3, 4, 5, 6, 7} - set(steps(deletable([every_second], published, scores, None)))
     assert kept == {1, 2, 4, 6, 7}
+    is_missing = [checkpoint for checkpoint in published if checkpoint.step != 2]  # until it is trained again
+    assert {4, 6}.isdisjoint(steps(deletable([every_second], is_missing, scores, None)))
 
 
 def test_what_the_setting_keeps_is_shown_and_not_to_be_freed(store: StudyStore, tmp_path: Path) -> None:
-    run = replace(FINAL, plan=replace(FINAL.plan, keep_every=2), state="finished")
+    quarters = make_plan(128, (0.0, 0.25, 0.5, 0.75, 1.0), "validation", keep="best_and_last", keep_every=2)
+    run = make_final(plan=quarters, state="finished")
     store.write(run)
     for checkpoint in checkpoints(run, 0, 2, 4, 6, 8):
         store.write(checkpoint)

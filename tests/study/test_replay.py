@@ -16,8 +16,7 @@ from mathsft.store.study_store import StudyStore
 from mathsft.study.components import make_pruner, make_sampler, make_space
 from mathsft.study.decide import propose
 from mathsft.study.parameters import short_names
-from tests.study.test_drive import leaves
-from tests.study.toys import Driver, KilledError, Kills, study_config
+from tests.study.toys import Driver, KilledError, Kills, leaves, study_config
 
 SETTINGS: dict[str, Any] = {
     "num_trials": 14,

@@ -1,5 +1,6 @@
 """How devices and cores are split between training and scoring, on machines that this one is not."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -7,13 +8,14 @@ from typing import Literal
 import pytest
 
 from mathsft.config.schema import Experiment
+from mathsft.config.study_schema import Choices, SearchRange
 from mathsft.errors import UserError
 from mathsft.footprint import ModelSize
 from mathsft.layout import StudyLayout
 from mathsft.workers.capacity import cpu_bytes
 from mathsft.workers.placement import Placement, place
 from mathsft.workers.split import WorkEstimate, scoring_devices
-from tests.build import make_machine
+from tests.build import make_experiment, make_machine
 
 LAYOUT = StudyLayout(Path("studies/demo"))
 SMALL, LARGE = ModelSize(10**6, 4 * 10**6, None), ModelSize(10**9, 2 * 10**9, None)
@@ -108,6 +110,19 @@ def test_a_large_cpu_has_no_more_workers_than_its_memory_holds(experiment: Exper
         assert trainers == 1 or cpu_bytes(experiment, LARGE, trainers, evaluators) <= machine.free_memory_bytes
     assert numbers[0] == 8 and numbers[-1] == 2
     assert all(fewer <= more for more, fewer in pairwise(numbers))
+
+
+def test_memory_of_a_large_cpu_is_planned_for_the_method_that_needs_the_most() -> None:
+    machine = make_machine(range(32), free_memory_bytes=100 * 10**9)
+    both = {"training.method": Choices(type="categorical", choices=("full", "lora"))}
+    adapters, full = make_experiment(method="lora"), make_experiment()
+
+    def num_workers(experiment: Experiment, search: Mapping[str, SearchRange]) -> tuple[int, int]:
+        placement = place(machine, experiment, LAYOUT, "study", work=work(100, 60), model=LARGE, search=search)
+        return len(placement.trainers), len(placement.evaluators)
+
+    assert num_workers(adapters, both) == num_workers(full, {})
+    assert sum(num_workers(adapters, both)) < sum(num_workers(adapters, {}))
 
 
 def test_evaluators_share_cores_where_there_are_too_few(experiment: Experiment) -> None:
